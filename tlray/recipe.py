@@ -1,0 +1,237 @@
+"""The recipe: everything that changes an embedding's numbers, its fingerprint, and the golden vectors.
+
+Shape legend: B images, H height, W width, C channels, D embedding length.
+"""
+
+import hashlib
+import json
+import re
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tlray.errors import GoldenMismatchError, RecipeMismatchError
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Fit = Literal["cover", "contain", "squash"]
+Pool = Literal["avg", "max", "gem", "cls", "flatten", "none"]
+Compute = Literal["fp32", "bf16", "fp16"]
+Storage = Literal["full", "half"]
+
+IMAGE_RULE = 1
+"""Version of the rule in `tlray.lake.images` that brings any image to RGB uint8; a change of pixels raises it."""
+
+GOLDEN_IMAGE_COUNT = 4
+GOLDEN_TOLERANCE: dict[Compute, float] = {"fp32": 0.9999, "bf16": 0.99, "fp16": 0.999}
+"""Least cosine between a machine's golden embeddings and the table's, which are always computed at fp32."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Precision(_Strict):
+    """Number formats: `compute` on the device, `storage` in the table (half keeps 10 mantissa bits of float32)."""
+
+    compute: Compute = "bf16"
+    storage: Storage = "half"
+
+
+class Preprocessing(_Strict):
+    """From an RGB uint8 image to the backbone's input.
+
+    Attributes:
+        resize: the box (height, width) in pixels that `fit` refers to, or None to leave the size.
+        fit: `cover` keeps the ratio and fills the box (for a square box: the shortest side, as torchvision does it);
+            `contain` keeps the ratio and stays inside it; `squash` takes exactly the box.
+        crop: (height, width) cut from the centre, padded with `fill` where the image is smaller.
+        fill: RGB of the padding.
+        interpolation: the resampling filter.
+        antialias: widen the filter when shrinking (Pillow's own resize always does).
+        mean: per channel, of values in 0..1, subtracted on the device.
+        std: per channel, of values in 0..1, divided by on the device.
+    """
+
+    resize: tuple[int, int] | None
+    fit: Fit = "cover"
+    crop: tuple[int, int]
+    fill: tuple[int, int, int] = (0, 0, 0)
+    interpolation: Interpolation
+    antialias: bool = True
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Recipe(_Strict):
+    """Everything that changes an embedding's numbers; frozen, strict, versioned.
+
+    Attributes:
+        format: version of this document.
+        backbone: `torchvision:<name>` or `timm:<name>`.
+        weights: where the weights came from; for people, not part of the fingerprint, as a file may move.
+        weights_sha256: over the names, types, shapes and bytes of all tensors as loaded.
+        taps: the layers whose outputs are kept; `<layer>:input` means what goes into that layer.
+        pool: how a map or a sequence becomes a vector.
+        normalize: whether embeddings are divided by their L2 norm.
+        precision: number formats.
+        preprocessing: pixels to network input.
+        image_rule: version of the rule from bytes to RGB uint8.
+    """
+
+    format: Literal[1] = 1
+    backbone: str
+    weights: str
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    taps: tuple[str, ...] = Field(min_length=1)
+    pool: Pool = "avg"
+    normalize: bool = False
+    precision: Precision = Precision()
+    preprocessing: Preprocessing
+    image_rule: Literal[1] = IMAGE_RULE
+
+    @property
+    def recipe_id(self) -> str:
+        """Sha256, in hex, of the canonical JSON (sorted keys, no spaces) of all fields but `weights`."""
+        document = self.model_dump(mode="json", exclude={"weights"})
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Table column of each tap: `embedding` for a single one, else `embedding_<tap>` with `_` for odd characters."""
+        if len(self.taps) == 1:
+            return {self.taps[0]: "embedding"}
+        return {tap: "embedding_" + re.sub(r"[^0-9A-Za-z]+", "_", tap) for tap in self.taps}
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """The fields that differ, each as `field: ours, theirs`, for an error that a person can act on."""
+        ours, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        return [f"{key}: {ours.get(key)!r}, {theirs.get(key)!r}" for key in ours | theirs if ours.get(key) != theirs.get(key)]
+
+
+def _flat(document: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+class RecipeFile(_Strict):
+    """`recipe.json` beside a table's log.
+
+    Attributes:
+        recipe_id: fingerprint of `recipe`, repeated for readers that do not compute it.
+        recipe: the recipe.
+        shapes: per column, the shape of one embedding before it was flattened into a list.
+        golden: per column, the fp32 embeddings of the golden images, B rows of D floats.
+        made_with: versions of the packages that computed `golden`.
+    """
+
+    recipe_id: str
+    recipe: Recipe
+    shapes: dict[str, tuple[int, ...]]
+    golden: dict[str, list[list[float]]]
+    made_with: dict[str, str]
+
+    def to_json(self) -> bytes:
+        """The document as it is stored."""
+        return self.model_dump_json(indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, uri: str) -> "RecipeFile":
+        """Read it back, strictly.
+
+        Raises:
+            RecipeMismatchError: unknown or missing fields, or an id that is not the recipe's own.
+        """
+        try:
+            document = cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise RecipeMismatchError(
+                f"{uri} is not a recipe of this version of tlray ({where}: {first['msg']}); "
+                "use the version that made it, or extract to a new table"
+            ) from error
+        if document.recipe_id != document.recipe.recipe_id:
+            raise RecipeMismatchError(
+                f"{uri} was edited: its recipe_id is {document.recipe_id[:12]}, but its recipe's fingerprint is "
+                f"{document.recipe.recipe_id[:12]}; restore the file, or extract to a new table"
+            )
+        return document
+
+
+def golden_images(height: int, width: int) -> np.ndarray:
+    """The golden images: pictures that only this function defines, the same on every machine for ever.
+
+    Smooth colour fields with sharp rectangles, in integer arithmetic on the output of SHAKE-256, so that no library's
+    random generator or resampling can change them.
+
+    Args:
+        height: of the backbone's input, in pixels.
+        width: likewise.
+
+    Returns:
+        images_BHWC, uint8, B = GOLDEN_IMAGE_COUNT.
+    """
+    images_BHWC = np.empty((GOLDEN_IMAGE_COUNT, height, width, 3), np.uint8)
+    rows_H = (np.arange(height) * 1024 // height)[:, None, None]
+    columns_W = (np.arange(width) * 1024 // width)[None, :, None]
+    for index in range(GOLDEN_IMAGE_COUNT):
+        seed = np.frombuffer(hashlib.shake_256(b"tlray golden %d" % index).digest(256), np.uint8).astype(np.int64)
+        corners = seed[:12].reshape(4, 1, 1, 3)
+        field = (
+            corners[0] * (1024 - rows_H) * (1024 - columns_W)
+            + corners[1] * (1024 - rows_H) * columns_W
+            + corners[2] * rows_H * (1024 - columns_W)
+            + corners[3] * rows_H * columns_W
+        ) >> 20
+        image_HWC = field.astype(np.uint8)
+        for rectangle in seed[12:].reshape(-1, 4)[:24]:
+            top, left = rectangle[0] * height // 256, rectangle[1] * width // 256
+            bottom, right = top + 1 + rectangle[2] * height // 768, left + 1 + rectangle[3] * width // 768
+            image_HWC[top:bottom, left:right] = np.roll(rectangle[:3], int(rectangle[3]) % 3).astype(np.uint8)
+        images_BHWC[index] = image_HWC
+    return images_BHWC
+
+
+def check_golden(expected: RecipeFile, golden: dict[str, np.ndarray], *, where: str) -> float:
+    """Compare this machine's embeddings of the golden images with the table's.
+
+    Args:
+        expected: the table's recipe file.
+        golden: per column, features_BD of `golden_images`.
+        where: what computed them, for the message.
+
+    Returns:
+        The least cosine seen.
+
+    Raises:
+        GoldenMismatchError: a cosine is under the tolerance of the recipe's compute precision, or is not a number.
+    """
+    compute = expected.recipe.precision.compute
+    least = 1.0
+    for column, rows in expected.golden.items():
+        ours_BD = golden[column].astype(np.float64)
+        theirs_BD = np.asarray(rows, np.float64)
+        if ours_BD.shape != theirs_BD.shape:
+            raise GoldenMismatchError(
+                f"{where} gives {column} of shape {ours_BD.shape[1:]}, but the table holds {theirs_BD.shape[1:]}; "
+                "use the versions of torch, torchvision and timm that made the table, or extract to a new table"
+            )
+        norms_B = np.linalg.norm(ours_BD, axis=1) * np.linalg.norm(theirs_BD, axis=1)
+        cosines_B = (ours_BD * theirs_BD).sum(axis=1) / np.maximum(norms_B, np.finfo(np.float64).tiny)
+        worst = float(np.min(cosines_B))
+        if not worst >= GOLDEN_TOLERANCE[compute]:
+            raise GoldenMismatchError(
+                f"{where} computes other embeddings than the table holds: least cosine {worst:.6f} over the golden images, "
+                f"expected at least {GOLDEN_TOLERANCE[compute]} at {compute}. The table was made with "
+                f"{', '.join(f'{name} {version}' for name, version in expected.made_with.items())}; use those versions, "
+                "or another precision or table"
+            )
+        least = min(least, worst)
+    return least
