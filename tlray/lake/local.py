@@ -1,0 +1,201 @@
+"""The local store: files below folders, with the manners of S3 (see `tlray.lake.storage.Store`)."""
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, ObjectTooLargeError, StorageError
+from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, printable, to_path
+
+PAGE_ROWS = 10_000
+
+_NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+_ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
+
+
+class LocalStore:
+    """Files of this machine (or of a shared mount)."""
+
+    def list(self, uri: str) -> Iterator[pa.Table]:
+        """See `Store.list`. Follows symbolic links, but not into a folder that it is in; leaves out links to nothing.
+
+        Each folder's names are sorted, so the order is the same every time and one folder's names are held in memory.
+        """
+        info = None if uri.endswith("/") else self.stat(uri)
+        if info is not None:
+            yield pa.table([[info.uri], [info.etag], [info.size_bytes]], schema=LISTING_SCHEMA)
+            return
+        rows: list[tuple[str, str, int]] = []
+        for path, status in _walk(os.fspath(_existing(uri))):
+            rows.append((f"file://{printable(path)}", _etag(status), status.st_size))
+            if len(rows) == PAGE_ROWS:
+                yield _page(rows)
+                rows = []
+        if rows:
+            yield _page(rows)
+
+    def stat(self, uri: str) -> ObjectInfo | None:
+        """See `Store.stat`; anything but a regular file is not an object."""
+        with _errors(uri):
+            try:
+                status = _existing(uri).stat()
+            except (OSError, ValueError) as error:
+                if _says_missing(error):
+                    return None
+                raise
+        return ObjectInfo(uri, _etag(status), status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+    def read(self, uri: str, *, max_bytes: int | None = None, if_match: str | None = None) -> Blob:
+        """See `Store.read`."""
+        with _errors(uri), self.open(uri, if_match=if_match) as file:
+            before = os.fstat(file.fileno())
+            if max_bytes is not None and before.st_size > max_bytes:
+                raise ObjectTooLargeError(f"{uri} has {before.st_size} bytes, more than the limit of {max_bytes}")
+            data = file.read()
+            if _etag(os.fstat(file.fileno())) != _etag(before) or len(data) != before.st_size:
+                raise ObjectChangedError(f"{uri} was written to while it was read; run again when it is complete")
+            return Blob(data, _etag(before))
+
+    def open(self, uri: str, *, if_match: str | None = None) -> BinaryIO:
+        """See `Store.open`."""
+        with _errors(uri):
+            path = _existing(uri)
+            if not stat.S_ISREG(path.stat().st_mode):  # to open a named pipe would wait for ever
+                raise ObjectNotFoundError(f"{uri} is not a file")
+            file = path.open("rb", READ_BUFFER_BYTES)
+            etag = _etag(os.fstat(file.fileno()))
+            if if_match not in (None, etag):
+                file.close()
+                raise ObjectChangedError(f"{uri} has the etag {etag}, expected {if_match}: it changed since it was listed")
+            return file
+
+    def stream(self, uri: str, *, if_match: str | None = None) -> tuple[BinaryIO, str]:
+        """See `Store.stream`."""
+        file = self.open(uri, if_match=if_match)
+        return file, _etag(os.fstat(file.fileno()))
+
+    def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False) -> bool:
+        """See `Store.write`; `if_absent` needs a file system that has hard links."""
+        path = _existing(uri)
+        temporary = path.with_name(f".tlray-{uuid.uuid4().hex}.tmp")
+        with _errors(uri, writing=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                try:
+                    if if_absent:
+                        path.hardlink_to(temporary)
+                    else:
+                        temporary.replace(path)
+                except FileExistsError:
+                    return False
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        return True
+
+    def delete(self, uris: Iterable[str]) -> None:
+        """See `Store.delete`; folders stay."""
+        failed: list[str] = []
+        for uri in uris:
+            try:
+                _existing(uri).unlink()
+            except (OSError, ValueError) as error:
+                if not _says_missing(error):
+                    failed.append(f"{uri}: {error}")
+        if failed:
+            raise StorageError(f"{len(failed)} files could not be deleted; the first: {failed[0]}")
+
+
+def _existing(uri: str) -> Path:
+    r"""The path of a URI, its `\xNN` turned into bytes where only that names a file."""
+    path = to_path(uri)
+    if "\\x" in uri and not os.path.lexists(path):
+        raw = _ESCAPED_BYTE.sub(lambda match: bytes.fromhex(match[1].decode()), os.fsencode(path))
+        if os.path.lexists(raw):
+            return Path(os.fsdecode(raw))
+    return path
+
+
+def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Regular files below `root`, depth first, with their status."""
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    while pending:
+        folder, above = pending.pop()
+        with _errors(f"file://{printable(folder)}"):
+            try:
+                status = os.stat(folder)  # noqa: PTH116 - a str, as scandir gives them; Path costs more than the call
+                if (status.st_dev, status.st_ino) in above:
+                    continue
+                with os.scandir(folder) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                if _says_missing(error):
+                    continue
+                raise
+            folders = []
+            for entry in entries:
+                found_status = _status(entry)
+                if found_status is None:
+                    continue
+                if stat.S_ISDIR(found_status.st_mode):
+                    folders.append((entry.path, above | {(status.st_dev, status.st_ino)}))
+                elif stat.S_ISREG(found_status.st_mode):
+                    yield entry.path, found_status
+        pending += reversed(folders)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Of what an entry links to; None where it went away since the scan, or is a link to nothing or to itself."""
+    try:
+        return entry.stat()
+    except OSError as error:
+        if _says_missing(error):
+            return None
+        raise
+
+
+def _page(rows: list[tuple[str, str, int]]) -> pa.Table:
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=LISTING_SCHEMA)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name last through a power cut, not only the bytes under it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _says_missing(error: OSError | ValueError) -> bool:
+    """Whether no file can be of that name; ValueError is a NUL in it."""
+    return error.errno in _NO_SUCH_FILE if isinstance(error, OSError) else isinstance(error, ValueError)
+
+
+@contextlib.contextmanager
+def _errors(uri: str, *, writing: bool = False) -> Iterator[None]:
+    """What the operating system says, in our words."""
+    try:
+        yield
+    except PermissionError as error:
+        raise AccessError(f"{uri}: permission denied ({error.strerror}); give this user access to it") from error
+    except (OSError, ValueError) as error:
+        if not writing and _says_missing(error):
+            raise ObjectNotFoundError(f"{uri} does not exist, or is a folder") from error
+        raise StorageError(f"{uri}: {error}") from error

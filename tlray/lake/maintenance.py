@@ -1,0 +1,160 @@
+"""What is done to a table between runs: show, verify, vacuum, optimize."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tlray.errors import ObjectNotFoundError, TableCorruptError
+from tlray.lake.parts import RECIPE_KEY, Part, part_metadata, read_part, rows_of, vectors_of, write_part
+from tlray.lake.state import digests
+from tlray.lake.storage import join, open_store
+from tlray.lake.table import Change, Table, row_counts
+
+TARGET_PART_BYTES = 128 * 2**20
+"""Parts are joined up to this size: Delta's own default for optimised files is of this order, and it fits a worker."""
+
+MANY_SMALL_PARTS = 16
+"""From this many parts under half the target, joining them pays."""
+
+
+def show(table: Table) -> dict[str, Any]:
+    """What a table is, from its log and its failed rows alone.
+
+    Returns:
+        uri, version, recipe, row counts, failures by code, number and bytes of parts.
+    """
+    parts = table.parts()
+    failures: Counter[str] = Counter()
+    for part in parts:
+        if part.status == "failed":
+            failures.update(read_part(table.uri, part.path, ["error"])["error"].to_pylist())
+    return {
+        "table": table.uri,
+        "version": table.version,
+        "recipe_id": table.recipe_file.recipe_id,
+        **row_counts(parts),
+        "failures": dict(failures.most_common()),
+        "parts": len(parts),
+        "size_bytes": sum(part.size_bytes for part in parts),
+        "columns": {column: list(shape) for column, shape in table.recipe_file.shapes.items()},
+        "recipe": table.recipe_file.recipe.model_dump(mode="json"),
+    }
+
+
+def verify(table: Table) -> dict[str, Any]:
+    """Read every live part again and hold it against the log.
+
+    Checked: the file exists, its bytes have the sha256 of its name, it is of the table's recipe and of the log's row count,
+    each URI has one live row, failed rows have an error and others a finite vector of the right length.
+
+    Raises:
+        TableCorruptError: names every damaged part.
+    """
+    began = time.monotonic()
+    problems: list[str] = []
+    keys: list[np.ndarray] = [np.empty(0, "S16")]
+    parts = table.parts()
+    for part in parts:
+        try:
+            rows = _verified_rows(table, part)
+        except TableCorruptError as error:
+            problems.append(f"{part.path}: {error}")
+        else:
+            keys.append(digests(rows["uri"].to_pylist()))
+    unique, counts = np.unique(np.concatenate(keys), return_counts=True)
+    if len(unique) != counts.sum():
+        problems.append(f"{int((counts > 1).sum())} images have more than one live row")
+    if problems:
+        raise TableCorruptError(
+            f"{table.uri} version {table.version} is damaged: {'; '.join(problems)}. Restore these files from a backup, or "
+            "delete the table and run extract again; an older version may be whole (`--version`)"
+        )
+    seconds = round(time.monotonic() - began, 3)
+    return {"table": table.uri, "version": table.version, **row_counts(parts), "parts": len(parts), "seconds": seconds}
+
+
+def _verified_rows(table: Table, part: Part) -> pa.Table:
+    uri = join(table.uri, part.path)
+    try:
+        data = open_store(uri).read(uri).data
+    except ObjectNotFoundError as error:
+        raise TableCorruptError("the file is gone") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != part.sha256:
+        raise TableCorruptError(f"its bytes have the sha256 {digest[:12]}, expected {part.sha256[:12]}")
+    recipe_id = part_metadata(data).get(RECIPE_KEY.encode(), b"").decode()
+    if recipe_id != table.recipe_file.recipe_id:
+        raise TableCorruptError(f"it belongs to recipe {recipe_id[:12] or '(none)'}")
+    rows = rows_of(data)
+    if len(rows) != part.rows:
+        raise TableCorruptError(f"it has {len(rows)} rows, the log says {part.rows}")
+    _verify_rows(rows, part.status, {column: int(np.prod(shape)) for column, shape in table.recipe_file.shapes.items()})
+    return rows
+
+
+def _verify_rows(rows: pa.Table, status: str, lengths: dict[str, int]) -> None:
+    errors = len(rows) - rows["error"].null_count
+    if errors != (len(rows) if status == "failed" else 0):
+        raise TableCorruptError(f"{errors} of its {len(rows)} rows have an error, though its status is {status}")
+    for column, length in lengths.items():
+        if status == "failed":
+            if rows[column].null_count != len(rows):
+                raise TableCorruptError(f"failed rows have a vector in {column}")
+            continue
+        features_BD = vectors_of(rows[column])
+        if features_BD.shape[1] != length:
+            raise TableCorruptError(f"{column} has {features_BD.shape[1]} floats a row, expected {length}")
+        if not np.isfinite(features_BD).all():
+            raise TableCorruptError(f"{column} has values that are not finite")
+
+
+def vacuum(table: Table, *, retention_hours: int, delete: bool) -> dict[str, Any]:
+    """Find files that no version within the retention needs: left by killed runs, or replaced since.
+
+    Args:
+        table: at its newest version.
+        retention_hours: files written or replaced since are kept, for readers of older versions and for runs under way.
+        delete: delete them; otherwise they are only listed.
+    """
+    orphans = table.unreferenced(retention_hours)
+    if delete:
+        open_store(table.uri).delete(join(table.uri, path) for path in orphans)
+    return {"table": table.uri, "orphans": len(orphans), "paths": orphans, "deleted": delete}
+
+
+def optimize(table: Table, *, only_if_many: bool = False) -> dict[str, Any]:
+    """Join small parts into larger ones; the rows stay as they are, and readers of older versions keep their files.
+
+    Args:
+        table: at its newest version; moves on with each commit.
+        only_if_many: leave a table alone that has few small parts.
+    """
+    small = [part for part in table.parts() if part.size_bytes < TARGET_PART_BYTES // 2]
+    before = len(table.parts())
+    if only_if_many and len(small) < MANY_SMALL_PARTS:
+        return {"table": table.uri, "version": table.version, "parts_before": before, "parts": before}
+    run_id = f"optimize-{time.time_ns()}"
+    for sequence, group in enumerate(_joinable(small), start=1):
+        joined = pa.concat_tables([read_part(table.uri, part.path) for part in group])
+        part = write_part(table.uri, joined, status=group[0].status, stem="joined", recipe_id=table.recipe_file.recipe_id)
+        change = Change([part], group, data_change=False)
+        table.commit(change, app_id=run_id, sequence=sequence, info={"run": run_id, "joined": len(group)})
+    return {"table": table.uri, "version": table.version, "parts_before": before, "parts": len(table.parts())}
+
+
+def _joinable(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Groups of at least two parts of one status, together at most the target."""
+    for status in ("ok", "failed"):
+        group: list[Part] = []
+        for part in (part for part in parts if part.status == status):
+            if sum(one.size_bytes for one in group) + part.size_bytes > TARGET_PART_BYTES:
+                yield group
+                group = []
+            group.append(part)
+        if len(group) > 1:
+            yield group

@@ -1,0 +1,128 @@
+"""The geometry of `Preprocessing`: an RGB image of any size to exactly the pixels that a backbone takes.
+
+The pixels are those of torchvision's `ImageClassification` preset and of timm's evaluation transforms (crop modes center,
+squash and border) on Pillow images: same filters, same roundings. Subtracting the mean and dividing by the
+standard deviation is left to the device.
+
+Shape legend: H height, W width, C channels.
+"""
+
+import numpy as np
+from PIL import Image
+
+from tlray.errors import ConfigError
+from tlray.recipe import Interpolation, Preprocessing
+
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+WITHOUT_ANTIALIAS: tuple[Interpolation, ...] = ("nearest", "bilinear")
+"""Filters that `antialias=False` is defined for. Pillow's unwidened bicubic has another kernel (a = -1) than torch's
+(a = -0.75), and the others exist only as widened filters."""
+
+WHOLE_RESIZE_MAX_PIXELS = 2**26
+"""Above this (256 MiB of memory) only the part that the crop keeps is resampled. `cover` makes 256 x 12800000 of a
+picture of 10 x 500000. Pillow takes the part's bounds as 32-bit floats, so its pixels may be a level off."""
+
+
+def check_preprocessing(preprocessing: Preprocessing) -> None:
+    """Refuse a geometry that cannot be carried out; called once, before any image.
+
+    Raises:
+        ConfigError: a side under one pixel, a fill that is no colour, or `antialias=False` with a filter that lacks it.
+    """
+    for name in ("resize", "crop"):
+        sides = getattr(preprocessing, name)
+        if sides is not None and min(sides) < 1:
+            raise ConfigError(f"preprocessing.{name} is {sides}; expected (height, width) of at least one pixel each")
+    if not all(0 <= level <= 255 for level in preprocessing.fill):
+        raise ConfigError(f"preprocessing.fill is {preprocessing.fill}; expected three levels within 0..255")
+    if not preprocessing.antialias and preprocessing.interpolation not in WITHOUT_ANTIALIAS:
+        raise ConfigError(
+            f"preprocessing.antialias is false with interpolation {preprocessing.interpolation}; "
+            f"only {' and '.join(WITHOUT_ANTIALIAS)} can sample without it: choose one of these, or antialias true"
+        )
+
+
+def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Size (width, height) in pixels after resizing and before cropping.
+
+    Sources: torchvision's `_compute_resized_output_size` for the shortest side, timm's `ResizeKeepRatio.get_params` for
+    the other boxes that keep the ratio. A side that would round to nothing, where timm fails, is one pixel.
+    """
+    if preprocessing.resize is None:
+        return width, height
+    box_height, box_width = preprocessing.resize
+    if preprocessing.fit == "squash":
+        return box_width, box_height
+    if preprocessing.fit == "cover" and box_height == box_width:
+        if width <= height:
+            return box_width, int(box_width * height / width)
+        return int(box_height * width / height), box_height
+    choose = min if preprocessing.fit == "cover" else max
+    ratio = choose(height / box_height, width / box_width)
+    return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize, then crop from the centre or pad.
+
+    Args:
+        image: of mode RGB.
+        preprocessing: one that `check_preprocessing` accepts.
+
+    Returns:
+        pixels_HWC, uint8, C-contiguous, read-only, of the size of `preprocessing.crop`.
+    """
+    crop_height, crop_width = preprocessing.crop
+    width, height = resized_size(*image.size, preprocessing)
+    left, top = _crop_offset(width, crop_width), _crop_offset(height, crop_height)
+    if width * height > WHOLE_RESIZE_MAX_PIXELS:
+        image = _resample_kept_part(image, (width, height), preprocessing)
+        left, top = min(left, 0), min(top, 0)
+    else:
+        image = _resample(image, (width, height), (0.0, 0.0, *image.size), preprocessing)
+    if image.size == (crop_width, crop_height):
+        return np.asarray(image)
+    if image.width >= crop_width and image.height >= crop_height:
+        return np.asarray(image.crop((left, top, left + crop_width, top + crop_height)))
+    padded = Image.new("RGB", (crop_width, crop_height), preprocessing.fill)
+    padded.paste(image, (-left, -top))
+    return np.asarray(padded)
+
+
+def _crop_offset(side: int, crop_side: int) -> int:
+    """Where the crop begins; negative where that many pixels are padded before the image (torchvision's `center_crop`)."""
+    return round((side - crop_side) / 2.0) if side >= crop_side else -((crop_side - side) // 2)
+
+
+def _resample(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float], preprocessing: Preprocessing
+) -> Image.Image:
+    """Bring the box (left, top, right, bottom) of the image to `size` (width, height)."""
+    resampling = _FILTERS[preprocessing.interpolation]
+    if image.size == size and box == (0, 0, *size):
+        return image
+    if preprocessing.antialias or preprocessing.interpolation == "nearest":
+        return image.resize(size, resampling, box)
+    left, top, right, bottom = box
+    scale_x, scale_y = (right - left) / size[0], (bottom - top) / size[1]
+    # Pillow's transform cuts the fraction off instead of rounding, so levels lie half of one lower on average.
+    return image.transform(size, Image.Transform.AFFINE, (scale_x, 0, left, 0, scale_y, top), resampling)
+
+
+def _resample_kept_part(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
+    """Resize to `size` (width, height), but only compute what the crop keeps."""
+    box, kept = [], []
+    for side, resized_side, crop_side in zip(image.size, size, reversed(preprocessing.crop), strict=True):
+        start = max(0, _crop_offset(resized_side, crop_side))
+        kept.append(min(resized_side, crop_side))
+        box.append((start * side / resized_side, (start + kept[-1]) * side / resized_side))
+    (left, right), (top, bottom) = box
+    return _resample(image, (kept[0], kept[1]), (left, top, right, bottom), preprocessing)

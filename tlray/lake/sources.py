@@ -1,0 +1,246 @@
+"""Listings of a source: what images, or files that hold images, there are; a page at a time, no request for each one.
+
+Four forms: `images` below a prefix, a `manifest` that names them, `webdataset` tar shards and `parquet` files of bytes.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pathspec import GitIgnoreSpec
+
+from tlray.config import SourceConfig
+from tlray.errors import SourceError
+from tlray.lake.containers import IMAGE_SUFFIXES, SUFFIXES, check_columns, container_of, image_columns, read_schema
+from tlray.lake.manifests import read_manifest
+from tlray.lake.storage import LISTING_SCHEMA, open_store, to_uri
+
+Format = Literal["images", "manifest", "webdataset", "parquet"]
+Kind = Literal["images", "webdataset", "parquet"]
+
+PAGE_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size_bytes", pa.int64()), ("label", pa.string())])
+
+_HIDDEN = r"(^|/)[._]"
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from; cheap to make, listed only by `pages`.
+
+    Attributes:
+        kind: what a listed item is: one image, or a file that holds images.
+        format: the form of the source; for `auto`, what it turned out to be.
+        uri: normalised; a prefix, one file, or a brace pattern of files.
+        config: what the user asked for.
+        is_file: whether `uri` names one object (or a pattern of them), not a prefix.
+    """
+
+    kind: Kind
+    format: Format
+    uri: str
+    config: SourceConfig
+    is_file: bool
+
+    def pages(self) -> Iterator[pa.Table]:
+        """The items, streamed. A manifest may name one twice; no other source does.
+
+        Yields:
+            Pages of PAGE_SCHEMA. Etag and size are null where a manifest does not say them, the label where there is none
+            (that of a member is known only when its file is read).
+
+        Raises:
+            SourceError: nothing is left in the end, or a manifest is broken.
+            AccessError: the credentials do not allow to list.
+            StorageError: the store failed.
+        """
+        listed = kept = 0
+        example = ""
+        for page in self._found():
+            rows = self._with_labels(page.filter(self._keeps(page["uri"])))
+            if not listed:
+                example = page["uri"][0].as_py()
+            listed, kept = listed + len(page), kept + len(rows)
+            if len(rows):
+                yield rows
+        if not kept:
+            seen = f"{listed} listed ({example} ...), all left out" if listed else "nothing is listed there"
+            raise SourceError(f"the source {self.uri} has no {self._wanted()}: {seen}")
+
+    def covers(self, uris: pa.Array) -> np.ndarray:
+        """Which rows of a table would be listed if they still existed, and are deleted if they are not listed any more.
+
+        A manifest covers every row: it is the whole truth of the table that follows it.
+
+        Args:
+            uris: of items, or of members of containers; N strings.
+
+        Returns:
+            N bools.
+        """
+        if self.format == "manifest":
+            return np.ones(len(uris), bool)
+        if self.kind != "images":
+            uris = pa.array([container_of(uri) for uri in uris.to_pylist()], pa.string())
+        return np.asarray(pc.and_(self._is_below(uris), self._keeps(uris)), bool)
+
+    def _found(self) -> Iterator[pa.Table]:
+        if self.format == "manifest":
+            yield from read_manifest(self.uri, self.config)
+            return
+        store = open_store(self.uri)
+        if not self.is_file:
+            yield from store.list(self.uri)
+            return
+        found = [(uri, store.stat(uri)) for uri in _expanded(self.uri)]
+        missing = [uri for uri, info in found if info is None]
+        if missing:
+            raise SourceError(f"{self.uri} names {len(found)} files, of which {len(missing)} are missing: {missing[0]} ...")
+        rows = [{"uri": info.uri, "etag": info.etag, "size_bytes": info.size_bytes} for _, info in found if info]
+        yield pa.Table.from_pylist(rows, LISTING_SCHEMA)
+
+    def _is_below(self, uris: pa.Array) -> pa.Array:
+        if self.is_file:
+            return pc.is_in(uris, value_set=pa.array(_expanded(self.uri)))
+        return pc.starts_with(uris, _folder(self.uri))
+
+    def _keeps(self, uris: pa.Array | pa.ChunkedArray) -> pa.Array:
+        """By name alone: globs, and for containers the suffix."""
+        if self.is_file or self.format == "manifest":
+            return pa.array(np.ones(len(uris), bool))
+        relative = pc.utf8_slice_codeunits(uris, start=len(_folder(self.uri)))
+        if isinstance(relative, pa.ChunkedArray):
+            relative = relative.combine_chunks()
+        keeps = self._globs.keeps(relative)
+        return keeps if self.kind == "images" else pc.and_(keeps, pc.ends_with(relative, SUFFIXES[self.kind]))
+
+    @cached_property
+    def _globs(self) -> "_Globs":
+        return _Globs(self.config.include, self.config.exclude)
+
+    def _with_labels(self, page: pa.Table) -> pa.Table:
+        if "label" in page.column_names and self.config.labels != "folder":
+            return page.cast(PAGE_SCHEMA)
+        labels = pa.nulls(len(page), pa.string())
+        if self.kind == "images" and self.config.labels == "folder":
+            start = 0 if self.is_file or self.format == "manifest" else len(_folder(self.uri))
+            parents = pc.extract_regex(pc.utf8_slice_codeunits(page["uri"], start=start), r"(?s)(?:^|/)(?P<label>[^/]+)/[^/]+$")
+            labels = pc.struct_field(parents.combine_chunks() if isinstance(parents, pa.ChunkedArray) else parents, "label")
+        return pa.table([page["uri"], page["etag"], page["size_bytes"], labels], schema=PAGE_SCHEMA)
+
+    def _wanted(self) -> str:
+        if self.format == "manifest":
+            return "row"
+        what = "object" if self.kind == "images" else f"*{SUFFIXES[self.kind]} file"
+        return f"{what} that include, exclude and the rule for hidden names (a leading . or _) let through"
+
+
+class _Globs:
+    """Which relative paths the user wants, by patterns as in .gitignore.
+
+    Names that begin with `.` or `_`, of files or folders, are left out unless a pattern of `include` names one itself
+    (`_raw/**`): they are other tools' own (`._cat.jpg`, `.ipynb_checkpoints/`, `_delta_log/`).
+    """
+
+    def __init__(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
+        self._include = GitIgnoreSpec.from_lines(include) if include else None
+        self._exclude = GitIgnoreSpec.from_lines(exclude) if exclude else None
+        self._takes_hidden = any(re.search(_HIDDEN, pattern) for pattern in include)
+
+    def keeps(self, relative: pa.Array) -> pa.Array:
+        keeps = pa.array(np.ones(len(relative), bool))
+        if not self._takes_hidden:
+            keeps = pc.invert(pc.match_substring_regex(relative, _HIDDEN))
+        if self._include or self._exclude:
+            keeps = pc.and_(keeps, pa.array([self._matches(path) for path in relative.to_pylist()], pa.bool_()))
+        return keeps
+
+    def _matches(self, path: str) -> bool:
+        if self._include and not self._include.match_file(path):
+            return False
+        return not (self._exclude and self._exclude.match_file(path))
+
+
+def open_source(config: SourceConfig) -> Source:
+    """Find out what a source is, from its root and (for `auto`) its first page.
+
+    Raises:
+        SourceError: nothing is there, its form is not the one that was asked for, or it has no such column.
+        AccessError: the credentials do not allow it.
+    """
+    uri = to_uri(config.uri)
+    files = _expanded(uri)
+    store = open_store(uri)
+    if store.stat(files[0]) is not None:
+        form = _form_of_file(files[0], config)
+        source = Source("images" if form == "manifest" else form, form, uri, config, is_file=True)
+    else:
+        first = next(iter(store.list(uri)), None) if files == [uri] else None
+        if first is None:
+            raise SourceError(f"nothing is at {files[0]}; expected an object, or a folder that is not empty")
+        form = _form_of_names(first["uri"].to_pylist()) if config.format == "auto" else config.format
+        if form == "manifest":
+            raise SourceError(f"{uri} is a folder; a manifest is one file that ends in .csv, .tsv or .parquet")
+        source = Source(form, form, uri, config, is_file=False)
+    _check_labels(source)
+    return source
+
+
+def _form_of_file(uri: str, config: SourceConfig) -> Format:
+    suffix = PurePosixPath(uri).suffix
+    form: Format
+    if config.format != "auto":
+        form = config.format
+    elif suffix == ".parquet":
+        candidates = image_columns(read_schema(uri))
+        form = "parquet" if (config.column in candidates if config.column else candidates) else "manifest"
+    else:
+        form = {".csv": "manifest", ".tsv": "manifest", ".tar": "webdataset"}.get(suffix.lower(), "images")  # type: ignore[assignment]
+    if form in SUFFIXES and suffix != SUFFIXES[form]:
+        raise SourceError(f"{uri} is not a {form} file by its name; expected one that ends in {SUFFIXES[form]}")
+    return form
+
+
+def _form_of_names(uris: list[str]) -> Format:
+    """The form of which most names are; images where no name tells."""
+    suffixes = Counter(PurePosixPath(uri).suffix for uri in uris)
+    count: dict[Format, int] = {
+        "images": sum(number for suffix, number in suffixes.items() if suffix.lower() in IMAGE_SUFFIXES),
+        "webdataset": suffixes[".tar"],
+        "parquet": suffixes[".parquet"],
+    }
+    return max(count, key=lambda form: count[form])
+
+
+def _check_labels(source: Source) -> None:
+    """Refuse a label column that cannot be there; those of manifests are checked as they are read."""
+    if source.kind == "parquet":
+        check_columns(next(source.pages())["uri"][0].as_py(), source.config)
+    elif source.format == "images" and source.config.labels not in ("none", "folder"):
+        raise SourceError(
+            f"{source.uri} has no columns, so source.labels cannot be {source.config.labels!r}; "
+            "expected none or folder, or a manifest with that column"
+        )
+
+
+def _expanded(uri: str) -> list[str]:
+    """The files of a brace pattern: `x-{000..012}.tar` is thirteen names, as wide as the first number."""
+    braces = _BRACES.search(uri)
+    if braces is None:
+        return [uri]
+    numbers = range(int(braces[1]), int(braces[2]) + 1)
+    names = [f"{uri[: braces.start()]}{number:0{len(braces[1])}}{uri[braces.end() :]}" for number in numbers]
+    if not names:
+        raise SourceError(f"{uri} names no file: {braces[0]} runs backwards")
+    return [file for name in names for file in _expanded(name)]
+
+
+def _folder(uri: str) -> str:
+    return uri if uri.endswith("/") else uri + "/"

@@ -1,0 +1,177 @@
+"""The encoder: batches of RGB uint8 images to embeddings, on the CPU or an accelerator; plain torch, no Ray.
+
+Shape legend: B images, H height, W width, C channels, D embedding length.
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from tlray.errors import BackboneError, ConfigError
+from tlray.models.backbones import Backbone, to_network_input
+from tlray.models.taps import Pooling, TapRunner
+from tlray.recipe import GOLDEN_IMAGE_COUNT, Compute, Precision, RecipeFile, golden_images
+
+_DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 16 * 224**2}
+"""Pixels in a batch. Rules of thumb, as one batch only has to keep the device busy: 256 images of 224 pixels are what
+torchvision's references evaluate with per GPU; a CPU gains nothing past its caches."""
+
+_NORM_FLOOR = 1e-12
+"""As `torch.nn.functional.normalize` has it."""
+
+
+class Encoder:
+    """Embeds images by a backbone's recipe.
+
+    Args:
+        backbone: on the CPU its module is used in place (its memory layout becomes channels_last); for another device it
+            is copied.
+        device: `auto` (CUDA, else Apple's MPS, else the CPU) or a name that torch knows.
+        batch_size: images in one forward pass; default by device and input size. Every pass has this many, the last one
+            being padded, so that an embedding does not depend on how many images are asked for; for single images ask
+            for 1. It is halved where the device's memory is too small.
+
+    Raises:
+        ConfigError: there is no such device, or a batch size under 1.
+    """
+
+    def __init__(self, backbone: Backbone, *, device: str = "auto", batch_size: int | None = None) -> None:
+        self.backbone = backbone
+        self.device = _choose_device(device)
+        recipe = backbone.recipe
+        crop = recipe.preprocessing.crop
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
+        self.batch_size = batch_size or max(1, _BATCH_PIXELS.get(self.device.type, _BATCH_PIXELS["cpu"]) // math.prod(crop))
+        module = backbone.module if self.device.type == "cpu" else copy.deepcopy(backbone.module)
+        module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._run = TapRunner(module, recipe.taps, Pooling.of(module, recipe.pool, crop))
+
+    def encode(self, images_BHWC: np.ndarray) -> dict[str, np.ndarray]:
+        """Embed images.
+
+        Args:
+            images_BHWC: uint8 RGB of the recipe's crop, any number of them; not changed, and may be read-only.
+
+        Returns:
+            Per table column features_BD, float32; what is not finite is passed on.
+
+        Raises:
+            ConfigError: images of another type or shape, a precision that the device cannot compute, or a device whose
+                memory is too small for one image.
+        """
+        self._check(images_BHWC)
+        count = len(images_BHWC)
+        columns = {name: np.empty((count, math.prod(shape)), np.float32) for name, shape in self.backbone.shapes.items()}
+        start = 0
+        while start < count:
+            try:
+                batch = self._encode_batch(images_BHWC[start : start + self.batch_size])
+            except torch.OutOfMemoryError as error:
+                self._halve_batch(error)
+                continue
+            for name, features_BD in batch.items():
+                columns[name][start : start + len(features_BD)] = features_BD
+            start += self.batch_size
+        return columns
+
+    def _check(self, images_BHWC: np.ndarray) -> None:
+        expected = (*self.backbone.recipe.preprocessing.crop, 3)
+        if images_BHWC.dtype != np.uint8 or images_BHWC.ndim != 4 or images_BHWC.shape[1:] != expected:
+            raise ConfigError(
+                f"images are {images_BHWC.dtype} {images_BHWC.shape}, expected uint8 (B, {', '.join(map(str, expected))})"
+            )
+
+    def _encode_batch(self, images_BHWC: np.ndarray) -> dict[str, np.ndarray]:
+        """One forward pass of the full batch size; rows of padding are dropped."""
+        recipe = self.backbone.recipe
+        padded_BHWC = torch.zeros((self.batch_size, *images_BHWC.shape[1:]), dtype=torch.uint8)
+        padded_BHWC.numpy()[: len(images_BHWC)] = images_BHWC
+        with torch.inference_mode(), _precision(self.device, recipe.precision.compute):
+            features = self._run(to_network_input(padded_BHWC.to(self.device), recipe.preprocessing))
+            rows = {tap: tensor.flatten(1)[: len(images_BHWC)] for tap, tensor in features.items()}
+            if recipe.normalize:
+                rows = {
+                    tap: rows_BD / rows_BD.norm(dim=1, keepdim=True).clamp(min=_NORM_FLOOR) for tap, rows_BD in rows.items()
+                }
+            return {recipe.columns[tap]: rows_BD.cpu().numpy() for tap, rows_BD in rows.items()}
+
+    def _halve_batch(self, error: torch.OutOfMemoryError) -> None:
+        if self.batch_size == 1:
+            height, width = self.backbone.recipe.preprocessing.crop
+            raise ConfigError(
+                f"{self.device} has no memory for {self.backbone.recipe.backbone} on one {height}x{width} image: {error}; "
+                "use a larger device, a smaller crop or a smaller backbone"
+            ) from error
+        self.batch_size //= 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here: {error}; use auto, cpu, cuda or mps") from error
+    return device
+
+
+@contextlib.contextmanager
+def _precision(device: torch.device, compute: Compute) -> Iterator[None]:
+    """The recipe's number format, whatever the process has set: fp32 means fp32, without TF32 and without autocast."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    reduced = compute != "fp32"
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=reduced),
+            torch.autocast(device.type, dtype=_DTYPES[compute] if reduced else torch.bfloat16, enabled=reduced),
+        ):
+            yield
+    except NotImplementedError as error:
+        raise _unsupported(device, compute, error) from error
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "not implemented for" not in str(error):
+            raise
+        raise _unsupported(device, compute, error) from error
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _unsupported(device: torch.device, compute: Compute, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{device} cannot compute this backbone at {compute}: {error}; use recipe.precision.compute fp32 or bf16"
+    )
+
+
+def make_recipe_file(backbone: Backbone) -> RecipeFile:
+    """What a new table keeps of its backbone: the recipe, and the golden images embedded at fp32, eagerly, on the CPU.
+
+    Raises:
+        BackboneError: the embeddings are not finite.
+    """
+    recipe = backbone.recipe
+    exact = recipe.model_copy(update={"precision": Precision(compute="fp32", storage=recipe.precision.storage)})
+    encoder = Encoder(replace(backbone, recipe=exact), device="cpu", batch_size=GOLDEN_IMAGE_COUNT)
+    golden = encoder.encode(golden_images(*recipe.preprocessing.crop))
+    for column, features_BD in golden.items():
+        if not np.isfinite(features_BD).all():
+            raise BackboneError(f"{recipe.backbone} gives {column} that is not finite; use other weights or another layer")
+    return RecipeFile(
+        recipe_id=recipe.recipe_id,
+        recipe=recipe,
+        shapes=backbone.shapes,
+        golden={column: features_BD.tolist() for column, features_BD in golden.items()},
+        made_with={package: version(package) for package in ("tlray", "torch", "torchvision", "timm")},
+    )
