@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 from pydantic_settings import CliPositionalArg
 
 from tlray.recipe import Fit, Interpolation, Pool, Precision
@@ -27,7 +27,7 @@ def _single(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-Side = Annotated[int | tuple[int, int] | None, BeforeValidator(_single)]
+Side = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt] | None, BeforeValidator(_single)]
 
 
 class _Section(BaseModel):

@@ -6,16 +6,17 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 import hashlib
 import json
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from tlray.errors import GoldenMismatchError, RecipeMismatchError
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Fit = Literal["cover", "contain", "squash"]
 Pool = Literal["avg", "max", "gem", "cls", "flatten", "none"]
+Level = Annotated[int, Field(ge=0, le=255)]
 Compute = Literal["fp32", "bf16", "fp16"]
 Storage = Literal["full", "half"]
 
@@ -53,10 +54,10 @@ class Preprocessing(_Strict):
         std: per channel, of values in 0..1, divided by on the device.
     """
 
-    resize: tuple[int, int] | None
+    resize: tuple[PositiveInt, PositiveInt] | None
     fit: Fit = "cover"
-    crop: tuple[int, int]
-    fill: tuple[int, int, int] = (0, 0, 0)
+    crop: tuple[PositiveInt, PositiveInt]
+    fill: tuple[Level, Level, Level] = (0, 0, 0)
     interpolation: Interpolation
     antialias: bool = True
     mean: tuple[float, float, float]

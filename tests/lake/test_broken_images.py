@@ -113,6 +113,8 @@ def png(
         (b"RIFF\x00\x01\x00\x00WEBPVP8 ", "truncated"),
         (b"P5 0 0 255\n", "corrupt"),
         (b"P5 1000000 1000000 255\n", "bomb"),
+        (b"P5 4000 4000 254\n", "unsupported"),
+        (b"P3 4000 4000 255\n", "unsupported"),
     ],
 )
 def test_code_of_hand_made_bytes(data: bytes, code: str) -> None:

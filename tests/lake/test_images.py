@@ -109,6 +109,7 @@ def test_orientation_in_every_format(image_format: str, tolerance: int, orientat
     assert np.abs(rgb(data).astype(int) - shown_HWC).max() <= tolerance
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_broken_exif_means_no_orientation() -> None:
     data = encoded(Image.new("RGB", (6, 4), "red"), "PNG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
     assert rgb(data).shape == (4, 6, 3)

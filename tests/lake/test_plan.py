@@ -15,9 +15,9 @@ from tests.factories import make_recipe_file, make_rows, read_with_polars, vecto
 from tlray.lake.committer import Committer
 from tlray.lake.parts import Part, round_to_half, write_part
 from tlray.lake.plan import Plan, make_plan
+from tlray.lake.sources import PAGE_SCHEMA
 from tlray.lake.table import Table
 
-PAGE_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size_bytes", pa.int64()), ("label", pa.string())])
 Listing = dict[str, tuple[str, str | None]]
 
 
@@ -105,7 +105,7 @@ listings = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(listings, min_size=1, max_size=4),
     st.sets(st.sampled_from([f"s3://b/{name}.jpg" for name in "abcxyz"])),

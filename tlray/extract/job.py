@@ -16,6 +16,7 @@ from tlray.lake.fetch import FetchSpec
 from tlray.lake.local_copy import local_copy
 from tlray.lake.maintenance import optimize
 from tlray.lake.plan import Plan, make_plan
+from tlray.lake.resize import check_preprocessing
 from tlray.lake.sources import open_source
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table, check_recipe
@@ -76,6 +77,7 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     source = open_source(config.source)
     table = Table.open_or_none(table_uri)
     backbone = resolve_backbone(config.recipe, local_copy)
+    check_preprocessing(backbone.recipe.preprocessing)
     if table is not None:
         check_recipe(table.recipe_file, backbone.recipe, table_uri)
     spec = FetchSpec(

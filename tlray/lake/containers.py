@@ -77,7 +77,7 @@ class _StrictTarInfo(tarfile.TarInfo):
         try:
             return super().fromtarfile(archive)
         except tarfile.HeaderError as error:
-            if type(error).__name__ in ("EOFHeaderError", "EmptyHeaderError") and archive.offset:
+            if type(error).__name__ in ("EOFHeaderError", "EmptyHeaderError"):  # the end, with its marker or without
                 raise
             raise tarfile.ReadError(str(error)) from error
 

@@ -57,6 +57,9 @@ _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 _TIFF_NEW_SUBFILE_TYPE = 254
 """TIFF 6.0; bit 0 says that the picture is a reduced version of another one in the file."""
 
+SLOW_PNM_MAX_PIXELS = 2**22
+"""PNM files written as text, or whose maxval is not 1, 255 or 65535, are decoded in Python, at up to 3 s a million pixels."""
+
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -159,13 +162,17 @@ def _decode(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
 
 
 def _refuse_what_decoders_let_pass(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Find the files that Pillow would make a wrong picture of without saying so."""
+    """Find the files that Pillow would make a wrong picture of without saying so, or take minutes over."""
     if image.format == "JPEG" and is_cut("JPEG", data):
         raise ImageError(ImageErrorCode.TRUNCATED, "the file ends before the end of its image data")
     if image.format == "PNG" and has_bad_png_checksum(data):
         raise ImageError(ImageErrorCode.CORRUPT, "the checksum of an IDAT chunk is wrong")
     if image.format == "BMP" and has_16_bit_bmp_alpha(data):
         raise ImageError(ImageErrorCode.UNSUPPORTED, "BMP of 16 bits with alpha")
+    if image.format == "PPM" and image.tile[0].codec_name != "raw" and image.width * image.height > SLOW_PNM_MAX_PIXELS:
+        raise ImageError(
+            ImageErrorCode.UNSUPPORTED, f"PNM of more than {SLOW_PNM_MAX_PIXELS} pixels as text or of an odd maxval"
+        )
     # Camera raw files (DNG, NEF, ARW) are TIFFs whose first picture is a preview.
     if isinstance(image, TiffImagePlugin.TiffImageFile) and int(image.tag_v2.get(_TIFF_NEW_SUBFILE_TYPE, 0)) & 1:
         raise ImageError(ImageErrorCode.UNSUPPORTED, "camera raw, or a TIFF whose first picture is a preview")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.lake.parts import Part, read_part
-from tlray.lake.sources import Source
+from tlray.lake.sources import PAGE_SCHEMA, Source
 from tlray.lake.state import TableState, digests, short_hashes
 from tlray.lake.table import Table
 
@@ -163,7 +163,7 @@ class _Gathered:
         self._rows = 0
 
     def add(self, page: pa.Table) -> None:
-        if not len(page) and (self._pages or self._chunks):
+        if not len(page):
             return
         self._pages.append(page)
         self._rows += len(page)
@@ -177,7 +177,7 @@ class _Gathered:
 
     def table(self) -> pa.Table:
         self._combine()
-        return pa.concat_tables(self._chunks)
+        return pa.concat_tables([PAGE_SCHEMA.empty_table(), *self._chunks])
 
 
 def _positions(first: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -234,7 +234,7 @@ def _deleted(state: TableState, source: Source, table: Table | None) -> np.ndarr
 
 def _without_duplicates(items: pa.Table) -> pa.Table:
     """Items with each URI once, the first kept: a manifest may name an image twice."""
-    keys = np.concatenate([digests(chunk.to_pylist()) for chunk in items["uri"].chunks])
+    keys = np.concatenate([digests([]), *(digests(chunk.to_pylist()) for chunk in items["uri"].chunks)])
     _, first = np.unique(keys, return_index=True)
     return items if len(first) == len(items) else items.take(pa.array(np.sort(first)))
 
