@@ -77,6 +77,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _flag_problem(text: str, model: type[BaseModel]) -> str:
     _, unrecognized, flags = text.partition("unrecognized arguments: ")
+    if text.startswith("error parsing value"):
+        return f"{text}: a value that begins with [ or {{ is read as JSON; write such a glob as '/[0-9]/'"
     if not unrecognized:
         return text.removeprefix("error parsing CLI: ")
     flag = flags.split()[0]

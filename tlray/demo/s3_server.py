@@ -84,7 +84,7 @@ class S3Server:
         config.write_text(json.dumps(self._identities()))
         config.chmod(0o600)
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own binary and arguments
+            process = subprocess.Popen(  # noqa: S603 - our own binary and arguments
                 [str(self._weed), "mini", f"-dir={data}", f"-s3.config={config}", *self._flags()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -92,9 +92,10 @@ class S3Server:
                 cwd=self._folder,
                 env={"PATH": os.environ.get("PATH", ""), "HOME": str(self._folder), "TMPDIR": str(self._folder)},
             )
+        self._process = process
         deadline = time.monotonic() + START_SECONDS
         while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 end = self.log_path.read_text(errors="replace")[-2000:]
                 self.kill()
                 raise StorageError(f"the S3 server at {self.endpoint} did not start; {self.log_path} ends with:\n{end}")

@@ -76,7 +76,9 @@ def share_out(cpus: float, gpus: float, nodes: int) -> Workers:
 def start_ray() -> Workers:
     """Join the cluster that Ray's own settings name, or start one on this machine."""
     if not ray.is_initialized():
-        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+        ray.init(logging_level=logging.WARNING)
+    # Its plan and progress are the driver's to report; its warnings stay.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Ray 2.57 lowered it to 2, which leaves fast encoders waiting for blocks.
@@ -107,7 +109,8 @@ def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(workers.encoders, len(rows))),
-        num_cpus=workers.cpus or None,
+        # Given even where it is 0: with other resources than the decode tasks', Ray Data does not fuse the two into one actor.
+        num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
         fn_constructor_args=(table.uri, workers.threads),
     )

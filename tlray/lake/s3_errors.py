@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+import urllib3
 from botocore import exceptions as boto
 
 from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, SourceError, StorageError, TlrayError
@@ -23,11 +24,14 @@ _NO_CREDENTIALS = (
     boto.SSOError,
     boto.ProfileNotFound,
 )
+BROKEN_BODY = (boto.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
+"""What reading a body raises when the connection ends before it."""
+
 LOG_IN = "check the AWS credentials (environment, profile, SSO login or instance role)"
 
 
-class ConflictError(StorageError):
-    """S3 answered 409: ask again."""
+class AgainError(StorageError):
+    """S3 is away, busy or (409) between two conditional writes: the same request may work in a moment."""
 
 
 @contextlib.contextmanager
@@ -42,8 +46,8 @@ def s3_errors(uri: str) -> Iterator[None]:
         SourceError: there is no such bucket, or none can be of that name.
         ObjectNotFoundError: there is no such object.
         ObjectChangedError: a condition of the request does not hold.
-        ConflictError: another conditional request was at work.
-        StorageError: all else, after boto3's own retries.
+        AgainError: the same request may work in a moment.
+        StorageError: all else.
     """
     try:
         yield
@@ -53,6 +57,8 @@ def s3_errors(uri: str) -> Iterator[None]:
         raise AccessError(f"{uri}: {error}; {LOG_IN}") from error
     except boto.ParamValidationError as error:
         raise SourceError(f"{uri} is not a URI that S3 can have: {error}") from error
+    except (boto.HTTPClientError, boto.ConnectionError) as error:
+        raise AgainError(f"{uri}: {error}") from error
     except (boto.BotoCoreError, ValueError) as error:
         raise StorageError(f"{uri}: {error}") from error
 
@@ -69,4 +75,5 @@ def _translated(uri: str, error: boto.ClientError) -> TlrayError:
         return AccessError(f"{uri}: S3 refuses ({said}); {LOG_IN}, and that they allow this")
     if status == 412:
         return ObjectChangedError(f"{uri} has another etag than expected: it changed since it was listed")
-    return (ConflictError if status == 409 else StorageError)(f"{uri}: {said} (HTTP {status})")
+    is_passing = status is None or status >= 500 or status in (409, 429)
+    return (AgainError if is_passing else StorageError)(f"{uri}: {said} (HTTP {status})")

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,14 +196,25 @@ def put_weights(module: torch.nn.Module, state: State, *, by_order: bool, where:
         state = dict(zip(ours, state.values(), strict=True))
     problems = _shape_problems(ours, state)
     if not problems:
-        # Not strict: BatchNorm fills a `num_batches_tracked` that old files lack and reports the rest.
-        result = module.load_state_dict(state, strict=False)
-        problems = _listed("missing", result.missing_keys) + _listed("unexpected", result.unexpected_keys)
+        problems = _load_by_name(module, ours, state)
     if problems:
         hint = "its tensors fit by position: add #order to match them so" if fits_by_order else "use the file of this backbone"
         raise WeightsError(
             f"{where} does not fit: it has {len(state)} tensors, the backbone {len(ours)}; {'; '.join(problems)}. {hint}"
         )
+
+
+def _load_by_name(module: torch.nn.Module, ours: State, state: State) -> list[str]:
+    named: OrderedDict[str, torch.Tensor] = OrderedDict(state)
+    if state.keys() == ours.keys():
+        # safetensors does not keep the modules' versions, without which some (MnasNet) refuse to load.
+        named._metadata = getattr(ours, "_metadata", {})  # type: ignore[attr-defined]
+    try:
+        # Not strict: BatchNorm fills in a `num_batches_tracked` that old files lack; the rest is reported.
+        result = module.load_state_dict(named, strict=False)
+    except (RuntimeError, ValueError) as error:
+        return [str(error)]
+    return _listed("missing", result.missing_keys) + _listed("unexpected", result.unexpected_keys)
 
 
 def _listed(title: str, keys: list[str]) -> list[str]:

@@ -1,0 +1,209 @@
+"""`tlray extract --local`, from the command line to what other engines read."""
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import timm
+import torch
+from deltalake import DeltaTable
+
+from tests import corpora
+from tests.photos import RECIPE, error_of, frame_of, photo, plain_embeddings, result_of, tlray, write_photos
+from tlray.errors import ImageErrorCode
+
+RESULT_KEYS = {
+    *("table", "version", "recipe_id", "listed", "new", "changed", "deleted", "unchanged", "ok", "failed", "failures"),
+    *("seconds", "images_per_second", "bottleneck"),
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+def extract(source: Path, table: Path, *more: str) -> dict:
+    return result_of(tlray("extract", "--local", "--source.uri", source, "--table", table, *RECIPE, *more))
+
+
+def test_rows_equal_what_timm_computes(tmp_path: Path, weights: Path) -> None:
+    paths = sorted(write_photos(tmp_path / "photos", 40))
+    recipe = ["--recipe.backbone", "timm:test_resnet", "--recipe.weights", str(weights)]
+    arguments = ["extract", "--local", "--source.uri", tmp_path / "photos", "--source.labels", "folder", *recipe]
+    result = result_of(tlray(*arguments, "--table", tmp_path / "t", "--recipe.precision.compute", "fp32"))
+    assert set(result) == RESULT_KEYS
+    assert (result["listed"], result["new"], result["ok"], result["failed"]) == (40, 40, 40, 0)
+    frame = frame_of(tmp_path / "t")
+    assert frame["uri"].to_list() == [f"file://{path}" for path in paths]
+    assert frame["label"].to_list() == [path.parent.name for path in paths]
+    assert set(zip(frame["width"], frame["height"], strict=True)) == {(96, 64)}
+    assert frame["etag"].to_list() == [f"{path.stat().st_size}-{path.stat().st_mtime_ns}" for path in paths]
+    oracle = plain_embeddings(paths, torch.load(weights, weights_only=True))
+    vectors = np.array(frame["embedding"].to_list())
+    cosines = (vectors * oracle).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(oracle, axis=1)
+    assert cosines.min() >= 0.9999
+    assert np.allclose(vectors, oracle, rtol=2e-3, atol=1e-4)
+    by_bf16 = result_of(tlray(*arguments, "--table", tmp_path / "t16"))
+    assert by_bf16["recipe_id"] != result["recipe_id"]
+    vectors = np.array(frame_of(tmp_path / "t16")["embedding"].to_list())
+    cosines = (vectors * oracle).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(oracle, axis=1)
+    assert cosines.min() >= 0.999
+
+
+def test_every_engine_reads_lists_of_floats(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 6)
+    (tmp_path / "photos" / "bad.jpg").write_bytes(b"no picture")
+    extract(tmp_path / "photos", tmp_path / "t", "--max-failed-fraction", "1")
+    files = DeltaTable(tmp_path / "t").file_uris()
+    frame = frame_of(tmp_path / "t")
+    assert frame.schema["embedding"] == pl.List(pl.Float32)
+    assert sorted(frame["embedding"].list.len().to_list(), key=str) == [96] * 6 + [None]
+    rows = duckdb.sql(
+        f"select typeof(embedding), len(embedding), status, count(*) from read_parquet({files!r}, hive_partitioning=true) "
+        "group by all order by status"
+    ).fetchall()
+    assert rows == [("FLOAT[]", None, "failed", 1), ("FLOAT[]", 96, "ok", 6)]
+    frames = [pd.read_parquet(file) for file in files]
+    assert sorted(len(frame) for frame in frames) == [1, 6]
+    assert {vector.dtype for frame in frames for vector in frame["embedding"] if vector is not None} == {np.dtype("float32")}
+
+
+def test_the_table_follows_its_source(tmp_path: Path) -> None:
+    paths = write_photos(tmp_path / "photos", 30)
+    extract(tmp_path / "photos", tmp_path / "t")
+    again = extract(tmp_path / "photos", tmp_path / "t")
+    assert (again["unchanged"], again["new"], again["ok"], again["version"]) == (30, 0, 0, 1)
+    write_photos(tmp_path / "photos", 5, first=100)
+    paths[0].write_bytes(photo(1000, (50, 50)))
+    paths[1].unlink()
+    later = extract(tmp_path / "photos", tmp_path / "t")
+    assert [later[key] for key in ("listed", "new", "changed", "deleted", "unchanged", "ok")] == [34, 5, 1, 1, 28, 6]
+    frame, fresh = frame_of(tmp_path / "t"), tmp_path / "fresh"
+    extract(tmp_path / "photos", fresh)
+    assert_same(frame, frame_of(fresh))
+    assert frame_of(tmp_path / "t").filter(pl.col("uri").str.ends_with(paths[0].name))["width"].to_list() == [50]
+
+
+def assert_same(one: pl.DataFrame, other: pl.DataFrame) -> None:
+    assert one.drop("embedding").equals(other.drop("embedding"))
+    for left, right in zip(one["embedding"], other["embedding"], strict=True):
+        assert (left is None) == (right is None)
+        assert left is None or np.allclose(left, right, rtol=2e-3, atol=1e-5)
+
+
+def test_too_many_failures_end_the_run_with_all_rows_kept(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 10)
+    for number in range(3):
+        (tmp_path / "photos" / f"bad{number}.jpg").write_bytes(photo(number)[:200])
+    run = ["extract", "--local", "--source.uri", tmp_path / "photos", "--table", tmp_path / "t", *RECIPE]
+    process = tlray(*run)
+    message = error_of(process, 3)
+    assert "3 of 13 images failed (3 truncated)" in message and "--max-failed-fraction" in message
+    assert process.stderr.count("failed: file://") == 3
+    assert frame_of(tmp_path / "t")["error"].to_list().count("truncated") == 3
+    assert result_of(tlray(*run))["unchanged"] == 13
+
+
+def test_all_corpora_give_one_row_a_file(tmp_path: Path) -> None:
+    folder = corpora.corpus()
+    result = extract(folder, tmp_path / "t", "--max-failed-fraction", "1")
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "_"))]
+    frame = frame_of(tmp_path / "t")
+    assert result["listed"] == len(files) == len(frame) == frame["uri"].n_unique()
+    assert set(frame["uri"]) == {f"file://{path}" for path in files}
+    failed = frame.filter(pl.col("status") == "failed")
+    assert set(failed["error"]) <= {str(code) for code in ImageErrorCode}
+    assert result["failures"] == {row["error"]: row["count"] for row in failed["error"].value_counts().to_dicts()}
+    assert failed["embedding"].null_count() == len(failed)
+    vectors = np.array(frame.filter(pl.col("status") == "ok")["embedding"].to_list())
+    assert vectors.shape == (result["ok"], 96) and np.isfinite(vectors).all()
+
+
+def test_a_manifest_with_labels_relative_to_itself(tmp_path: Path) -> None:
+    paths = write_photos(tmp_path / "photos", 8)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "label"])
+        writer.writerows([[path.relative_to(tmp_path), f"class {number}"] for number, path in enumerate(paths)])
+        writer.writerow(["photos/missing.jpg", "nowhere"])
+        writer.writerow([paths[0].relative_to(tmp_path), "again"])
+    result = extract(tmp_path / "labels.csv", tmp_path / "t", "--source.labels", "label", "--max-failed-fraction", "0.5")
+    assert (result["listed"], result["ok"], result["failures"]) == (9, 8, {"not_found": 1})
+    by_uri = {row["uri"]: row["label"] for row in frame_of(tmp_path / "t").iter_rows(named=True)}
+    assert {by_uri[f"file://{path}"]: number for number, path in enumerate(paths)} == {f"class {n}": n for n in range(8)}
+    again = extract(tmp_path / "labels.csv", tmp_path / "t", "--source.labels", "label")
+    assert (again["unchanged"], again["new"], again["changed"]) == (9, 0, 0)
+
+
+def test_tar_shards_and_parquet_give_the_same_vectors_as_files(tmp_path: Path) -> None:
+    paths = sorted(write_photos(tmp_path / "photos", 12), key=lambda path: path.name)
+    (tmp_path / "tars").mkdir()
+    for shard in range(3):
+        with tarfile.open(tmp_path / "tars" / f"shard-{shard:03d}.tar", "w") as tar:
+            for path in paths[shard * 4 : shard * 4 + 4]:
+                for name, data in ((path.name, path.read_bytes()), (path.stem + ".cls", path.parent.name.encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    images = [{"image": {"bytes": path.read_bytes(), "path": path.name}, "label": path.parent.name} for path in paths]
+    (tmp_path / "parquet").mkdir()
+    pl.DataFrame(images).write_parquet(tmp_path / "parquet" / "train-00000.parquet", row_group_size=5)
+    extract(tmp_path / "photos", tmp_path / "t1", "--source.labels", "folder")
+    tars = extract(tmp_path / "tars", tmp_path / "t2", "--source.labels", "cls")
+    rows = extract(tmp_path / "parquet", tmp_path / "t3", "--source.labels", "label")
+    assert (tars["listed"], tars["ok"], rows["listed"], rows["ok"]) == (3, 12, 1, 12)
+    expected = frame_of(tmp_path / "t1").with_columns(name=pl.col("uri").str.split("/").list.last()).sort("name")
+    from_tars = frame_of(tmp_path / "t2").with_columns(name=pl.col("uri").str.split("#").list.last()).sort("name")
+    from_rows = frame_of(tmp_path / "t3").with_columns(at=pl.col("uri").str.split("#").list.last().cast(int)).sort("at")
+    for other in (from_tars, from_rows):
+        assert other["label"].to_list() == expected["label"].to_list()
+        assert np.allclose(
+            np.array(other["embedding"].to_list()), np.array(expected["embedding"].to_list()), rtol=2e-3, atol=1e-5
+        )
+    for source, table, kind in (("tars", "t2", "cls"), ("parquet", "t3", "label")):
+        again = extract(tmp_path / source, tmp_path / table, "--source.labels", kind)
+        assert (again["new"], again["changed"], again["deleted"], again["ok"]) == (0, 0, 0, 0)
+
+
+def test_several_taps_are_several_columns(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 3)
+    taps = ["--recipe.taps", "layer4", "--recipe.taps", "layer2", "--recipe.pool", "max", "--recipe.normalize"]
+    extract(tmp_path / "photos", tmp_path / "t", *taps)
+    frame = frame_of(tmp_path / "t")
+    assert {column for column in frame.columns if column.startswith("embedding")} == {"embedding_layer4", "embedding_layer2"}
+    assert np.allclose(np.linalg.norm(np.array(frame["embedding_layer4"].to_list()), axis=1), 1, atol=1e-3)
+
+
+def test_a_dry_run_writes_nothing_and_estimates(tmp_path: Path) -> None:
+    paths = write_photos(tmp_path / "photos", 50)
+    result = extract(tmp_path / "photos", tmp_path / "t", "--dry-run")
+    assert (result["listed"], result["new"], result["units"]) == (50, 50, 2)
+    assert result["todo_bytes"] == sum(path.stat().st_size for path in paths)
+    assert 0 < result["estimated_seconds"] < 60
+    assert not (tmp_path / "t").exists()
+
+
+def test_the_recipe_file_holds_golden_vectors(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 2)
+    result = extract(tmp_path / "photos", tmp_path / "t")
+    document = json.loads((tmp_path / "t" / "recipe.json").read_text())
+    assert document["recipe_id"] == result["recipe_id"]
+    assert document["recipe"]["weights"] == "random:7"
+    document["golden"]["embedding"] = [row[::-1] for row in document["golden"]["embedding"]]
+    (tmp_path / "t" / "recipe.json").write_text(json.dumps(document))
+    write_photos(tmp_path / "photos", 2, first=10)
+    process = tlray("extract", "--local", "--source.uri", tmp_path / "photos", "--table", tmp_path / "t", *RECIPE)
+    message = error_of(process, 1)
+    assert "GoldenMismatchError" in message and "least cosine" in message
+    assert len(frame_of(tmp_path / "t")) == 2

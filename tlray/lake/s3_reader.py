@@ -1,0 +1,110 @@
+"""An S3 object as a raw Python file."""
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tlray.errors import StorageError
+from tlray.lake.s3_errors import BROKEN_BODY
+from tlray.lake.storage import ObjectInfo
+
+_ATTEMPTS = 5
+
+
+class Body(Protocol):
+    """What is used of the body of boto3's answer to a GET."""
+
+    def read(self, amt: int | None = None) -> bytes:
+        """At most `amt` bytes; none at the end."""
+        ...
+
+    def close(self) -> None:
+        """End the connection where it was not read to its end."""
+        ...
+
+
+class S3Reader(io.RawIOBase):
+    """One object's bytes: in ranges as they are asked for, or, given the body of a GET, from that one connection.
+
+    What breaks off is asked for again from there.
+
+    Args:
+        get: the body of the bytes from a first one to a last one (both included; None: to the end), on the condition that
+            the object still has the etag of `info`.
+        info: of the object.
+        body: of a GET of the whole object.
+    """
+
+    def __init__(self, get: Callable[[int, int | None], Body], info: ObjectInfo, body: Body | None = None) -> None:
+        self._get, self._info, self._body, self._position = get, info, body, 0
+        self._streams = body is not None
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Only where it reads ranges."""
+        return not self._streams
+
+    def tell(self) -> int:
+        """Offset of the next byte."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to an offset; no request."""
+        if self._streams:
+            raise io.UnsupportedOperation("seek in a stream")
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._info.size_bytes}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:  # typeshed's Buffer has no length
+        """Read at most what fits.
+
+        Raises:
+            ObjectChangedError: the object was replaced since `info`.
+            StorageError: the connection broke again and again.
+        """
+        wanted = min(len(buffer), self._info.size_bytes - self._position)
+        if wanted <= 0:
+            return 0
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                data = self._next(wanted)
+                break
+            except BROKEN_BODY as error:
+                self._drop()
+                pause_or_raise(self._info.uri, attempt, error)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._drop()
+        super().close()
+
+    def _next(self, wanted: int) -> bytes:
+        if self._body is None:
+            last = None if self._streams else self._position + wanted - 1
+            self._body = self._get(self._position, last)
+        data = self._body.read(wanted)
+        if not self._streams:
+            self._drop()
+        return data
+
+    def _drop(self) -> None:
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+
+
+def pause_or_raise(uri: str, attempt: int, error: Exception) -> None:
+    """Wait before the next attempt, longer each time; after the last one raise."""
+    if attempt == _ATTEMPTS:
+        raise StorageError(f"{uri}: {attempt} attempts failed, the last one with: {error}; run again") from error
+    time.sleep(0.1 * 2**attempt)
