@@ -1,9 +1,11 @@
 """Photographs and commands for end-to-end tests: small pictures, a small network with seeded weights."""
 
+import contextlib
 import io
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
+
+from tlray.cli import main
 
 RECIPE = ["--recipe.backbone", "timm:test_resnet", "--recipe.weights", "random:7", "--recipe.precision.compute", "fp32"]
 
@@ -35,20 +39,36 @@ def write_photos(folder: Path, count: int, *, first: int = 0) -> list[Path]:
     return paths
 
 
-def tlray(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "tlray", *map(str, arguments)], capture_output=True, text=True, timeout=280, env=env, check=False
-    )
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def result_of(process: subprocess.CompletedProcess[str]) -> dict:
+def tlray(*arguments: str | Path) -> Outcome:
+    """Run a command in this process, as a user's shell would see it."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = main([str(argument) for argument in arguments])
+    return Outcome(code, stdout.getvalue(), stderr.getvalue())
+
+
+def start_tlray(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Run a command in a process of its own, as a user does."""
+    command = [sys.executable, "-m", "tlray", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def result_of(process: Outcome) -> dict:
     """The JSON object of a command that must have succeeded."""
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def error_of(process: subprocess.CompletedProcess[str], exit_code: int = 2) -> str:
+def error_of(process: Outcome, exit_code: int = 2) -> str:
     """The error of a command that must have failed: one line, nothing on stdout."""
     assert process.returncode == exit_code, (process.returncode, process.stdout, process.stderr)
     assert not process.stdout

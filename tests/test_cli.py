@@ -120,7 +120,7 @@ def test_input_that_does_not_fit(photos: Path, tmp_path: Path, changes: dict[str
 def test_an_empty_source(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     message = error_of(tlray("extract", "--source.uri", tmp_path / "photos", "--table", tmp_path / "t", *RECIPE))
-    assert "nothing is listed there" in message
+    assert "nothing is at file://" in message
 
 
 def test_a_table_of_another_recipe(photos: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.factories import make_recipe_file, make_rows, read_with_polars, vector_of
 from tlray.lake.committer import Committer
 from tlray.lake.parts import Part, round_to_half, write_part
-from tlray.lake.plan import Plan, make_plan
+from tlray.lake.plan import Difference, Plan, compare
 from tlray.lake.sources import PAGE_SCHEMA
 from tlray.lake.table import Table
 
@@ -49,8 +49,19 @@ class Piece:
     parts: tuple[Part, ...]
 
 
-def plan_for(source: ListedSource, table: Table | None, **options: Any) -> Plan:
-    return make_plan(cast("Any", source), table, **({"unit_images": 3, "slots": 1} | options))
+def difference_for(source: ListedSource, table: Table | None, retry_codes: Sequence[str] = ()) -> Difference:
+    return compare(cast("Any", source), table, retry_codes=retry_codes)
+
+
+def counts_for(*arguments: Any, **options: Any) -> tuple[int, ...]:
+    """New, changed, deleted, unchanged."""
+    counts = difference_for(*arguments, **options).counts
+    assert counts["listed"] == counts["new"] + counts["changed"] + counts["unchanged"]
+    return tuple(counts[name] for name in ("new", "changed", "deleted", "unchanged"))
+
+
+def plan_for(source: ListedSource, table: Table | None, retry_codes: Sequence[str] = (), **sizes: int) -> Plan:
+    return difference_for(source, table, retry_codes).cut(**({"unit_images": 3, "slots": 1} | sizes))
 
 
 def pieces_of(table: Table, plan: Plan, run_id: str, failing: set[str]) -> list[Piece]:
@@ -119,18 +130,16 @@ def test_after_each_run_the_table_is_the_source(versions: list[Listing], failing
         for number, listing in enumerate(versions):
             if all(label is None for _, label in listing.values()):
                 listing = {uri: (etag, before.get(uri, ("", None))[1]) for uri, (etag, _) in listing.items()}
-            plan = plan_for(ListedSource(listing, repeat=rng.random() < 0.5), table)
+            source = ListedSource(listing, repeat=rng.random() < 0.5)
             changed = {uri for uri in listing.keys() & before.keys() if listing[uri] != before[uri]}
-            assert plan.listed == len(listing)
-            assert plan.new == len(listing.keys() - before.keys())
-            assert plan.changed == len(changed)
-            assert plan.deleted == len(before.keys() - listing.keys())
-            assert plan.unchanged == len(listing.keys() & before.keys()) - len(changed)
+            new, deleted = listing.keys() - before.keys(), before.keys() - listing.keys()
+            assert counts_for(source, table) == (len(new), len(changed), len(deleted), len(listing) - len(new) - len(changed))
+            plan = plan_for(source, table)
             carry_out(table, plan, f"run{number}", failing & listing.keys(), rng)
             assert_table_is(table, listing, failing & listing.keys())
             before = listing
-        again = plan_for(ListedSource(before), table)
-        assert (again.todo, again.deleted, again.unchanged, list(again.groups)) == (0, 0, len(before), [])
+        again = difference_for(ListedSource(before), table)
+        assert again.is_empty and again.unchanged == len(before) and not again.cut(unit_images=3, slots=1).groups
 
 
 def test_rows_outside_the_source_stay(tmp_path) -> None:
@@ -140,9 +149,9 @@ def test_rows_outside_the_source_stay(tmp_path) -> None:
     carry_out(table, plan_for(ListedSource(first, covered="s3://b/x/"), table), "one")
     carry_out(table, plan_for(ListedSource(second, covered="s3://b/y/"), table), "two")
     del first["s3://b/x/0"]
-    plan = plan_for(ListedSource(first, covered="s3://b/x/"), table)
-    assert (plan.deleted, plan.unchanged) == (1, 4)
-    carry_out(table, plan, "three")
+    source = ListedSource(first, covered="s3://b/x/")
+    assert counts_for(source, table) == (0, 0, 1, 4)
+    carry_out(table, plan_for(source, table), "three")
     assert_table_is(table, first | second)
 
 
@@ -150,11 +159,11 @@ def test_failed_images_are_tried_again_only_when_asked(tmp_path) -> None:
     table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
     listing: Listing = {f"s3://b/{number}": ("1", None) for number in range(10)}
     carry_out(table, plan_for(ListedSource(listing), table), "one", {"s3://b/3", "s3://b/4"})
-    assert plan_for(ListedSource(listing), table).todo == 0
-    assert plan_for(ListedSource(listing), table, retry_codes=["empty"]).todo == 0
-    plan = plan_for(ListedSource(listing), table, retry_codes=["corrupt"])
-    assert (plan.new, plan.changed, plan.unchanged) == (0, 2, 8)
-    carry_out(table, plan, "two")
+    source = ListedSource(listing)
+    assert counts_for(source, table) == (0, 0, 0, 10)
+    assert counts_for(source, table, retry_codes=["empty"]) == (0, 0, 0, 10)
+    assert counts_for(source, table, retry_codes=["corrupt"]) == (0, 2, 0, 8)
+    carry_out(table, plan_for(source, table, ["corrupt"]), "two")
     assert_table_is(table, listing)
 
 
@@ -169,17 +178,17 @@ def test_shards_are_taken_whole(tmp_path) -> None:
     assert_table_is(table, rows_of(listing))
     listing |= {"s3://b/2.tar": ("2", None), "s3://b/9.tar": ("1", None)}
     del listing["s3://b/4.tar"]
-    plan = plan_for(ListedSource(listing, kind="webdataset"), table)
-    assert (plan.new, plan.changed, plan.deleted, plan.unchanged) == (1, 1, 2, 4)
-    carry_out(table, plan, "two")
+    source = ListedSource(listing, kind="webdataset")
+    assert counts_for(source, table) == (1, 1, 2, 4)
+    carry_out(table, plan_for(source, table), "two")
     assert_table_is(table, rows_of(listing))
 
 
 def test_a_source_without_etags_sees_only_names(tmp_path) -> None:
     table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
     carry_out(table, plan_for(ListedSource({"u": ("1", None)}), table), "one")
-    plan = plan_for(ListedSource({"u": (cast("Any", None), None), "v": (cast("Any", None), None)}), table)
-    assert (plan.new, plan.changed, plan.unchanged) == (1, 0, 1)
+    nothing = cast("Any", None)
+    assert counts_for(ListedSource({"u": (nothing, None), "v": (nothing, None)}), table) == (1, 0, 0, 1)
 
 
 def test_a_small_plan_is_cut_for_all_workers() -> None:

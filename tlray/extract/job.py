@@ -1,5 +1,6 @@
 """`tlray extract`: from its config to its result."""
 
+import os
 import time
 import uuid
 from collections import Counter
@@ -15,7 +16,7 @@ from tlray.lake.committer import Committer
 from tlray.lake.fetch import FetchSpec
 from tlray.lake.local_copy import local_copy
 from tlray.lake.maintenance import optimize
-from tlray.lake.plan import Plan, make_plan
+from tlray.lake.plan import Difference, Plan, compare
 from tlray.lake.resize import check_preprocessing
 from tlray.lake.sources import open_source
 from tlray.lake.storage import to_uri
@@ -86,31 +87,23 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
         preprocessing=backbone.recipe.preprocessing,
         trust_listing=source.format == "manifest",
     )
-    workers = None if config.local or config.dry_run else _start_ray()
-    plan = make_plan(
-        source,
-        table,
-        retry_codes=config.retry_failed,
-        unit_images=spec.piece_images,
-        slots=workers.slots if workers else 1,
-    )
+    difference = compare(source, table, retry_codes=config.retry_failed)
     list_seconds = time.monotonic() - began
-    say(
-        f"{plan.listed} listed: {plan.new} new, {plan.changed} changed, {plan.deleted} deleted, {plan.unchanged} unchanged; "
-        f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB"
-    )
-    counts = {name: getattr(plan, name) for name in ("listed", "new", "changed", "deleted", "unchanged")}
-    result: dict[str, Any] = {"table": table_uri, "recipe_id": backbone.recipe.recipe_id, **counts}
+    say(", ".join(f"{count} {name}" for name, count in difference.counts.items()))
+    result: dict[str, Any] = {"table": table_uri, "recipe_id": backbone.recipe.recipe_id, **difference.counts}
     if config.dry_run:
-        return result | {"dry_run": True, **_estimate(plan, spec, backbone)}
+        return result | {"dry_run": True, **_estimate(difference, spec, backbone)}
     if table is None:
         table = Table.create(table_uri, make_recipe_file(backbone))
     totals = _Totals()
-    if plan.groups:
+    if difference.is_empty:
+        say("nothing to do: the table is where its source is")
+    else:
+        workers = None if config.local else _start_ray()
+        plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
+        say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
         _run(config, plan, spec, table, backbone, workers, totals)
         optimize(table, only_if_many=True)
-    else:
-        say("nothing to do: the table is where its source is")
     seconds = time.monotonic() - began
     return result | {
         "version": table.version,
@@ -184,10 +177,11 @@ def _check_failures(config: ExtractConfig, totals: _Totals, total: int) -> None:
     )
 
 
-def _estimate(plan: Plan, spec: FetchSpec, backbone: "Backbone") -> dict[str, Any]:
+def _estimate(difference: Difference, spec: FetchSpec, backbone: "Backbone") -> dict[str, Any]:
     """Embed a few images of the plan, in this process, and scale up; shards are estimated by their bytes."""
     from tlray.extract.sample import time_sample
 
+    plan = difference.cut(unit_images=spec.piece_images, slots=os.cpu_count() or 1)
     if not plan.units:
         return {"units": 0, "todo_bytes": 0, "estimated_seconds": 0.0}
     seconds, fraction = time_sample(plan, spec, backbone, SAMPLE_IMAGES)

@@ -1,5 +1,7 @@
 """The plan: what a run has to do so that the table holds what the source lists. Pure data, made before any work.
 
+`compare` holds the listing against the table; `Difference.cut` makes units of what is to be done.
+
 Planning compares 16-byte digests, never strings: 42 bytes a row of the table and the listing's own columns for the
 images that are to be embedded are all that stays in memory.
 """
@@ -63,52 +65,85 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does.
+    """What a run does, cut for the workers at hand.
 
     Attributes:
-        kind: images, or the kind of shards that hold them.
+        kind: what an item is: an image, or a file that holds images.
         units: the work.
         groups: how it is committed; each unit is in exactly one.
-        listed: items in the source.
-        new: items that the table does not have.
-        changed: items whose bytes or label changed, and failed ones to be tried again.
-        deleted: rows of the table that the source does not list any more.
-        unchanged: items with nothing to do.
-        todo_bytes: size of the new and changed items, as far as the listing says it.
+        todo: items to embed.
+        todo_bytes: their size, as far as the listing says it.
     """
 
     kind: str
     units: Sequence[Unit]
     groups: Sequence[Group]
-    listed: int
-    new: int
-    changed: int
-    deleted: int
-    unchanged: int
+    todo: int
     todo_bytes: int
 
+
+@dataclass(frozen=True)
+class Difference:
+    """How a source differs from its table; `cut` makes a plan of it.
+
+    Attributes:
+        kind: as in `Plan`.
+        listed: items in the source.
+        unchanged: items with nothing to do.
+        new_items: listing of items that the table does not have.
+        stale: items whose bytes or label changed, and failed ones to be tried again.
+        deleted_rows: rows (positions in `state`) that the source does not list any more.
+        state: the table.
+    """
+
+    kind: str
+    listed: int
+    unchanged: int
+    new_items: pa.Table
+    stale: "StaleItems"
+    deleted_rows: np.ndarray
+    state: TableState
+
     @property
-    def todo(self) -> int:
-        """Items to embed."""
-        return self.new + self.changed
+    def counts(self) -> dict[str, int]:
+        """Listed, new, changed, deleted, unchanged: items, but rows of the table where they are deleted."""
+        return {
+            "listed": self.listed,
+            "new": len(self.new_items),
+            "changed": len(self.stale.items),
+            "deleted": len(self.deleted_rows),
+            "unchanged": self.unchanged,
+        }
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the table is where its source is."""
+        return not (len(self.new_items) or len(self.stale.items) or len(self.deleted_rows))
+
+    def cut(self, *, unit_images: int, slots: int) -> Plan:
+        """Cut the work into units, and group them with the rows that they replace.
+
+        Args:
+            unit_images: most images in a unit.
+            slots: units that can be worked on at once; a small plan is cut finer so that none is idle.
+        """
+        todo = len(self.new_items) + len(self.stale.items)
+        fine = max(LEAST_UNIT_IMAGES, -(-todo // (slots * UNITS_PER_SLOT)))
+        size = 1 if self.kind != "images" else min(unit_images, fine)
+        units = [Unit(index, items) for index, items in enumerate(_slices(self.new_items, size))]
+        groups = [Group((unit.index,)) for unit in units]
+        groups += _stale_groups(self.stale, self.deleted_rows, self.state, size, units)
+        todo_bytes = sum(pc.sum(items["size_bytes"]).as_py() or 0 for items in (self.new_items, self.stale.items))
+        return Plan(self.kind, units, groups, todo, todo_bytes)
 
 
-def make_plan(
-    source: Source,
-    table: Table | None,
-    *,
-    retry_codes: Iterable[str] = (),
-    unit_images: int,
-    slots: int,
-) -> Plan:
-    """Compare the source's listing with the table.
+def compare(source: Source, table: Table | None, *, retry_codes: Iterable[str] = ()) -> Difference:
+    """Hold the source's listing against the table.
 
     Args:
         source: what there should be.
         table: what there is; None for nothing.
-        retry_codes: error codes whose images are embedded again.
-        unit_images: most images in a unit.
-        slots: units that can be worked on at once; a small plan is cut finer so that none is idle.
+        retry_codes: error codes whose images are to be embedded again.
     """
     state = TableState.load(table, source.kind, retry_codes)
     new, changed = _Gathered(), _Gathered()
@@ -116,35 +151,27 @@ def make_plan(
     count: list[np.ndarray] = [np.empty(0, np.int64)]
     unchanged = 0
     for page in source.pages():
-        known = _compare(page, state)
+        known = _look_up(page, state)
         new.add(page.filter(pa.array(known.count == 0)))
         changed.add(page.filter(pa.array(known.stale)))
         first.append(known.first[known.stale])
         count.append(known.count[known.stale])
         unchanged += int(np.count_nonzero(known.unchanged))
-    todo_new = _without_duplicates(new.table())
-    stale_items = _StaleItems(changed.table(), np.concatenate(first), np.concatenate(count))
-    deleted_rows = _deleted(state, source, table)
-    todo = len(todo_new) + len(stale_items.items)
-    size = 1 if source.kind != "images" else min(unit_images, max(LEAST_UNIT_IMAGES, -(-todo // (slots * UNITS_PER_SLOT))))
-    units = [Unit(index, items) for index, items in enumerate(_slices(todo_new, size))]
-    groups = [Group((unit.index,)) for unit in units]
-    groups += _stale_groups(stale_items, deleted_rows, state, size, units)
-    return Plan(
+    new_items = _without_duplicates(new.table())
+    stale = StaleItems(changed.table(), np.concatenate(first), np.concatenate(count))
+    return Difference(
         kind=source.kind,
-        units=units,
-        groups=groups,
-        listed=todo + unchanged,
-        new=len(todo_new),
-        changed=len(stale_items.items),
-        deleted=len(deleted_rows),
+        listed=len(new_items) + len(stale.items) + unchanged,
         unchanged=unchanged,
-        todo_bytes=sum(pc.sum(unit.items["size_bytes"]).as_py() or 0 for unit in units),
+        new_items=new_items,
+        stale=stale,
+        deleted_rows=_deleted(state, source, table),
+        state=state,
     )
 
 
 @dataclass(frozen=True)
-class _StaleItems:
+class StaleItems:
     """Items to embed again: their listing, and where their old rows are in the state (first position and count)."""
 
     items: pa.Table
@@ -196,7 +223,7 @@ class _Known:
     unchanged: np.ndarray
 
 
-def _compare(page: pa.Table, state: TableState) -> _Known:
+def _look_up(page: pa.Table, state: TableState) -> _Known:
     """Look a page up in the state, and mark the rows found there as seen."""
     keys = digests(page["uri"].to_pylist())
     first = np.searchsorted(state.keys, keys, "left")
@@ -244,7 +271,7 @@ def _slices(items: pa.Table, size: int) -> Iterator[pa.Table]:
         yield items.slice(start, size)
 
 
-def _stale_groups(stale: _StaleItems, deleted_rows: np.ndarray, state: TableState, size: int, units: list[Unit]) -> list[Group]:
+def _stale_groups(stale: StaleItems, deleted_rows: np.ndarray, state: TableState, size: int, units: list[Unit]) -> list[Group]:
     """Groups of parts that are rewritten at the same moment, each with a unit's worth of work; appends their units.
 
     All stale rows of a part go in one rewrite. An item that has rows in several parts (a shard) ties those together.

@@ -104,6 +104,8 @@ class Table:
                 mode="ignore",
                 partition_by=["status"],
                 description=f"tlray embeddings of recipe {recipe_file.recipe_id}",
+                # With retries, several creators at once would all win, one version after the other.
+                commit_properties=CommitProperties(max_commit_retries=0),
                 storage_options=delta_options(uri),
             )
         except (DeltaError, OSError) as error:

@@ -1,0 +1,157 @@
+"""Names, preprocessing, sizes, and that every family resolves."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+
+from tlray.config import PreprocessingConfig, RecipeConfig
+from tlray.errors import BackboneError, ConfigError
+from tlray.lake.resize import apply_preprocessing
+from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
+from tlray.models.libraries import LIBRARIES
+from tlray.recipe import Preprocessing, golden_images
+
+TORCHVISION = torchvision.models.list_models(module=torchvision.models)
+LARGEST_PARAMETERS = 60_000_000
+TIMM = (
+    "beitv2_base_patch16_224 cait_xxs24_224 coat_lite_tiny convit_tiny convmixer_768_32 convnext_atto crossvit_tiny_240 "
+    "cs3darknet_focus_s davit_tiny deit_tiny_distilled_patch16_224 densenet121 dla46_c dpn48b edgenext_xx_small efficientformer_l1 "
+    "efficientvim_m1 efficientvit_m0 eva02_tiny_patch14_224 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050 halonet_h1 "
+    "hgnetv2_b0 hiera_tiny_224 hrnet_w18_small inception_v4 inception_next_atto lcnet_035 levit_128s mambaout_femto "
+    "mixer_s32_224 mobilenetv4_conv_small mobileone_s0 mobilevitv2_050 mvitv2_tiny nest_tiny nf_regnet_b0 pit_ti_224 poolformerv2_s12 "
+    "pvt_v2_b0 regnetx_002 repvit_m0_9 resnest14d resnetv2_18 rexnet_100 selecsls42 swiftformer_xs swin_tiny_patch4_window7_224 "
+    "tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_svt_small vit_small_patch14_dinov2 vit_base_patch16_siglip_224 volo_d1_224 "
+    "xception41 xcit_nano_12_p16_224"
+).split()
+
+
+def resolve(backbone: str, **overrides: object) -> Backbone:
+    config = RecipeConfig(
+        backbone=backbone, weights="random:0", preprocessing=PreprocessingConfig.model_validate(overrides)
+    )  # fmt: skip
+    return resolve_backbone(config, Path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet50", "expected torchvision:resnet50 or timm:resnet50"),
+        ("keras:resnet50", "expected torchvision:resnet50 or timm:resnet50"),
+        ("torchvision:resnet51", "torchvision:resnet50"),
+        ("torchvision:fcn_resnet50", "no backbone"),
+        ("torchvision:resnet50.a1_in1k", "no backbone"),
+        ("timm:vit_base_patch16_225", "timm:vit_base_patch16_224"),
+        ("timm:resnet50.nonsense", "a1_in1k"),
+        ("timm:", "names no library"),
+    ],
+)
+def test_unknown_names(name: str, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        resolve(name)
+
+
+def check(backbone: Backbone) -> None:
+    """One vector an image, of the length that the library says where it says one, finite, from an input of the library's size."""
+    (shape,) = backbone.shapes.values()
+    assert len(shape) == 1
+    expected = getattr(backbone.module, "head_hidden_size", None) or getattr(backbone.module, "num_features", None)
+    if backbone.recipe.backbone.startswith("timm:") and isinstance(expected, int):
+        assert shape[0] == expected
+    assert not backbone.module.training
+    assert {parameter.dtype for parameter in backbone.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_every_torchvision_model_resolves(name: str) -> None:
+    entry = torchvision.models.get_model_weights(name).DEFAULT
+    if entry.meta["num_params"] > LARGEST_PARAMETERS:
+        with torch.device("meta"):
+            module = LIBRARIES["torchvision"].build(name, entry.name)
+        assert sum(parameter.numel() for parameter in module.parameters()) == entry.meta["num_params"]
+        return
+    check(resolve(f"torchvision:{name}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_families_resolve(name: str) -> None:
+    check(resolve(f"timm:{name}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "tap"),
+    [("resnet18", "avgpool"), ("googlenet", "avgpool"), ("alexnet", "classifier.5"), ("densenet121", "classifier:input"),
+     ("squeezenet1_1", "classifier.1:input")],
+)  # fmt: skip
+def test_default_taps(name: str, tap: str) -> None:
+    assert resolve(f"torchvision:{name}").recipe.taps == (tap,)
+
+
+@pytest.mark.parametrize("size", [(640, 427), (333, 500), (90, 130)])
+@pytest.mark.parametrize(
+    "name",
+    ["torchvision:resnet18", "torchvision:efficientnet_b1", "timm:resnet10t", "timm:tf_efficientnet_lite0",
+     "timm:mobilenetv3_small_050", "timm:test_vit"],
+)  # fmt: skip
+def test_preprocessing_is_that_of_the_weights(name: str, size: tuple[int, int]) -> None:
+    backbone = resolve(name)
+    image = Image.fromarray(golden_images(size[1], size[0])[0])
+    if name.startswith("timm:"):
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone.module))
+    else:
+        transform = torchvision.models.get_model_weights(name.removeprefix("torchvision:")).DEFAULT.transforms()
+    pixels_BHWC = torch.from_numpy(apply_preprocessing(image, backbone.recipe.preprocessing))[None]
+    torch.testing.assert_close(to_network_input(pixels_BHWC, backbone.recipe.preprocessing)[0], transform(image))
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("input_size", [(3, 96, 96), (3, 128, 96)])
+def test_crop_modes_and_sizes_of_timm(mode: str, input_size: tuple[int, int, int]) -> None:
+    overlay = {"crop_mode": mode, "input_size": input_size, "crop_pct": 0.9, "mean": (0.5, 0.4, 0.3)}
+    module = timm.create_model("test_resnet", pretrained_cfg_overlay=overlay)
+    preprocessing = LIBRARIES["timm"].preprocessing("test_resnet", "", module)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(module))
+    for width, height in ((640, 427), (333, 500)):
+        image = Image.fromarray(golden_images(height, width)[1])
+        pixels_BHWC = torch.from_numpy(apply_preprocessing(image, preprocessing))[None]
+        torch.testing.assert_close(to_network_input(pixels_BHWC, preprocessing)[0], transform(image))
+
+
+def test_overrides_replace_single_fields() -> None:
+    usual = resolve("torchvision:resnet18").recipe.preprocessing
+    ours = resolve("torchvision:resnet18", resize=300, crop=[192, 256], interpolation="bicubic").recipe.preprocessing
+    assert ours == usual.model_copy(update={"resize": (300, 300), "crop": (192, 256), "interpolation": "bicubic"})
+    assert isinstance(ours, Preprocessing)
+
+
+@pytest.mark.parametrize("overrides", [{"crop": 300}, {"resize": 100}, {"crop": 0}, {"std": (0.2, 0.0, 0.2)}])
+def test_overrides_that_make_no_sense(overrides: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"padded|positive"):
+        resolve("torchvision:resnet18", **overrides)
+
+
+@pytest.mark.parametrize(("name", "usual"), [("timm:test_vit", "160x160"), ("torchvision:vit_b_32", "224x224")])
+def test_another_crop_of_a_fixed_size_network(name: str, usual: str) -> None:
+    with pytest.raises(ConfigError, match=f"crop 128x128; expected {usual}"):
+        resolve(name, crop=128)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"), ("vgg16", "IMAGENET1K_FEATURES"), ("inception_v3", "IMAGENET1K_V1")],
+)
+def test_modules_are_built_as_torchvision_builds_them(name: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builder is run as far as loading; its module has the shapes of the weights that it asked for."""
+    built = []
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_args, **_keywords: {})
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda self, _state: built.append(self))
+    with torch.device("meta"):
+        torchvision.models.get_model(name, weights=entry)
+        ours = LIBRARIES["torchvision"].build(name, entry).state_dict()
+    theirs = {key: value for key, value in built[0].state_dict().items() if not key.startswith("AuxLogits")}
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}

@@ -1,0 +1,173 @@
+"""Batches, devices, precision and the recipe file."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tlray.config import RecipeConfig
+from tlray.errors import BackboneError, ConfigError
+from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
+from tlray.models.encoder import Encoder, make_recipe_file
+from tlray.recipe import Compute, Precision, RecipeFile, check_golden, golden_images
+
+
+def resolve(compute: Compute = "fp32", **wishes: object) -> Backbone:
+    settings = {"backbone": "timm:test_vit", "weights": "random:0", "precision": Precision(compute=compute)} | wishes
+    return resolve_backbone(RecipeConfig.model_validate(settings), Path)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return resolve()
+
+
+@pytest.fixture(scope="module")
+def images_BHWC() -> np.ndarray:
+    return np.concatenate([golden_images(160, 160), golden_images(160, 160)[:3, ::-1]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7])
+def test_any_number_of_images(backbone: Backbone, images_BHWC: np.ndarray, count: int) -> None:
+    inputs_BCHW = to_network_input(torch.from_numpy(images_BHWC[:count].copy()), backbone.recipe.preprocessing)
+    ours_BD = Encoder(backbone, device="cpu", batch_size=3).encode(images_BHWC[:count])["embedding"]
+    assert (ours_BD.shape, ours_BD.dtype) == ((count, *backbone.shapes["embedding"]), np.float32)
+    if count:
+        with torch.no_grad():
+            oracle_BD = backbone.module.forward_head(backbone.module.forward_features(inputs_BCHW), pre_logits=True)
+        np.testing.assert_allclose(ours_BD, oracle_BD.numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_every_pass_has_the_batch_size(images_BHWC: np.ndarray) -> None:
+    backbone, seen = resolve(), []
+    backbone.module.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0].shape[0]))
+    Encoder(backbone, device="cpu", batch_size=3).encode(images_BHWC)
+    assert seen == [3, 3, 3]
+
+
+def test_read_only_and_strided_images_work_without_warnings(backbone: Backbone, images_BHWC: np.ndarray) -> None:
+    encoder = Encoder(backbone, device="cpu", batch_size=4)
+    expected = encoder.encode(images_BHWC)["embedding"]
+    frozen = np.frombuffer(images_BHWC.tobytes(), np.uint8).reshape(images_BHWC.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(encoder.encode(frozen)["embedding"], expected)
+        np.testing.assert_array_equal(
+            encoder.encode(images_BHWC[::-1])["embedding"], encoder.encode(images_BHWC[::-1].copy())["embedding"]
+        )
+
+
+def test_wrong_images_are_refused(backbone: Backbone) -> None:
+    for images in (np.zeros((1, 160, 160, 3)), np.zeros((1, 3, 160, 160), np.uint8), np.zeros((160, 160, 3), np.uint8)):
+        with pytest.raises(ConfigError, match=r"uint8 \(B, 160, 160, 3\)"):
+            Encoder(backbone, device="cpu").encode(images)
+
+
+def test_l2(backbone: Backbone, images_BHWC: np.ndarray) -> None:
+    raw_BD = Encoder(backbone, device="cpu").encode(images_BHWC)["embedding"]
+    unit_BD = Encoder(resolve(normalize=True), device="cpu").encode(images_BHWC)["embedding"]
+    np.testing.assert_allclose(unit_BD, raw_BD / np.linalg.norm(raw_BD, axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_several_taps_are_several_columns(images_BHWC: np.ndarray) -> None:
+    backbone = resolve(taps=("blocks.0", "norm"), pool="none")
+    columns = Encoder(backbone, device="cpu", batch_size=4).encode(images_BHWC)
+    assert columns.keys() == backbone.shapes.keys() == {"embedding_blocks_0", "embedding_norm"}
+    for name, shape in backbone.shapes.items():
+        assert shape == (101, 64)
+        assert columns[name].shape == (7, 101 * 64)
+
+
+class Small(nn.Module):
+    """Fails as a device does whose memory holds `room` images."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.layer = room, nn.Identity()
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        if len(images_BCHW) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        out: Tensor = self.layer(images_BCHW.mean((2, 3)))
+        return out
+
+
+def small(backbone: Backbone, room: int) -> Backbone:
+    return Backbone(backbone.recipe.model_copy(update={"taps": ("layer",)}), Small(room), {"embedding": (3,)})
+
+
+def test_out_of_memory_halves_the_batch(backbone: Backbone, images_BHWC: np.ndarray) -> None:
+    encoder = Encoder(small(backbone, 2), device="cpu", batch_size=8)
+    preprocessing = backbone.recipe.preprocessing
+    expected = (images_BHWC / 255 - preprocessing.mean) / preprocessing.std
+    np.testing.assert_allclose(encoder.encode(images_BHWC)["embedding"], expected.mean((1, 2)), rtol=1e-4, atol=1e-5)
+    assert encoder.batch_size == 2
+    with pytest.raises(ConfigError, match="160x160"):
+        Encoder(small(backbone, 0), device="cpu", batch_size=8).encode(images_BHWC)
+
+
+def test_not_a_number_is_passed_on(images_BHWC: np.ndarray) -> None:
+    backbone = resolve(normalize=True)
+    with torch.no_grad():
+        backbone.module.norm.bias[0] = float("nan")
+    assert np.isnan(Encoder(backbone, device="cpu").encode(images_BHWC)["embedding"]).any()
+    with pytest.raises(BackboneError, match="not finite"):
+        make_recipe_file(backbone)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta2"])
+def test_devices_that_are_not_there(backbone: Backbone, device: str) -> None:
+    with pytest.raises(ConfigError, match=device):
+        Encoder(backbone, device=device)
+    with pytest.raises(ConfigError, match="batch_size"):
+        Encoder(backbone, device="cpu", batch_size=0)
+
+
+def test_precision_is_the_recipes_whatever_surrounds_it(backbone: Backbone, images_BHWC: np.ndarray) -> None:
+    dtypes = []
+
+    def note(_module: nn.Module, _arguments: object, output: Tensor) -> None:
+        dtypes.append((output.dtype, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    for compute in ("fp32", "bf16", "fp16"):
+        one = resolve(compute)
+        one.module.patch_embed.proj.register_forward_hook(note)
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        with torch.autocast("cpu", torch.bfloat16):
+            Encoder(one, device="cpu", batch_size=1).encode(images_BHWC[:1])
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+    assert [dtype for dtype, _, _ in dtypes] == [torch.float32, torch.bfloat16, torch.float16]
+    assert dtypes[0][1:] == ("highest", False)
+
+
+def test_operations_that_a_precision_lacks(backbone: Backbone, images_BHWC: np.ndarray) -> None:
+    class Lacking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, images_BCHW: Tensor) -> Tensor:
+            raise RuntimeError("\"histogram_cpu\" not implemented for 'Half'")
+
+    lacking = Backbone(backbone.recipe.model_copy(update={"taps": ("layer",)}), Lacking(), {"embedding": (3,)})
+    with pytest.raises(ConfigError, match="histogram_cpu"):
+        Encoder(lacking, device="cpu").encode(images_BHWC)
+
+
+def test_recipe_file_is_exact_and_accepts_what_this_machine_computes() -> None:
+    backbone = resolve("bf16")
+    file = RecipeFile.from_json(make_recipe_file(backbone).to_json(), "recipe.json")
+    assert file.recipe == backbone.recipe
+    assert file.made_with["torch"] == torch.__version__.partition("+")[0]
+    images_BHWC = golden_images(160, 160)
+    inputs_BCHW = to_network_input(torch.from_numpy(images_BHWC), backbone.recipe.preprocessing)
+    with torch.no_grad():
+        oracle_BD = backbone.module.forward_head(backbone.module.forward_features(inputs_BCHW), pre_logits=True)
+    np.testing.assert_allclose(file.golden["embedding"], oracle_BD.numpy(), rtol=1e-3, atol=1e-5)
+    for compute in ("fp32", "bf16", "fp16"):
+        other = replace(backbone, recipe=backbone.recipe.model_copy(update={"precision": Precision(compute=compute)}))
+        assert check_golden(file, Encoder(other, device="cpu").encode(images_BHWC), where="this machine") > 0.999
