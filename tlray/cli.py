@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -61,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TlrayError as error:
         print(f"tlray {name}: {type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception:  # noqa: BLE001  # the last resort of a command
+        traceback.print_exc()
+        print(f"tlray {name}: an error that tlray does not know, please report it with the lines above", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"tlray {name}: interrupted; the same command goes on from the last commit", file=sys.stderr)
         return 128 + signal.SIGINT

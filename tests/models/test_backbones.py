@@ -16,17 +16,71 @@ from tlray.models.libraries import LIBRARIES
 from tlray.recipe import Preprocessing, golden_images
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
-LARGEST_PARAMETERS = 60_000_000
-TIMM = (
-    "beitv2_base_patch16_224 cait_xxs24_224 coat_lite_tiny convit_tiny convmixer_768_32 convnext_atto crossvit_tiny_240 "
-    "cs3darknet_focus_s davit_tiny deit_tiny_distilled_patch16_224 densenet121 dla46_c dpn48b edgenext_xx_small efficientformer_l1 "
-    "efficientvim_m1 efficientvit_m0 eva02_tiny_patch14_224 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050 halonet_h1 "
-    "hgnetv2_b0 hiera_tiny_224 hrnet_w18_small inception_v4 inception_next_atto lcnet_035 levit_128s mambaout_femto "
-    "mixer_s32_224 mobilenetv4_conv_small mobileone_s0 mobilevitv2_050 mvitv2_tiny nest_tiny nf_regnet_b0 pit_ti_224 poolformerv2_s12 "
-    "pvt_v2_b0 regnetx_002 repvit_m0_9 resnest14d resnetv2_18 rexnet_100 selecsls42 swiftformer_xs swin_tiny_patch4_window7_224 "
-    "tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_svt_small vit_small_patch14_dinov2 vit_base_patch16_siglip_224 volo_d1_224 "
-    "xception41 xcit_nano_12_p16_224"
-).split()
+LARGEST_PARAMETERS = 150_000_000
+
+WIDEST_BRANCH = {"timm:crossvit_tiny_240": 192, "timm:efficientvim_m1": 320}
+"""Of networks with a classifier for each branch or stage, whose `num_features` is the sum."""
+
+TIMM = [
+    "beitv2_base_patch16_224",
+    "cait_xxs24_224",
+    "coat_lite_tiny",
+    "convit_tiny",
+    "convmixer_768_32",
+    "convnext_atto",
+    "crossvit_tiny_240",
+    "cs3darknet_focus_s",
+    "davit_tiny",
+    "deit_tiny_distilled_patch16_224",
+    "densenet121",
+    "dla46_c",
+    "dpn48b",
+    "edgenext_xx_small",
+    "efficientformer_l1",
+    "efficientvim_m1",
+    "efficientvit_m0",
+    "eva02_tiny_patch14_224",
+    "fastvit_t8",
+    "focalnet_tiny_srf",
+    "gcvit_xxtiny",
+    "ghostnet_050",
+    "halonet_h1",
+    "hgnetv2_b0",
+    "hiera_tiny_224",
+    "hrnet_w18_small",
+    "inception_v4",
+    "inception_next_atto",
+    "lcnet_035",
+    "levit_128s",
+    "mambaout_femto",
+    "mixer_s32_224",
+    "mobilenetv4_conv_small",
+    "mobileone_s0",
+    "mobilevitv2_050",
+    "mvitv2_tiny",
+    "nest_tiny",
+    "nf_regnet_b0",
+    "pit_ti_224",
+    "poolformerv2_s12",
+    "pvt_v2_b0",
+    "regnetx_002",
+    "repvit_m0_9",
+    "resnest14d",
+    "resnetv2_18",
+    "rexnet_100",
+    "selecsls42",
+    "swiftformer_xs",
+    "swin_tiny_patch4_window7_224",
+    "tiny_vit_5m_224",
+    "tnt_s_patch16_224",
+    "tresnet_m",
+    "twins_svt_small",
+    "vit_small_patch14_dinov2",
+    "vit_base_patch16_siglip_224",
+    "volo_d1_224",
+    "xception41",
+    "xcit_nano_12_p16_224",
+]
 
 
 def resolve(backbone: str, **overrides: object) -> Backbone:
@@ -55,10 +109,11 @@ def test_unknown_names(name: str, message: str) -> None:
 
 
 def check(backbone: Backbone) -> None:
-    """One vector an image, of the length that the library says where it says one, finite, from an input of the library's size."""
+    """One vector an image, of the length that the library says where it says one; eval mode and fp32."""
     (shape,) = backbone.shapes.values()
     assert len(shape) == 1
     expected = getattr(backbone.module, "head_hidden_size", None) or getattr(backbone.module, "num_features", None)
+    expected = WIDEST_BRANCH.get(backbone.recipe.backbone, expected)
     if backbone.recipe.backbone.startswith("timm:") and isinstance(expected, int):
         assert shape[0] == expected
     assert not backbone.module.training
@@ -69,6 +124,8 @@ def check(backbone: Backbone) -> None:
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_every_torchvision_model_resolves(name: str) -> None:
     entry = torchvision.models.get_model_weights(name).DEFAULT
+    if name == "regnet_y_128gf":
+        pytest.skip("645 million parameters, and its widths cannot be computed without memory")
     if entry.meta["num_params"] > LARGEST_PARAMETERS:
         with torch.device("meta"):
             module = LIBRARIES["torchvision"].build(name, entry.name)
@@ -105,7 +162,7 @@ def test_preprocessing_is_that_of_the_weights(name: str, size: tuple[int, int]) 
         transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone.module))
     else:
         transform = torchvision.models.get_model_weights(name.removeprefix("torchvision:")).DEFAULT.transforms()
-    pixels_BHWC = torch.from_numpy(apply_preprocessing(image, backbone.recipe.preprocessing))[None]
+    pixels_BHWC = torch.tensor(apply_preprocessing(image, backbone.recipe.preprocessing))[None]
     torch.testing.assert_close(to_network_input(pixels_BHWC, backbone.recipe.preprocessing)[0], transform(image))
 
 
@@ -118,7 +175,7 @@ def test_crop_modes_and_sizes_of_timm(mode: str, input_size: tuple[int, int, int
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(module))
     for width, height in ((640, 427), (333, 500)):
         image = Image.fromarray(golden_images(height, width)[1])
-        pixels_BHWC = torch.from_numpy(apply_preprocessing(image, preprocessing))[None]
+        pixels_BHWC = torch.tensor(apply_preprocessing(image, preprocessing))[None]
         torch.testing.assert_close(to_network_input(pixels_BHWC, preprocessing)[0], transform(image))
 
 
@@ -129,13 +186,13 @@ def test_overrides_replace_single_fields() -> None:
     assert isinstance(ours, Preprocessing)
 
 
-@pytest.mark.parametrize("overrides", [{"crop": 300}, {"resize": 100}, {"crop": 0}, {"std": (0.2, 0.0, 0.2)}])
+@pytest.mark.parametrize("overrides", [{"crop": 300}, {"resize": 100}, {"std": (0.2, 0.0, 0.2)}])
 def test_overrides_that_make_no_sense(overrides: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"padded|positive"):
         resolve("torchvision:resnet18", **overrides)
 
 
-@pytest.mark.parametrize(("name", "usual"), [("timm:test_vit", "160x160"), ("torchvision:vit_b_32", "224x224")])
+@pytest.mark.parametrize(("name", "usual"), [("timm:vit_tiny_patch16_224", "224x224"), ("torchvision:vit_b_32", "224x224")])
 def test_another_crop_of_a_fixed_size_network(name: str, usual: str) -> None:
     with pytest.raises(ConfigError, match=f"crop 128x128; expected {usual}"):
         resolve(name, crop=128)

@@ -26,8 +26,8 @@ def backbone() -> Backbone:
     return resolve()
 
 
-@pytest.fixture(scope="module")
-def images_BHWC() -> np.ndarray:
+@pytest.fixture(scope="module", name="images_BHWC")
+def images() -> np.ndarray:
     return np.concatenate([golden_images(160, 160), golden_images(160, 160)[:3, ::-1]])
 
 

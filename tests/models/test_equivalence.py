@@ -54,12 +54,13 @@ TIMM = (
     "hiera_tiny_224",
     "vit_small_patch16_dinov3",
 )
-SLOW = ("vgg16", "inception_v3", "resnet50", "densenet121", "convnext_tiny", "swin_t", "vit_b_16", "maxvit_t")
-SLOW += ("deit3_small_patch16_224", "swin_tiny_patch4_window7_224", "hiera_tiny_224", "vit_small_patch16_dinov3")
+SLOW = ("alexnet", "vgg16", "inception_v3", "resnet50", "vit_b_16")
 
 LEAST_BF16 = {"mobilenet_v3_small": 0.995, "efficientnet_b0": 0.99, "shufflenet_v2_x1_0": 0.98, "mnasnet0_5": 0.9}
+LEAST_BF16 |= {"mobilevit_xxs": 0.995}
 """Cosine of bf16 to fp32 where it is not 0.999: depthwise networks with linear bottlenecks amplify rounding when their
-weights are random (MnasNet gives 0.99 at fp32 already where only its weights are rounded to bf16)."""
+weights are random (MnasNet gives 0.99 at fp32 already where only its weights are rounded to bf16). All must come as near to
+the library's own bf16 as the others."""
 
 
 def names(of: Iterable[str]) -> list[Any]:
@@ -107,7 +108,7 @@ def check(backbone: Backbone, images: list[Image.Image], oracle: Callable[[], np
     least, least_same = cosines(low_BD, oracle_BD).min(), cosines(low_BD, low_oracle_BD).min()
     print(f"{backbone.recipe.backbone} at bf16: {least:.6f} to fp32, {least_same:.6f} to the library at bf16")
     assert least >= least_bf16
-    assert least_same >= least_bf16
+    assert least_same >= 0.9995
 
 
 def resolve(backbone: str, state: dict[str, torch.Tensor], path: Path) -> Backbone:
@@ -152,7 +153,12 @@ def test_equals_timm(name: str, images: list[Image.Image], tmp_path: Path) -> No
     oracle = timm.create_model(name).eval()
     inputs_BCHW, features = timm_features(oracle, images)
     enliven(oracle, inputs_BCHW)
-    check(resolve(f"timm:{name}", oracle.state_dict(), tmp_path / "weights.safetensors"), images, features)
+    check(
+        resolve(f"timm:{name}", oracle.state_dict(), tmp_path / "weights.safetensors"),
+        images,
+        features,
+        LEAST_BF16.get(name, 0.999),
+    )
 
 
 def test_equals_timm_with_trained_weights() -> None:

@@ -162,7 +162,7 @@ def test_default_tap_of_odd_networks() -> None:
     assert find_default_tap(plain, None, images_BCHW) == "1"
     assert find_default_tap(plain, [plain[4]], images_BCHW) == "1"
     assert find_default_tap(nn.Sequential(*plain[:3], nn.Identity()), [], images_BCHW) == "1"
-    with pytest.raises(BackboneError, match="recipe.taps"):
+    with pytest.raises(BackboneError, match=r"recipe\.taps"):
         find_default_tap(Tricky().eval(), [], images_BCHW)
 
 

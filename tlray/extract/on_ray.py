@@ -19,7 +19,7 @@ import ray.data
 import ray.exceptions
 import torch
 
-from tlray.errors import StorageError, TlrayError
+from tlray.errors import ConfigError, StorageError, TlrayError
 from tlray.extract.stages import EncodedPiece, WrittenPiece, encode_piece, make_encoder, write_piece
 from tlray.lake.fetch import FetchSpec, Piece, fetch_unit
 from tlray.lake.plan import Plan, Unit
@@ -76,7 +76,12 @@ def share_out(cpus: float, gpus: float, nodes: int) -> Workers:
 def start_ray() -> Workers:
     """Join the cluster that Ray's own settings name, or start one on this machine."""
     if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING)
+        try:
+            ray.init(logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or give --local"
+            ) from error
     # Its plan and progress are the driver's to report; its warnings stay.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()

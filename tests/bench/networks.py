@@ -1,0 +1,99 @@
+"""The network as the peers use it: eagerly at fp32, as their documents do, or through our encoder.
+
+Both load the same weights. Shape legend: B images, H height, W width, C channels, D output length.
+"""
+
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from tests.bench.harness import Job
+from tlray.config import RecipeConfig
+from tlray.lake.local_copy import local_copy
+from tlray.lake.resize import apply_preprocessing
+from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.encoder import Encoder
+from tlray.recipe import Precision, Preprocessing
+
+
+def recipe_config(job: Job) -> RecipeConfig:
+    """What the job asks of a recipe."""
+    return RecipeConfig(
+        backbone=job.backbone, weights=job.weights, precision=Precision.model_validate({"compute": job.compute})
+    )
+
+
+def load(job: Job) -> Backbone:
+    """The job's backbone with its weights, on the CPU."""
+    return resolve_backbone(recipe_config(job), local_copy)
+
+
+def gpus() -> int:
+    """Accelerators that one network takes."""
+    return int(torch.cuda.is_available())
+
+
+class EagerNetwork:
+    """The forward pass as the documents of the peers write it, classifier included."""
+
+    def __init__(self, job: Job) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = load(job).module.to(self.device)
+        self.network.eval()
+        self.log = job.batch_log
+
+    def __call__(self, images_BCHW: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            outputs_BD = self.network(images_BCHW.to(self.device)).cpu().numpy()
+        self.log.add(len(outputs_BD))
+        return outputs_BD
+
+
+class OurNetwork:
+    """Our encoder, with all cores whatever the engine left it, as our own extraction gives it on a small machine."""
+
+    def __init__(self, job: Job) -> None:
+        torch.set_num_threads(os.cpu_count() or 1)
+        self.encoder = Encoder(load(job))
+        self.log = job.batch_log
+
+    def __call__(self, images_BHWC: torch.Tensor) -> np.ndarray:
+        (features_BD,) = self.encoder.encode(images_BHWC.numpy()).values()
+        self.log.add(len(features_BD))
+        return features_BD
+
+
+def eager_transform(preprocessing: Preprocessing, *, from_array: bool) -> transforms.Compose:
+    """The weights' preprocessing in torchvision's words, to float32 CHW.
+
+    Args:
+        preprocessing: of the weights.
+        from_array: arrays come in, which the documents make tensors of first, and then resize; else pictures of Pillow.
+    """
+    assert preprocessing.resize is not None
+    geometry = [
+        transforms.Resize(preprocessing.resize[0], transforms.InterpolationMode(preprocessing.interpolation)),
+        transforms.CenterCrop(preprocessing.crop),
+    ]
+    normalize = transforms.Normalize(preprocessing.mean, preprocessing.std)
+    if from_array:
+        return transforms.Compose([transforms.ToTensor(), *geometry, normalize])
+    return transforms.Compose([*geometry, transforms.ToTensor(), normalize])
+
+
+class OurTransform:
+    """Our resizing, for engines that have our encoder inside: uint8 HWC, normalised on the device.
+
+    Args:
+        preprocessing: of the weights.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+
+    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        return apply_preprocessing(picture, self.preprocessing).copy()

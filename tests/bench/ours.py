@@ -1,0 +1,98 @@
+"""Our own extraction as users run it, and the two stages that bound it, each alone on all cores.
+
+Of `tlray` the rate of its own JSON object is the whole command's, imports excepted; the steady one goes from the first part
+that a worker has written to the last commit, as seen from outside in the files of the table.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.bench.harness import Job, engine_main, rate_after_first, repeated_rate
+from tests.bench.networks import load, recipe_config
+from tlray.config import ExtractConfig, SourceConfig
+from tlray.extract.job import extract
+from tlray.lake.images import decode_image
+from tlray.models.encoder import Encoder
+from tlray.recipe import Preprocessing
+
+MAX_PIXELS = 2**28
+ENCODE_IMAGES = 64
+
+
+def tlray(job: Job, *, local: bool) -> dict[str, Any]:
+    """The `extract` command, with a table in the scratch folder."""
+    table = job.scratch / "table"
+    result = extract(
+        ExtractConfig(
+            source=SourceConfig(uri=str(job.photos)), recipe=recipe_config(job), table=str(table), local=local
+        )
+    )
+    assert result["ok"] == len(job.paths), result
+    return {
+        "images_per_second": steady_rate_of_table(table),
+        "own_images_per_second": result["images_per_second"],
+        "bottleneck": result["bottleneck"],
+    }
+
+
+def steady_rate_of_table(table: Path) -> float | None:
+    """Images a second from the first part's being written to the last commit of new rows."""
+    parts, commits = [], []
+    for log in sorted((table / "_delta_log").glob("*.json")):
+        actions = [json.loads(line) for line in log.read_text().splitlines()]
+        added = [action["add"] for action in actions if "add" in action and action["add"]["dataChange"]]
+        parts += [((table / add["path"]).stat().st_mtime, json.loads(add["stats"])["numRecords"]) for add in added]
+        commits += [log.stat().st_mtime] if added else []
+    return rate_after_first(sorted(parts), max(commits))
+
+
+def decode(job: Job) -> dict[str, Any]:
+    """Decoding and resizing alone: one process a core, bytes already in memory."""
+    cores = os.cpu_count() or 1
+    paths = [str(path) for path in job.paths]
+    preprocessing = load(job).recipe.preprocessing
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as processes:
+        shares = [paths[first::cores] for first in range(cores)]
+        rates = list(processes.map(partial(_decode_rate, preprocessing=preprocessing, seconds=job.seconds), shares))
+    return {"images_per_second": sum(rates)}
+
+
+def _decode_rate(paths: list[str], *, preprocessing: Preprocessing, seconds: float) -> float:
+    datas = [Path(path).read_bytes() for path in paths[:ENCODE_IMAGES]]
+
+    def work() -> None:
+        for data in datas:
+            decode_image(data, preprocessing, max_pixels=MAX_PIXELS)
+
+    return repeated_rate(work, len(datas), seconds)
+
+
+def encode(job: Job) -> dict[str, Any]:
+    """Our encoder alone, on all cores or the accelerator, from decoded images in memory."""
+    backbone = load(job)
+    encoder = Encoder(backbone)
+    paths = job.paths[: max(ENCODE_IMAGES, encoder.batch_size)]
+    images = [
+        decode_image(path.read_bytes(), backbone.recipe.preprocessing, max_pixels=MAX_PIXELS).pixels_HWC for path in paths
+    ]
+    images_BHWC = np.stack(images)
+    return {"images_per_second": repeated_rate(lambda: encoder.encode(images_BHWC), len(images_BHWC), job.seconds)}
+
+
+ENGINES: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "tlray": partial(tlray, local=False),
+    "tlray_local": partial(tlray, local=True),
+    "decode": decode,
+    "encode": encode,
+}
+
+if __name__ == "__main__":
+    engine_main(ENGINES)

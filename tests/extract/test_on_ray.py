@@ -1,0 +1,189 @@
+"""`tlray extract` on a Ray cluster, from a real S3 server to tables in it, while things are killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.conftest import use_server
+from tests.extract.test_local import assert_same
+from tests.photos import RECIPE, photo, start_tlray, tlray
+from tests.ray_cluster import RayCluster, processes_named
+from tlray.demo.s3_server import S3Server
+from tlray.extract.on_ray import share_out
+from tlray.lake.storage import open_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
+
+IMAGES = 1500
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket with photos, a Ray cluster that can reach it, and a driver's environment for both."""
+    with pytest.MonkeyPatch.context() as patch, S3Server() as server:
+        use_server(server, patch)
+        bucket = server.make_bucket("lake")
+        store = open_store(bucket)
+        for number in range(IMAGES):
+            store.write(f"{bucket}/photos/{'cat' if number % 2 else 'dog'}/{number:05d}.jpg", photo(number, (32, 24)))
+        for number in range(5):
+            store.write(f"{bucket}/photos/bad/{number}.jpg", b"not a picture")
+        with RayCluster(tmp_path_factory.mktemp("ray")) as cluster:
+            for name, value in cluster.env.items():
+                patch.setenv(name, value)
+            patch.setenv("TEST_RAY_DASHBOARD", cluster.dashboard)
+            yield bucket
+
+
+def arguments(lake: str, table: str) -> list[str]:
+    return ["extract", "--source.uri", f"{lake}/photos/", "--source.labels", "folder", "--table", f"{lake}/{table}", *RECIPE]
+
+
+def frame_of(lake: str, table: str) -> pl.DataFrame:
+    options = {
+        "aws_access_key_id": os.environ["AWS_ACCESS_KEY_ID"],
+        "aws_secret_access_key": os.environ["AWS_SECRET_ACCESS_KEY"],
+        "aws_endpoint_url": os.environ["AWS_ENDPOINT_URL"],
+        "aws_region": "us-east-1",
+        "aws_allow_http": "true",
+    }
+    return pl.scan_delta(f"{lake}/{table}", storage_options=options).collect().sort("uri")
+
+
+def finish(process: subprocess.Popen[str]) -> dict:
+    stdout, stderr = process.communicate(timeout=250)
+    assert process.returncode == 0, stderr
+    return json.loads(stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def reference(lake: str) -> pl.DataFrame:
+    """The table as one process makes it without interruption."""
+    outcome = tlray(*arguments(lake, "reference"), "--local")
+    assert outcome.returncode == 0, outcome.stderr
+    frame = frame_of(lake, "reference")
+    assert len(frame) == IMAGES + 5
+    return frame
+
+
+def test_ray_makes_the_same_table(lake: str, reference: pl.DataFrame) -> None:
+    process = start_tlray(*arguments(lake, "on-ray"))
+    result = finish(process)
+    assert (result["listed"], result["ok"], result["failures"]) == (IMAGES + 5, IMAGES, {"not_an_image": 5})
+    assert_same(frame_of(lake, "on-ray"), reference)
+    began = time.monotonic()
+    again = tlray(*arguments(lake, "on-ray"))
+    assert json.loads(again.stdout.splitlines()[-1])["unchanged"] == IMAGES + 5
+    assert "nothing to do" in again.stderr
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.timeout(900)
+def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFrame) -> None:
+    rng, kills, tables, seen = random.Random(11), 0, 0, []
+    began = time.monotonic()
+    finish(start_tlray(*arguments(lake, "killed-0")))
+    usual_seconds = time.monotonic() - began
+    while kills < KILLS:
+        tables += 1
+        complete = False
+        while not complete and kills < KILLS:
+            process = start_tlray(*arguments(lake, f"killed-{tables}"))
+            try:
+                complete = process.wait(rng.uniform(0.3, 1.0) * usual_seconds) == 0
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+            if tlray("show", f"{lake}/killed-{tables}").returncode == 0:
+                seen.append(len(frame_of(lake, f"killed-{tables}")))
+        finish(start_tlray(*arguments(lake, f"killed-{tables}")))
+        assert_same(frame_of(lake, f"killed-{tables}"), reference)
+        assert tlray("verify", f"{lake}/killed-{tables}").returncode == 0
+    # Some of the kills must have hit a table that was partly there, or this has shown nothing.
+    assert any(0 < rows < len(reference) for rows in seen), seen
+
+
+def test_a_killed_encoder_is_replaced(lake: str, reference: pl.DataFrame) -> None:
+    process = start_tlray(*arguments(lake, "actor-killed"))
+    killed = 0
+    deadline = time.monotonic() + 120
+    while killed < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        parts = list(open_store(lake).list(f"{lake}/actor-killed/"))
+        if sum(map(len, parts)) >= 4 * (killed + 1):  # it has written some: it is in the middle of the work
+            for pid in processes_named("_EncoderActor"):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    result = finish(process)
+    assert killed >= 1 and result["ok"] == IMAGES
+    assert_same(frame_of(lake, "actor-killed"), reference)
+
+
+def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    config = tmp_path / "job.yaml"
+    outcome = tlray(*arguments(lake, "submitted"), "--print-config")
+    config.write_text(outcome.stdout)
+    names = [name for name in os.environ if name.startswith("AWS_")]
+    process = subprocess.run(
+        [
+            str(Path(sysconfig.get_path("scripts")) / "ray"),
+            *("job", "submit", "--address", os.environ["TEST_RAY_DASHBOARD"]),
+            *("--runtime-env-json", json.dumps({"env_vars": {name: os.environ[name] for name in names}})),
+            *("--", sys.executable, str(root / "jobs" / "extract.py"), "--config", str(config)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    lines = [line for line in process.stdout.splitlines() if line.startswith('{"table"')]
+    assert json.loads(lines[-1])["ok"] == IMAGES
+    assert_same(frame_of(lake, "submitted"), reference)
+
+
+def test_a_worker_that_computes_other_numbers_stops_the_run(lake: str, reference: pl.DataFrame) -> None:
+    assert len(reference)
+    store = open_store(lake)
+    small = [*arguments(lake, "golden"), "--source.exclude", "cat/", "--source.exclude", "/dog/0[1-9]*"]
+    assert tlray(*small, "--local").returncode == 0
+    document = json.loads(store.read(f"{lake}/golden/recipe.json").data)
+    golden = np.array(document["golden"]["embedding"])
+    document["golden"]["embedding"] = golden[:, ::-1].tolist()
+    store.write(f"{lake}/golden/recipe.json", json.dumps(document).encode())
+    process = start_tlray(*arguments(lake, "golden"))
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "tlray extract: GoldenMismatchError: the encoder on node" in stderr
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "nodes", "encoders", "claimed"),
+    [
+        (2, 0, 1, 1, 0),
+        (4, 0, 1, 1, 0),
+        (6, 0, 1, 1, 4),
+        (64, 0, 4, 15, 4),
+        (16, 1, 1, 1, 0),
+        (128, 8, 9, 8, 0),
+        (6, 0, 3, 1, 4),
+    ],
+)
+def test_a_cluster_is_shared_out(cpus: int, gpus: int, nodes: int, encoders: int, claimed: int) -> None:
+    workers = share_out(cpus, gpus, nodes)
+    assert (workers.encoders, workers.cpus, workers.gpus) == (encoders, claimed, 1 if gpus else 0)
+    assert workers.encoders * workers.cpus <= max(0, cpus - 2)

@@ -1,0 +1,82 @@
+"""A Ray cluster of one node on this machine, ended by process id."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+
+START_SECONDS = 90
+
+
+class RayCluster:
+    """`ray start --head --block` as a context manager; drivers join it by `env`."""
+
+    def __init__(self, folder: Path, *, cpus: int = 2, env: dict[str, str] | None = None) -> None:
+        self._folder = folder
+        self._cpus = cpus
+        self._port, self._dashboard_port = _free_ports(2)
+        self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._env = {**os.environ, **(env or {}), **token}
+        self.env = {"RAY_ADDRESS": f"127.0.0.1:{self._port}", **token}
+
+    def __enter__(self) -> "RayCluster":
+        self.log_path = self._folder / "ray.log"
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(Path(sysconfig.get_path("scripts")) / "ray"),
+                    *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={self._port}"),
+                    *(f"--num-cpus={self._cpus}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self._dashboard_port}"),
+                    *("--include-dashboard=true", "--disable-usage-stats", f"--object-store-memory={512 * 2**20}"),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while b"Ray runtime started" not in self.log_path.read_bytes():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                raise RuntimeError(f"Ray did not start: {self.log_path.read_text()[-3000:]}")
+            time.sleep(0.2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # `--block` ends its own children on SIGTERM; `ray stop` would end everybody's.
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def processes_named(text: str) -> list[int]:
+    """Process ids whose title contains a text; Ray names its workers after what they run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                title = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if text.encode() in title:
+                found.append(int(entry.name))
+    return found
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
