@@ -183,10 +183,7 @@ def test_trained_weights_know_what_is_on_a_picture() -> None:
     backbone = resolve_backbone(config, Path)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone.module))
     names = torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"]
-    top = {}
-    for picture in ("china.jpg", "flower.jpg"):
+    for picture, name in (("china.jpg", "palace"), ("flower.jpg", "daisy")):
         with torch.no_grad():
             logits = backbone.module(transform(Image.fromarray(datasets.load_sample_image(picture)))[None])
-        top[picture] = [names[index] for index in logits[0].topk(3).indices]
-    assert {"palace", "boathouse", "monastery", "bell cote", "stupa"} & set(top["china.jpg"]), top
-    assert {"daisy", "bee", "pot", "cardoon", "lotus"} & set(top["flower.jpg"]), top
+        assert names[int(logits.argmax())] == name
