@@ -123,8 +123,11 @@ def run_json(module: str, *arguments: str) -> dict[str, Any]:
         EngineError: it failed, or took too long.
     """
     command = [sys.executable, "-m", module, *arguments]
+    environment = os.environ | {"RAY_ADDRESS": "local"}  # an engine's own cluster, whatever else runs on this machine
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_SECONDS, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"not finished after {ENGINE_TIMEOUT_SECONDS} s") from error
     if done.returncode:
@@ -155,7 +158,10 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     texts = [list(rows[0])] + [[_text(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for line in texts:
-        first, *others = [text.ljust(width) if not at else text.rjust(width) for at, (text, width) in enumerate(zip(line, widths, strict=True))]
+        first, *others = [
+            text.ljust(width) if not at else text.rjust(width)
+            for at, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
         print("  ".join([first, *others]).rstrip())
 
 

@@ -31,9 +31,7 @@ def tlray(job: Job, *, local: bool) -> dict[str, Any]:
     """The `extract` command, with a table in the scratch folder."""
     table = job.scratch / "table"
     result = extract(
-        ExtractConfig(
-            source=SourceConfig(uri=str(job.photos)), recipe=recipe_config(job), table=str(table), local=local
-        )
+        ExtractConfig(source=SourceConfig(uri=str(job.photos)), recipe=recipe_config(job), table=str(table), local=local)
     )
     assert result["ok"] == len(job.paths), result
     return {

@@ -4,6 +4,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
@@ -40,6 +41,29 @@ def test_other_engines_read_the_table(table: Table) -> None:
     by_pandas = pd.concat(pd.read_parquet(file) for file in files).sort_values("uri")
     assert by_pandas["uri"].tolist() == list("abcxy")
     assert all(len(vector) == 4 and vector.dtype == np.float32 for vector in by_pandas["embedding"][:3])
+
+
+@pytest.mark.parametrize(
+    ("condition", "uris"),
+    [
+        (pc.field("error").is_null(), "abc"),
+        (pc.field("error") == "empty", "xy"),
+        (pc.field("label") == "cat", "b"),
+        (pc.field("label").is_null(), "acxy"),
+        (pc.field("width") == 10, "abc"),
+        (pc.field("uri") == "c", "c"),
+        (pc.field("embedding").is_valid(), "abc"),
+        (pc.field("status") == "failed", "xy"),
+    ],
+    ids=str,
+)
+def test_filters_find_their_rows(table: Table, condition: pc.Expression, uris: str) -> None:
+    rows = make_rows([("a", "1", None), ("b", "1", "cat"), ("c", "2", None)])
+    part = write_part(table.uri, rows, status="ok", stem="s", recipe_id="r")
+    table.commit(Change([part]), app_id="x", sequence=1, info={})
+    add(table, "xy", "run2", error="empty")
+    found = DeltaTable(table.uri.removeprefix("file://")).to_pyarrow_dataset().to_table(columns=["uri"], filter=condition)
+    assert "".join(sorted(found["uri"].to_pylist())) == uris
 
 
 def test_the_same_commit_twice_counts_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,8 @@ def main(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tlray-demo-") as scratch, S3Server() as server:
-        os.environ.update(server.env)
+        # A cluster of its own, whatever runs on this machine already.
+        os.environ.update(server.env, RAY_ADDRESS="local")
         for bucket in ("photos", "lake"):
             server.make_bucket(bucket)
         with _step("1,797 handwritten digits as PNG files, put into a real S3 server on this machine"):

@@ -87,8 +87,9 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
         preprocessing=backbone.recipe.preprocessing,
         trust_listing=source.format == "manifest",
     )
+    listing_began = time.monotonic()
     difference = compare(source, table, retry_codes=config.retry_failed)
-    list_seconds = time.monotonic() - began
+    list_seconds = time.monotonic() - listing_began
     say(", ".join(f"{count} {name}" for name, count in difference.counts.items()))
     result: dict[str, Any] = {"table": table_uri, "recipe_id": backbone.recipe.recipe_id, **difference.counts}
     if config.dry_run:

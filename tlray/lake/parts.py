@@ -52,8 +52,6 @@ class Part(BaseModel):
         status: the partition: `ok` or `failed`.
         rows: number of rows.
         size_bytes: size of the file.
-        min_uri: least uri in it, in code point order.
-        max_uri: greatest uri in it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,8 +60,6 @@ class Part(BaseModel):
     status: str
     rows: int
     size_bytes: int
-    min_uri: str
-    max_uri: str
 
     @property
     def sha256(self) -> str:
@@ -73,17 +69,16 @@ class Part(BaseModel):
     def add_action(self, *, time_ms: int, data_change: bool = True) -> AddAction:
         """The log's entry for it.
 
+        Of statistics it has the row count alone: delta-rs (1.6) takes a column whose minimum is not given for one without
+        matching rows, and filters on `error` or `label` would silently find nothing. The file's own footer has the range of
+        `uri`, which is what readers prune by.
+
         Args:
             time_ms: modification time, milliseconds since 1970.
             data_change: False where the same rows only move to another file.
         """
-        stats = {
-            "numRecords": self.rows,
-            "minValues": {"uri": self.min_uri},
-            "maxValues": {"uri": self.max_uri},
-            "nullCount": {"uri": 0},
-        }
-        return AddAction(self.path, self.size_bytes, {"status": self.status}, time_ms, data_change, json.dumps(stats))
+        stats = json.dumps({"numRecords": self.rows})
+        return AddAction(self.path, self.size_bytes, {"status": self.status}, time_ms, data_change, stats)
 
 
 def round_to_half(vectors: np.ndarray) -> np.ndarray:
@@ -183,8 +178,7 @@ def write_part(table_uri: str, rows: pa.Table, *, status: str, stem: str, recipe
     path = f"status={status}/{stem}-{digest}.parquet"
     # Put if absent: a name that exists already holds these very bytes, as their hash is in it.
     open_store(table_uri).write(join(table_uri, path), data, if_absent=True)
-    uris = rows["uri"].to_pylist()
-    return Part(path=path, status=status, rows=len(uris), size_bytes=len(data), min_uri=min(uris), max_uri=max(uris))
+    return Part(path=path, status=status, rows=len(rows), size_bytes=len(data))
 
 
 def read_part(table_uri: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:

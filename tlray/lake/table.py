@@ -140,8 +140,6 @@ class Table:
                 status=action["partition.status"],
                 rows=action["num_records"],
                 size_bytes=action["size_bytes"],
-                min_uri=action["min.uri"],
-                max_uri=action["max.uri"],
             )
             for action in actions
         ]

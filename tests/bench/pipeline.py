@@ -1,0 +1,134 @@
+"""`make bench`: photos a second of `extract` against its limit and against other engines, on this machine.
+
+The engines take turns, each in a process of its own, so that load that comes and goes falls on all of them; medians count.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.bench.harness import BACKBONE, WEIGHTS, EngineError, Job, finish, medians, ratio, run_json
+from tests.bench.photos import write_photos
+
+OURS = ("tlray", "tlray_local")
+ALONE = ("decode", "encode")
+DOCUMENTED = ("dataloader", "ray_data", "daft")
+SAME_ENCODER = tuple(f"{name}+encoder" for name in DOCUMENTED)
+MODULES = dict.fromkeys(OURS + ALONE, "tests.bench.ours") | dict.fromkeys(DOCUMENTED + SAME_ENCODER, "tests.bench.peers")
+
+Samples = dict[str, list[dict[str, Any]]]
+
+
+def limit(decode: float | None, encode: float | None, *, gpu: bool) -> float | None:
+    """The most images a second that any engine could reach.
+
+    Args:
+        decode: images a second of decoding alone on all cores.
+        encode: of the encoder alone, on all cores or the accelerator.
+        gpu: the two run on different devices, so the slower one decides; otherwise they share the cores and an image
+            costs the sum of both times.
+    """
+    if not decode or not encode:
+        return None
+    return min(decode, encode) if gpu else 1 / (1 / decode + 1 / encode)
+
+
+def run_engines(arguments: argparse.Namespace, photos: Path) -> tuple[Samples, dict[str, str]]:
+    """Measure all engines in turn.
+
+    Returns:
+        Measurements of each engine, and why those that failed did.
+    """
+    samples: Samples = {name: [] for name in arguments.engines}
+    failures: dict[str, str] = {}
+    for repetition in range(arguments.repetitions):
+        for name in arguments.engines:
+            if name in failures:
+                continue
+            with tempfile.TemporaryDirectory(prefix="tlray-bench-") as scratch:
+                job = Job(
+                    photos=photos,
+                    scratch=Path(scratch),
+                    backbone=arguments.backbone,
+                    weights=arguments.weights,
+                    compute=arguments.compute,
+                    batch_size=arguments.batch_size,
+                    seconds=arguments.seconds,
+                )
+                try:
+                    samples[name].append(run_json(MODULES[name], name, *job.arguments()))
+                except EngineError as error:
+                    failures[name] = str(error)
+                    samples[name] = []
+            print(f"{repetition + 1}/{arguments.repetitions} {name}: {failures.get(name, 'done')}", file=sys.stderr, flush=True)
+    return samples, failures
+
+
+def summarize(measured: dict[str, dict[str, Any]], *, gpu: bool) -> dict[str, Any]:
+    """The benchmark's JSON object: ratios of the steady rates, and every rate."""
+    rates: dict[str, float | None] = {name: measurements["images_per_second"] for name, measurements in measured.items()}
+
+    def best(names: tuple[str, ...]) -> float | None:
+        return max((rate for name in names if (rate := rates.get(name)) is not None), default=None)
+
+    result: dict[str, Any] = {}
+    for name, prefix in zip(OURS, ("", "local_"), strict=True):
+        ours = rates.get(name)
+        result[f"{prefix}ratio_to_limit"] = ratio(ours, limit(rates.get("decode"), rates.get("encode"), gpu=gpu))
+        result[f"{prefix}ratio_to_best_documented_peer"] = ratio(ours, best(DOCUMENTED))
+        result[f"{prefix}ratio_to_best_peer_same_encoder"] = ratio(ours, best(SAME_ENCODER))
+    result["images_per_second"] = rates | {"limit": limit(rates.get("decode"), rates.get("encode"), gpu=gpu)}
+    result["own_images_per_second"] = {name: measured[name]["own_images_per_second"] for name in OURS if name in measured}
+    result["total_seconds"] = {name: measurements["total_seconds"] for name, measurements in measured.items()}
+    return result
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with what `--quick` stands for filled in."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few images, one repetition: does it run?")
+    parser.add_argument("--images", type=int, help="photos of 500x375 pixels (400)")
+    parser.add_argument("--repetitions", type=int, help="turns of each engine (2)")
+    parser.add_argument("--seconds", type=float, help="least time for decoding and for encoding alone (5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="of the peers; with a GPU take 256")
+    parser.add_argument("--backbone", default=BACKBONE)
+    parser.add_argument("--weights", default=WEIGHTS)
+    parser.add_argument("--compute", default="bf16", choices=["fp32", "bf16", "fp16"], help="precision of our encoder")
+    parser.add_argument("--engines", nargs="+", default=list(MODULES), choices=list(MODULES), metavar="NAME")
+    arguments = parser.parse_args(argv)
+    sizes = (
+        {"images": 96, "repetitions": 1, "seconds": 1.0}
+        if arguments.quick
+        else {"images": 400, "repetitions": 2, "seconds": 5.0}
+    )
+    for name, value in sizes.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    with tempfile.TemporaryDirectory(prefix="tlray-bench-") as folder:
+        photos = write_photos(Path(folder), arguments.images)
+        samples, failures = run_engines(arguments, photos)
+    measured = medians(samples)
+    gpu = any(measurements.get("gpus") for measurements in measured.values())
+    rows = [
+        {
+            "engine": name,
+            "images/s steady": measured[name]["images_per_second"],
+            "images/s by itself": measured[name].get("own_images_per_second"),
+            "seconds in all": measured[name]["total_seconds"],
+            "bottleneck": measured[name].get("bottleneck"),
+        }
+        for name in measured
+    ]
+    result = summarize(measured, gpu=gpu) | {"images": arguments.images, "repetitions": arguments.repetitions}
+    finish(result | {"compute": arguments.compute, "gpu": gpu, "failures": failures}, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Folding batch norms into the convolutions before them: the same numbers in exact arithmetic, fewer passes over memory.
+
+Shape legend: B images, C channels, H height, W width.
+"""
+
+import copy
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from tlray.models.taps import INPUT_SUFFIX
+
+FOLD_TOLERANCE = 1e-4
+"""Largest relative L2 distance of a tap's features after folding to those before, at fp32. Right foldings of torchvision's and
+timm's networks are at 1e-7 to 1e-5 (rounding, which a deep network amplifies); a wrong one, which leaves out a scale or shift
+of a channel, is thousands of times as far."""
+
+_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+_BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+"""Exact types: subclasses may do more with their weights, as weight-standardised convolutions do."""
+
+_ModuleT = TypeVar("_ModuleT", bound=nn.Module)
+
+
+def share_copy(module: _ModuleT) -> _ModuleT:
+    """A copy whose layers can be replaced while the original stays as it is; both hold the same tensors."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())})
+
+
+def fold_batch_norms(
+    module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, embed: Callable[[nn.Module], dict[str, Tensor]]
+) -> nn.Module:
+    """Fold every batch norm that follows a convolution into it: W' = W g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + beta.
+
+    Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018 (arXiv
+    1712.05877), section 3.2; computed by `torch.nn.utils.fusion.fuse_conv_bn_eval` in fp32. A pair is folded where one forward
+    pass shows that both layers run once and that the convolution's output goes into the batch norm alone and is no tap's.
+    What no hook can see (a function that uses the output too) shows in the features: where they are not the same as before,
+    nothing is folded.
+
+    Args:
+        module: in eval mode, fp32; not changed.
+        taps: the recipe's.
+        images_BCHW: a few normalised images.
+        embed: the taps' features of these images, by a module like this one.
+
+    Returns:
+        A copy with the batch norms folded, which shares all other tensors with `module`; or `module` itself, where there is
+        nothing to fold.
+    """
+    with torch.no_grad():
+        pairs = _find_pairs(module, taps, images_BCHW)
+        if not pairs:
+            return module
+        folded = share_copy(module)
+        for convolution, batch_norm in pairs:
+            _fold(folded, convolution, batch_norm)
+        try:
+            after = embed(folded)
+        except (AttributeError, RuntimeError, TypeError):  # the network reads an attribute of a batch norm that is gone
+            return module
+        before = embed(module)
+    return folded if all(_is_same(before[tap], after[tap]) for tap in before) else module
+
+
+def _find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor) -> list[tuple[str, str]]:
+    """Names of the convolutions and batch norms that can be folded, by watching one forward pass."""
+    outputs: dict[int, tuple[str, Tensor]] = {}  # of convolutions; held, so that no other tensor takes their identity
+    users: dict[str, list[str]] = {}
+    calls: Counter[str] = Counter()
+    tapped: set[int] = set()
+
+    def enter(name: str, is_user: bool, _layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        calls[name] += 1
+        values = [*arguments, *keywords.values()]
+        if name + INPUT_SUFFIX in taps:
+            tapped.update(map(id, values))
+        for value in values if is_user else ():
+            if id(value) in outputs:
+                users[outputs[id(value)][0]].append(name)
+
+    def leave(name: str, layer: nn.Module, _arguments: tuple[Any, ...], output: object) -> None:
+        if name in taps:
+            tapped.add(id(output))
+        if type(layer) in _CONVOLUTIONS and isinstance(output, Tensor):
+            outputs[id(output)] = name, output
+            users.setdefault(name, [])
+
+    handles = []
+    for name, layer in module.named_modules():
+        is_user = not any(layer.children()) or type(layer) in _BATCH_NORMS
+        handles.append(layer.register_forward_pre_hook(partial(enter, name, is_user), with_kwargs=True))
+        handles.append(layer.register_forward_hook(partial(leave, name)))
+    try:
+        module(images_BCHW)
+    finally:
+        for handle in handles:
+            handle.remove()
+    candidates = [(name, users[name][0]) for key, (name, _) in outputs.items() if len(users[name]) == 1 and key not in tapped]
+    return [
+        (convolution, batch_norm)
+        for convolution, batch_norm in candidates
+        if calls[convolution] == calls[batch_norm] == 1 and _is_foldable(module.get_submodule(batch_norm))
+    ]
+
+
+def _is_foldable(layer: nn.Module) -> bool:
+    return type(layer) in _BATCH_NORMS and not layer.training and layer.running_mean is not None
+
+
+def _fold(module: nn.Module, convolution: str, batch_norm: str) -> None:
+    layer, norm = module.get_submodule(convolution), module.get_submodule(batch_norm)
+    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    fused = fuse_conv_bn_eval(layer, norm)
+    layer.weight, layer.bias = fused.weight, fused.bias
+    rest = nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act)) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    module.set_submodule(batch_norm, rest.eval())
+
+
+def _is_same(before: Tensor, after: Tensor) -> bool:
+    return bool((after - before).norm() <= FOLD_TOLERANCE * before.norm())
