@@ -56,10 +56,10 @@ def main() -> None:
                 {
                     "size": label,
                     "decoder": name,
-                    "kB": sum(map(len, datas)) / len(datas) / 1e3,
-                    "images/s, 1 thread": one,
-                    "megapixels/s, 1 thread": one * width * height / 1e6,
-                    f"images/s, {cores} threads": all_cores,
+                    "kilobytes": sum(map(len, datas)) / len(datas) / 1e3,
+                    "images_per_second_one_thread": one,
+                    "megapixels_per_second_one_thread": one * width * height / 1e6,
+                    "images_per_second_all_cores": all_cores,
                 }
             )
     finish({"rows": rows}, rows)

@@ -110,7 +110,7 @@ def engine_main(engines: Mapping[str, Callable[[Job], dict[str, Any]]]) -> None:
     arguments = vars(parser.parse_args())
     engine = engines[arguments.pop("engine")]
     measured = engine(Job(**arguments))
-    print(json.dumps({**measured, "total_seconds": time.perf_counter() - began}), flush=True)
+    print_json({**measured, "total_seconds": time.perf_counter() - began})
 
 
 def run_json(module: str, *arguments: str) -> dict[str, Any]:
@@ -137,15 +137,15 @@ def run_json(module: str, *arguments: str) -> dict[str, Any]:
 
 
 def medians(samples: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Per engine, the median of each measurement over its repetitions; None where no repetition has it."""
-    return {
-        name: {
-            key: median(values) if (values := [sample[key] for sample in runs if sample[key] is not None]) else None
-            for key in runs[0]
-        }
-        for name, runs in samples.items()
-        if runs
-    }
+    """Per engine, the median of each measurement over its repetitions; of words, the first."""
+    return {name: {key: _middle([run[key] for run in runs]) for key in runs[0]} for name, runs in samples.items() if runs}
+
+
+def _middle(values: Sequence[Any]) -> Any:
+    known = [value for value in values if value is not None]
+    if not known or isinstance(known[0], str):
+        return next(iter(known), None)
+    return median(known)
 
 
 def ratio(ours: float | None, theirs: float | None) -> float | None:
@@ -176,7 +176,12 @@ def _text(value: object) -> str:
 def finish(result: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the table and, as the last line, the JSON object with what the machine was like."""
     print_table(rows)
-    print(json.dumps(result | machine()), flush=True)
+    print_json(result | machine())
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print the JSON object that a benchmark ends with."""
+    print(json.dumps(result), flush=True)
 
 
 def machine() -> dict[str, Any]:

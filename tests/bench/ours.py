@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tests.bench.harness import Job, engine_main, rate_after_first, repeated_rate
-from tests.bench.networks import load, recipe_config
+from tests.bench.networks import gpus, load, recipe_config
 from tlray.config import ExtractConfig, SourceConfig
 from tlray.extract.job import extract
 from tlray.lake.images import decode_image
@@ -82,7 +82,8 @@ def encode(job: Job) -> dict[str, Any]:
         decode_image(path.read_bytes(), backbone.recipe.preprocessing, max_pixels=MAX_PIXELS).pixels_HWC for path in paths
     ]
     images_BHWC = np.stack(images)
-    return {"images_per_second": repeated_rate(lambda: encoder.encode(images_BHWC), len(images_BHWC), job.seconds)}
+    rate = repeated_rate(lambda: encoder.encode(images_BHWC), len(images_BHWC), job.seconds)
+    return {"images_per_second": rate, "gpus": gpus()}
 
 
 ENGINES: dict[str, Callable[[Job], dict[str, Any]]] = {
