@@ -1,6 +1,7 @@
 """The `tlray` command; the files in jobs/ run the same commands. Imports neither torch nor ray before a command needs them."""
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
@@ -80,7 +81,9 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     if ours.print_config:
         print(to_yaml(config), end="")
         return 0
-    result = command.run(config)
+    # Ray prints what its workers say to stdout; there, nobody but the result may speak.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = command.run(config)
     print(json.dumps(result), flush=True)
     return 0
 

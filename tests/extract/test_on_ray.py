@@ -25,7 +25,7 @@ from tlray.lake.storage import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
-IMAGES = 1500
+IMAGES = 1000
 KILLS = 10
 
 

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -100,10 +101,10 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     if difference.is_empty:
         say("nothing to do: the table is where its source is")
     else:
-        workers = None if config.local else _start_ray()
-        plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
-        say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
-        _run(config, plan, spec, table, backbone, workers, totals)
+        with _workers(config) as workers:
+            plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
+            say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
+            _run(config, plan, spec, table, backbone, workers, totals)
         optimize(table, only_if_many=True)
     seconds = time.monotonic() - began
     return result | {
@@ -117,10 +118,12 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     }
 
 
-def _start_ray() -> "Workers":
-    from tlray.extract.on_ray import start_ray  # ray is slow to import, and --local does without it
+def _workers(config: ExtractConfig) -> AbstractContextManager["Workers | None"]:
+    if config.local:
+        return nullcontext()
+    from tlray.extract.on_ray import cluster  # ray is slow to import, and --local does without it
 
-    return start_ray()
+    return cluster()
 
 
 def _run(

@@ -8,6 +8,7 @@ import logging
 import math
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -73,25 +74,37 @@ def share_out(cpus: float, gpus: float, nodes: int) -> Workers:
     return Workers(math.floor((cpus - FREE_CPUS) / CPUS_PER_ENCODER), CPUS_PER_ENCODER, 0, CPUS_PER_ENCODER, slots)
 
 
-def start_ray() -> Workers:
-    """Join the cluster that Ray's own settings name, or start one on this machine."""
-    if not ray.is_initialized():
+@contextmanager
+def cluster() -> Iterator[Workers]:
+    """Join the cluster that Ray's own settings name, or start one on this machine; leave it at the end.
+
+    A caller that has joined one already stays in it.
+
+    Raises:
+        ConfigError: there is none at the address, or none could be started.
+    """
+    joins = not ray.is_initialized()
+    if joins:
         try:
             ray.init(logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or give --local"
             ) from error
-    # Its plan and progress are the driver's to report; its warnings stay.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # Ray 2.57 lowered it to 2, which leaves fast encoders waiting for blocks.
-    context.downstream_capacity_backpressure_ratio = 10.0
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = sum(bool(node["Alive"]) for node in nodes)
-    return share_out(resources.get("CPU", 1), resources.get("GPU", 0), alive)
+    try:
+        # Its plan and progress are the driver's to report; its warnings stay.
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # Ray 2.57 lowered it to 2, which leaves fast encoders waiting for blocks.
+        context.downstream_capacity_backpressure_ratio = 10.0
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        alive = sum(bool(node["Alive"]) for node in nodes)
+        yield share_out(resources.get("CPU", 1), resources.get("GPU", 0), alive)
+    finally:
+        if joins:
+            ray.shutdown()
 
 
 def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_id: str) -> Iterator[WrittenPiece]:
@@ -138,8 +151,8 @@ def _our_own(error: BaseException) -> TlrayError:
     """The error of ours that a Ray error wraps, or a StorageError that carries its text."""
     seen: BaseException | None = error
     while seen is not None:
-        cause = getattr(seen, "cause", None)
-        for candidate in (seen, cause):
+        # The cause first: Ray's own wrapper counts as an instance of what it wraps, and carries the whole remote traceback.
+        for candidate in (getattr(seen, "cause", None), seen):
             if isinstance(candidate, TlrayError):
                 return candidate
         seen = seen.__cause__ or seen.__context__
