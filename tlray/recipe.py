@@ -24,8 +24,11 @@ IMAGE_RULE: Literal[1] = 1
 """Version of the rule in `tlray.lake.images` that brings any image to RGB uint8; a change of pixels raises it."""
 
 GOLDEN_IMAGE_COUNT = 4
-GOLDEN_TOLERANCE: dict[Compute, float] = {"fp32": 0.9999, "bf16": 0.99, "fp16": 0.999}
-"""Least cosine between a machine's golden embeddings and the table's, which are always computed at fp32."""
+GOLDEN_TOLERANCE: dict[Compute, float] = {"fp32": 0.9999, "bf16": 0.995, "fp16": 0.999}
+"""Least cosine between a machine's golden embeddings and the table's, which are always computed at fp32.
+
+At bf16 (avx512_bf16), 27 of 28 networks of torchvision and timm that were tried with random weights came to 0.9991 or more on
+the golden images; levit_128s came to 0.51, under torch's autocast alone too, and would be refused."""
 
 
 class _Strict(BaseModel):

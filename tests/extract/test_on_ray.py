@@ -89,6 +89,18 @@ def test_ray_makes_the_same_table(lake: str, reference: pl.DataFrame) -> None:
     assert time.monotonic() - began < 30
 
 
+def wait_for_commit(process: subprocess.Popen[str], table: str) -> None:
+    """Until a run has added a version to its table, or has ended."""
+    store = open_store(table)
+
+    def versions() -> int:
+        return sum(map(len, store.list(f"{table}/_delta_log/")))
+
+    before = versions()
+    while process.poll() is None and versions() <= max(before, 1):
+        time.sleep(0.1)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("mode", "kills"), [("--no-local", 5), ("--local", 5)])
 def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFrame, mode: str, kills: int) -> None:
@@ -104,7 +116,12 @@ def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFram
             began = time.monotonic()
             process = start_tlray(*arguments(lake, table), mode)
             try:
-                complete = process.wait(rng.uniform(0.4, 1.0) * usual_seconds if hit < kills else 250) == 0
+                if hit % 2:  # every second one is hit while it commits, if it gets that far
+                    wait_for_commit(process, f"{lake}/{table}")
+                    delay_seconds = rng.uniform(0, 3)
+                else:
+                    delay_seconds = rng.uniform(0, usual_seconds)
+                complete = process.wait(delay_seconds if hit < kills else 250) == 0
                 usual_seconds = min(usual_seconds, time.monotonic() - began)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
@@ -125,7 +142,7 @@ def test_a_killed_encoder_is_replaced(lake: str, reference: pl.DataFrame) -> Non
         time.sleep(0.05)
         parts = list(open_store(lake).list(f"{lake}/actor-killed/"))
         if sum(map(len, parts)) >= 4 * (killed + 1):  # it has written some: it is in the middle of the work
-            for pid in processes_named("_EncoderActor"):
+            for pid in processes_named("EncoderActor"):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
     result = finish(process)

@@ -144,6 +144,28 @@ def test_precision_is_the_recipes_whatever_surrounds_it(backbone: Backbone, imag
     assert dtypes[0][1:] == ("highest", False)
 
 
+def test_short_sums_stay_at_fp32(images_BHWC: np.ndarray) -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.short, self.long = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 4, 1)
+
+        def forward(self, images_BCHW: Tensor) -> Tensor:
+            long: Tensor = self.long(self.short(images_BCHW))
+            return long
+
+    for compute, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        base = resolve(compute)
+        recipe = base.recipe.model_copy(update={"taps": ("long",)})
+        module = Sums().eval()
+        dtypes: list[torch.dtype] = []
+        for layer in (module.short, module.long):
+            layer.register_forward_hook(lambda _layer, _arguments, output, seen=dtypes: seen.append(output.dtype))
+        Encoder(Backbone(recipe, module, {"embedding": (4,)}), device="cpu", batch_size=1).encode(images_BHWC[:1])
+        assert dtypes == [torch.float32, expected]
+        assert "forward" not in vars(module.short)
+
+
 def test_operations_that_a_precision_lacks(backbone: Backbone, images_BHWC: np.ndarray) -> None:
     class Lacking(nn.Module):
         def __init__(self) -> None:

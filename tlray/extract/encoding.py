@@ -1,67 +1,22 @@
-"""The stages of extraction after decoding, as plain functions of plain values: no Ray here.
+"""The encoding stage: decoded pieces to vectors.
 
 Shape legend: B images of a piece, D embedding length.
 """
 
-from collections import Counter
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
 
 from tlray.errors import ImageErrorCode
+from tlray.extract.pieces import EncodedPiece
 from tlray.lake.fetch import Piece
 from tlray.lake.local_copy import local_copy
-from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS, Part, vector_column, write_part
+from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS, vector_column
 from tlray.models.backbones import Backbone, load_backbone
 from tlray.models.encoder import Encoder
 from tlray.recipe import Recipe, RecipeFile, check_golden, golden_images
-
-UNIT_STEM_DIGITS = 7
-
-
-@dataclass(frozen=True)
-class EncodedPiece:
-    """A piece whose images have become vectors.
-
-    Attributes:
-        unit, index, last, notes: as in `Piece`.
-        ok: rows with vectors, in the table's columns.
-        failed: rows with an error and null vectors, in the same columns.
-        seconds: busy time by stage.
-    """
-
-    unit: int
-    index: int
-    last: bool
-    ok: pa.Table
-    failed: pa.Table
-    seconds: dict[str, float]
-    notes: tuple[str, ...] = ()
-
-
-class WrittenPiece(BaseModel):
-    """A piece whose rows are in files that nobody sees yet.
-
-    Attributes:
-        unit, index, last, notes: as in `Piece`.
-        parts: the files, at most one of each status.
-        failures: rows by error code.
-        seconds: busy time by stage.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    unit: int
-    index: int
-    last: bool
-    parts: tuple[Part, ...]
-    failures: dict[str, int]
-    seconds: dict[str, float]
-    notes: tuple[str, ...] = ()
 
 
 def make_encoder(expected: RecipeFile, *, where: str, backbone: Backbone | None = None) -> Encoder:
@@ -112,23 +67,3 @@ def _with_vectors(rows: pa.Table, vectors: dict[str, pa.Array]) -> pa.Table:
     for offset, (name, column) in enumerate(vectors.items()):
         rows = rows.add_column(len(FIXED_FIELDS) + offset, name, column)
     return rows
-
-
-def write_piece(piece: EncodedPiece, *, table_uri: str, recipe_id: str, run_id: str) -> WrittenPiece:
-    """Write the rows of a piece as parts of the table, not yet committed."""
-    began = perf_counter()
-    stem = f"{run_id}-{piece.unit:0{UNIT_STEM_DIGITS}d}-{piece.index:03d}"
-    parts = tuple(
-        write_part(table_uri, rows, status=status, stem=stem, recipe_id=recipe_id)
-        for status, rows in (("ok", piece.ok), ("failed", piece.failed))
-        if len(rows)
-    )
-    return WrittenPiece(
-        unit=piece.unit,
-        index=piece.index,
-        last=piece.last,
-        parts=parts,
-        failures=dict(Counter(piece.failed["error"].to_pylist())),
-        seconds={**piece.seconds, "write": perf_counter() - began},
-        notes=piece.notes,
-    )

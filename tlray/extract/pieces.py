@@ -1,0 +1,73 @@
+"""What becomes of a piece after it is decoded: encoded, then written. Neither torch nor Ray here: write tasks start quickly."""
+
+from collections import Counter
+from dataclasses import dataclass
+from time import perf_counter
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from tlray.lake.parts import Part, write_part
+
+UNIT_STEM_DIGITS = 7
+
+
+@dataclass(frozen=True)
+class EncodedPiece:
+    """A piece whose images have become vectors.
+
+    Attributes:
+        unit, index, last, notes: as in `Piece`.
+        ok: rows with vectors, in the table's columns.
+        failed: rows with an error and null vectors, in the same columns.
+        seconds: busy time by stage.
+    """
+
+    unit: int
+    index: int
+    last: bool
+    ok: pa.Table
+    failed: pa.Table
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+class WrittenPiece(BaseModel):
+    """A piece whose rows are in files that nobody sees yet.
+
+    Attributes:
+        unit, index, last, notes: as in `Piece`.
+        parts: the files, at most one of each status.
+        failures: rows by error code.
+        seconds: busy time by stage.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: int
+    index: int
+    last: bool
+    parts: tuple[Part, ...]
+    failures: dict[str, int]
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def write_piece(piece: EncodedPiece, *, table_uri: str, recipe_id: str, run_id: str) -> WrittenPiece:
+    """Write the rows of a piece as parts of the table, not yet committed."""
+    began = perf_counter()
+    stem = f"{run_id}-{piece.unit:0{UNIT_STEM_DIGITS}d}-{piece.index:03d}"
+    parts = tuple(
+        write_part(table_uri, rows, status=status, stem=stem, recipe_id=recipe_id)
+        for status, rows in (("ok", piece.ok), ("failed", piece.failed))
+        if len(rows)
+    )
+    return WrittenPiece(
+        unit=piece.unit,
+        index=piece.index,
+        last=piece.last,
+        parts=parts,
+        failures=dict(Counter(piece.failed["error"].to_pylist())),
+        seconds={**piece.seconds, "write": perf_counter() - began},
+        notes=piece.notes,
+    )

@@ -1,0 +1,37 @@
+"""The encoder actors of extraction on Ray."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import ray
+import torch
+
+from tlray.extract.encoding import encode_piece, make_encoder
+from tlray.extract.ray_tasks import encoded_row, piece_of
+from tlray.lake.table import Table
+
+
+class EncoderActor:
+    """Loads the backbone by itself, so that a restarted actor needs nothing from the object store."""
+
+    def __init__(self, table_uri: str, threads: int | None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._table_uri = table_uri
+        self._ready = False
+
+    def _prepare(self) -> None:
+        # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
+        self._recipe_file = Table.open(self._table_uri).recipe_file
+        node = ray.get_runtime_context().get_node_id()[:12]
+        self._encoder = make_encoder(self._recipe_file, where=f"the encoder on node {node} (torch {torch.__version__})")
+        self._ready = True
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Embed pieces; one row each."""
+        if not self._ready:
+            self._prepare()
+        for index in range(len(batch)):
+            piece = piece_of(batch.slice(index, 1))
+            encoded = encode_piece(self._encoder, piece, self._recipe_file.recipe)
+            yield encoded_row(encoded)
