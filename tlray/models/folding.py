@@ -19,9 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tlray.models.taps import INPUT_SUFFIX
 
 FOLD_TOLERANCE = 1e-4
-"""Largest relative L2 distance of a tap's features after folding to those before, at fp32. Right foldings of torchvision's and
-timm's networks are at 1e-7 to 1e-5 (rounding, which a deep network amplifies); a wrong one, which leaves out a scale or shift
-of a channel, is thousands of times as far."""
+"""Largest relative L2 distance of a tap's features after folding to those before, at fp32. Chosen, not derived: room for
+rounding, which a deep network amplifies, and none for a folding that leaves out a channel's scale or shift."""
 
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
