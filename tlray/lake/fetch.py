@@ -14,7 +14,16 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tlray.config import SourceConfig
-from tlray.errors import ImageError, ImageErrorCode, ObjectNotFoundError, ObjectTooLargeError, StorageError
+from tlray.errors import (
+    AccessError,
+    ImageError,
+    ImageErrorCode,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    SourceError,
+    StorageError,
+    TlrayError,
+)
 from tlray.lake.containers import Member, read_members
 from tlray.lake.images import decode_image
 from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS
@@ -27,6 +36,10 @@ FETCH_THREADS = 16
 
 PIECE_BYTES = 64 * 2**20
 """Pixels of a piece: half of Ray Data's target block, so that two are in flight where one block would be."""
+
+FETCH_ERRORS = (StorageError, AccessError, SourceError)
+"""What may be one object's fault: gone, archived, forbidden, in a bucket that a manifest misspells. Credentials that end in the
+middle of a run make every image fail; then `max_failed_fraction` ends it, and `fetch_failed` is tried again by the next."""
 
 ROWS_SCHEMA = pa.schema([*FIXED_FIELDS, ERROR_FIELD])
 
@@ -116,10 +129,8 @@ def fetch_members(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
     for item in items.to_pylist():
         try:
             yield from read_members(spec.kind, item["uri"], item["etag"], spec.source)
-        except ObjectNotFoundError as error:
-            yield Member(item["uri"], item["etag"], None, ImageError(ImageErrorCode.NOT_FOUND, str(error)))
-        except StorageError as error:
-            yield Member(item["uri"], item["etag"], None, ImageError(ImageErrorCode.FETCH_FAILED, str(error)))
+        except FETCH_ERRORS as error:
+            yield Member(item["uri"], item["etag"], None, _as_image_error(error))
 
 
 def _fetch_images(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
@@ -147,13 +158,17 @@ def _fetch_image(row: dict[str, str | int | None], spec: FetchSpec) -> Member:
         data = blob.data
         # The version that was read, should the object have been replaced since it was listed.
         etag = etag if spec.trust_listing and etag else blob.etag
-    except ObjectNotFoundError as error:
-        data = ImageError(ImageErrorCode.NOT_FOUND, str(error))
-    except ObjectTooLargeError as error:
-        data = ImageError(ImageErrorCode.TOO_LARGE, str(error))
-    except StorageError as error:
-        data = ImageError(ImageErrorCode.FETCH_FAILED, str(error))
+    except FETCH_ERRORS as error:
+        data = _as_image_error(error)
     return Member(uri, str(etag) if etag is not None else "", str(label) if label is not None else None, data)
+
+
+def _as_image_error(error: TlrayError) -> ImageError:
+    if isinstance(error, ObjectTooLargeError):
+        return ImageError(ImageErrorCode.TOO_LARGE, str(error))
+    if isinstance(error, (ObjectNotFoundError, SourceError)):
+        return ImageError(ImageErrorCode.NOT_FOUND, str(error))
+    return ImageError(ImageErrorCode.FETCH_FAILED, str(error))
 
 
 @dataclass

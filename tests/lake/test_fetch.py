@@ -1,0 +1,86 @@
+"""Units to pieces: every listed image has its row, whatever its object does."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.factories import make_recipe
+from tests.photos import photo
+from tlray.config import SourceConfig
+from tlray.errors import AccessError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError, TlrayError
+from tlray.lake import fetch
+from tlray.lake.fetch import FetchSpec, fetch_unit
+from tlray.lake.plan import Unit
+from tlray.lake.sources import PAGE_SCHEMA
+from tlray.lake.storage import Blob
+
+
+def spec_for(**source: object) -> FetchSpec:
+    config = SourceConfig(uri="s3://b/", **source)
+    return FetchSpec(kind="images", source=config, preprocessing=make_recipe().preprocessing, trust_listing=False)
+
+
+def unit_of(uris: list[str], size_bytes: int | None = 10) -> Unit:
+    rows = [{"uri": uri, "etag": "listed", "size_bytes": size_bytes, "label": "x"} for uri in uris]
+    return Unit(4, pa.Table.from_pylist(rows, PAGE_SCHEMA))
+
+
+class Store:
+    """Objects by name; an exception in the place of bytes is raised."""
+
+    def __init__(self, objects: dict[str, bytes | TlrayError]) -> None:
+        self.objects = objects
+
+    def read(self, uri: str, *, max_bytes: int | None = None) -> Blob:
+        found = self.objects[uri]
+        if isinstance(found, TlrayError):
+            raise found
+        return Blob(found, "read")
+
+
+def test_what_an_object_does_is_its_rows_affair(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects: dict[str, bytes | TlrayError] = {
+        "s3://b/good": photo(1),
+        "s3://b/gone": ObjectNotFoundError("gone"),
+        "s3://c/bucket": SourceError("no such bucket"),
+        "s3://b/large": ObjectTooLargeError("large"),
+        "s3://b/forbidden": AccessError("403"),
+        "s3://b/down": StorageError("503"),
+        "s3://b/text": b"text",
+        "s3://b/last": photo(2),
+    }
+    monkeypatch.setattr(fetch, "open_store", lambda uri: Store(objects))
+    (piece,) = fetch_unit(unit_of(list(objects)), spec_for())
+    assert piece.rows["uri"].to_pylist() == list(objects)
+    expected = [None, "not_found", "not_found", "too_large", "fetch_failed", "fetch_failed", "not_an_image", None]
+    assert piece.rows["error"].to_pylist() == expected
+    assert piece.rows["etag"].to_pylist() == ["read", *["listed"] * 5, "read", "read"]
+    assert piece.images_BHWC.shape == (2, 8, 8, 3) and len(piece.notes) == 3
+    assert (piece.unit, piece.index, piece.last) == (4, 0, True)
+
+
+def test_a_listed_size_over_the_limit_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "open_store", lambda uri: Store({}))
+    (piece,) = fetch_unit(unit_of(["s3://b/x"], size_bytes=101), spec_for(max_image_bytes=100))
+    assert piece.rows["error"].to_pylist() == ["too_large"]
+
+
+def test_images_keep_their_order_and_come_in_bounded_pieces(tmp_path: Path) -> None:
+    uris = []
+    for number in range(700):
+        (tmp_path / f"{number}.jpg").write_bytes(photo(number % 7, (9, 9)))
+        uris.append(f"file://{tmp_path}/{number}.jpg")
+    pieces = list(fetch_unit(unit_of(uris), spec_for()))
+    assert [len(piece.rows) for piece in pieces] == [512, 188]
+    assert [(piece.index, piece.last) for piece in pieces] == [(0, False), (1, True)]
+    assert [uri for piece in pieces for uri in piece.rows["uri"].to_pylist()] == uris
+    images = np.concatenate([piece.images_BHWC for piece in pieces])
+    assert all(np.array_equal(images[number], images[number % 7]) for number in range(700))
+    assert len({images[number].tobytes() for number in range(7)}) == 7
+
+
+def test_an_empty_unit_is_one_empty_piece() -> None:
+    (piece,) = fetch_unit(unit_of([]), spec_for())
+    assert piece.last and not len(piece.rows) and piece.images_BHWC.shape == (0, 8, 8, 3)
