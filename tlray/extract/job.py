@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig
-from tlray.errors import TooManyFailuresError
+from tlray.errors import ConcurrentWriteError, TooManyFailuresError
 from tlray.extract.progress import Progress, say
 from tlray.lake.committer import Committer
 from tlray.lake.fetch import FetchSpec
@@ -70,14 +70,14 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
         TooManyFailuresError: more images failed than allowed; all that was done is committed.
         TlrayError: the run could not go on; what was committed stays, and the same command goes on from there.
     """
-    # torch takes seconds to import: not before a command needs it.
-    from tlray.models.backbones import resolve_backbone
-    from tlray.models.encoder import make_recipe_file
-
     began = time.monotonic()
     table_uri = to_uri(config.table)
     source = open_source(config.source)
     table = Table.open_or_none(table_uri)
+    # torch takes seconds to import: after the cheap checks.
+    from tlray.models.backbones import resolve_backbone
+    from tlray.models.encoder import make_recipe_file
+
     backbone = resolve_backbone(config.recipe, local_copy)
     check_preprocessing(backbone.recipe.preprocessing)
     if table is not None:
@@ -105,7 +105,7 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
             plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
             say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
             _run(config, plan, spec, table, backbone, workers, totals)
-        optimize(table, only_if_many=True)
+        _compact(table)
     seconds = time.monotonic() - began
     return result | {
         "version": table.version,
@@ -154,6 +154,13 @@ def _run(
             committer.flush(now=True)
     if not total_is_known:
         _check_failures(config, totals, totals.images)
+
+
+def _compact(table: Table) -> None:
+    try:
+        optimize(table, only_if_many=True)
+    except ConcurrentWriteError as error:
+        say(f"small parts stay as they are until the next run: {error}")
 
 
 def _pieces(
