@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
@@ -163,5 +164,5 @@ def test_check_refuses_filters_that_cannot_go_without_antialias(name: str) -> No
 
 @pytest.mark.parametrize("wrong", [{"crop": (0, 224)}, {"resize": (256, -1)}, {"fill": (0, 0, 256)}])
 def test_check_refuses_impossible_sides_and_colours(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
         check_preprocessing(geometry(**wrong))

@@ -1,10 +1,12 @@
+import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
@@ -43,27 +45,35 @@ def test_other_engines_read_the_table(table: Table) -> None:
     assert all(len(vector) == 4 and vector.dtype == np.float32 for vector in by_pandas["embedding"][:3])
 
 
-@pytest.mark.parametrize(
-    ("condition", "uris"),
-    [
-        (pc.field("error").is_null(), "abc"),
-        (pc.field("error") == "empty", "xy"),
-        (pc.field("label") == "cat", "b"),
-        (pc.field("label").is_null(), "acxy"),
-        (pc.field("width") == 10, "abc"),
-        (pc.field("uri") == "c", "c"),
-        (pc.field("embedding").is_valid(), "abc"),
-        (pc.field("status") == "failed", "xy"),
-    ],
-    ids=str,
-)
-def test_filters_find_their_rows(table: Table, condition: pc.Expression, uris: str) -> None:
+CONDITIONS = {
+    'field("error").is_null()': "abc",
+    'field("error") == "empty"': "xy",
+    'field("label") == "cat"': "b",
+    'field("label").is_null()': "acxy",
+    'field("width") == 10': "abc",
+    'field("uri") == "c"': "c",
+    'field("embedding").is_valid()': "abc",
+    'field("status") == "failed"': "xy",
+}
+
+
+def test_filters_find_their_rows(table: Table) -> None:
     rows = make_rows([("a", "1", None), ("b", "1", "cat"), ("c", "2", None)])
     part = write_part(table.uri, rows, status="ok", stem="s", recipe_id="r")
     table.commit(Change([part]), app_id="x", sequence=1, info={})
     add(table, "xy", "run2", error="empty")
-    found = DeltaTable(table.uri.removeprefix("file://")).to_pyarrow_dataset().to_table(columns=["uri"], filter=condition)
-    assert "".join(sorted(found["uri"].to_pylist())) == uris
+    # In a process that leaves without its exit handlers: pyarrow's threads over delta-rs's file system can abort there.
+    code = f"""
+import json, os, sys
+from deltalake import DeltaTable
+from pyarrow.compute import field
+dataset = DeltaTable({table.uri.removeprefix("file://")!r}).to_pyarrow_dataset()
+found = {{text: dataset.to_table(columns=["uri"], filter=eval(text))["uri"].to_pylist() for text in {list(CONDITIONS)!r}}}
+print(json.dumps(found), flush=True)
+os._exit(0)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {text: "".join(sorted(uris)) for text, uris in json.loads(process.stdout).items()} == CONDITIONS
 
 
 def test_the_same_commit_twice_counts_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
