@@ -1,7 +1,6 @@
 """Small made-up values that several tests need."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -64,7 +63,7 @@ def vector_of(uri: str, etag: str) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(DIMENSIONS).astype(np.float32)
 
 
-def read_with_polars(table: Table | str, folder: Path | None = None) -> pl.DataFrame:
+def read_with_polars(table: Table | str) -> pl.DataFrame:
     """All live rows of a local table as another engine sees them, by uri."""
     uri = table.uri if isinstance(table, Table) else table
     return pl.scan_delta(uri.removeprefix("file://")).collect().sort("uri")
