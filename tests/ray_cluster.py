@@ -15,9 +15,9 @@ START_SECONDS = 90
 class RayCluster:
     """`ray start --head --block` as a context manager; drivers join it by `env`."""
 
-    def __init__(self, folder: Path, *, cpus: int = 2, env: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *, cpus: int = 2, gpus: int = 0, env: dict[str, str] | None = None) -> None:
         self._folder = folder
-        self._cpus = cpus
+        self._cpus, self._gpus = cpus, gpus
         self._port, self._dashboard_port = _free_ports(2)
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -31,7 +31,12 @@ class RayCluster:
                 [
                     str(Path(sysconfig.get_path("scripts")) / "ray"),
                     *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={self._port}"),
-                    *(f"--num-cpus={self._cpus}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self._dashboard_port}"),
+                    *(
+                        f"--num-cpus={self._cpus}",
+                        f"--num-gpus={self._gpus}",
+                        "--dashboard-host=127.0.0.1",
+                        f"--dashboard-port={self._dashboard_port}",
+                    ),
                     *("--include-dashboard=true", "--disable-usage-stats", f"--object-store-memory={512 * 2**20}"),
                 ],
                 stdout=log,

@@ -81,7 +81,7 @@ def test_the_readme_explains_every_key_of_the_other_commands() -> None:
 
 def test_no_config_model_is_left_out() -> None:
     public = {name for name, value in vars(configs).items() if isinstance(value, type) and name.endswith("Config")}
-    sections = {"SourceConfig", "RecipeConfig", "PreprocessingConfig"}
+    sections = {"SourceConfig", "RecipeConfig", "PreprocessingConfig", "PolicyConfig"}
     assert public - sections == {command.config.__name__ for command in COMMANDS.values()}
 
 

@@ -14,8 +14,18 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from tlray import __version__
-from tlray.config import ExtractConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
-from tlray.errors import ConfigError, TlrayError
+from tlray.config import (
+    DuplicatesConfig,
+    ExtractConfig,
+    IndexConfig,
+    OptimizeConfig,
+    SearchConfig,
+    ServeConfig,
+    ShowConfig,
+    VacuumConfig,
+    VerifyConfig,
+)
+from tlray.errors import DISK_FULL, GO_ON, ConfigError, TlrayError
 from tlray.settings import load_config, to_yaml
 
 
@@ -38,6 +48,10 @@ COMMANDS = {
     "verify": Command(VerifyConfig, "tlray.tables:verify"),
     "vacuum": Command(VacuumConfig, "tlray.tables:vacuum"),
     "optimize": Command(OptimizeConfig, "tlray.tables:optimize"),
+    "index": Command(IndexConfig, "tlray.search.job:index"),
+    "search": Command(SearchConfig, "tlray.search.commands:search"),
+    "duplicates": Command(DuplicatesConfig, "tlray.search.duplicates:duplicates"),
+    "serve": Command(ServeConfig, "tlray.search.web:serve"),
 }
 
 
@@ -48,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: default the process's own arguments.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 bad configuration, 3 too many failed images.
+        The exit code: 0 done, 1 failed, 2 bad configuration, 3 too many failed images, 4 asked to stop.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
@@ -63,7 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TlrayError as error:
         print(f"tlray {name}: {type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
-    except Exception:  # noqa: BLE001  # the last resort of a command
+    except Exception as error:  # noqa: BLE001  # the last resort of a command
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            place = error.filename or "of this machine, perhaps its temporary folder or standard output,"
+            print(f"tlray {name}: the disk {place} is full ({error.strerror}); make room there, then {GO_ON}", file=sys.stderr)
+            return 1
         traceback.print_exc()
         print(f"tlray {name}: an error that tlray does not know, please report it with the lines above", file=sys.stderr)
         return 1

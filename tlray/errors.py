@@ -6,25 +6,39 @@
     ├── ConfigError               exit code 2: the input was wrong; raised before any worker starts
     │   ├── SourceError           the source is missing, empty or of a form that cannot be read
     │   ├── AccessError           the credentials do not allow it
+    │   │   └── CredentialsError  there are none, or the store does not take them (any more)
     │   ├── BackboneError         unknown backbone or layer
     │   ├── WeightsError          weights missing, of other keys or shapes, or of another hash
     │   ├── RecipeMismatchError   the table belongs to another recipe
-    │   └── TableError            no table there, or not one of ours
+    │   ├── TableError            no table there, or not one of ours
+    │   ├── IndexMissingError     no index there, or no such version
+    │   └── QueryError            a search that names what is not there, or a vector of another length
     ├── StorageError              a store failed in the middle of the work; running again goes on
+    │   ├── StoreAwayError        it answers nothing any more, retries included
     │   ├── ObjectNotFoundError   there is no object of that name
     │   ├── ObjectTooLargeError   the object is larger than the caller's limit; its body was not read
     │   └── ObjectChangedError    the object is not the one that was listed, or was replaced while it was read
     ├── GoldenMismatchError       this machine computes other numbers than the table holds
     ├── ConcurrentWriteError      another writer committed to the table during the run
+    │   └── TableLockedError      another run holds the table, or took it over from this one
     ├── TableCorruptError         verify found damage
+    ├── IndexCorruptError         a file of an index is not what its card says
     ├── TooManyFailuresError      exit code 3: more images failed than max_failed_fraction allows
+    ├── StoppedError              exit code 4: asked to end (SIGTERM); running again goes on
     └── ImageError                one image could not be used; becomes its row's `error`
 
 Every one takes its message as its only positional argument (`ImageError` its code and a detail), so all of them
 can be pickled: they cross process borders inside Ray.
 """
 
+import errno
 from enum import StrEnum
+
+GO_ON = "run the same command again: it goes on from the last commit"
+"""The end of a message of an error in the middle of the work, whatever it was."""
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""How an operating system says that there is no room, or none for this user."""
 
 
 class TlrayError(Exception):
@@ -47,6 +61,10 @@ class AccessError(ConfigError):
     """The credentials at hand do not allow what was asked."""
 
 
+class CredentialsError(AccessError):
+    """There are no credentials, or the store does not take them; no object's permissions are to blame."""
+
+
 class BackboneError(ConfigError):
     """No backbone or no layer of that name."""
 
@@ -63,8 +81,20 @@ class TableError(ConfigError):
     """There is no table at that place, or it is not one that tlray made."""
 
 
+class IndexMissingError(ConfigError):
+    """There is no index at that place, or no such version of it."""
+
+
+class QueryError(ConfigError):
+    """A search names an image, URI or label that is not there, or a vector that does not fit."""
+
+
 class StorageError(TlrayError):
     """A store failed while the work was going on; the same command goes on from the last commit."""
+
+
+class StoreAwayError(StorageError):
+    """Nothing that the store was asked was answered, retries included; no object is to blame."""
 
 
 class ObjectNotFoundError(StorageError):
@@ -87,14 +117,28 @@ class ConcurrentWriteError(TlrayError):
     """Another writer committed to the table while this run was going on."""
 
 
+class TableLockedError(ConcurrentWriteError):
+    """Another run holds the table's lease; the message says who, and since when."""
+
+
 class TableCorruptError(TlrayError):
     """`verify` found that the table does not hold what its log says."""
+
+
+class IndexCorruptError(TlrayError):
+    """A file of an index does not hold what the index's card says."""
 
 
 class TooManyFailuresError(TlrayError):
     """More images failed than `max_failed_fraction` allows; their rows say why."""
 
     exit_code = 3
+
+
+class StoppedError(TlrayError):
+    """The run was asked to end before it was done; finished units are committed, and the same command goes on."""
+
+    exit_code = 4
 
 
 class ImageErrorCode(StrEnum):

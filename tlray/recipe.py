@@ -53,6 +53,8 @@ class Preprocessing(_Strict):
         fill: RGB of the padding.
         interpolation: the resampling filter.
         antialias: widen the filter when shrinking (Pillow's own resize always does).
+        scaled_decoding: decode large JPEGs at 1/2, 1/4 or 1/8 of their size (`tlray.lake.scaled_decoding`): faster, and
+            other pixels by a few levels.
         mean: per channel, of values in 0..1, subtracted on the device.
         std: per channel, of values in 0..1, divided by on the device.
     """
@@ -63,6 +65,7 @@ class Preprocessing(_Strict):
     fill: tuple[Level, Level, Level] = (0, 0, 0)
     interpolation: Interpolation
     antialias: bool = True
+    scaled_decoding: bool = False
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -132,6 +135,8 @@ class RecipeFile(_Strict):
         recipe: the recipe.
         shapes: per column, the shape of one embedding before it was flattened into a list.
         golden: per column, the fp32 embeddings of the golden images, B rows of D floats.
+        exact_below: at 16 bits, layers that sum fewer terms than this stay at fp32; chosen when the table is made, so that
+            all workers of all runs compute alike.
         made_with: versions of the packages that computed `golden`.
     """
 
@@ -139,6 +144,7 @@ class RecipeFile(_Strict):
     recipe: Recipe
     shapes: dict[str, tuple[int, ...]]
     golden: dict[str, list[list[float]]]
+    exact_below: int = Field(0, ge=0)
     made_with: dict[str, str]
 
     def to_json(self) -> bytes:
@@ -203,6 +209,13 @@ def golden_images(height: int, width: int) -> np.ndarray:
     return images_BHWC
 
 
+def least_cosine(ours_BD: np.ndarray, theirs_BD: np.ndarray) -> float:
+    """The least cosine of rows that belong together; not a number where one is not finite."""
+    ours_BD, theirs_BD = ours_BD.astype(np.float64), theirs_BD.astype(np.float64)
+    norms_B = np.linalg.norm(ours_BD, axis=1) * np.linalg.norm(theirs_BD, axis=1)
+    return float(np.min((ours_BD * theirs_BD).sum(axis=1) / np.maximum(norms_B, np.finfo(np.float64).tiny)))
+
+
 def check_golden(expected: RecipeFile, golden: dict[str, np.ndarray], *, where: str) -> float:
     """Compare this machine's embeddings of the golden images with the table's.
 
@@ -220,16 +233,13 @@ def check_golden(expected: RecipeFile, golden: dict[str, np.ndarray], *, where: 
     compute = expected.recipe.precision.compute
     least = 1.0
     for column, rows in expected.golden.items():
-        ours_BD = golden[column].astype(np.float64)
-        theirs_BD = np.asarray(rows, np.float64)
+        ours_BD, theirs_BD = golden[column], np.asarray(rows, np.float64)
         if ours_BD.shape != theirs_BD.shape:
             raise GoldenMismatchError(
                 f"{where} gives {column} of shape {ours_BD.shape[1:]}, but the table holds {theirs_BD.shape[1:]}; "
                 "use the versions of torch, torchvision and timm that made the table, or extract to a new table"
             )
-        norms_B = np.linalg.norm(ours_BD, axis=1) * np.linalg.norm(theirs_BD, axis=1)
-        cosines_B = (ours_BD * theirs_BD).sum(axis=1) / np.maximum(norms_B, np.finfo(np.float64).tiny)
-        worst = float(np.min(cosines_B))
+        worst = least_cosine(ours_BD, theirs_BD)
         if not worst >= GOLDEN_TOLERANCE[compute]:
             raise GoldenMismatchError(
                 f"{where} computes other embeddings than the table holds: least cosine {worst:.6f} over the golden images, "

@@ -1,9 +1,11 @@
 """The commands that look after a table: show, verify, vacuum, optimize."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from tlray.config import OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
 from tlray.lake import maintenance
+from tlray.lake.lease import hold
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table
 
@@ -20,10 +22,17 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
 
 def vacuum(config: VacuumConfig) -> dict[str, Any]:
     """List or delete the files that no version needs."""
-    table = Table.open(to_uri(config.table))
-    return maintenance.vacuum(table, retention_hours=config.retention_hours, delete=config.delete)
+    uri = to_uri(config.table)
+    table = Table.open(uri)
+    with hold(uri, "vacuum") if config.delete else nullcontext():
+        table.refresh()
+        return maintenance.vacuum(table, retention_hours=config.retention_hours, delete=config.delete)
 
 
 def optimize(config: OptimizeConfig) -> dict[str, Any]:
     """Join small parts."""
-    return maintenance.optimize(Table.open(to_uri(config.table)))
+    uri = to_uri(config.table)
+    table = Table.open(uri)
+    with hold(uri, "optimize"):
+        table.refresh()
+        return maintenance.optimize(table)

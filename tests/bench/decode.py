@@ -1,4 +1,9 @@
-"""Decoding and resizing alone, from bytes in memory to 224 x 224 RGB pixels, by size of the photo and by decoder."""
+"""Decoding and resizing alone, from bytes in memory to 224 x 224 RGB pixels, by size of the photo and by decoder.
+
+Beside images a second: how far the pixels are from those of our path in full, and what that does to embeddings.
+
+Shape legend: B photos, H height, W width, C channels, D embedding length.
+"""
 
 import argparse
 import os
@@ -7,30 +12,124 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import Any
 
-from tests.bench.harness import finish, repeated_rate
+import numpy as np
+from PIL import Image
+
+from tests.bench.harness import BACKBONE, WEIGHTS, finish, ratio, repeated_rate
 from tests.bench.photos import photos
+from tlray.config import RecipeConfig
 from tlray.lake.images import decode_image
-from tlray.recipe import Preprocessing
+from tlray.lake.local_copy import local_copy
+from tlray.lake.resize import apply_preprocessing
+from tlray.models.backbones import resolve_backbone
+from tlray.models.encoder import Encoder
+from tlray.recipe import Precision, Preprocessing
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+try:
+    from torchcodec import decoders as torchcodec
+except ImportError:
+    torchcodec = None
 
 SIZES = {"0.2 MP": (512, 384), "0.8 MP": (1024, 768), "3 MP": (2048, 1536), "12 MP": (4000, 3000)}
 PREPROCESSING = Preprocessing(
     resize=(256, 256), crop=(224, 224), interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
+SCALED = PREPROCESSING.model_copy(update={"scaled_decoding": True})
 MAX_PIXELS = 2**28
+REFERENCE = "tlray"
+
+Decoder = Callable[[bytes], np.ndarray]
 
 
-def with_pillow(data: bytes) -> object:
-    """Our one path."""
-    return decode_image(data, PREPROCESSING, max_pixels=MAX_PIXELS)
+def with_tlray(data: bytes) -> np.ndarray:
+    """Our one path: Pillow, and all that we check."""
+    return decode_image(data, PREPROCESSING, max_pixels=MAX_PIXELS).pixels_HWC
 
 
-DECODERS: dict[str, Callable[[bytes], object]] = {"pillow": with_pillow}
+def with_scaled_decoding(data: bytes) -> np.ndarray:
+    """The same with `preprocessing.scaled_decoding`."""
+    return decode_image(data, SCALED, max_pixels=MAX_PIXELS).pixels_HWC
 
 
-def rate(decode: Callable[[bytes], object], datas: list[bytes], threads: int, seconds: float) -> float:
+def with_simplejpeg(data: bytes) -> np.ndarray:
+    """simplejpeg, then our resize; it knows neither orientation nor other colours."""
+    return apply_preprocessing(Image.fromarray(simplejpeg.decode_jpeg(data)), PREPROCESSING)
+
+
+def with_torchcodec(data: bytes) -> np.ndarray:
+    """torchcodec, then our resize; the tensor's memory is already in the order of rows, columns, channels."""
+    return apply_preprocessing(Image.fromarray(torchcodec.decode_jpeg(data).permute(1, 2, 0).numpy()), PREPROCESSING)
+
+
+def decoders() -> dict[str, Decoder]:
+    """Those that are installed, ours first."""
+    found: dict[str, Decoder] = {REFERENCE: with_tlray, "tlray scaled": with_scaled_decoding}
+    if simplejpeg is not None:
+        found["simplejpeg"] = with_simplejpeg
+    if torchcodec is not None:
+        found["torchcodec"] = with_torchcodec
+    return found
+
+
+def rate(decode: Decoder, datas: list[bytes], threads: int, seconds: float) -> float:
     """Images a second on some threads of one process."""
     with ThreadPoolExecutor(threads) as pool:
         return repeated_rate(lambda: list(pool.map(decode, datas)), len(datas), seconds)
+
+
+def rates(
+    decode_by_name: dict[str, Decoder], datas: list[bytes], arguments: argparse.Namespace
+) -> dict[tuple[str, int], float]:
+    """Median images a second by decoder and number of threads; they take turns."""
+    cores = os.cpu_count() or 1
+    samples: dict[tuple[str, int], list[float]] = {(name, threads): [] for name in decode_by_name for threads in (1, cores)}
+    for _ in range(arguments.repetitions):
+        for (name, threads), measured in samples.items():
+            measured.append(rate(decode_by_name[name], datas, threads, arguments.seconds))
+    return {key: median(measured) for key, measured in samples.items()}
+
+
+def measure(label: str, arguments: argparse.Namespace, encode: Callable[[np.ndarray], np.ndarray]) -> list[dict[str, Any]]:
+    """One row a decoder for photos of one size."""
+    width, height = SIZES[label]
+    datas = list(photos(arguments.photos, (width, height)))
+    decode_by_name = decoders()
+    speeds = rates(decode_by_name, datas, arguments)
+    images = {name: np.stack([decode(data) for data in datas]) for name, decode in decode_by_name.items()}
+    features = {name: encode(images[name]) for name in (REFERENCE, "tlray scaled")}
+    rows = []
+    for name, images_BHWC in images.items():
+        levels_BHWC = np.abs(images_BHWC.astype(int) - images[REFERENCE])
+        cosines_B = (features[name] * features[REFERENCE]).sum(axis=1) if name in features else None
+        rows.append(
+            {
+                "size": label,
+                "decoder": name,
+                "kilobytes": sum(map(len, datas)) / len(datas) / 1e3,
+                "images_per_second_one_thread": speeds[name, 1],
+                "images_per_second_all_cores": speeds[name, os.cpu_count() or 1],
+                "megapixels_per_second_one_thread": speeds[name, 1] * width * height / 1e6,
+                "ratio_one_thread": ratio(speeds[name, 1], speeds[REFERENCE, 1]),
+                "most_levels_off": int(levels_BHWC.max()),
+                "mean_levels_off": float(levels_BHWC.mean()),
+                "least_cosine": None if cosines_B is None else round(float(cosines_B.min()), 5),
+                "mean_cosine": None if cosines_B is None else round(float(cosines_B.mean()), 5),
+            }
+        )
+    return rows
+
+
+def trained_encoder() -> Callable[[np.ndarray], np.ndarray]:
+    """From images_BHWC to unit vectors_BD, at fp32."""
+    config = RecipeConfig(
+        backbone=BACKBONE, weights=WEIGHTS, normalize=True, precision=Precision(compute="fp32", storage="full")
+    )
+    encoder = Encoder(resolve_backbone(config, local_copy))
+    return lambda images_BHWC: next(iter(encoder.encode(images_BHWC).values())).astype(np.float64)
 
 
 def main() -> None:
@@ -42,26 +141,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.photos, arguments.repetitions, arguments.seconds = 4, 1, 0.5
-    cores = os.cpu_count() or 1
-    rows: list[dict[str, Any]] = []
-    for label, (width, height) in SIZES.items():
-        datas = list(photos(arguments.photos, (width, height)))
-        samples: dict[tuple[str, int], list[float]] = {(name, count): [] for name in DECODERS for count in (1, cores)}
-        for _ in range(arguments.repetitions):
-            for name, count in samples:
-                samples[name, count].append(rate(DECODERS[name], datas, count, arguments.seconds))
-        for name in DECODERS:
-            one, all_cores = median(samples[name, 1]), median(samples[name, cores])
-            rows.append(
-                {
-                    "size": label,
-                    "decoder": name,
-                    "kilobytes": sum(map(len, datas)) / len(datas) / 1e3,
-                    "images_per_second_one_thread": one,
-                    "megapixels_per_second_one_thread": one * width * height / 1e6,
-                    "images_per_second_all_cores": all_cores,
-                }
-            )
+    encode = trained_encoder()
+    rows = [row for label in SIZES for row in measure(label, arguments, encode)]
     finish({"rows": rows}, rows)
 
 

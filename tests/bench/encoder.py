@@ -1,26 +1,35 @@
 """The network alone, from uint8 pixels in memory to vectors in memory; needs no Ray.
 
-Eager is plain torch at fp32, AMP is torch's autocast to bf16 as its documents write it, ours is `Encoder` at the same two
-precisions. Random weights: they cost as much as trained ones. Shape legend: B images, H height, W width, C channels.
+Eager is plain torch at fp32; amp is torch's autocast to bf16 as its documents write it, in channels_last; compiled is
+the same under `torch.compile`, on a CPU with freezing, on a GPU with "max-autotune" (with CUDA graphs). Ours is `Encoder` as
+extraction uses it (on a CPU with a lane for each core) and what it compiles ahead of time. Random weights: they cost as much as
+trained ones. Shape legend: B images, H height, W width, C channels.
 """
 
 import argparse
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.bench.harness import finish, ratio, repeated_rate
 from tlray.config import RecipeConfig
 from tlray.lake.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
-from tlray.models.encoder import Encoder
+from tlray.models.compiled import CompiledCache
+from tlray.models.encoder import Encoder, choose_device, make_recipe_file
 from tlray.recipe import Precision, golden_images
 
 BACKBONES = ("torchvision:resnet50", "torchvision:vit_b_16", "timm:tf_efficientnet_lite0")
-TWINS = {"ours fp32": "eager fp32", "ours bf16": "amp bf16"}
+PEERS = ("eager fp32", "amp bf16", "compiled bf16")
+PEAK_TFLOPS = {"NVIDIA H200": 989.0, "NVIDIA H100": 989.0, "NVIDIA A100": 312.0, "NVIDIA L4": 121.0}
+"""Dense bf16, of NVIDIA's data sheets (SXM where there are several)."""
 
 Variant = Callable[[np.ndarray], object]
 
@@ -31,32 +40,62 @@ def load(name: str, compute: str) -> Backbone:
     return resolve_backbone(RecipeConfig(backbone=name, weights="random:0", precision=precision), local_copy)
 
 
-def plain(backbone: Backbone, *, amp: bool) -> Variant:
+def plain(backbone: Backbone, *, amp: bool, compiled: bool = False) -> Variant:
     """What one writes without us: normalise, forward pass, back to NumPy."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device("auto")
     network = backbone.module.to(device).eval()
+    if amp:
+        network = network.to(memory_format=torch.channels_last)
+    run: Any = network
+    if compiled:
+        run = torch.compile(network, mode="max-autotune" if device.type == "cuda" else None)
 
     def encode(images_BHWC: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+        with (
+            torch.no_grad(),
+            torch._inductor.config.patch(freezing=True),
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp),
+        ):
             images_BCHW = to_network_input(torch.from_numpy(images_BHWC).to(device), backbone.recipe.preprocessing)
-            return network(images_BCHW.contiguous()).float().cpu().numpy()
+            return run(images_BCHW if amp else images_BCHW.contiguous()).float().cpu().numpy()
 
     return encode
 
 
-def variants(name: str) -> dict[str, Variant]:
+def ours_compiled(backbone: Backbone, folder: Path) -> Variant:
+    """Our encoder compiled ahead of time, on all cores or the GPU."""
+    cache = CompiledCache(make_recipe_file(backbone), choose_device("auto"), folder)
+    network = Encoder(backbone, exact_below=0).network
+    assert network is not None
+    assert cache.compile(network) == "made"
+    encoder = cache.load(None)
+    assert encoder is not None
+    return encoder.encode
+
+
+def variants(name: str, folder: Path) -> dict[str, Variant]:
     """All ways to run a backbone, each with a module of its own: ours changes its memory layout."""
     return {
         "eager fp32": plain(load(name, "fp32"), amp=False),
         "amp bf16": plain(load(name, "bf16"), amp=True),
-        "ours fp32": Encoder(load(name, "fp32")).encode,
-        "ours bf16": Encoder(load(name, "bf16")).encode,
+        "compiled bf16": plain(load(name, "bf16"), amp=True, compiled=True),
+        "ours fp32": Encoder(load(name, "fp32"), lanes=os.cpu_count()).encode,
+        "ours bf16": Encoder(load(name, "bf16"), exact_below=0, lanes=os.cpu_count()).encode,
+        "ours compiled bf16": ours_compiled(load(name, "bf16"), folder),
     }
 
 
-def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
+def flops(backbone: Backbone) -> float:
+    """Floating-point operations of one image's forward pass, as torch counts them (a multiply-add is two)."""
+    images_BHWC = torch.from_numpy(golden_images(*backbone.recipe.preprocessing.crop)[:1])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone.module(to_network_input(images_BHWC, backbone.recipe.preprocessing))
+    return float(counter.get_total_flops())
+
+
+def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Median images a second of each variant; the variants take turns."""
-    ways = variants(name)
+    ways = variants(name, folder)
     height, width = load(name, "fp32").recipe.preprocessing.crop
     golden = golden_images(height, width)
     images_BHWC = np.ascontiguousarray(np.resize(golden, (arguments.batch_size, *golden.shape[1:])))
@@ -71,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repetition of half a second, one backbone")
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
-    parser.add_argument("--batch-size", type=int, default=256 if torch.cuda.is_available() else 16)
+    parser.add_argument("--batch-size", type=int, default=256 if torch.cuda.is_available() else 64)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="least time of one repetition")
     arguments = parser.parse_args()
@@ -79,11 +118,20 @@ def main() -> None:
         arguments.backbones, arguments.repetitions, arguments.seconds = [BACKBONES[-1]], 1, 0.5
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
+    peak = None
+    if torch.cuda.is_available():
+        peak = next((peak for chip, peak in PEAK_TFLOPS.items() if torch.cuda.get_device_name().startswith(chip)), None)
     for name in arguments.backbones:
-        rates = measure(name, arguments)
-        ratios = {f"{ours} / {theirs}": ratio(rates[ours], rates[theirs]) for ours, theirs in TWINS.items()}
-        rows.append({"images/s": name, **rates, **ratios})
-        result[name] = {"images_per_second": rates, "ratios": ratios}
+        with tempfile.TemporaryDirectory(prefix="tlray-bench-") as folder:
+            rates = measure(name, arguments, Path(folder))
+        best_peer = max(rates[peer] for peer in PEERS)
+        ours = max(rates["ours bf16"], rates["ours compiled bf16"])
+        tflops = ours * flops(load(name, "fp32")) / 1e12
+        shares = {"ours / best": ratio(ours, best_peer), "TFLOP/s": tflops}
+        rows.append({"images/s": name.partition(":")[2], **rates, **shares})
+        result[name] = {"images_per_second": rates, "ratio_to_best_peer": shares["ours / best"], "tflops": round(tflops, 3)}
+        if peak is not None:
+            result[name]["share_of_peak"] = round(tflops / peak, 4)
     finish({"backbones": result, "batch_size": arguments.batch_size, "gpu": torch.cuda.is_available()}, rows)
 
 

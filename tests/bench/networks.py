@@ -53,11 +53,10 @@ class EagerNetwork:
 
 
 class OurNetwork:
-    """Our encoder, with all cores whatever the engine left it, as our own extraction gives it on a small machine."""
+    """Our encoder as our own extraction uses it: a lane on each core, whatever the engine left it."""
 
     def __init__(self, job: Job) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)
-        self.encoder = Encoder(load(job))
+        self.encoder = Encoder(load(job), lanes=os.cpu_count())
         self.log = job.batch_log
 
     def __call__(self, images_BHWC: torch.Tensor) -> np.ndarray:

@@ -76,8 +76,8 @@ def _decode_rate(paths: list[str], *, preprocessing: Preprocessing, seconds: flo
 def encode(job: Job) -> dict[str, Any]:
     """Our encoder alone, on all cores or the accelerator, from decoded images in memory."""
     backbone = load(job)
-    encoder = Encoder(backbone)
-    paths = job.paths[: max(ENCODE_IMAGES, encoder.batch_size)]
+    encoder = Encoder(backbone, lanes=os.cpu_count())
+    paths = job.paths[: max(ENCODE_IMAGES, 2 * encoder.batch_size)]
     images = [
         decode_image(path.read_bytes(), backbone.recipe.preprocessing, max_pixels=MAX_PIXELS).pixels_HWC for path in paths
     ]

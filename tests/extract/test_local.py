@@ -21,7 +21,7 @@ from tlray.errors import ImageErrorCode
 
 RESULT_KEYS = {
     *("table", "version", "recipe_id", "listed", "new", "changed", "deleted", "unchanged", "ok", "failed", "failures"),
-    *("seconds", "images_per_second", "bottleneck"),
+    *("seconds", "images_per_second", "bottleneck", "advice", "stages"),
 }
 
 

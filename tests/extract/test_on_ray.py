@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -20,7 +21,9 @@ from tests.extract.test_local import assert_same
 from tests.photos import RECIPE, photo, start_tlray, tlray
 from tests.ray_cluster import RayCluster, processes_named
 from tlray.demo.s3_server import S3Server
-from tlray.extract.on_ray import share_out
+from tlray.extract.on_ray import for_plan, live_or_local, share_out
+from tlray.lake.plan import Plan, Unit
+from tlray.lake.sources import PAGE_SCHEMA
 from tlray.lake.storage import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
@@ -84,6 +87,7 @@ def test_ray_makes_the_same_table(lake: str, reference: pl.DataFrame) -> None:
     assert_same(frame_of(lake, "on-ray"), reference)
     began = time.monotonic()
     again = tlray(*arguments(lake, "on-ray"))
+    assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["unchanged"] == IMAGES + 5
     assert "nothing to do" in again.stderr
     assert time.monotonic() - began < 30
@@ -102,7 +106,7 @@ def wait_for_commit(process: subprocess.Popen[str], table: str) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("mode", "kills"), [("--no-local", 5), ("--local", 5)])
+@pytest.mark.parametrize(("mode", "kills"), [("--no-local", 3), ("--local", 3)])
 def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFrame, mode: str, kills: int) -> None:
     """Runs are killed at random moments, each followed by the same command, until enough of them were hit."""
     rng, hit, tables, seen = random.Random(11), 0, 0, []
@@ -142,7 +146,7 @@ def test_a_killed_encoder_is_replaced(lake: str, reference: pl.DataFrame) -> Non
         time.sleep(0.05)
         parts = list(open_store(lake).list(f"{lake}/actor-killed/"))
         if sum(map(len, parts)) >= 4 * (killed + 1):  # it has written some: it is in the middle of the work
-            for pid in processes_named("EncoderActor"):
+            for pid in processes_named("UnitActor"):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
     result = finish(process)
@@ -189,19 +193,66 @@ def test_a_worker_that_computes_other_numbers_stops_the_run(lake: str, reference
     assert "tlray extract: GoldenMismatchError: the encoder on node" in stderr
 
 
+def test_a_cluster_with_gpus_makes_the_same_table(
+    lake: str, reference: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its encoders take a GPU each, while tasks decode and write; where torch sees none of them, they compute on the CPU."""
+    with RayCluster(tmp_path, gpus=1) as cluster:
+        for name, value in cluster.env.items():
+            monkeypatch.setenv(name, value)
+        process = start_tlray(*arguments(lake, "on-gpus"))
+        while process.poll() is None and not (encoders := processes_named("EncoderActor")):
+            time.sleep(0.05)
+        assert len(encoders) == 1
+        result = finish(process)
+    assert (result["ok"], result["failed"]) == (IMAGES, 5)
+    assert {"decode", "transfer", "encode", "write"} <= set(result["stages"])
+    assert_same(frame_of(lake, "on-gpus"), reference)
+
+
+def plan_of(todo: int, units: int, kind: str = "images") -> Plan:
+    unit = Unit(0, PAGE_SCHEMA.empty_table())
+    return Plan(kind, [unit] * units, [], todo, 0)
+
+
+def test_much_to_do_gives_each_core_an_actor() -> None:
+    workers = share_out([16, 16], 0)
+    assert (workers.actors, workers.lanes) == (4, 8)
+    few = for_plan(workers, plan_of(1000, units=3))
+    assert (few.actors, few.lanes) == (3, 8)  # no more than there are units
+    many = for_plan(workers, plan_of(10_000_000, units=10_000))
+    assert (many.actors, many.cpus, many.lanes) == (32, 1, 1)
+    on_gpus = for_plan(share_out([16], 2), plan_of(10_000_000, units=10_000))
+    assert (on_gpus.actors, on_gpus.lanes) == (2, None)
+
+
+def test_a_cluster_that_is_gone_is_not_joined(tmp_path: Path) -> None:
+    noted = tmp_path / "ray_current_cluster"
+    assert live_or_local(noted) is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        noted.write_text(f"127.0.0.1:{port}\n")
+        assert live_or_local(noted) is None
+    assert live_or_local(noted) == "local"
+    noted.write_text("")
+    assert live_or_local(noted) == "local"
+
+
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "nodes", "encoders", "claimed"),
+    ("node_cpus", "gpus", "actors", "cpus", "lanes"),
     [
-        (2, 0, 1, 1, 0),
-        (4, 0, 1, 1, 0),
-        (6, 0, 1, 1, 4),
-        (64, 0, 4, 15, 4),
-        (16, 1, 1, 1, 0),
-        (128, 8, 9, 8, 0),
-        (6, 0, 3, 1, 4),
+        ([1], 0, 1, 1, 1),
+        ([2], 0, 1, 2, 2),
+        ([0, 2, 2], 0, 2, 2, 2),  # a head that is not to work
+        ([16, 16, 4], 0, 9, 4, 4),
+        ([64] * 4, 0, 32, 8, 8),
+        ([16], 1, 1, 0, None),
+        ([0, *[16] * 8], 8, 8, 0, None),
     ],
 )
-def test_a_cluster_is_shared_out(cpus: int, gpus: int, nodes: int, encoders: int, claimed: int) -> None:
-    workers = share_out(cpus, gpus, nodes)
-    assert (workers.encoders, workers.cpus, workers.gpus) == (encoders, claimed, 1 if gpus else 0)
-    assert workers.encoders * workers.cpus <= max(0, cpus - 2)
+def test_a_cluster_is_shared_out(node_cpus: list[int], gpus: int, actors: int, cpus: int, lanes: int | None) -> None:
+    workers = share_out(node_cpus, gpus)
+    assert (workers.actors, workers.cpus, workers.lanes) == (actors, cpus, lanes)
+    assert workers.gpus == (1 if gpus else 0)
+    assert workers.slots == sum(node_cpus)
+    assert workers.actors * workers.cpus <= sum(node_cpus)

@@ -2,8 +2,11 @@
 
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.factories import make_recipe_file, make_rows, read_with_polars, vector_of
+from tlray.config import PolicyConfig
 from tlray.lake.committer import Committer
+from tlray.lake.compare import compare
 from tlray.lake.parts import Part, round_to_half, write_part
-from tlray.lake.plan import Difference, Plan, compare
+from tlray.lake.plan import Difference, Plan
 from tlray.lake.sources import PAGE_SCHEMA
 from tlray.lake.table import Table
 
@@ -49,8 +54,14 @@ class Piece:
     parts: tuple[Part, ...]
 
 
+def differences_for(source: ListedSource, table: Table | None, **options: Any) -> list[Difference]:
+    with tempfile.TemporaryDirectory() as scratch:
+        return list(compare(source, table, Path(scratch), **options))
+
+
 def difference_for(source: ListedSource, table: Table | None, retry_codes: Sequence[str] = ()) -> Difference:
-    return compare(cast("Any", source), table, retry_codes=retry_codes)
+    [difference] = differences_for(source, table, retry_codes=retry_codes)
+    return difference
 
 
 def counts_for(*arguments: Any, **options: Any) -> tuple[int, ...]:
@@ -87,7 +98,8 @@ def carry_out(table: Table, plan: Plan, run_id: str, failing: set[str] = frozens
     """Finish pieces in a random order, some of them twice, with commits in between."""
     rng = rng or random.Random(0)
     clock = iter(range(10**6))
-    committer = Committer(table, plan, run_id, clock=lambda: float(next(clock)))
+    committer = Committer(table, run_id, clock=lambda: float(next(clock)))
+    committer.start(plan)
     pieces = pieces_of(table, plan, run_id, failing)
     pieces += [piece for piece in pieces if rng.random() < 0.3]
     rng.shuffle(pieces)
@@ -196,3 +208,41 @@ def test_a_small_plan_is_cut_for_all_workers() -> None:
     assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=400, slots=2).units) == 16
     assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=400, slots=1000).units) == 32
     assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=10, slots=1).units) == 100
+
+
+def test_a_large_difference_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_path) -> None:
+    """Runs on local disk, ranges of names, and positions in a part that an earlier piece of the same run rewrote."""
+    table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
+    names = [f"s3://b/{number:03d}" for number in range(100)]
+    random.Random(0).shuffle(names)  # a manifest's order
+    listing: Listing = dict.fromkeys(names, ("1", "l"))
+    for number, etag in enumerate("122"):
+        listing = {name: (etag if index % 3 else "1", "l") for index, name in enumerate(listing)}
+        source = ListedSource(listing, repeat=True)
+        committer = Committer(table, f"run{number}")
+        counts: Counter[str] = Counter()
+        with tempfile.TemporaryDirectory() as scratch:
+            pieces = list(compare(source, table, Path(scratch), budget=10))
+            assert list(Path(scratch).iterdir())
+            for difference in pieces:
+                counts.update(difference.counts)
+                plan = difference.cut(unit_images=25, slots=1)
+                committer.start(plan)
+                for piece in pieces_of(table, plan, f"run{number}", set()):
+                    committer.add(piece)
+            committer.flush(now=True)
+        left = [piece.left for piece in pieces]
+        assert left == sorted(left, reverse=True) and left[-1] == 0
+        assert (counts["new"], counts["changed"], counts["unchanged"]) == [(100, 0, 0), (0, 66, 34), (0, 0, 100)][number]
+        assert len(pieces) > (1 if number < 2 else 0)
+        assert_table_is(table, listing)
+
+
+def test_a_policy_keeps_what_is_gone_or_changed(tmp_path) -> None:
+    table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
+    carry_out(table, plan_for(ListedSource({"a": ("1", "l"), "b": ("1", "l")}), table), "one")
+    source = ListedSource({"a": ("2", "l"), "c": ("1", "l")})
+    for deleted, changed in product(("follow", "keep"), repeat=2):
+        [difference] = differences_for(source, table, policy=PolicyConfig(deleted=deleted, changed=changed))
+        found = tuple(difference.counts[name] for name in ("new", "changed", "deleted", "unchanged"))
+        assert found == (1, int(changed == "follow"), int(deleted == "follow"), int(changed == "keep"))

@@ -13,6 +13,7 @@ from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.encoder import Encoder, make_recipe_file
+from tlray.models.precision import SHORT_SUM
 from tlray.recipe import Compute, Precision, RecipeFile, check_golden, golden_images
 
 
@@ -138,7 +139,7 @@ def test_precision_is_the_recipes_whatever_surrounds_it(backbone: Backbone, imag
         one.module.patch_embed.proj.register_forward_hook(note)
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         with torch.autocast("cpu", torch.bfloat16):
-            Encoder(one, device="cpu", batch_size=1).encode(images_BHWC[:1])
+            Encoder(one, device="cpu", batch_size=1, exact_below=SHORT_SUM).encode(images_BHWC[:1])
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
     assert [dtype for dtype, _, _ in dtypes] == [torch.float32, torch.bfloat16, torch.float16]
     assert dtypes[0][1:] == ("highest", False)
@@ -161,7 +162,8 @@ def test_short_sums_stay_at_fp32(images_BHWC: np.ndarray) -> None:
         dtypes: list[torch.dtype] = []
         for layer in (module.short, module.long):
             layer.register_forward_hook(lambda _layer, _arguments, output, seen=dtypes: seen.append(output.dtype))
-        Encoder(Backbone(recipe, module, {"embedding": (4,)}), device="cpu", batch_size=1).encode(images_BHWC[:1])
+        whole = Backbone(recipe, module, {"embedding": (4,)})
+        Encoder(whole, device="cpu", batch_size=1, exact_below=SHORT_SUM).encode(images_BHWC[:1])
         assert dtypes == [torch.float32, expected]
         assert "forward" not in vars(module.short)
 

@@ -3,7 +3,7 @@
 Shape legend: B images of a piece, D embedding length.
 """
 
-from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,27 +19,34 @@ from tlray.models.encoder import Encoder
 from tlray.recipe import Recipe, RecipeFile, check_golden, golden_images
 
 
-def make_encoder(expected: RecipeFile, *, where: str, backbone: Backbone | None = None) -> Encoder:
+def make_encoder(expected: RecipeFile, *, where: str, backbone: Backbone | None = None, lanes: int | None = None) -> Encoder:
     """An encoder that has shown that it computes the table's numbers.
 
     Args:
         expected: the table's recipe file.
         where: for the message, should it not.
         backbone: already loaded; default loads it by the recipe.
+        lanes: see `Encoder`.
 
     Raises:
         GoldenMismatchError: it computes others.
         WeightsError: the weights changed or are gone.
     """
-    encoder = Encoder(backbone or load_backbone(expected.recipe, local_copy))
+    backbone = backbone or load_backbone(expected.recipe, local_copy)
+    encoder = Encoder(backbone, exact_below=expected.exact_below, lanes=lanes)
     check_golden(expected, encoder.encode(golden_images(*expected.recipe.preprocessing.crop)), where=where)
     return encoder
 
 
-def encode_piece(encoder: Encoder, piece: Piece, recipe: Recipe) -> EncodedPiece:
+class TimedEncoder(Protocol):
+    """What this stage needs of an encoder."""
+
+    def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]: ...  # noqa: D102
+
+
+def encode_piece(encoder: TimedEncoder, piece: Piece, recipe: Recipe) -> EncodedPiece:
     """Embed the images of a piece; a row whose vector is not finite becomes a failed one."""
-    began = perf_counter()
-    features = encoder.encode(piece.images_BHWC)
+    features, encode_seconds = encoder.encode_timed(piece.images_BHWC)
     finite_B = np.ones(len(piece.images_BHWC), bool)
     for features_BD in features.values():
         finite_B &= np.isfinite(features_BD).all(axis=1)
@@ -58,7 +65,7 @@ def encode_piece(encoder: Encoder, piece: Piece, recipe: Recipe) -> EncodedPiece
         piece.last,
         _with_vectors(ok, vectors),
         _with_vectors(failed, nulls),
-        {**piece.seconds, "encode": perf_counter() - began},
+        {**piece.seconds, "encode": encode_seconds},
         piece.notes,
     )
 

@@ -1,25 +1,32 @@
 """`tlray extract`: from its config to its result."""
 
+import contextlib
 import os
+import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig
 from tlray.errors import ConcurrentWriteError, TooManyFailuresError
 from tlray.extract.progress import Progress, say
+from tlray.extract.report import Resources, report
+from tlray.extract.stop import Stop
 from tlray.lake.committer import Committer
+from tlray.lake.compare import compare
 from tlray.lake.fetch import FetchSpec
+from tlray.lake.lease import hold
 from tlray.lake.local_copy import local_copy
 from tlray.lake.maintenance import optimize
-from tlray.lake.plan import Difference, Plan, compare
+from tlray.lake.plan import Difference, Plan
 from tlray.lake.resize import check_preprocessing
-from tlray.lake.sources import open_source
+from tlray.lake.sources import Source, open_source
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table, check_recipe
 
@@ -39,13 +46,36 @@ class _Totals:
     """What a run has done so far."""
 
     images: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    commit_seconds: float = 0.0
+    start_seconds: float = 0.0
+    run_seconds: float = 0.0
+    resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
     notes_shown: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.counts["new"] or self.counts["changed"] or self.counts["deleted"])
 
     @property
     def failed(self) -> int:
         return self.failures.total()
+
+    def report(self) -> dict[str, Any]:
+        """See `tlray.extract.report.report`."""
+        return report(
+            {**self.seconds, "commit": self.commit_seconds},
+            images=self.images,
+            start_seconds=self.start_seconds,
+            run_seconds=self.run_seconds,
+            resources=self.resources,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What the log keeps of a run, for `tlray show`."""
+        return {"images": self.images, "failed": self.failed, "seconds": round(self.run_seconds, 3), **self.report()}
 
     def add(self, piece: "WrittenPiece") -> None:
         self.images += sum(part.rows for part in piece.parts)
@@ -68,8 +98,14 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     Raises:
         ConfigError: the input is wrong; nothing was started.
         TooManyFailuresError: more images failed than allowed; all that was done is committed.
+        StoppedError: SIGTERM asked for it; likewise.
         TlrayError: the run could not go on; what was committed stays, and the same command goes on from there.
     """
+    with Stop() as stop:
+        return _extract(config, stop)
+
+
+def _extract(config: ExtractConfig, stop: Stop) -> dict[str, Any]:
     began = time.monotonic()
     table_uri = to_uri(config.table)
     source = open_source(config.source)
@@ -88,34 +124,48 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
         preprocessing=backbone.recipe.preprocessing,
         trust_listing=source.format == "manifest",
     )
-    listing_began = time.monotonic()
-    difference = compare(source, table, retry_codes=config.retry_failed)
-    list_seconds = time.monotonic() - listing_began
-    say(", ".join(f"{count} {name}" for name, count in difference.counts.items()))
-    result: dict[str, Any] = {"table": table_uri, "recipe_id": backbone.recipe.recipe_id, **difference.counts}
-    if config.dry_run:
-        return result | {"dry_run": True, **_estimate(difference, spec, backbone)}
-    if table is None:
-        table = Table.create(table_uri, make_recipe_file(backbone))
     totals = _Totals()
-    if difference.is_empty:
-        say("nothing to do: the table is where its source is")
-    else:
-        with _workers(config) as workers:
+    result: dict[str, Any] = {"table": table_uri, "recipe_id": backbone.recipe.recipe_id}
+    if config.dry_run:
+        estimate = _estimate(_differences(config, source, table, totals), spec, backbone)
+        return result | totals.counts | {"dry_run": True, **estimate}
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    with hold(table_uri, run_id, wait=config.wait) as lease, contextlib.ExitStack() as stack:
+        table = Table.open_or_none(table_uri)  # as it is now that nobody else writes to it
+        workers, committer = None, None
+        for difference in _differences(config, source, table, totals):
+            table = table or Table.create(table_uri, make_recipe_file(backbone))
+            committer = committer or Committer(table, run_id, guard=lease.check, describe=totals.describe)
+            if difference.is_empty:
+                continue
+            workers = workers or stack.enter_context(_workers(config))
+            if workers is not None:
+                totals.resources = Resources(workers.slots, workers.actors * workers.gpus)
+            stop.listen()  # Ray has set a handler of its own
             plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
             say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
-            _run(config, plan, spec, table, backbone, workers, totals)
-        _compact(table)
+            committer.start(plan)
+            with contextlib.closing(_pieces(plan, spec, table, backbone, workers, run_id)) as pieces:
+                _run(config, plan, pieces, table, committer, totals, stop, left=difference.left)
+        assert table is not None
+        if totals.is_empty:
+            say("nothing to do: the table is where its source is")
+        else:
+            _compact(table)
     seconds = time.monotonic() - began
-    return result | {
-        "version": table.version,
-        "ok": totals.images - totals.failed,
-        "failed": totals.failed,
-        "failures": dict(totals.failures),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(totals.images / seconds, 3),
-        "bottleneck": _bottleneck(totals, list_seconds),
-    }
+    return (
+        result
+        | totals.counts
+        | {
+            "version": table.version,
+            "ok": totals.images - totals.failed,
+            "failed": totals.failed,
+            "failures": dict(totals.failures),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(totals.images / seconds, 3),
+            **totals.report(),
+        }
+    )
 
 
 def _workers(config: ExtractConfig) -> AbstractContextManager["Workers | None"]:
@@ -126,34 +176,61 @@ def _workers(config: ExtractConfig) -> AbstractContextManager["Workers | None"]:
     return cluster()
 
 
+def _differences(config: ExtractConfig, source: Source, table: Table | None, totals: _Totals) -> Iterator[Difference]:
+    """How the source differs from the table, a bounded piece of work after the other; adds to the counts."""
+    with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
+        found = compare(source, table, Path(scratch), retry_codes=config.retry_failed, policy=config.policy)
+        while True:
+            began = time.monotonic()
+            difference = next(found, None)
+            totals.seconds.update({"list": time.monotonic() - began})
+            if difference is None:
+                return
+            totals.counts.update(difference.counts)
+            left = f"; {difference.left} more to compare" if difference.left else ""
+            say(", ".join(f"{count} {name}" for name, count in difference.counts.items()) + left)
+            yield difference
+
+
 def _run(
     config: ExtractConfig,
     plan: Plan,
-    spec: FetchSpec,
+    pieces: Iterator["WrittenPiece"],
     table: Table,
-    backbone: "Backbone",
-    workers: "Workers | None",
+    committer: Committer,
     totals: _Totals,
+    stop: Stop,
+    *,
+    left: int,
 ) -> None:
-    """Work the plan off and commit as it goes; whatever ends it, finished groups are committed first."""
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    committer = Committer(table, plan, run_id)
+    """Work a plan off and commit as it goes; whatever ends it, finished groups are committed first.
+
+    As many images as are `left`, which are not compared with the table yet, may follow.
+    """
     total_is_known = plan.kind == "images"
-    pieces = _pieces(plan, spec, table, backbone, workers, run_id) if plan.units else iter(())
+    todo = totals.counts["new"] + totals.counts["changed"]
+    began, before_seconds, is_first = time.monotonic(), totals.run_seconds, not totals.images
     with Progress(plan.todo, total_is_known=total_is_known) as progress:
         try:
             for piece in pieces:
-                if not committer.add(piece):
-                    continue
-                totals.add(piece)
-                committer.flush()
+                with stop.held():
+                    if not committer.add(piece):
+                        continue
+                    totals.add(piece)
+                    totals.run_seconds = before_seconds + time.monotonic() - began
+                    if is_first:
+                        totals.start_seconds, is_first = totals.run_seconds, False
+                    committer.flush()
+                    totals.commit_seconds = committer.seconds
                 progress.update(sum(part.rows for part in piece.parts), sum(piece.failures.values()), table.version)
                 if total_is_known:
-                    _check_failures(config, totals, plan.todo)
+                    _check_failures(config, totals, todo + left)
         finally:
-            committer.flush(now=True)
-    if not total_is_known:
-        _check_failures(config, totals, totals.images)
+            with stop.held():
+                committer.flush(now=True)
+                totals.commit_seconds = committer.seconds
+    if not left:
+        _check_failures(config, totals, todo if total_is_known else totals.images)
 
 
 def _compact(table: Table) -> None:
@@ -165,16 +242,22 @@ def _compact(table: Table) -> None:
 
 def _pieces(
     plan: Plan, spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Workers | None", run_id: str
-) -> Iterator["WrittenPiece"]:
+) -> Generator["WrittenPiece", None, None]:
+    """Written pieces; closed early, their making ends."""
+    if not plan.units:
+        return
     if workers is None:
         from tlray.extract.encoding import make_encoder
         from tlray.extract.local import run_locally
+        from tlray.extract.units import UnitWorker
 
-        encoder = make_encoder(table.recipe_file, where="this machine", backbone=backbone)
-        return run_locally(plan, spec, encoder, table.uri, table.recipe_file, run_id)
+        lanes = os.cpu_count() or 1
+        encoder = make_encoder(table.recipe_file, where="this machine", backbone=backbone, lanes=lanes)
+        yield from run_locally(plan, UnitWorker(encoder, spec, table.uri, table.recipe_file, run_id), lanes)
+        return
     from tlray.extract.on_ray import run_on_ray
 
-    return run_on_ray(plan, spec, table, workers, run_id)
+    yield from run_on_ray(plan, spec, table, workers, run_id)
 
 
 def _check_failures(config: ExtractConfig, totals: _Totals, total: int) -> None:
@@ -188,20 +271,18 @@ def _check_failures(config: ExtractConfig, totals: _Totals, total: int) -> None:
     )
 
 
-def _estimate(difference: Difference, spec: FetchSpec, backbone: "Backbone") -> dict[str, Any]:
-    """Embed a few images of the plan, in this process, and scale up; shards are estimated by their bytes."""
+def _estimate(differences: Iterator[Difference], spec: FetchSpec, backbone: "Backbone") -> dict[str, Any]:
+    """Embed a few images, in this process, and scale up; shards are estimated by their bytes."""
     from tlray.extract.sample import time_sample
 
-    plan = difference.cut(unit_images=spec.piece_images, slots=os.cpu_count() or 1)
-    if not plan.units:
-        return {"units": 0, "todo_bytes": 0, "estimated_seconds": 0.0}
-    seconds, fraction = time_sample(plan, spec, backbone, SAMPLE_IMAGES)
-    estimate = round(seconds / fraction, 1)
-    say(f"estimated {estimate:.0f} s in one process on this machine, from a sample that took {seconds:.1f} s")
-    return {"units": len(plan.units), "todo_bytes": plan.todo_bytes, "estimated_seconds": estimate}
-
-
-def _bottleneck(totals: _Totals, list_seconds: float) -> str:
-    """The stage that was busy longest, summed over all workers."""
-    busy = {"list": list_seconds, **totals.seconds}
-    return max(busy, key=lambda stage: busy[stage])
+    units, todo_bytes, estimate, sample_seconds, seconds_each = 0, 0, 0.0, 0.0, 0.0
+    for difference in differences:
+        plan = difference.cut(unit_images=spec.piece_images, slots=os.cpu_count() or 1)
+        if plan.units and not seconds_each:
+            sample_seconds, fraction = time_sample(plan, spec, backbone, SAMPLE_IMAGES)
+            seconds_each = sample_seconds / fraction / plan.todo
+        units, todo_bytes = units + len(plan.units), todo_bytes + plan.todo_bytes
+        estimate += plan.todo * seconds_each
+    if units:
+        say(f"estimated {estimate:.0f} s in one process on this machine, from a sample that took {sample_seconds:.1f} s")
+    return {"units": units, "todo_bytes": todo_bytes, "estimated_seconds": round(estimate, 1)}

@@ -1,11 +1,13 @@
-"""Extraction on a Ray cluster: Ray Data streams units through decode tasks, encoder actors and write tasks."""
+"""Extraction on a Ray cluster: Ray Data streams units through actors; with GPUs through decode tasks, actors, write tasks."""
 
 import logging
-import math
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,22 +15,33 @@ import ray
 import ray.data
 import ray.exceptions
 
-from tlray.errors import ConfigError, StorageError, TlrayError
+from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError
 from tlray.extract.pieces import WrittenPiece
 from tlray.extract.ray_encoder import EncoderActor
 from tlray.extract.ray_tasks import decode, unit_rows, write
+from tlray.extract.ray_units import UnitActor
+from tlray.extract.units import THREADS_AHEAD
 from tlray.lake.fetch import FetchSpec
 from tlray.lake.plan import Plan
 from tlray.lake.table import Table
 
-CPUS_PER_ENCODER = 4
-"""Cores of one encoder actor on CPU nodes: convolutions of these sizes stop scaling beyond a few cores."""
+LANES_PER_ACTOR = 8
+"""Cores of one actor on nodes without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the
+time that it takes to compute, and one copy of the weights."""
 
-FREE_CPUS = 2
-"""Cores that no actor may claim: tasks that feed actors starve otherwise, and small clusters hang (ray issue 44687)."""
+ONE_LANE_IMAGES = 4_000
+"""Images a core from which on each core gets an actor of its own: only then can compiled code pay, which does not let go of the
+interpreter. Below, starting a process for each core costs more than that saves."""
+
+IMAGE_BYTES = 100_000
+"""A guess at the size of an image in a shard, to tell about how many there are; ImageNet's have 110 kB on average."""
 
 WRITE_CPUS = 0.25
 """A write task mostly waits for the store."""
+
+
+CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 - where Ray documents it
+CONNECT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,37 +49,36 @@ class Workers:
     """How a cluster is shared out.
 
     Attributes:
-        encoders: encoder actors.
+        actors: encoder actors.
         cpus: that each one claims.
-        gpus: likewise.
-        threads: of each encoder's tensor operations; None leaves torch's choice.
-        slots: decode tasks that can run at once.
+        gpus: likewise; where 0, an actor decodes and writes as well.
+        lanes: of each actor's encoder; None on a GPU.
+        slots: units that can be worked on at once.
     """
 
-    encoders: int
+    actors: int
     cpus: float
     gpus: float
-    threads: int | None
+    lanes: int | None
     slots: int
 
 
-def share_out(cpus: float, gpus: float, nodes: int) -> Workers:
+def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
     """Choose workers from a cluster's resources.
 
-    On GPUs, one encoder each. On CPUs, encoders get all cores but those left to tasks; on nodes too small for that, one
-    encoder a node claims none, and the operating system shares the cores.
+    With GPUs, one encoder actor each, and decode and write tasks on the CPUs of all nodes. Without, actors that claim all
+    cores of every node (at most LANES_PER_ACTOR each) and need no tasks beside them.
 
     Args:
-        cpus: of the cluster.
+        node_cpus: of each node that is alive; nodes that offer none (a head that must not work) do not count.
         gpus: of the cluster.
-        nodes: alive.
     """
-    slots = max(1, int(cpus))
+    working = [cpus for cpus in node_cpus if cpus >= 1] or [1.0]
+    slots = int(sum(working))
     if gpus >= 1:
         return Workers(int(gpus), 0, 1, None, slots)
-    if cpus < CPUS_PER_ENCODER + FREE_CPUS:
-        return Workers(max(1, nodes), 0, 0, max(1, int(cpus / max(1, nodes))), slots)
-    return Workers(math.floor((cpus - FREE_CPUS) / CPUS_PER_ENCODER), CPUS_PER_ENCODER, 0, CPUS_PER_ENCODER, slots)
+    lanes = min(LANES_PER_ACTOR, int(min(working)))
+    return Workers(sum(int(cpus / lanes) for cpus in working), lanes, 0, lanes, slots)
 
 
 @contextmanager
@@ -81,7 +93,7 @@ def cluster() -> Iterator[Workers]:
     joins = not ray.is_initialized()
     if joins:
         try:
-            ray.init(logging_level=logging.WARNING)
+            ray.init(None if os.environ.get("RAY_ADDRESS") else live_or_local(), logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or give --local"
@@ -96,46 +108,44 @@ def cluster() -> Iterator[Workers]:
         context.enable_progress_bars = False
         # Ray 2.57 lowered it to 2, which leaves fast encoders waiting for blocks.
         context.downstream_capacity_backpressure_ratio = 10.0
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        alive = sum(bool(node["Alive"]) for node in nodes)
-        yield share_out(resources.get("CPU", 1), resources.get("GPU", 0), alive)
+        resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
+        yield share_out([each.get("CPU", 0) for each in resources], sum(each.get("GPU", 0) for each in resources))
     finally:
         if joins:
             ray.shutdown()
 
 
-def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_id: str) -> Iterator[WrittenPiece]:
+def live_or_local(noted: Path = CURRENT_CLUSTER) -> str | None:
+    """`local` where the cluster that this machine ran last is gone; None leaves the choice to Ray.
+
+    One whose driver was killed leaves a note of its address, which Ray believes: it then tries for minutes to join it.
+    """
+    if not noted.exists():
+        return None
+    host, _, port = noted.read_text().strip().rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError):
+        return "local"
+    return None
+
+
+def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_id: str) -> Generator[WrittenPiece, None, None]:
     """Work a plan off.
 
     Yields:
-        Written pieces as they are finished, in no particular order.
+        Written pieces as they are finished, in no particular order. Closed early, the workers are ended.
 
     Raises:
         TlrayError: what a worker raised of our own errors, as itself.
         StorageError: workers failed in another way, for longer than Ray's retries.
     """
-    rows = unit_rows(plan.units)
-    recipe = table.recipe_file.recipe
-    pieces = ray.data.from_arrow(rows).map_batches(
-        partial(decode, spec_json=spec.model_dump_json()), batch_size=1, batch_format="pyarrow", num_cpus=1
-    )
-    encoded = pieces.map_batches(
-        EncoderActor,
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(workers.encoders, len(rows))),
-        # Given even where it is 0: with other resources than the decode tasks', Ray Data does not fuse the two into one actor.
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus or None,
-        fn_constructor_args=(table.uri, workers.threads),
-    )
-    written = encoded.map_batches(
-        partial(write, table_uri=table.uri, recipe_id=recipe.recipe_id, run_id=run_id),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=WRITE_CPUS,
-    )
+    units = ray.data.from_arrow(unit_rows(plan.units))
+    workers = for_plan(workers, plan)
+    images = plan.todo if plan.kind == "images" else plan.todo_bytes // IMAGE_BYTES
+    job = _Job(spec.model_dump_json(), table.uri, table.recipe_file.recipe_id, run_id, images // workers.actors)
+    written = (_staged if workers.gpus else _whole)(units, workers, job)
     try:
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(batch, pa.Table)
@@ -143,6 +153,67 @@ def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_
                 yield WrittenPiece.model_validate_json(document)
     except ray.exceptions.RayError as error:
         raise _our_own(error) from error
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What workers are told; `images` is the share of one actor."""
+
+    spec_json: str
+    table_uri: str
+    recipe_id: str
+    run_id: str
+    images: int
+
+
+def for_plan(workers: Workers, plan: Plan) -> Workers:
+    """No more actors than units, and actors of one core where there is much to do."""
+    if workers.lanes is not None and plan.kind == "images" and plan.todo >= ONE_LANE_IMAGES * workers.slots:
+        workers = replace(workers, actors=workers.slots, cpus=1, lanes=1)
+    return replace(workers, actors=min(workers.actors, len(plan.units)))
+
+
+def _whole(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dataset:
+    """On CPUs: each actor takes units from listing to parts."""
+    assert workers.lanes is not None
+    calls = workers.lanes + THREADS_AHEAD
+    return units.map_batches(
+        UnitActor,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(
+            # Those that find room start at once; the others when somebody else's work has ended.
+            min_size=1,
+            max_size=workers.actors,
+            initial_size=workers.actors,
+            max_concurrent_calls_per_actor=calls,
+            max_tasks_in_flight_per_actor=calls + 1,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=workers.cpus,
+        fn_constructor_args=(job.table_uri, job.spec_json, job.run_id, workers.lanes, job.images),
+    )
+
+
+def _staged(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dataset:
+    """With GPUs: tasks on all nodes decode and write, the GPUs' actors do nothing but encode."""
+    pieces = units.map_batches(partial(decode, spec_json=job.spec_json), batch_size=1, batch_format="pyarrow", num_cpus=1)
+    encoded = pieces.map_batches(
+        EncoderActor,
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers.actors),
+        # Given even where it is 0: with other resources than the decode tasks', Ray Data does not fuse the two into one actor.
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus or None,
+        fn_constructor_args=(job.table_uri, job.images),
+    )
+    return encoded.map_batches(
+        partial(write, table_uri=job.table_uri, recipe_id=job.recipe_id, run_id=job.run_id),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=WRITE_CPUS,
+    )
 
 
 def _our_own(error: BaseException) -> TlrayError:
@@ -154,5 +225,13 @@ def _our_own(error: BaseException) -> TlrayError:
             if isinstance(candidate, TlrayError):
                 return candidate
         seen = seen.__cause__ or seen.__context__
-    last_line = str(error).strip().splitlines()[-1]
-    return StorageError(f"the workers failed: {last_line}; run the same command again, it goes on from the last commit")
+    if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
+        return StorageError(
+            f"a node's object store or the disk that it spills to is full: {_last_line(error)}; free room there, "
+            f"or start Ray with a larger --object-store-memory; {GO_ON}"
+        )
+    return StorageError(f"the workers failed: {_last_line(error)}; {GO_ON}")
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -39,7 +39,7 @@ class WrittenPiece(BaseModel):
         unit, index, last, notes: as in `Piece`.
         parts: the files, at most one of each status.
         failures: rows by error code.
-        seconds: busy time by stage.
+        seconds: by stage, see `tlray.lake.fetch.Piece`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,19 +55,20 @@ class WrittenPiece(BaseModel):
 
 def write_piece(piece: EncodedPiece, *, table_uri: str, recipe_id: str, run_id: str) -> WrittenPiece:
     """Write the rows of a piece as parts of the table, not yet committed."""
-    began = perf_counter()
+    began, cpu_began = perf_counter(), thread_time()
     stem = f"{run_id}-{piece.unit:0{UNIT_STEM_DIGITS}d}-{piece.index:03d}"
     parts = tuple(
         write_part(table_uri, rows, status=status, stem=stem, recipe_id=recipe_id)
         for status, rows in (("ok", piece.ok), ("failed", piece.failed))
         if len(rows)
     )
+    write_seconds = thread_time() - cpu_began
     return WrittenPiece(
         unit=piece.unit,
         index=piece.index,
         last=piece.last,
         parts=parts,
         failures=dict(Counter(piece.failed["error"].to_pylist())),
-        seconds={**piece.seconds, "write": perf_counter() - began},
+        seconds={**piece.seconds, "write": write_seconds, "upload": max(0.0, perf_counter() - began - write_seconds)},
         notes=piece.notes,
     )

@@ -1,30 +1,32 @@
-"""The encoder actors of extraction on Ray."""
+"""The encoder actors of extraction on Ray, on GPUs."""
 
 from collections.abc import Iterator
+from time import perf_counter
 
 import pyarrow as pa
 import ray
 import torch
 
-from tlray.extract.encoding import encode_piece, make_encoder
+from tlray.extract.encoding import encode_piece
 from tlray.extract.ray_tasks import encoded_row, piece_of
+from tlray.extract.tuning import TuningEncoder
 from tlray.lake.table import Table
 
 
 class EncoderActor:
     """Loads the backbone by itself, so that a restarted actor needs nothing from the object store."""
 
-    def __init__(self, table_uri: str, threads: int | None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+    def __init__(self, table_uri: str, images: int) -> None:
         self._table_uri = table_uri
+        self._images = images
         self._ready = False
 
     def _prepare(self) -> None:
         # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
         self._recipe_file = Table.open(self._table_uri).recipe_file
         node = ray.get_runtime_context().get_node_id()[:12]
-        self._encoder = make_encoder(self._recipe_file, where=f"the encoder on node {node} (torch {torch.__version__})")
+        where = f"the encoder on node {node} (torch {torch.__version__})"
+        self._encoder = TuningEncoder(self._recipe_file, where=where, images=self._images, lanes=None)
         self._ready = True
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
@@ -32,6 +34,8 @@ class EncoderActor:
         if not self._ready:
             self._prepare()
         for index in range(len(batch)):
+            began = perf_counter()
             piece = piece_of(batch.slice(index, 1))
+            piece.seconds["transfer"] = perf_counter() - began
             encoded = encode_piece(self._encoder, piece, self._recipe_file.recipe)
             yield encoded_row(encoded)

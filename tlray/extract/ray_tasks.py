@@ -7,6 +7,7 @@ tasks import this module and so neither torch nor the networks, which take secon
 
 import pickle
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +22,16 @@ def unit_rows(units: Sequence[Unit]) -> list[pa.Table]:
     return [pa.table({"unit": pa.array([unit.index], pa.int64()), "items": [_to_ipc(unit.items)]}) for unit in units]
 
 
+def unit_of(row: dict[str, Any]) -> Unit:
+    """The unit of a row of `unit_rows`."""
+    return Unit(row["unit"], _from_ipc(row["items"]))
+
+
 def decode(batch: pa.Table, *, spec_json: str) -> Iterator[pa.Table]:
     """Fetch and decode units; one row a piece."""
     spec = FetchSpec.model_validate_json(spec_json)
     for row in batch.to_pylist():
-        for piece in fetch_unit(Unit(row["unit"], _from_ipc(row["items"])), spec):
+        for piece in fetch_unit(unit_of(row), spec):
             yield _piece_to_row(piece)
 
 

@@ -2,12 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from tlray.errors import TableCorruptError
 from tlray.lake.parts import Part, read_part, write_part
 from tlray.lake.plan import Group, Plan, StaleRows
 from tlray.lake.table import Change, Table
@@ -29,25 +31,68 @@ class FinishedPiece(Protocol):
     def parts(self) -> Sequence[Part]: ...  # noqa: D102
 
 
+@dataclass(frozen=True)
+class _Rewritten:
+    """What a part has become in this run.
+
+    Attributes:
+        part: that holds what is left of it; None where nothing is.
+        gone: positions in the original part of the rows that are not in it, in order.
+    """
+
+    part: Part | None
+    gone: np.ndarray
+
+
 class Committer:
-    """Collects finished pieces and commits complete groups every few seconds.
+    """Collects finished pieces and commits complete groups every few seconds; one for all plans of a run.
+
+    Args:
+        table: moves on with each commit.
+        run_id: of the run.
+        guard: called right before each commit; raises where the run may not write any more.
+        describe: what a commit is to say of the run so far, beside its id.
+        clock: seconds.
 
     Attributes:
         rows: rows of finished units committed so far, by status.
+        seconds: spent on commits, rewriting parts included.
     """
 
-    def __init__(self, table: Table, plan: Plan, run_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        table: Table,
+        run_id: str,
+        *,
+        guard: Callable[[], None] = lambda: None,
+        describe: Callable[[], dict[str, Any]] = dict,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.rows: Counter[str] = Counter()
         self._table = table
         self._run_id = run_id
+        self.seconds = 0.0
+        self._guard = guard
+        self._describe = describe
         self._clock = clock
         self._sequence = 0
         self._last_commit = clock()
+        self._rewritten: dict[str, _Rewritten] = {}
+        self._ready: list[Group] = []
+        self._broken = False
+
+    def start(self, plan: Plan) -> None:
+        """Take on a plan; all that was complete of the one before is committed, and what was not is dropped.
+
+        Raises:
+            TlrayError: as `flush`.
+        """
+        self.flush(now=True)
         self._group_of = {unit: group for group in plan.groups for unit in group.units}
         self._pieces: dict[int, dict[int, Sequence[Part]]] = {}
         self._piece_counts: dict[int, int] = {}
         self._open_units = {id(group): len(group.units) for group in plan.groups}
-        self._ready: list[Group] = [group for group in plan.groups if not group.units]
+        self._ready = [group for group in plan.groups if not group.units]
         self._committed_units: set[int] = set()
 
     @property
@@ -84,36 +129,54 @@ class Committer:
             Whether there was a commit.
 
         Raises:
-            ConcurrentWriteError, StorageError: see `Table.commit`.
+            TlrayError: the guard's, or `Table.commit`'s; nothing more is committed after it.
         """
-        if not self._ready or not (now or self._clock() - self._last_commit >= COMMIT_INTERVAL_SECONDS):
+        if self._broken or not self._ready or not (now or self._clock() - self._last_commit >= COMMIT_INTERVAL_SECONDS):
             return False
+        began = self._clock()
         groups, self._ready = self._ready, []
         add: list[Part] = []
-        remove: list[Part] = []
         for group in groups:
             for unit in group.units:
                 add += [part for parts in self._pieces[unit].values() for part in parts]
                 self._committed_units.add(unit)
                 self._pieces[unit] = {}
         self.rows.update({status: sum(part.rows for part in add if part.status == status) for status in ("ok", "failed")})
-        for stale in (stale for group in groups for stale in group.stale):
-            remove.append(stale.part)
-            add += self._rewritten(stale)
+        stale = [stale for group in groups for stale in group.stale]
+        remove = [self._found(one.part).part for one in stale]
+        rewritten = {one.part.path: self._rewrite(one) for one in stale}
+        change = Change([*add, *_parts(one.part for one in rewritten.values())], _parts(remove))
         self._sequence += 1
-        self._table.commit(
-            Change(add, remove), app_id=self._run_id, sequence=self._sequence, info={"run": self._run_id, "units": len(groups)}
-        )
+        self._broken = True  # whatever goes wrong in a commit, nothing may be committed on top of it
+        self._guard()
+        info = {"run": self._run_id, "units": len(groups), **self._describe()}
+        self._table.commit(change, app_id=self._run_id, sequence=self._sequence, info=info)
+        self._broken = False
+        self._rewritten |= rewritten
         self._last_commit = self._clock()
+        self.seconds += self._last_commit - began
         return True
 
-    def _rewritten(self, stale: StaleRows) -> list[Part]:
-        """The stale part without its stale rows, as a new file; none if all of them are."""
-        rows = read_part(self._table.uri, stale.part.path)
+    def _found(self, part: Part) -> _Rewritten:
+        """What a part is now."""
+        return self._rewritten.get(part.path, _Rewritten(part, np.empty(0, np.uint32)))
+
+    def _rewrite(self, stale: StaleRows) -> _Rewritten:
+        """A part without its stale rows, as a new file; none if all of them are."""
+        found = self._found(stale.part)
+        if found.part is None:
+            raise TableCorruptError(f"rows of {stale.part.path} were to go, but this run removed it already; report it")
+        rows = read_part(self._table.uri, found.part.path)
         keep = np.ones(len(rows), bool)
-        keep[stale.rows] = False
+        keep[stale.rows - np.searchsorted(found.gone, stale.rows)] = False
+        gone = np.union1d(found.gone, stale.rows)
         if not keep.any():
-            return []
+            return _Rewritten(None, np.empty(0, np.uint32))
         recipe_id = self._table.recipe_file.recipe_id
         kept = rows.filter(pa.array(keep))
-        return [write_part(self._table.uri, kept, status=stale.part.status, stem=f"{self._run_id}-kept", recipe_id=recipe_id)]
+        stem = f"{self._run_id}-kept"
+        return _Rewritten(write_part(self._table.uri, kept, status=stale.part.status, stem=stem, recipe_id=recipe_id), gone)
+
+
+def _parts(parts: Iterable[Part | None]) -> list[Part]:
+    return [part for part in parts if part is not None]

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tlray.config import SourceConfig
@@ -28,6 +29,9 @@ IMAGE_SUFFIXES = frozenset({
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jxl", ".heic", ".heif",
 })  # fmt: skip
 """Lower-case endings of names that mean an image, those included that will only get a row that says why not."""
+
+MEMBER_PATTERN = r"(?s)^(?P<container>.*?\.(?:tar|parquet))#"
+"""The file in a member's URI; the same in Python's and in Arrow's (RE2) dialect."""
 
 _LABEL_BYTES = 2**20
 _BATCH_BYTES = 32 * 2**20
@@ -47,8 +51,14 @@ class Member:
 
 def container_of(uri: str) -> str:
     """The file of a member's URI (`s3://b/x.tar#cat.jpg` -> `s3://b/x.tar`); a file's own URI stays."""
-    found = re.match(r".*?\.(?:tar|parquet)(?=#)", uri, re.DOTALL)
-    return found[0] if found else uri
+    found = re.match(MEMBER_PATTERN, uri)
+    return found["container"] if found else uri
+
+
+def containers_of(uris: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """`container_of` for many URIs."""
+    found = pc.struct_field(pc.extract_regex(uris, MEMBER_PATTERN), "container")
+    return pc.coalesce(found, uris)
 
 
 def read_members(kind: ContainerKind, uri: str, etag: str | None, config: SourceConfig) -> Iterator[Member]:

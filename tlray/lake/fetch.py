@@ -4,7 +4,7 @@ Shape legend: B decoded images of a piece, H height, W width, C channels.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,20 +15,24 @@ from pydantic import BaseModel, ConfigDict
 
 from tlray.config import SourceConfig
 from tlray.errors import (
+    GO_ON,
     AccessError,
+    CredentialsError,
     ImageError,
     ImageErrorCode,
     ObjectNotFoundError,
     ObjectTooLargeError,
     SourceError,
+    StoppedError,
     StorageError,
+    StoreAwayError,
     TlrayError,
 )
 from tlray.lake.containers import Member, read_members
 from tlray.lake.images import decode_image
 from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS
 from tlray.lake.plan import Unit
-from tlray.lake.storage import open_store
+from tlray.lake.storage import Blob, open_store
 from tlray.recipe import Preprocessing
 
 FETCH_THREADS = 16
@@ -38,8 +42,11 @@ PIECE_BYTES = 64 * 2**20
 """Pixels of a piece: half of Ray Data's target block, so that two are in flight where one block would be."""
 
 FETCH_ERRORS = (StorageError, AccessError, SourceError)
-"""What may be one object's fault: gone, archived, forbidden, in a bucket that a manifest misspells. Credentials that end in the
-middle of a run make every image fail; then `max_failed_fraction` ends it, and `fetch_failed` is tried again by the next."""
+"""What may be one object's fault: gone, archived, forbidden, in a bucket that a manifest misspells. A store
+that is away or credentials that expired are not, and end the run: else all images that are left would get failed rows."""
+
+SECOND_LOOK_SECONDS = 0.1
+"""Before asking again for an object that was listed and then not found: servers in between may have answered for the store."""
 
 ROWS_SCHEMA = pa.schema([*FIXED_FIELDS, ERROR_FIELD])
 
@@ -78,7 +85,7 @@ class Piece:
         last: whether the unit has no more.
         rows: ROWS_SCHEMA; `error` is null where there are pixels.
         images_BHWC: uint8, one for each row without error, in the rows' order.
-        seconds: busy time by stage.
+        seconds: by stage: `fetch` and `upload` were waited for the store; the others were busy, the CPU or a device.
         notes: details of the first few failures, for the log.
     """
 
@@ -91,41 +98,66 @@ class Piece:
     notes: tuple[str, ...] = ()
 
 
-def fetch_unit(unit: Unit, spec: FetchSpec) -> Iterator[Piece]:
+def fetch_unit(unit: Unit, spec: FetchSpec, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
     """Fetch and decode the images of a unit.
 
     Args:
         unit: of the plan.
         spec: how.
+        stopped: asked before each image, by several threads; once it says so the unit is dropped.
 
     Returns:
         Pieces in order; at least one, the last one marked.
 
     Raises:
         StorageError: the store failed in a way that is no single image's fault.
+        StoppedError: `stopped` said so.
     """
-    return decode_members(fetch_members(unit.items, spec), unit.index, spec)
+    images = len(unit.items) if spec.kind == "images" else None
+    return decode_members(fetch_members(unit.items, spec, stopped), unit.index, spec, images)
 
 
-def decode_members(members: Iterable[Member], unit: int, spec: FetchSpec) -> Iterator[Piece]:
-    """Decode fetched images into pieces of a unit; at least one, the last one marked."""
-    builder = _Builder(unit, spec)
-    for member in members:
+def decode_members(members: Iterable[Member], unit: int, spec: FetchSpec, images: int | None = None) -> Iterator[Piece]:
+    """Decode fetched images into pieces of a unit; at least one, the last one marked.
+
+    Args:
+        members: fetched images.
+        unit: index of the unit.
+        spec: how.
+        images: most that there can be, where it is known; memory is set aside for them.
+    """
+    builder = _Builder(unit, spec, spec.piece_images if images is None else min(images, spec.piece_images))
+    upcoming = iter(members)
+    while True:
+        began = time.perf_counter()
+        member = next(upcoming, None)
+        builder.fetch_seconds += time.perf_counter() - began
+        if member is None:
+            break
         if builder.full:
             yield builder.take(last=False)
         builder.add(member)
     yield builder.take(last=True)
 
 
-def fetch_members(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
+def fetch_members(items: pa.Table, spec: FetchSpec, stopped: Callable[[], bool] = lambda: False) -> Iterator[Member]:
     """The images of some items of a plan, in order, not yet decoded.
 
     A shard that cannot be read to its end closes with a failed row of its own URI, which the next run replaces: its etag
     has changed, or `fetch_failed` is tried again.
+
+    Raises:
+        StorageError, StoppedError: as `fetch_unit`.
     """
-    if spec.kind == "images":
-        yield from _fetch_images(items, spec)
-        return
+    members = _fetch_images(items, spec) if spec.kind == "images" else _read_shards(items, spec)
+    for member in members:
+        if stopped():
+            raise StoppedError(f"the run was asked to stop; {GO_ON}")
+        yield member
+
+
+def _read_shards(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
+    assert spec.kind != "images"
     for item in items.to_pylist():
         try:
             yield from read_members(spec.kind, item["uri"], item["etag"], spec.source)
@@ -136,7 +168,8 @@ def fetch_members(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
 def _fetch_images(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
     """Fetch with many threads, in order, holding at most a few images more than there are threads."""
     rows = items.to_pylist()
-    with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch") as threads:
+    threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
+    try:
         pending = [threads.submit(_fetch_image, row, spec) for row in rows[: 2 * FETCH_THREADS]]
         for index in range(len(rows)):
             member = pending[index].result()
@@ -145,6 +178,8 @@ def _fetch_images(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
             if ahead < len(rows):
                 pending.append(threads.submit(_fetch_image, rows[ahead], spec))
             yield member
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # who stops in the middle does not wait for a slow store
 
 
 def _fetch_image(row: dict[str, str | int | None], spec: FetchSpec) -> Member:
@@ -154,7 +189,7 @@ def _fetch_image(row: dict[str, str | int | None], spec: FetchSpec) -> Member:
     try:
         if isinstance(row["size_bytes"], int) and row["size_bytes"] > limit:
             raise ObjectTooLargeError(f"{row['size_bytes']} bytes, more than max_image_bytes {limit}")
-        blob = open_store(uri).read(uri, max_bytes=limit)
+        blob = _read(uri, limit, was_listed=not spec.trust_listing)
         data = blob.data
         # The version that was read, should the object have been replaced since it was listed.
         etag = etag if spec.trust_listing and etag else blob.etag
@@ -163,7 +198,27 @@ def _fetch_image(row: dict[str, str | int | None], spec: FetchSpec) -> Member:
     return Member(uri, str(etag) if etag is not None else "", str(label) if label is not None else None, data)
 
 
+def _read(uri: str, limit: int, *, was_listed: bool) -> Blob:
+    store = open_store(uri)
+    try:
+        return store.read(uri, max_bytes=limit)
+    except ObjectNotFoundError:
+        if not was_listed:
+            raise
+    time.sleep(SECOND_LOOK_SECONDS)
+    return store.read(uri, max_bytes=limit)
+
+
 def _as_image_error(error: TlrayError) -> ImageError:
+    """What becomes of an object's failure.
+
+    Raises:
+        StorageError: it is none of this object's.
+    """
+    if isinstance(error, CredentialsError):
+        raise StorageError(f"{error}; then {GO_ON}") from error
+    if isinstance(error, StoreAwayError):
+        raise error
     if isinstance(error, ObjectTooLargeError):
         return ImageError(ImageErrorCode.TOO_LARGE, str(error))
     if isinstance(error, (ObjectNotFoundError, SourceError)):
@@ -173,16 +228,18 @@ def _as_image_error(error: TlrayError) -> ImageError:
 
 @dataclass
 class _Builder:
-    """Collects a piece."""
+    """Collects a piece, each image decoded into its place; what failed images leave free at the end is never touched."""
 
     unit: int
     spec: FetchSpec
+    capacity: int
     index: int = 0
     rows: list[dict[str, object]] = field(default_factory=list)
-    images: list[np.ndarray] = field(default_factory=list)
+    images_BHWC: np.ndarray | None = None
+    decoded: int = 0
     notes: list[str] = field(default_factory=list)
+    fetch_seconds: float = 0.0
     decode_seconds: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
 
     @property
     def full(self) -> bool:
@@ -190,7 +247,7 @@ class _Builder:
 
     def add(self, member: Member) -> None:
         row: dict[str, object] = {"uri": member.uri, "etag": member.etag, "label": member.label}
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             if isinstance(member.data, ImageError):
                 raise member.data
@@ -200,23 +257,27 @@ class _Builder:
             self.notes.append(f"{member.uri}: {error}")
         else:
             self.rows.append({**row, "width": image.width, "height": image.height})
-            self.images.append(image.pixels_HWC)
-        self.decode_seconds += time.perf_counter() - began
+            if self.images_BHWC is None:
+                self.images_BHWC = self._room(self.capacity)
+            self.images_BHWC[self.decoded] = image.pixels_HWC
+            self.decoded += 1
+        self.decode_seconds += time.thread_time() - began
+
+    def _room(self, images: int) -> np.ndarray:
+        return np.empty((images, *self.spec.preprocessing.crop, 3), np.uint8)
 
     def take(self, *, last: bool) -> Piece:
-        height, width = self.spec.preprocessing.crop
-        images = np.stack(self.images) if self.images else np.empty((0, height, width, 3), np.uint8)
-        total_seconds = time.perf_counter() - self.started
         piece = Piece(
             self.unit,
             self.index,
             last,
             pa.Table.from_pylist(self.rows, ROWS_SCHEMA),
-            images,
-            {"fetch": total_seconds - self.decode_seconds, "decode": self.decode_seconds},
+            self._room(0) if self.images_BHWC is None else self.images_BHWC[: self.decoded],
+            {"fetch": self.fetch_seconds, "decode": self.decode_seconds},
             tuple(self.notes[:3]),
         )
-        self.rows, self.images, self.notes = [], [], []
+        self.rows, self.notes = [], []
+        self.images_BHWC, self.decoded = None, 0
         self.index += 1
-        self.decode_seconds, self.started = 0.0, time.perf_counter()
+        self.fetch_seconds = self.decode_seconds = 0.0
         return piece

@@ -11,6 +11,8 @@ The rule, version `tlray.recipe.IMAGE_RULE`:
 - CMYK and YCCK follow Pillow's formula and Adobe's inversion in a JPEG; Lab goes to sRGB by Pillow's own built-in profiles.
 - ICC profiles are not applied: backbones were trained on pixels read without them.
 
+With `preprocessing.scaled_decoding` large JPEGs are decoded at a fraction of their size (`tlray.lake.scaled_decoding`).
+
 Shape legend: H height, W width, C channels.
 """
 
@@ -38,7 +40,8 @@ from PIL import (
 
 from tlray.errors import ImageError, ImageErrorCode
 from tlray.lake.formats import has_16_bit_bmp_alpha, has_bad_png_checksum, identify, is_cut, known_but_not_read
-from tlray.lake.resize import apply_preprocessing
+from tlray.lake.resize import Original, apply_preprocessing
+from tlray.lake.scaled_decoding import shrink_while_loading
 from tlray.recipe import Preprocessing
 
 # The plugins are called directly and not through Image.open, whose own limit on pixels is a global of the process, warns,
@@ -104,16 +107,16 @@ def decode_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) 
     Raises:
         ImageError: and nothing else, whatever the bytes are.
     """
-    image = to_rgb(data, max_pixels=max_pixels)
+    image, original = _to_rgb(data, max_pixels, preprocessing)
     try:
-        pixels_HWC = apply_preprocessing(image, preprocessing)
+        pixels_HWC = apply_preprocessing(image, preprocessing, original)
     except Exception as error:  # the one-image boundary
         raise ImageError(ImageErrorCode.CORRUPT, _detail(error)) from error
-    return DecodedImage(pixels_HWC, *image.size)
+    return DecodedImage(pixels_HWC, *original.size)
 
 
 def to_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Decode and orient, and bring to RGB.
+    """Decode and orient, and bring to RGB, at full size.
 
     Args:
         data: a file's bytes.
@@ -125,6 +128,10 @@ def to_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: and nothing else: `empty`, `not_an_image`, `unsupported`, `bomb`, `truncated` or `corrupt`.
     """
+    return _to_rgb(data, max_pixels, None)[0]
+
+
+def _to_rgb(data: bytes, max_pixels: int, preprocessing: Preprocessing | None) -> tuple[Image.Image, Original]:
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "0 bytes")
     image_format = identify(data)
@@ -134,14 +141,16 @@ def to_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
             raise ImageError(ImageErrorCode.NOT_AN_IMAGE, f"begins with {data[:8]!r}")
         raise ImageError(ImageErrorCode.UNSUPPORTED, reason)
     try:
-        return _decode(data, image_format, max_pixels)
+        return _decode(data, image_format, max_pixels, preprocessing)
     except ImageError:
         raise
     except Exception as error:  # the one-image boundary; decoders raise almost anything
         raise ImageError(_code_of(error, image_format, data), _detail(error)) from error
 
 
-def _decode(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
+def _decode(
+    data: bytes, image_format: str, max_pixels: int, preprocessing: Preprocessing | None
+) -> tuple[Image.Image, Original]:
     image = _OPENERS[image_format](io.BytesIO(data))
     width, height = image.size
     if width * height > max_pixels:
@@ -149,6 +158,9 @@ def _decode(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     _refuse_what_decoders_let_pass(image, data)
     sample_bits, inverted = _sample_format(image)
     frame = image.tile[0].extents if image_format == "GIF" and image.tile else None
+    original = None
+    if preprocessing is not None and preprocessing.scaled_decoding and image.format == "JPEG":
+        original = shrink_while_loading(image, _orientation(image), preprocessing)
     image.load()
     rgb = (
         _grey_from_integers(image, sample_bits, inverted)
@@ -158,7 +170,9 @@ def _decode(data: bytes, image_format: str, max_pixels: int) -> Image.Image:
     if frame not in (None, (0, 0, *image.size)):
         rgb = _frame_on_white(rgb, frame)
     transpose = _TRANSPOSES.get(_orientation(image))
-    return rgb if transpose is None else rgb.transpose(transpose)
+    if transpose is not None:
+        rgb = rgb.transpose(transpose)
+    return rgb, original or Original(rgb.size, (0.0, 0.0, *rgb.size))
 
 
 def _refuse_what_decoders_let_pass(image: ImageFile.ImageFile, data: bytes) -> None:

@@ -12,7 +12,15 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, ObjectTooLargeError, StorageError
+from tlray.errors import (
+    DISK_FULL,
+    GO_ON,
+    AccessError,
+    ObjectChangedError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    StorageError,
+)
 from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, printable, to_path
 
 PAGE_ROWS = 10_000
@@ -198,4 +206,6 @@ def _errors(uri: str, *, writing: bool = False) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if not writing and _says_missing(error):
             raise ObjectNotFoundError(f"{uri} does not exist, or is a folder") from error
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise StorageError(f"{uri}: the disk is full ({error.strerror}); make room there, then {GO_ON}") from error
         raise StorageError(f"{uri}: {error}") from error

@@ -7,11 +7,16 @@ standard deviation is left to the device.
 Shape legend: H height, W width, C channels.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
 from tlray.errors import ConfigError
 from tlray.recipe import Interpolation, Preprocessing
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a part of a picture, in its pixels."""
 
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -31,11 +36,25 @@ WHOLE_RESIZE_MAX_PIXELS = 2**26
 picture of 10 x 500000. Pillow takes the part's bounds as 32-bit floats, so its pixels may be a level off."""
 
 
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What an image was before it was shrunk while it was decoded, see `tlray.lake.scaled_decoding`.
+
+    Attributes:
+        size: (width, height) as shown, in pixels.
+        box: what it covers of the smaller image.
+    """
+
+    size: tuple[int, int]
+    box: Box
+
+
 def check_preprocessing(preprocessing: Preprocessing) -> None:
     """Refuse a geometry that cannot be carried out; called once, before any image.
 
     Raises:
-        ConfigError: a side under one pixel, a fill that is no colour, or `antialias=False` with a filter that lacks it.
+        ConfigError: a side under one pixel, a fill that is no colour, `antialias=False` with a filter that lacks it, or
+            scaled decoding of pictures that are to be sampled and not averaged.
     """
     for name in ("resize", "crop"):
         sides = getattr(preprocessing, name)
@@ -47,6 +66,12 @@ def check_preprocessing(preprocessing: Preprocessing) -> None:
         raise ConfigError(
             f"preprocessing.antialias is false with interpolation {preprocessing.interpolation}; "
             f"only {' and '.join(WITHOUT_ANTIALIAS)} can sample without it: choose one of these, or antialias true"
+        )
+    if preprocessing.scaled_decoding and (not preprocessing.antialias or preprocessing.interpolation == "nearest"):
+        raise ConfigError(
+            f"preprocessing.scaled_decoding is true with interpolation {preprocessing.interpolation} and antialias "
+            f"{str(preprocessing.antialias).lower()}, but averages pixels that these only sample: choose another filter with "
+            "antialias true, or scaled_decoding false"
         )
 
 
@@ -70,24 +95,26 @@ def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple
     return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
-def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing, original: Original | None = None) -> np.ndarray:
     """Resize, then crop from the centre or pad.
 
     Args:
         image: of mode RGB.
         preprocessing: one that `check_preprocessing` accepts.
+        original: of an image that was shrunk while it was decoded; it becomes what its original would.
 
     Returns:
         pixels_HWC, uint8, C-contiguous, read-only, of the size of `preprocessing.crop`.
     """
     crop_height, crop_width = preprocessing.crop
-    width, height = resized_size(*image.size, preprocessing)
+    original = original or Original(image.size, (0.0, 0.0, *image.size))
+    width, height = resized_size(*original.size, preprocessing)
     left, top = _crop_offset(width, crop_width), _crop_offset(height, crop_height)
     if width * height > WHOLE_RESIZE_MAX_PIXELS:
-        image = _resample_kept_part(image, (width, height), preprocessing)
+        image = _resample_kept_part(image, (width, height), original.box, preprocessing)
         left, top = min(left, 0), min(top, 0)
     else:
-        image = _resample(image, (width, height), (0.0, 0.0, *image.size), preprocessing)
+        image = _resample(image, (width, height), original.box, preprocessing)
     if image.size == (crop_width, crop_height):
         return np.asarray(image)
     if image.width >= crop_width and image.height >= crop_height:
@@ -102,10 +129,8 @@ def _crop_offset(side: int, crop_side: int) -> int:
     return round((side - crop_side) / 2.0) if side >= crop_side else -((crop_side - side) // 2)
 
 
-def _resample(
-    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float], preprocessing: Preprocessing
-) -> Image.Image:
-    """Bring the box (left, top, right, bottom) of the image to `size` (width, height)."""
+def _resample(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> Image.Image:
+    """Bring the box of the image to `size` (width, height)."""
     resampling = _FILTERS[preprocessing.interpolation]
     if image.size == size and box == (0, 0, *size):
         return image
@@ -117,12 +142,13 @@ def _resample(
     return image.transform(size, Image.Transform.AFFINE, (scale_x, 0, left, 0, scale_y, top), resampling)
 
 
-def _resample_kept_part(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
-    """Resize to `size` (width, height), but only compute what the crop keeps."""
-    box, kept = [], []
-    for side, resized_side, crop_side in zip(image.size, size, reversed(preprocessing.crop), strict=True):
+def _resample_kept_part(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> Image.Image:
+    """Bring the box of the image to `size` (width, height), but only compute what the crop keeps."""
+    bounds, kept = [], []
+    for low, high, resized_side, crop_side in zip(box[:2], box[2:], size, reversed(preprocessing.crop), strict=True):
         start = max(0, _crop_offset(resized_side, crop_side))
         kept.append(min(resized_side, crop_side))
-        box.append((start * side / resized_side, (start + kept[-1]) * side / resized_side))
-    (left, right), (top, bottom) = box
+        side = high - low
+        bounds.append((low + start * side / resized_side, low + (start + kept[-1]) * side / resized_side))
+    (left, right), (top, bottom) = bounds
     return _resample(image, (kept[0], kept[1]), (left, top, right, bottom), preprocessing)

@@ -1,22 +1,16 @@
 """The S3 store (see `tlray.lake.storage.Store`), on boto3; for AWS and for servers that speak its protocol."""
 
+import base64
 import contextlib
 import functools
+import hashlib
 import io
-import os
 import re
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import boto3
-import botocore.session
 import pyarrow as pa
-from botocore.config import Config
-from botocore.utils import parse_timestamp
 
 from tlray.errors import (
     AccessError,
@@ -26,7 +20,9 @@ from tlray.errors import (
     SourceError,
     StorageError,
 )
-from tlray.lake.s3_errors import BROKEN_BODY, LOG_IN, NOT_FOUND, AgainError, s3_errors
+from tlray.lake.retry import BODY_ATTEMPTS, LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Attempts
+from tlray.lake.s3_client import CONNECT_SECONDS, READ_SECONDS, call, connection
+from tlray.lake.s3_errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
 from tlray.lake.s3_reader import Body, S3Reader, pause_or_raise
 from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, split_s3
 
@@ -34,67 +30,24 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import DeleteObjectsOutputTypeDef, GetObjectOutputTypeDef
 
-Answer = TypeVar("Answer")
-
 MAX_PUT_BYTES = 5 * 2**30
 """S3's limit for one PUT (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
 
 _DELETE_BATCH = 1000
 """S3's limit for one DeleteObjects (https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html)."""
 
-_OUTAGE_SECONDS = 30.0
-"""For how long a request is repeated while S3 is away: the restart of a server, not the loss of one."""
-
-_CLIENT_LOCK = threading.Lock()
-_CONFIG = Config(
-    # These are for hiccups: boto3 waits 50 ms at first, and its quota of retries runs out when many threads fail at once.
-    retries={"mode": "standard", "total_max_attempts": 4},
-    connect_timeout=10,
-    read_timeout=60,
-    max_pool_connections=64,
-    tcp_keepalive=True,
-    # Servers other than AWS's often know nothing of the checksum trailers that boto3 would send by default.
-    request_checksum_calculation="when_required",
-    response_checksum_validation="when_required",
-)
-
-
-def new_client(**settings: str) -> "S3Client":
-    """A client with tlray's retries and timeouts; `settings` are boto3's, by default all comes from AWS's own sources."""
-    return _new_session().client("s3", config=_CONFIG, **cast("Any", settings))
-
-
-def _new_session() -> boto3.Session:
-    """A session of its own (boto3's default one must not be used by two threads at once) that lists faster.
-
-    botocore tries dateutil first on each key's time, which takes most of a listing's time; `fromisoformat` reads the same.
-    """
-    core = botocore.session.Session()
-    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
-    return boto3.Session(botocore_session=core)
-
-
-def _parse_time(value: Any) -> datetime:
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return parse_timestamp(value)
-
-
-@functools.lru_cache(maxsize=4)
-def _client_of(process_id: int, environment: frozenset[tuple[str, str]]) -> "S3Client":
-    del process_id, environment  # the key: connections do not outlive a fork, nor a client the variables that made it
-    return new_client()
+_DELTA_RETRIES = {
+    "max_retries": "20",
+    "retry_timeout": f"{PATIENCE_SECONDS:.0f}s",
+    "backoff_config.max_backoff": f"{LONGEST_PAUSE_SECONDS:.0f}s",
+    "connect_timeout": f"{CONNECT_SECONDS}s",
+    "timeout": f"{READ_SECONDS}s",
+}
+"""delta-rs's client repeats by itself: with pauses that grow and are drawn at random, too; these are `tlray.lake.retry`'s."""
 
 
 class S3Store:
-    """Objects in S3. All stores of a process share one client, and so one pool of connections."""
-
-    @property
-    def _client(self) -> "S3Client":
-        environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
-        with _CLIENT_LOCK:  # else threads that start together would each make one
-            return _client_of(os.getpid(), environment)
+    """Objects in S3. All stores of a process share one connection."""
 
     def list(self, uri: str) -> Iterator[pa.Table]:
         """See `Store.list`: a page of at most 1000 keys for each request."""
@@ -104,7 +57,7 @@ class S3Store:
             yield pa.table([[info.uri], [info.etag], [info.size_bytes]], schema=LISTING_SCHEMA)
         query: dict[str, Any] = {"Bucket": bucket, "Prefix": key if not key or key.endswith("/") else key + "/"}
         while True:
-            answer = self._call(uri, lambda client: client.list_objects_v2(**query))
+            answer = call(uri, lambda client: client.list_objects_v2(**query))
             found = [one for one in answer.get("Contents", ()) if not one["Key"].endswith("/")]
             if found:
                 uris = [f"s3://{bucket}/{one['Key']}" for one in found]
@@ -118,16 +71,15 @@ class S3Store:
         """See `Store.stat`."""
         try:
             where = _where(uri)
-            answer = self._call(uri, lambda client: client.head_object(**where))
+            answer = call(uri, lambda client: client.head_object(**where))
         except ObjectNotFoundError:
             return None
         return ObjectInfo(uri, _bare(answer["ETag"]), answer["ContentLength"])
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_match: str | None = None) -> Blob:
         """See `Store.read`; a body that breaks off is asked for again."""
-        attempt = 0
+        attempts = Attempts(BODY_ATTEMPTS)
         while True:
-            attempt += 1
             answer = self.get(uri, if_match)
             with contextlib.closing(answer["Body"]) as body:
                 size_bytes = answer["ContentLength"]
@@ -136,7 +88,7 @@ class S3Store:
                 try:
                     return Blob(body.read(), _bare(answer["ETag"]))
                 except BROKEN_BODY as error:
-                    pause_or_raise(uri, attempt, error)
+                    pause_or_raise(uri, attempts, error)
 
     def open(self, uri: str, *, if_match: str | None = None) -> BinaryIO:
         """See `Store.open`."""
@@ -160,8 +112,10 @@ class S3Store:
             raise StorageError(f"{uri} would have {size_bytes} bytes, but one PUT takes at most {MAX_PUT_BYTES}; write less")
         where = _where(uri)
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+        # Without it SeaweedFS (4.48) keeps an empty object where an upload ends before its first byte.
+        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         try:
-            self._call(uri, lambda client: client.put_object(**where, Body=bytes(data), **condition))
+            call(uri, lambda client: client.put_object(**where, Body=bytes(data), ContentMD5=digest, **condition))
         except ObjectChangedError:
             return False
         return True
@@ -179,7 +133,7 @@ class S3Store:
                     "Bucket": bucket,
                     "Delete": {"Objects": [{"Key": key} for key in of_bucket[start : start + _DELETE_BATCH]], "Quiet": True},
                 }
-                answer = self._call(f"s3://{bucket}", functools.partial(_delete_objects, query))
+                answer = call(f"s3://{bucket}", functools.partial(_delete_objects, query))
                 errors = [one for one in answer.get("Errors", ()) if one.get("Code") not in NOT_FOUND]
                 failed += [f"s3://{bucket}/{one.get('Key')}: {one.get('Code')} {one.get('Message')}" for one in errors]
         if failed:
@@ -191,24 +145,11 @@ class S3Store:
         if first or last is not None:
             condition["Range"] = f"bytes={first}-{'' if last is None else last}"
         where = _where(uri)
-        return self._call(uri, lambda client: client.get_object(**where, **condition))
+        return call(uri, lambda client: client.get_object(**where, **condition))
 
     def _reader(self, info: ObjectInfo, body: Body | None = None) -> BinaryIO:
         raw = S3Reader(lambda first, last: self.get(info.uri, info.etag, first, last)["Body"], info, body)
         return cast("BinaryIO", io.BufferedReader(raw, READ_BUFFER_BYTES))
-
-    def _call(self, uri: str, request: "Callable[[S3Client], Answer]") -> Answer:
-        """One request, repeated while S3 is away."""
-        pause_seconds, deadline = 0.25, time.monotonic() + _OUTAGE_SECONDS
-        while True:
-            try:
-                with s3_errors(uri):
-                    return request(self._client)
-            except AgainError:
-                if time.monotonic() + pause_seconds > deadline:
-                    raise
-            time.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, 5.0)
 
 
 def _delete_objects(query: dict[str, Any], client: "S3Client") -> "DeleteObjectsOutputTypeDef":
@@ -218,29 +159,28 @@ def _delete_objects(query: dict[str, Any], client: "S3Client") -> "DeleteObjects
 def delta_options(uri: str) -> dict[str, str]:
     """See `tlray.lake.storage.delta_options`."""
     bucket, _ = split_s3(uri)
+    try:
+        # The bucket may be in another region than the profile's: boto3 follows by itself, delta-rs has to be told.
+        answer = call(uri, lambda client: client.head_bucket(Bucket=bucket))
+    except ObjectNotFoundError as error:
+        raise SourceError(f"{uri}: there is no bucket {bucket!r}; check the name and the endpoint") from error
+    headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    current = connection()
     with s3_errors(uri):
-        session = _new_session()
-        found = session.get_credentials()
+        found = current.session.get_credentials()
         if found is None:
             raise AccessError(f"{uri}: there are no credentials; {LOG_IN}")
         credentials = found.get_frozen_credentials()
-        client = session.client("s3", config=_CONFIG)
-        try:
-            # The bucket may be in another region than the profile's: boto3 follows by itself, delta-rs has to be told.
-            headers = client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
-        except client.exceptions.ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-                raise
-            raise SourceError(f"{uri}: there is no bucket {bucket!r}; check the name and the endpoint") from error
     options: dict[str, str] = {
         "AWS_ACCESS_KEY_ID": str(credentials.access_key),
         "AWS_SECRET_ACCESS_KEY": str(credentials.secret_key),
-        "AWS_REGION": headers.get("x-amz-bucket-region") or session.region_name or "us-east-1",
+        "AWS_REGION": headers.get("x-amz-bucket-region") or current.session.region_name or "us-east-1",
         "AWS_CONDITIONAL_PUT": "etag",
+        **_DELTA_RETRIES,
     }
     if credentials.token:
         options["AWS_SESSION_TOKEN"] = credentials.token
-    endpoint = client.meta.endpoint_url
+    endpoint = current.client.meta.endpoint_url
     if re.fullmatch(r"https://s3\.([a-z0-9-]+\.)?amazonaws\.com", endpoint) is None:
         options |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}
     return options

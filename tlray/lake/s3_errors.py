@@ -6,15 +6,34 @@ from collections.abc import Iterator
 import urllib3
 from botocore import exceptions as boto
 
-from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, SourceError, StorageError, TlrayError
+from tlray.errors import (
+    GO_ON,
+    AccessError,
+    CredentialsError,
+    ObjectChangedError,
+    ObjectNotFoundError,
+    SourceError,
+    StorageError,
+    TlrayError,
+)
 from tlray.lake.storage import split_s3
 
 NOT_FOUND = {"NoSuchKey", "NotFound", "404", "KeyTooLongError"}
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
-_NO_ACCESS = {
-    "401", "403", "AccessDenied", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken",
-    "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired", "UnrecognizedClientException",
+_NO_ACCESS = {"AccessDenied", "AllAccessDisabled", "AccountProblem"}
+_BAD_CREDENTIALS = {
+    "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
+    "TokenRefreshRequired", "UnrecognizedClientException",
 }  # fmt: skip
+_UNEXPLAINED = {"400", "401", "403"}
+_BUSY = {
+    "BandwidthLimitExceeded", "RequestLimitExceeded", "RequestThrottled", "SlowDown", "Throttling", "ThrottlingException",
+    "TooManyRequestsException",
+}  # fmt: skip
+_FULL = {"QuotaExceeded", "StorageFull", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+"""What Ceph and MinIO say; AWS has no such limit."""
+
+_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -34,6 +53,14 @@ class AgainError(StorageError):
     """S3 is away, busy or (409) between two conditional writes: the same request may work in a moment."""
 
 
+class ThrottledError(AgainError):
+    """S3 says that it is asked too often."""
+
+
+class UnexplainedError(AccessError):
+    """S3 refuses a HEAD, whose answer has no body to say why: credentials that expired, or no permission."""
+
+
 @contextlib.contextmanager
 def s3_errors(uri: str) -> Iterator[None]:
     """Raise what boto3 raises as one of tlray's errors.
@@ -42,7 +69,8 @@ def s3_errors(uri: str) -> Iterator[None]:
         uri: what the request was about.
 
     Raises:
-        AccessError: no credentials, or S3 refuses them.
+        CredentialsError: none, or S3 does not take them (any more).
+        AccessError: S3 takes them, and does not allow this.
         SourceError: there is no such bucket, or none can be of that name.
         ObjectNotFoundError: there is no such object.
         ObjectChangedError: a condition of the request does not hold.
@@ -54,7 +82,7 @@ def s3_errors(uri: str) -> Iterator[None]:
     except boto.ClientError as error:
         raise _translated(uri, error) from error
     except _NO_CREDENTIALS as error:
-        raise AccessError(f"{uri}: {error}; {LOG_IN}") from error
+        raise CredentialsError(f"{uri}: {error}; {LOG_IN}") from error
     except boto.ParamValidationError as error:
         raise SourceError(f"{uri} is not a URI that S3 can have: {error}") from error
     except (boto.HTTPClientError, boto.ConnectionError) as error:
@@ -71,9 +99,30 @@ def _translated(uri: str, error: boto.ClientError) -> TlrayError:
         return SourceError(f"{uri}: there is no bucket {split_s3(uri)[0]!r} ({code}); check the name and the endpoint")
     if code in NOT_FOUND:
         return ObjectNotFoundError(f"{uri} does not exist")
-    if code in _NO_ACCESS:
-        return AccessError(f"{uri}: S3 refuses ({said}); {LOG_IN}, and that they allow this")
+    if code in _CLOCK:
+        return AccessError(
+            f"{uri}: S3 refuses ({said}): the clock of this machine is wrong; set it (chrony, systemd-timesyncd)"
+        )
+    refusal = _refusal(code)
+    if refusal is not None:
+        return refusal(f"{uri}: S3 refuses ({said}); {LOG_IN}, and that they allow this")
     if status == 412:
         return ObjectChangedError(f"{uri} has another etag than expected: it changed since it was listed")
-    is_passing = status is None or status >= 500 or status in (409, 429)
-    return (AgainError if is_passing else StorageError)(f"{uri}: {said} (HTTP {status})")
+    if code in _FULL or status == 507:
+        return StorageError(f"{uri}: the object store is full ({said}); make room there, then {GO_ON}")
+    return _passing(code, status)(f"{uri}: {said} (HTTP {status})")
+
+
+def _refusal(code: str) -> type[AccessError] | None:
+    if code in _BAD_CREDENTIALS:
+        return CredentialsError
+    if code in _UNEXPLAINED:
+        return UnexplainedError
+    return AccessError if code in _NO_ACCESS else None
+
+
+def _passing(code: str, status: int | None) -> type[StorageError]:
+    """Whether the same request may work later."""
+    if code in _BUSY or status in (429, 503):
+        return ThrottledError
+    return AgainError if status is None or status >= 500 or status == 409 else StorageError

@@ -1,15 +1,13 @@
 """An S3 object as a raw Python file."""
 
 import io
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from tlray.errors import StorageError
+from tlray.lake.retry import BODY_ATTEMPTS, Attempts
 from tlray.lake.s3_errors import BROKEN_BODY
 from tlray.lake.storage import ObjectInfo
-
-_ATTEMPTS = 5
 
 
 class Body(Protocol):
@@ -70,15 +68,14 @@ class S3Reader(io.RawIOBase):
         wanted = min(len(buffer), self._info.size_bytes - self._position)
         if wanted <= 0:
             return 0
-        attempt = 0
+        attempts = Attempts(BODY_ATTEMPTS)
         while True:
-            attempt += 1
             try:
                 data = self._next(wanted)
                 break
             except BROKEN_BODY as error:
                 self._drop()
-                pause_or_raise(self._info.uri, attempt, error)
+                pause_or_raise(self._info.uri, attempts, error)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -103,8 +100,7 @@ class S3Reader(io.RawIOBase):
             self._body = None
 
 
-def pause_or_raise(uri: str, attempt: int, error: Exception) -> None:
-    """Wait before the next attempt, longer each time; after the last one raise."""
-    if attempt == _ATTEMPTS:
-        raise StorageError(f"{uri}: {attempt} attempts failed, the last one with: {error}; run again") from error
-    time.sleep(0.1 * 2**attempt)
+def pause_or_raise(uri: str, attempts: Attempts, error: Exception) -> None:
+    """Wait before a body is asked for again, or give it up."""
+    if not attempts.pause():
+        raise StorageError(f"{uri}: {attempts} failed, the last one with: {error}; run again") from error

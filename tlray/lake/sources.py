@@ -18,7 +18,7 @@ from pathspec import GitIgnoreSpec
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.lake.containers import IMAGE_SUFFIXES, SUFFIXES, check_columns, container_of, image_columns, read_schema
+from tlray.lake.containers import IMAGE_SUFFIXES, SUFFIXES, check_columns, containers_of, image_columns, read_schema
 from tlray.lake.manifests import read_manifest
 from tlray.lake.storage import LISTING_SCHEMA, open_store, to_uri
 
@@ -88,7 +88,7 @@ class Source:
         if self.format == "manifest":
             return np.ones(len(uris), bool)
         if self.kind != "images":
-            uris = pa.array([container_of(uri) for uri in uris.to_pylist()], pa.string())
+            uris = containers_of(uris)
         return np.asarray(pc.and_(self._is_below(uris), self._keeps(uris)), bool)
 
     def _found(self) -> Iterator[pa.Table]:

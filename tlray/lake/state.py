@@ -1,98 +1,54 @@
-"""What a table holds, as digests: 42 bytes a row, whatever the length of its URIs and vectors."""
+"""What a table holds: the identity of each live row, without its vectors."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tlray.lake.containers import container_of
+from tlray.lake.containers import containers_of
 from tlray.lake.parts import Part, read_part
 from tlray.lake.table import Table
 
-DIGEST_BYTES = 16
-"""128 bits: two of a billion URIs collide with a chance of 1e-21."""
+IDENTITY_SCHEMA = pa.schema(
+    [
+        ("item", pa.string()),
+        ("etag", pa.string()),
+        ("label", pa.string()),
+        ("retry", pa.bool_()),
+        ("part", pa.uint32()),
+        ("row", pa.uint32()),
+    ]
+)
+"""A live row: its image (or the shard that holds it), the version and label it was embedded with, whether it failed for a
+reason that this run tries again, and where it is: index of the part, position in it."""
+
+READ_THREADS = 8
+"""Parts whose identities are read at once: an object store answers slowly, and many at a time."""
 
 
-@dataclass
-class TableState:
-    """The rows of a table, as digests sorted by key.
+def identities(table: Table, parts: Sequence[Part], kind: str, retry_codes: Iterable[str]) -> Iterator[pa.Table]:
+    """The identity of each row of some parts.
 
-    Attributes:
-        keys: digest of each row's item (the image, or the shard that holds it).
-        etags: 64-bit hash of each row's etag.
-        labels: 64-bit hash of each row's label.
-        retry: whether the row failed for a reason that this run tries again.
-        part_index: which of `parts` holds the row.
-        row: position in that part.
-        seen: set while the listing is compared.
-        parts: the live parts.
+    Args:
+        table: that they belong to.
+        parts: its live ones.
+        kind: `Source.kind`.
+        retry_codes: error codes whose rows are tried again.
+
+    Yields:
+        Tables of IDENTITY_SCHEMA, one a part, in order.
     """
+    codes = pa.array(list(retry_codes), pa.string())
 
-    keys: np.ndarray
-    etags: np.ndarray
-    labels: np.ndarray
-    retry: np.ndarray
-    part_index: np.ndarray
-    row: np.ndarray
-    parts: list[Part]
-    seen: np.ndarray = field(init=False)
+    def read(index: int) -> pa.Table:
+        rows = read_part(table.uri, parts[index].path, ["uri", "etag", "label", "error"])
+        items = rows["uri"] if kind == "images" else containers_of(rows["uri"])
+        where = [np.full(len(rows), index, np.uint32), np.arange(len(rows), dtype=np.uint32)]
+        retry = pc.is_in(rows["error"], value_set=codes)
+        return pa.table([items, rows["etag"], rows["label"], retry, *where], schema=IDENTITY_SCHEMA)
 
-    def __post_init__(self) -> None:
-        self.seen = np.zeros(len(self.keys), bool)
-
-    @classmethod
-    def load(cls, table: Table | None, kind: str, retry_codes: Iterable[str]) -> "TableState":
-        """Read the identity of every live row; vectors are not touched.
-
-        Args:
-            table: None for one that does not exist yet.
-            kind: `Source.kind`.
-            retry_codes: error codes whose rows count as stale.
-        """
-        codes = pa.array(list(retry_codes), pa.string())
-        parts = table.parts() if table is not None else []
-        pieces: list[list[np.ndarray]] = [[np.empty(0, "S16"), *(np.empty(0, np.uint64) for _ in range(2))]]
-        retry, part_index, row = [np.empty(0, bool)], [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
-        for index, part in enumerate(parts):
-            assert table is not None
-            rows = read_part(table.uri, part.path, ["uri", "etag", "label", "error"])
-            uris = rows["uri"].to_pylist()
-            items = uris if kind == "images" else [container_of(uri) for uri in uris]
-            pieces.append([digests(items), short_hashes(rows["etag"]), short_hashes(rows["label"])])
-            retry.append(pc.is_in(rows["error"], value_set=codes).to_numpy())
-            part_index.append(np.full(len(items), index, np.uint32))
-            row.append(np.arange(len(items), dtype=np.uint32))
-        keys, etags, labels = (np.concatenate(column) for column in zip(*pieces, strict=True))
-        order = np.argsort(keys, kind="stable")
-        return cls(
-            keys[order],
-            etags[order],
-            labels[order],
-            np.concatenate(retry)[order],
-            np.concatenate(part_index)[order],
-            np.concatenate(row)[order],
-            parts,
-        )
-
-
-def digests(texts: Sequence[str]) -> np.ndarray:
-    """128-bit digests of strings, as fixed-width bytes that sort and search."""
-    joined = b"".join(hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in texts)
-    return np.frombuffer(joined, f"S{DIGEST_BYTES}")
-
-
-def short_hashes(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """64-bit hashes of strings that are only compared within one row; null is 0."""
-    unique: dict[str | None, int] = {None: 0}
-    hashes = np.empty(len(column), np.uint64)
-    for index, text in enumerate(column.to_pylist()):
-        value = unique.get(text)
-        if value is None:
-            value = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-            if len(unique) < 100_000:
-                unique[text] = value
-        hashes[index] = value
-    return hashes
+    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="identities") as threads:
+        for start in range(0, len(parts), READ_THREADS):
+            yield from threads.map(read, range(start, min(start + READ_THREADS, len(parts))))

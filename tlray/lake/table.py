@@ -16,6 +16,9 @@ from tlray.lake.storage import delta_options, join, open_store, to_path
 from tlray.recipe import Recipe, RecipeFile
 
 RECIPE_NAME = "recipe.json"
+HISTORY_COMMITS = 20
+"""How far back `last_run` looks: compaction commits after a run."""
+
 COMMIT_ATTEMPTS = 8
 COMMIT_FIRST_WAIT_SECONDS = 0.5
 """Doubled after each failed attempt: eight attempts outlast a restart of a store of about a minute."""
@@ -168,6 +171,14 @@ class Table:
     def committed(self, app_id: str) -> int | None:
         """The last transaction of an application that this snapshot holds."""
         return self._delta.transaction_version(app_id)
+
+    def last_run(self) -> dict[str, Any] | None:
+        """What the newest of the last HISTORY_COMMITS commits that knows it says of its run."""
+        for commit in self._delta.history(HISTORY_COMMITS):
+            said = commit.get("tlray")
+            if isinstance(said, dict) and "bottleneck" in said:
+                return said
+        return None
 
     def commit(self, change: Change, *, app_id: str, sequence: int, info: dict[str, Any]) -> None:
         """Commit a change exactly once.

@@ -1,0 +1,244 @@
+"""The index, against FAISS itself: recall, time to build, time to search, and an update against a full rebuild.
+
+Bare FAISS gets the vectors in memory, the same factory string, the same training rows, the same search parameters and, where we
+re-rank, its own IndexRefineFlat. Ours begins with the table in Parquet and ends with a published, checked index; `build_ratio`
+is the time of the FAISS calls in it over those of bare FAISS, `whole_ratio` all of it.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from tests.bench.harness import finish, ratio
+from tests.search.tables import recipe_file
+from tlray.config import IndexConfig
+from tlray.lake.parts import FIXED_FIELDS, Part, vector_column, vectors_of, write_part
+from tlray.lake.table import Change, Table
+from tlray.search.card import read_card
+from tlray.search.choose import training_rows
+from tlray.search.job import index
+from tlray.search.searcher import Searcher
+
+FAMILIES = ["Flat", "HNSW32", "IVF1024,Flat", "OPQ64_256,IVF1024,PQ64"]
+INTRINSIC = 24
+QUERIES = 1000
+SINGLES = 200
+
+
+def make_vectors(count: int, dimensions: int, seed: int) -> np.ndarray:
+    """As networks give them: clusters of unequal size on a curved surface of few dimensions, after a ReLU, with noise."""
+    shape = np.random.default_rng(0)
+    centres = shape.standard_normal((400, INTRINSIC))
+    lift = shape.standard_normal((INTRINSIC, dimensions)) / np.sqrt(INTRINSIC)
+    weights = shape.zipf(1.5, 400).clip(max=50).astype(float)
+    rng = np.random.default_rng(seed)
+    inner = centres[rng.choice(400, count, p=weights / weights.sum())] + 0.6 * rng.standard_normal((count, INTRINSIC))
+    features = np.maximum(inner @ lift, 0) + 0.05 * rng.standard_normal((count, dimensions))
+    return features.astype(np.float32)
+
+
+def make_rows(uris: list[str], etag: str, features_BD: np.ndarray) -> pa.Table:
+    count = len(uris)
+    sides = pa.array([500] * count, pa.int32())
+    columns = [uris, [etag] * count, pa.nulls(count, pa.string()), sides, sides, vector_column(features_BD, "half")]
+    return pa.table(
+        [*columns, pa.nulls(count, pa.string())], names=[*(field.name for field in FIXED_FIELDS), "embedding", "error"]
+    )
+
+
+class Collection:
+    """A table of vectors that changes by whole parts, as `extract` changes it."""
+
+    def __init__(self, folder: Path, features_ND: np.ndarray, part_rows: int) -> None:
+        self.table = Table.create(f"file://{folder}/table", recipe_file(features_ND.shape[1]))
+        self.pieces = [
+            make_rows([f"s3://photos/{at:08d}.jpg" for at in range(start, start + len(block))], "1", block)
+            for start in range(0, len(features_ND), part_rows)
+            for block in [features_ND[start : start + part_rows]]
+        ]
+        self.parts = [self._write(piece) for piece in self.pieces]
+        self.table.commit(Change(self.parts), app_id="bench", sequence=1, info={})
+
+    def _write(self, rows: pa.Table) -> Part:
+        return write_part(self.table.uri, rows, status="ok", stem="part", recipe_id=self.table.recipe_file.recipe_id)
+
+    def change(self, share: float, seed: int) -> tuple[list[str], list[str]]:
+        """Delete, change and add that share of rows, spread over all parts. URIs that are gone, and that are new or changed."""
+        rng = np.random.default_rng(seed)
+        gone: list[str] = []
+        fresh: list[str] = []
+        kept = []
+        for piece in self.pieces:
+            chosen = rng.choice(len(piece), 2 * round(share * len(piece)), replace=False)
+            out, changed = np.split(chosen, 2)
+            uris = np.array(piece["uri"].to_pylist())
+            gone += uris[out].tolist()
+            fresh += uris[changed].tolist()
+            kept.append(piece.take(np.setdiff1d(np.arange(len(piece)), chosen)))
+        added = len(gone)
+        new = fresh + [f"s3://photos/new-{at:06d}.jpg" for at in range(added)]
+        vectors = make_vectors(len(new), vectors_of(self.pieces[0]["embedding"]).shape[1], seed)
+        self.pieces = [*kept, make_rows(new, "2", vectors)]
+        parts = [self._write(piece) for piece in self.pieces]
+        self.table.commit(Change(parts, self.parts), app_id="bench", sequence=2, info={})
+        self.parts = parts
+        return gone, new
+
+    def contents(self) -> tuple[list[str], np.ndarray]:
+        rows = pa.concat_tables(self.pieces)
+        return rows["uri"].to_pylist(), vectors_of(rows["embedding"])
+
+
+def unit(features_ND: np.ndarray) -> np.ndarray:
+    copy = features_ND.copy()
+    faiss.normalize_L2(copy)
+    return copy
+
+
+def truth(contents: tuple[list[str], np.ndarray], queries_BD: np.ndarray) -> list[set[str]]:
+    """FAISS Flat."""
+    uris, features_ND = contents
+    flat = faiss.IndexFlatL2(features_ND.shape[1])
+    flat.add(unit(features_ND))
+    return [{uris[at] for at in row} for row in flat.search(unit(queries_BD), 10)[1]]
+
+
+def recall(searcher: Searcher, queries_BD: np.ndarray, wanted: list[set[str]]) -> float:
+    found = searcher.search(queries_BD, 10).to_lists()
+    return float(np.mean([len({hit["uri"] for hit in one} & other) / 10 for one, other in zip(found, wanted, strict=True)]))
+
+
+def bare(factory: str, vectors_ND: np.ndarray) -> tuple[Any, float]:
+    """Train and add, and how long it took."""
+    sample = np.random.default_rng(0).permutation(len(vectors_ND))[
+        : training_rows(factory, len(vectors_ND), vectors_ND.shape[1])
+    ]
+    training_BD = vectors_ND[np.sort(sample)]
+    began = time.perf_counter()
+    made = faiss.index_factory(vectors_ND.shape[1], factory, faiss.METRIC_L2)
+    if len(training_BD):
+        made.train(training_BD)
+    made.add(vectors_ND)
+    return made, time.perf_counter() - began
+
+
+def seconds(work: Callable[[], object], repetitions: int) -> float:
+    work()
+    taken = []
+    for _ in range(repetitions):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+def search_times(searcher: Searcher, made: Any, vectors_ND: np.ndarray, queries_BD: np.ndarray) -> dict[str, float]:
+    parameters = searcher.card.parameters
+    if parameters.rerank > 1:
+        made = faiss.IndexRefineFlat(made, faiss.swig_ptr(vectors_ND))
+        made.k_factor = parameters.rerank
+    space = faiss.ParameterSpace()
+    if parameters.nprobe:
+        space.set_index_parameter(made, "nprobe", parameters.nprobe)
+    if parameters.ef_search:
+        space.set_index_parameter(made, "efSearch", parameters.ef_search)
+    prepared = unit(queries_BD)
+    works: dict[str, Callable[[], object]] = {
+        "ours": lambda: searcher.search(queries_BD, 10),
+        "bare": lambda: made.search(prepared, 10),
+        "ours one": lambda: [searcher.search(queries_BD[at : at + 1], 10) for at in range(SINGLES)],
+        "bare one": lambda: [made.search(prepared[at : at + 1], 10) for at in range(SINGLES)],
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(5):  # turn by turn, as the machine is not always the same
+        for name, work in works.items():
+            times[name].append(seconds(work, 1))
+    return {name: median(values) for name, values in times.items()}
+
+
+def measure(factory: str, features_ND: np.ndarray, queries_BD: np.ndarray, part_rows: int) -> dict[str, Any]:
+    folder = Path(tempfile.mkdtemp(prefix="tlray-bench-")).resolve()
+    collection = Collection(folder, features_ND, part_rows)
+    config = IndexConfig(table=collection.table.uri, out=str(folder / "index"), factory=factory)
+    began = time.perf_counter()
+    index(config)
+    whole_seconds = time.perf_counter() - began
+    card = read_card(f"file://{folder}/index")
+    searcher = Searcher.open(config.out)
+    contents = collection.contents()
+    vectors_ND = unit(contents[1])
+    made, bare_seconds = bare(factory, vectors_ND)
+    times = search_times(searcher, made, vectors_ND, queries_BD)
+    row: dict[str, Any] = {
+        "factory": factory,
+        "recall": recall(searcher, queries_BD, truth(contents, queries_BD)),
+        "parameters": " ".join(f"{name}={value}" for name, value in card.parameters if value is not None),
+        "bare_seconds": bare_seconds,
+        "build_ratio": ratio(card.seconds.get("train", 0) + card.seconds["add"], bare_seconds),
+        "whole_ratio": ratio(whole_seconds, bare_seconds),
+        "batch_ratio": ratio(times["ours"], times["bare"]),
+        "single_ratio": ratio(times["ours one"], times["bare one"]),
+        "single_ms": times["ours one"] / SINGLES * 1000,
+    }
+    gone, new = collection.change(0.01, 7)
+    began = time.perf_counter()
+    updated = index(config)
+    update_seconds = time.perf_counter() - began
+    update_stages = read_card(f"file://{folder}/index").seconds
+    assert updated["action"] == "updated", updated
+    searcher = Searcher.open(config.out)
+    contents = collection.contents()
+    wanted = truth(contents, queries_BD)
+    after = recall(searcher, queries_BD, wanted)
+    uris = contents[0]
+    at_of = {uri: at for at, uri in enumerate(uris)}
+    new_BD = contents[1][[at_of[uri] for uri in new]]
+    found_new = [hits[0]["uri"] for hits in searcher.search(new_BD, 1).to_lists()]
+    seen = {hit["uri"] for hits in searcher.search(contents[1][::10], 20).to_lists() for hit in hits}
+    began = time.perf_counter()
+    index(config.model_copy(update={"rebuild": True}))
+    rebuild_seconds = time.perf_counter() - began
+    rebuilt = recall(Searcher.open(config.out), queries_BD, wanted)
+    shutil.rmtree(folder)
+    return row | {
+        "update_seconds": update_seconds,
+        "rebuild_seconds": rebuild_seconds,
+        "update_ratio": ratio(update_seconds, rebuild_seconds),
+        "recall_updated": after,
+        "recall_rebuilt": rebuilt,
+        "deleted_seen": len(seen & (set(gone) - set(uris))),
+        "new_found": float(np.mean([one == other for one, other in zip(found_new, new, strict=True)])),
+        "seconds": {"build": card.seconds, "update": update_stages},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rows")
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--dimensions", type=int, default=512)
+    parser.add_argument("--part-rows", type=int, default=4096)
+    parser.add_argument("--families", nargs="*", default=FAMILIES)
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rows, arguments.dimensions, arguments.families = 5_000, 64, ["Flat", "HNSW16", "IVF64,Flat"]
+    features_ND = make_vectors(arguments.rows, arguments.dimensions, 1)
+    queries_BD = make_vectors(QUERIES, arguments.dimensions, 2)
+    rows = [measure(factory, features_ND, queries_BD, arguments.part_rows) for factory in arguments.families]
+    stages = [row.pop("seconds") for row in rows]
+    for row, stage in zip(rows, stages, strict=True):
+        print(row["factory"], stage)
+    finish({"rows": rows, "stages": stages}, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""`tlray extract --local` from S3 to S3 behind a proxy that fails on purpose, with a server that is killed twice."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import polars as pl
+import pytest
+
+from tests.conftest import use_server
+from tests.extract.test_local import assert_same
+from tests.fault_proxy import Fault, FaultProxy, Request
+from tests.photos import RECIPE, error_of, frame_of, photo, result_of, tlray
+from tlray.demo.s3_server import S3Server
+from tlray.lake import fetch, retry, s3, table
+from tlray.lake.storage import open_store
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+
+IMAGES = 900
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[tuple[S3Server, str]]:
+    """A server of its own, which may be killed, with a bucket of photos."""
+    del s3_server  # only for its skip
+    with pytest.MonkeyPatch.context() as patch, S3Server(tmp_path_factory.mktemp("server")) as server:
+        use_server(server, patch)
+        bucket = server.make_bucket("lake")
+        store = open_store(bucket)
+        for number in range(IMAGES):
+            store.write(f"{bucket}/photos/{number:05d}.jpg", photo(number, (32, 24)))
+        yield server, bucket
+
+
+def run(bucket: str, table: str, *more: str) -> list[str]:
+    return ["extract", "--local", "--source.uri", f"{bucket}/photos/", "--table", f"{bucket}/{table}", *RECIPE, *more]
+
+
+def rows_of(bucket: str, table: str) -> pl.DataFrame:
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_endpoint_url", "aws_region")
+    options = {name: os.environ[name.upper()] for name in names} | {"aws_allow_http": "true"}
+    return frame_of(f"{bucket}/{table}", options)
+
+
+class Weather:
+    """Faults drawn from a seed: bursts of SlowDown, and all else now and then; some objects vanish after the listing."""
+
+    RATES: tuple[tuple[Fault, float], ...] = (
+        ("reset", 0.02),
+        ("lost_answer", 0.02),
+        ("truncated", 0.03),
+        ("expired", 0.01),
+        ("unavailable", 0.01),
+        ("missing", 0.02),
+    )
+
+    def __init__(self, gone: set[str], seed: int = 5) -> None:
+        self._rng = random.Random(seed)
+        self._gone, self._once = gone, set[tuple[Fault, str]]()
+        self._busy_until, self._stalls = 0.0, 0
+
+    def __call__(self, request: Request) -> Fault | None:
+        if any(request.key.endswith(name) for name in self._gone) and request.method == "GET":
+            return "missing"
+        if time.monotonic() < self._busy_until:
+            return "slow_down"
+        if self._rng.random() < 0.003:
+            self._busy_until = time.monotonic() + self._rng.uniform(0.2, 1)
+        if self._stalls < 2 and request.number > 500 and request.method == "GET" and "photos/" in request.key:
+            self._stalls += 1
+            return "stall"
+        draw = self._rng.random()
+        for fault, rate in self.RATES:
+            draw -= rate
+            if draw < 0:
+                return self._allowed(fault, request)
+        return None
+
+    def _allowed(self, fault: Fault, request: Request) -> Fault | None:
+        """Those that must not come twice to a key: credentials that were renewed are good, and an object that is there is
+        found. Not found are only photos (a log that is said to be missing is another kind of fault), and only boto3's
+        credentials are renewed within a request.
+        """
+        if fault not in ("expired", "missing"):
+            return fault
+        concerned = "Boto3" in request.agent if fault == "expired" else request.method == "GET" and "/photos/" in request.key
+        if not concerned or (fault, request.key) in self._once:
+            return None
+        self._once.add((fault, request.key))
+        return fault
+
+
+@pytest.mark.timeout(280)
+def test_nothing_is_lost_and_nothing_twice(lake: tuple[S3Server, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    server, bucket = lake
+    result_of(tlray(*run(bucket, "reference")))
+    reference = rows_of(bucket, "reference")
+    gone = {f"{number:05d}.jpg" for number in range(100, 105)}
+    # Small units, and a thread that is slow enough for the server to be killed in the middle of the work.
+    monkeypatch.setattr(fetch, "PIECE_BYTES", 40 * 160 * 160 * 3)
+    killed = []
+
+    def kill_twice(proxy: FaultProxy) -> None:
+        for requests in (IMAGES // 3, 2 * IMAGES // 3):
+            while proxy.requests < requests:
+                time.sleep(0.01)
+            server.kill()
+            killed.append(proxy.requests)
+            time.sleep(2)
+            server.start()
+
+    with FaultProxy(server.endpoint, Weather(gone), stall_seconds=10) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        killer = threading.Thread(target=kill_twice, args=(proxy,), daemon=True)
+        killer.start()
+        outcome = tlray(*run(bucket, "stormy"))
+        killer.join(30)
+    result = result_of(outcome)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    print(f"faults {dict(proxy.faults)} in {proxy.requests} requests, killed at {killed}, {result['seconds']} s")
+    assert len(killed) == 2 and set(proxy.faults) >= {"slow_down", "stall", *(fault for fault, _ in Weather.RATES)}
+    assert (result["ok"], result["failures"]) == (IMAGES - len(gone), {"not_found": len(gone)})
+    frame = rows_of(bucket, "stormy")
+    assert frame["uri"].n_unique() == len(frame) == IMAGES
+    lost = frame.filter(pl.col("status") == "failed")
+    assert {uri.rpartition("/")[2] for uri in lost["uri"]} == gone
+    is_there = ~pl.col("uri").is_in(lost["uri"].implode())
+    assert_same(frame.filter(is_there), reference.filter(is_there))
+    assert tlray("verify", f"{bucket}/stormy").returncode == 0
+
+
+def test_a_burst_budget_stops_the_run_at_once_and_loses_nothing(
+    lake: tuple[S3Server, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, bucket = lake
+    monkeypatch.setattr(fetch, "PIECE_BYTES", 20 * 160 * 160 * 3)
+
+    def deny_odd(request: Request) -> Fault | None:
+        return "denied" if request.key.endswith(("1.jpg", "3.jpg")) else None
+
+    with FaultProxy(server.endpoint, deny_odd) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        message = error_of(tlray(*run(bucket, "burst", "--max-failed-fraction", "0.02")), 3)
+        assert "fetch_failed), more than max_failed_fraction=0.02" in message
+        assert proxy.requests < IMAGES / 2, "most images were not even asked for"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    frame = rows_of(bucket, "burst")
+    failed = frame.filter(pl.col("status") == "failed")
+    assert 0.02 * IMAGES < len(failed) < len(frame) < IMAGES / 2
+    assert all(uri.endswith(("1.jpg", "3.jpg")) for uri in failed["uri"])
+    result = result_of(tlray(*run(bucket, "burst")))
+    assert (result["ok"], result["failed"]) == (IMAGES - len(frame) + len(failed), 0)
+    assert rows_of(bucket, "burst")["uri"].n_unique() == IMAGES
+
+
+def test_a_store_that_goes_away_ends_the_run_without_failed_rows(
+    lake: tuple[S3Server, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, bucket = lake
+    monkeypatch.setattr(fetch, "PIECE_BYTES", 20 * 160 * 160 * 3)
+    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 2.0)
+    # So that the last commit, which cannot succeed, does not outlast this test.
+    monkeypatch.setattr(s3, "_DELTA_RETRIES", {"max_retries": "1", "retry_timeout": "1s"})
+    monkeypatch.setattr(table, "COMMIT_ATTEMPTS", 1)
+    photos = 0
+
+    def leave(request: Request) -> Fault | None:
+        nonlocal photos
+        photos += "/photos/" in request.key
+        return "reset" if photos > IMAGES // 2 else None
+
+    with FaultProxy(server.endpoint, leave) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        began = time.monotonic()
+        outcome = tlray(*run(bucket, "away"))
+        assert time.monotonic() - began < 30
+    assert outcome.returncode == 1 and "run the same command again" in outcome.stderr
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    result = result_of(tlray(*run(bucket, "away")))
+    assert (result["listed"], result["failed"], result["changed"]) == (IMAGES, 0, 0)
+    frame = rows_of(bucket, "away")
+    assert frame["uri"].n_unique() == len(frame) == IMAGES and set(frame["status"]) == {"ok"}

@@ -1,0 +1,155 @@
+"""`tlray extract` on a cluster of three hosts with their own addresses, of which one dies and one is cut off.
+
+The driver runs on the head, and so does nothing else: no task has its memory. The S3 server stands on this machine; hosts reach
+it through a forwarder at the bridge's address, so that it listens on loopback alone, as does all else that the test starts
+outside the hosts.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.extract.test_local import assert_same
+from tests.hosts import Hosts, RayHosts, why_not
+from tests.photos import RECIPE, frame_of, photo, result_of, tlray
+from tlray.demo.s3_server import S3Server
+from tlray.lake.storage import open_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
+
+IMAGES = 1200
+CUT_SECONDS = 15.0
+"""The issue says a minute, of which Ray needs the first 15 s to notice; here it is told to notice within 4, and the rest of the
+cut is as much longer as there."""
+
+HEALTH = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+LATENCY_SECONDS = 0.3
+"""Of the store, so that the work lasts for as long as things happen to the hosts."""
+
+
+class Forwarder:
+    """Passes connections at one address on to another; only a bridge without a way out can reach the first."""
+
+    def __init__(self, host: str, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listener = socket.create_server((host, 0))
+        self.endpoint = f"http://{host}:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> "Forwarder":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            for one, other, seconds in ((client, server, 0), (server, client, LATENCY_SECONDS)):
+                threading.Thread(target=_pass, args=(one, other, seconds), daemon=True).start()
+
+
+def _pass(one: socket.socket, other: socket.socket, seconds: float) -> None:
+    with contextlib.suppress(OSError):
+        while block := one.recv(2**20):
+            time.sleep(seconds)
+            other.sendall(block)
+    for end in (one, other):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    with Hosts(3) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def lake(s3_env: S3Server, s3_bucket: str) -> str:
+    """A bucket of photos, and the table of them as one process makes it without interruption."""
+    store, photos = open_store(s3_bucket), [photo(number, (32, 24)) for number in range(50)]
+    for number in range(IMAGES):
+        store.write(f"{s3_bucket}/photos/{number:05d}.jpg", photos[number % 50])
+    result_of(tlray(*arguments(s3_bucket, "reference"), "--local"))
+    return s3_bucket
+
+
+def arguments(lake: str, table: str) -> list[str]:
+    return ["extract", "--source.uri", f"{lake}/photos/", "--table", f"{lake}/{table}", *RECIPE]
+
+
+def rows_of(table: str) -> pl.DataFrame:
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_endpoint_url", "aws_region")
+    return frame_of(table, {name: os.environ[name.upper()] for name in names} | {"aws_allow_http": "true"})
+
+
+def wait_for_parts(process: subprocess.Popen[bytes], table: str, count: int) -> None:
+    """Until a run has written so many parts, or has ended."""
+    while process.poll() is None and parts(table) < count:
+        time.sleep(0.2)
+
+
+def parts(table: str) -> int:
+    return sum(map(len, open_store(table).list(f"{table}/status=ok/")))
+
+
+@pytest.mark.timeout(290)
+def test_a_dead_node_and_a_cut_link_change_nothing(hosts: Hosts, lake: str, s3_env: S3Server, tmp_path: Path) -> None:
+    reference, table, log = rows_of(f"{lake}/reference"), f"{lake}/table", tmp_path / "driver.log"
+    server, _, port = s3_env.endpoint.removeprefix("http://").rpartition(":")
+    with (
+        Forwarder(hosts.gateway, (server, int(port))) as way,
+        RayHosts(hosts, cpus=2, env=HEALTH | {"AWS_ENDPOINT_URL": way.endpoint}) as cluster,
+    ):
+        driver = hosts.start(0, [sys.executable, "-m", "tlray", *arguments(lake, "table")], env=cluster.env, log=log)
+        began, events = time.monotonic(), dict[str, float]()
+
+        def note(event: str) -> None:
+            assert driver.poll() is None, f"ended before it was {event}: {log.read_text()[-3000:]}"
+            events[event] = round(time.monotonic() - began, 1)
+
+        wait_for_parts(driver, table, 2)
+        cluster.kill_node(1)
+        note("killed")
+        assert not hosts.pids(1)
+        cluster.start_node(1)  # as Kubernetes or a power supply that is back would
+        note("started again")
+        before = parts(table)
+        wait_for_parts(driver, table, before + 1)
+        hosts.cut(2)
+        note("cut")
+        time.sleep(CUT_SECONDS)
+        note("mended")
+        hosts.mend(2)
+        driver.wait(150)
+        print(f"{events}, ended {time.monotonic() - began:.1f} s after its start")
+    print("\n".join(line[:200] for line in log.read_text().splitlines() if " images" in line))
+    assert driver.returncode == 0, log.read_text()[-5000:]
+    (line,) = [line for line in log.read_text().splitlines() if line.startswith('{"table"')]
+    result = json.loads(line)
+    assert (result["ok"], result["failed"]) == (IMAGES, 0)
+    assert_same(rows_of(table), reference)
+    assert tlray("verify", table).returncode == 0

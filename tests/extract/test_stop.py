@@ -1,0 +1,137 @@
+"""SIGTERM in the middle of a run: the table is sound, the exit code says that the same command goes on, and it does."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.extract.test_local import assert_same
+from tests.photos import RECIPE, frame_of, photo, result_of, start_tlray, tlray
+from tests.ray_cluster import RayCluster
+from tlray.errors import StoppedError
+from tlray.extract.stop import Stop
+
+IMAGES = 4000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stop")
+    photos = [photo(number, (32, 24)) for number in range(50)]
+    (folder / "photos").mkdir()
+    for number in range(IMAGES):
+        (folder / "photos" / f"{number:05d}.jpg").write_bytes(photos[number % 50])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> pl.DataFrame:
+    result_of(tlray(*command(folder, "reference"), "--local"))
+    return frame_of(folder / "reference")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with RayCluster(tmp_path) as cluster:
+        for name, value in cluster.env.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+def command(folder: Path, table: str) -> list[str]:
+    return ["extract", "--source.uri", str(folder / "photos"), "--table", str(folder / table), *RECIPE]
+
+
+def wait_for_parts(process: subprocess.Popen[str], table: Path, count: int) -> None:
+    """Until a run has written so many parts, or has ended."""
+    while process.poll() is None and len(list(table.glob("status=ok/*.parquet"))) < count:
+        time.sleep(0.02)
+
+
+def stop_and_go_on(folder: Path, table: str, mode: str, reference: pl.DataFrame) -> None:
+    process = start_tlray(*command(folder, table), mode)
+    wait_for_parts(process, folder / table, 3)
+    began = time.monotonic()
+    for _ in range(2):  # `timeout` and process groups deliver two
+        process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    print(f"{mode}: ended {time.monotonic() - began:.1f} s after SIGTERM")
+    assert process.returncode == 4, stderr
+    (line,) = [line for line in stderr.splitlines() if line.startswith("tlray ")]
+    assert not stdout and "Traceback" not in stderr
+    assert line.startswith("tlray extract: StoppedError: asked to stop (SIGTERM)") and "run the same command again" in line
+    done = len(frame_of(folder / table))
+    assert 0 < done < IMAGES
+    assert tlray("verify", folder / table).returncode == 0
+    result = result_of(tlray(*command(folder, table), "--local"))
+    assert (result["unchanged"], result["new"]) == (done, IMAGES - done)
+    assert_same(frame_of(folder / table).with_columns(pl.col("uri")), reference)
+
+
+@pytest.mark.slow
+def test_one_process(folder: Path, reference: pl.DataFrame) -> None:
+    stop_and_go_on(folder, "local", "--local", reference)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(280)
+def test_on_ray(folder: Path, reference: pl.DataFrame, cluster: None) -> None:
+    stop_and_go_on(folder, "on-ray", "--no-local", reference)
+
+
+class TestStop:
+    def test_it_raises_where_the_run_is_and_gives_the_signal_back(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(StoppedError), Stop() as stop:
+            stop.check()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_it_waits_for_what_holds_it(self) -> None:
+        done = []
+        with pytest.raises(StoppedError), Stop() as stop, stop.held(), stop.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("inner")
+        assert done == ["inner"]
+
+    def test_a_second_signal_does_not_break_the_cleaning_up(self) -> None:
+        cleaned = []
+        with pytest.raises(StoppedError), Stop():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                cleaned.append(True)
+        assert cleaned
+
+    def test_another_handler_is_overridden_again(self) -> None:
+        with pytest.raises(StoppedError), Stop() as stop:
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
+            stop.listen()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    def test_outside_the_main_thread_it_does_nothing(self) -> None:
+        before, failed = signal.getsignal(signal.SIGTERM), []
+
+        def use() -> None:
+            try:
+                with Stop() as stop, stop.held():
+                    stop.check()
+            except BaseException as error:  # noqa: BLE001
+                failed.append(error)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        assert not failed and signal.getsignal(signal.SIGTERM) is before

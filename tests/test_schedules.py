@@ -1,0 +1,216 @@
+"""The schedules in cluster/: manifests against KubeRay's schemas, shell lines and the DAG's task executed."""
+
+import fcntl
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import sysconfig
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.photos import write_photos
+from tests.test_docs import ROOT, SHARED, closed, schema_problems
+
+CLUSTER = ROOT / "cluster"
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((CLUSTER / name).read_text(encoding="utf-8")))
+
+
+def schema_of(plural: str) -> dict[str, Any]:
+    path = SHARED / "kuberay-crds" / f"ray.io_{plural}.yaml"
+    if not path.exists():
+        pytest.skip(f"no KubeRay definitions at {path}: set TLRAY_SHARED to the folder that holds kuberay-crds")
+    document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    (version,) = (version for version in document["spec"]["versions"] if version["name"] == "v1")
+    schema = closed(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
+    return schema
+
+
+def stub(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+class TestRayCronJob:
+    def test_it_is_one_that_kuberay_takes(self) -> None:
+        (job,) = documents("raycronjob-extract.yaml")
+        assert schema_problems(job, schema_of("raycronjobs")) == []
+        job["spec"]["concurrencyPolicy"] = "Forbid"
+        assert "concurrencyPolicy" in " ".join(schema_problems(job, schema_of("raycronjobs")))
+
+    def test_its_job_is_the_rayjob(self) -> None:
+        (cron_job,) = documents("raycronjob-extract.yaml")
+        _, job = documents("rayjob-extract.yaml")
+        assert cron_job["spec"]["jobTemplate"] == job["spec"]
+        assert len(cron_job["spec"]["schedule"].split()) == 5
+
+
+class TestCronJob:
+    @pytest.fixture
+    def cron_job(self) -> dict[str, Any]:
+        return documents("cronjob-extract.yaml")[-1]
+
+    def test_its_pod_is_one_that_kubernetes_takes(self, cron_job: dict[str, Any]) -> None:
+        """Against the pod template in KubeRay's schema of the RayJob, which is Kubernetes' own."""
+        pod_schema = schema_of("rayjobs")["properties"]["spec"]["properties"]["submitterPodTemplate"]
+        assert schema_problems(cron_job["spec"]["jobTemplate"]["spec"]["template"], pod_schema) == []
+
+    def test_who_it_runs_as_may_do_what_it_does(self, cron_job: dict[str, Any]) -> None:
+        account, role, binding, _ = documents("cronjob-extract.yaml")
+        pod = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        names = {account["metadata"]["name"], binding["subjects"][0]["name"], pod["serviceAccountName"]}
+        assert names == {"tlray-nightly"} and binding["roleRef"]["name"] == role["metadata"]["name"]
+        allowed = {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
+        assert allowed["rayjobs"] >= {"get", "create", "delete", "watch"} and allowed["configmaps"] >= {
+            "get",
+            "create",
+            "patch",
+        }
+        kinds = {document["kind"].lower() + "s" for document in documents("rayjob-extract.yaml")}
+        assert kinds == set(allowed)
+
+    @pytest.mark.parametrize(
+        ("state", "said", "code"),
+        [
+            ("Complete", "SUCCEEDED Job finished successfully.", 0),
+            (
+                "Failed",
+                "FAILED Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars): x",
+                3,
+            ),
+            ("Complete", "FAILED Job entrypoint command failed with exit code 4. No logs available.", 4),
+            ("Failed", "FAILED The head pod was deleted", 1),
+        ],
+    )
+    def test_it_ends_as_the_rayjob_does(
+        self, state: str, said: str, code: int, cron_job: dict[str, Any], tmp_path: Path
+    ) -> None:
+        """With a kubectl that writes down how it was called, and says at first that the job still runs."""
+        stub(
+            tmp_path,
+            "kubectl",
+            f"""echo "$*" >>{tmp_path}/calls
+            case "$*" in
+                *jobStatus*) echo '{said}' ;;
+                *DeploymentStatus*) test -e {tmp_path}/asked && echo {state} || {{ touch {tmp_path}/asked; echo Running; }} ;;
+            esac""",
+        )
+        (container,) = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        process = subprocess.run(
+            [*container["command"], *container["args"]],
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "POLL_SECONDS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert process.returncode == code, process.stderr
+        assert process.stdout.strip() == said
+        calls = (tmp_path / "calls").read_text().splitlines()
+        (mount,) = container["volumeMounts"]
+        name = documents("rayjob-extract.yaml")[1]["metadata"]["name"]
+        assert calls[0] == f"delete rayjob/{name} --ignore-not-found --wait"
+        assert calls[1] == f"apply --filename {mount['mountPath']}/rayjob.yaml"
+        assert len(calls) == 5
+
+    def test_only_what_going_on_helps_is_repeated(self, cron_job: dict[str, Any]) -> None:
+        spec = cron_job["spec"]["jobTemplate"]["spec"]
+        (rule,) = spec["podFailurePolicy"]["rules"]
+        assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2, 3])
+        (container,) = spec["template"]["spec"]["containers"]
+        assert (
+            rule["onExitCodes"]["containerName"] == container["name"] and spec["template"]["spec"]["restartPolicy"] == "Never"
+        )
+
+
+class TestCrontab:
+    @pytest.fixture
+    def line(self) -> str:
+        lines = (CLUSTER / "crontab").read_text(encoding="utf-8").splitlines()
+        (line,) = (line for line in lines if line and not re.match(r"#|\w+=", line))
+        assert "%" not in line, "cron would end the command there"
+        return line.split(maxsplit=5)[5]
+
+    def run(self, line: str, home: Path, *folders: Path) -> subprocess.CompletedProcess[str]:
+        path = ":".join(map(str, [*folders, sysconfig.get_path("scripts"), "/usr/bin", "/bin"]))
+        environment = {"HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(["/bin/sh", "-c", line], env=environment, capture_output=True, text=True, timeout=120)
+
+    def test_each_night_adds_a_line_of_json(self, line: str, tmp_path: Path) -> None:
+        write_photos(tmp_path / "photos", 5)
+        recipe = {"backbone": "timm:test_resnet", "weights": "random:7", "precision": {"compute": "fp32"}}
+        config = {"source": {"uri": str(tmp_path / "photos")}, "recipe": recipe, "table": str(tmp_path / "t"), "local": True}
+        (tmp_path / "photos.yaml").write_text(yaml.safe_dump(config))
+        first = self.run(line, tmp_path)
+        assert (first.returncode, first.stdout) == (0, ""), (first.stdout, (tmp_path / "photos.log").read_text())
+        (tmp_path / "photos" / "bad.jpg").write_bytes(b"bad")
+        second = self.run(line, tmp_path)
+        assert second.stdout == "tlray extract of photos ended with 3\n", "what cron mails"
+        (night,) = map(json.loads, (tmp_path / "photos.jsonl").read_text().splitlines())
+        assert (night["new"], night["ok"]) == (5, 5)
+        assert "5 new" in (tmp_path / "photos.log").read_text()
+
+    def test_a_night_that_is_still_at_work_is_left_alone(self, line: str, tmp_path: Path) -> None:
+        with (tmp_path / "photos.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            outcome = self.run(line, tmp_path)
+        assert (outcome.returncode, outcome.stdout, outcome.stderr) == (0, "", "")
+        assert not (tmp_path / "photos.jsonl").read_text()
+
+    def test_a_night_that_takes_too_long_is_told_to_end(self, line: str, tmp_path: Path) -> None:
+        stub(tmp_path, "tlray", "trap 'exit 4' TERM; sleep 20 & wait")
+        assert " 6h " in line
+        outcome = self.run(line.replace(" 6h ", " 0.3 "), tmp_path, tmp_path)
+        assert outcome.stdout == "tlray extract of photos ended with 4\n"
+
+
+class TestAirflow:
+    """The DAG with stand-ins for Airflow's decorators and errors, whose package would bring a hundred others."""
+
+    @pytest.fixture
+    def extract(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+        tasks: list[Callable[[], dict[str, Any]]] = []
+
+        def task(**options: Any) -> Callable[[Any], Any]:
+            assert options["retries"] > 0
+            return lambda function: tasks.append(function) or (lambda: None)
+
+        sdk, errors = types.ModuleType("airflow.sdk"), types.ModuleType("airflow.sdk.exceptions")
+        sdk.dag = lambda **options: lambda function: function  # type: ignore[attr-defined]
+        sdk.task = task  # type: ignore[attr-defined]
+        errors.AirflowException = type("AirflowException", (Exception,), {})  # type: ignore[attr-defined]
+        errors.AirflowFailException = type("AirflowFailException", (Exception,), {})  # type: ignore[attr-defined]
+        for name, module in {
+            "airflow": types.ModuleType("airflow"),
+            "airflow.sdk": sdk,
+            "airflow.sdk.exceptions": errors,
+        }.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        runpy.run_path(str(CLUSTER / "airflow_dag.py"))
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        (found,) = tasks
+        return found
+
+    def test_the_result_is_the_line_of_json(self, extract: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
+        stub(tmp_path, "tlray", """echo progress >&2; echo '{"ok": 3}'""")
+        assert extract() == {"ok": 3}
+
+    @pytest.mark.parametrize(("code", "error"), [(1, ""), (2, "Fail"), (3, "Fail"), (4, ""), (130, "")])
+    def test_only_what_going_on_helps_is_repeated(
+        self, code: int, error: str, extract: Callable[[], dict[str, Any]], tmp_path: Path
+    ) -> None:
+        stub(tmp_path, "tlray", f"exit {code}")
+        with pytest.raises(Exception, match=f"exit code {code}") as caught:
+            extract()
+        assert type(caught.value).__name__ == f"Airflow{error}Exception"

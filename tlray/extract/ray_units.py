@@ -1,0 +1,54 @@
+"""The actors of extraction on Ray where there are no GPUs: each works on whole units, with a lane for each of its cores.
+
+Decoding and encoding compete for the same cores there, so nothing is won by doing them in different processes, and the pixels
+need not cross the object store at all.
+"""
+
+import threading
+from collections.abc import Iterator
+
+import pyarrow as pa
+import ray
+import torch
+
+from tlray.extract.encoding import make_encoder
+from tlray.extract.ray_tasks import unit_of
+from tlray.extract.tuning import TuningEncoder
+from tlray.extract.units import UnitWorker
+from tlray.lake.fetch import FetchSpec
+from tlray.lake.table import Table
+
+
+class UnitActor:
+    """Loads the backbone by itself, so that a restarted actor needs nothing from the object store. Several threads call it."""
+
+    def __init__(self, table_uri: str, spec_json: str, run_id: str, lanes: int, images: int) -> None:
+        self._table_uri = table_uri
+        self._spec = FetchSpec.model_validate_json(spec_json)
+        self._run_id = run_id
+        self._lanes = lanes
+        self._images = images
+        self._lock = threading.Lock()
+        self._worker: UnitWorker | None = None
+
+    def _ready(self) -> UnitWorker:
+        # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
+        with self._lock:
+            if self._worker is None:
+                recipe_file = Table.open(self._table_uri).recipe_file
+                node = ray.get_runtime_context().get_node_id()[:12]
+                where = f"the encoder on node {node} (torch {torch.__version__})"
+                encoder = (
+                    make_encoder(recipe_file, where=where, lanes=self._lanes)
+                    if self._lanes > 1
+                    else TuningEncoder(recipe_file, where=where, images=self._images, lanes=1)
+                )
+                self._worker = UnitWorker(encoder, self._spec, self._table_uri, recipe_file, self._run_id)
+            return self._worker
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """Work on units; one row of JSON (`WrittenPiece`) for each written piece."""
+        worker = self._ready()
+        for row in batch.to_pylist():
+            written = worker.work(unit_of(row))
+            yield pa.table({"written": [piece.model_dump_json() for piece in written]})

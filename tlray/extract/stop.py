@@ -1,0 +1,65 @@
+"""The graceful end of a run that is asked for it.
+
+Kubernetes, `ray job stop`, systemd, batch systems and the notices of spot machines that these pass on: all arrive as SIGTERM.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Self
+
+from tlray.errors import GO_ON, StoppedError
+
+
+class Stop:
+    """Turns SIGTERM into a StoppedError in the main thread, wherever the run is, but not while it is held.
+
+    A context manager: what the signal did before, it does again afterwards. Outside the main thread, where Python knows no
+    signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._holders = 0
+        self._is_main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> Self:
+        self._before = signal.getsignal(signal.SIGTERM)
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_main:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def listen(self) -> None:
+        """Take the signal, or take it back: joining a Ray cluster sets another handler, which would end the process."""
+        if self._is_main:
+            signal.signal(signal.SIGTERM, self._take)
+
+    def check(self) -> None:
+        """Raise if asked to stop.
+
+        Raises:
+            StoppedError: so it is.
+        """
+        if self._requested:
+            raise StoppedError(f"asked to stop (SIGTERM); finished units are committed: {GO_ON}")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let a block end, a commit say, before the signal counts."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+        self.check()
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        is_first, self._requested = not self._requested, True
+        if is_first and not self._holders:  # `timeout` sends two; the second must not break what the first one cleans up
+            self.check()

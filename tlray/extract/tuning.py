@@ -1,0 +1,86 @@
+"""An encoder that turns to compiled code in the middle of its work, where that pays."""
+
+import logging
+import threading
+
+import numpy as np
+
+from tlray.errors import GoldenMismatchError
+from tlray.extract.encoding import make_encoder
+from tlray.models.compiled import CompiledCache, pays
+from tlray.models.encoder import Encoder, choose_device
+from tlray.recipe import RecipeFile, check_golden, golden_images
+
+_log = logging.getLogger(__name__)
+
+SAMPLE_IMAGES = 64
+"""Images whose embedding was timed before that decides anything."""
+
+
+class TuningEncoder:
+    """Embeds as `Encoder` does; may be called from several threads.
+
+    Compiled code that is on this machine already is used from the start, and the network's own is not even loaded. Otherwise
+    the encoder measures itself, and once it knows that compiling pays for what is left, one process of the machine compiles
+    while the others go on, and all use what it made.
+
+    Args:
+        expected: the table's recipe file.
+        where: for messages.
+        images: that this encoder will get, about.
+        lanes: see `Encoder`; compiled code has at most one.
+
+    Raises:
+        GoldenMismatchError, WeightsError: see `make_encoder`.
+    """
+
+    def __init__(self, expected: RecipeFile, *, where: str, images: int, lanes: int | None) -> None:
+        self._expected = expected
+        self._where = where
+        self._left = images
+        self._lanes = lanes
+        self._timed_images, self._timed_seconds = 0, 0.0
+        self._lock = threading.Lock()
+        self._cache = CompiledCache(expected, choose_device("auto"))
+        self._settled = False
+        self._encoder = self._load_compiled() or make_encoder(expected, where=where, lanes=lanes)
+
+    def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+        """As `Encoder.encode_timed`."""
+        if not self._settled and self._lock.acquire(blocking=False):
+            try:
+                self._tune()
+            finally:
+                self._lock.release()
+        features, seconds = self._encoder.encode_timed(images_BHWC)
+        self._left -= len(images_BHWC)
+        self._timed_images += len(images_BHWC)
+        self._timed_seconds += seconds
+        return features, seconds
+
+    def _tune(self) -> None:
+        if not self._cache.path.exists():
+            if self._timed_images < SAMPLE_IMAGES or not pays(self._left, self._timed_seconds / self._timed_images):
+                return
+            assert self._encoder.network is not None
+            outcome = self._cache.compile(self._encoder.network)
+            self._settled = outcome == "failed"
+            if outcome != "made":
+                return
+        self._encoder = self._load_compiled() or self._encoder
+        self._settled = True
+
+    def _load_compiled(self) -> Encoder | None:
+        encoder = self._cache.load(self._lanes)
+        if encoder is None:
+            return None
+        try:
+            golden = encoder.encode(golden_images(*self._expected.recipe.preprocessing.crop))
+            check_golden(self._expected, golden, where=f"compiled code in {self._where}")
+        except GoldenMismatchError as error:
+            _log.warning("compiled code is not used: %s", error)
+            self._cache.drop()
+            self._settled = True
+            return None
+        self._settled = True
+        return encoder

@@ -1,0 +1,52 @@
+"""A unit of the plan, from its listing to written parts, in one thread; several threads share an encoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tlray.extract.encoding import TimedEncoder, encode_piece
+from tlray.extract.pieces import WrittenPiece, write_piece
+from tlray.lake.fetch import FetchSpec, fetch_unit
+from tlray.lake.plan import Unit
+from tlray.recipe import RecipeFile
+
+THREADS_AHEAD = 2
+"""Threads more than lanes, so that some fetch and decode while all lanes encode. A thread holds one piece, at most 64 MiB."""
+
+
+@dataclass(frozen=True)
+class UnitWorker:
+    """All that working on a unit takes.
+
+    Attributes:
+        encoder: with one lane a core.
+        spec: how to fetch and decode.
+        table_uri: where parts go.
+        recipe_file: of the table.
+        run_id: of this run.
+        stopped: asked between images; once it says so, units are dropped.
+    """
+
+    encoder: TimedEncoder
+    spec: FetchSpec
+    table_uri: str
+    recipe_file: RecipeFile
+    run_id: str
+    stopped: Callable[[], bool] = lambda: False
+
+    def work(self, unit: Unit) -> list[WrittenPiece]:
+        """Fetch, decode, embed and write the images of a unit.
+
+        Raises:
+            StoppedError: `stopped` said so.
+            TlrayError: what ends the run.
+        """
+        recipe = self.recipe_file.recipe
+        return [
+            write_piece(
+                encode_piece(self.encoder, piece, recipe),
+                table_uri=self.table_uri,
+                recipe_id=self.recipe_file.recipe_id,
+                run_id=self.run_id,
+            )
+            for piece in fetch_unit(unit, self.spec, self.stopped)
+        ]

@@ -1,0 +1,177 @@
+"""What is to be done: the source's listing against the table's rows, a range of keys at a time, in bounded memory.
+
+Both sides are sorted by name first (`tlray.lake.runs`: on local disk, as far as they do not fit in memory), then compared
+range by range. What is to be done gathers until it is a budget's worth, becomes a `Difference`, and is worked off before
+the next one is looked for. Neighbours in name are neighbours in the table's parts, so few parts are touched by two of them.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tlray.config import PolicyConfig
+from tlray.lake.parts import Part
+from tlray.lake.plan import Difference, StaleItems, Where, positions
+from tlray.lake.runs import CHUNK_ROWS, SortedRuns, cut_ranges
+from tlray.lake.sources import PAGE_SCHEMA
+from tlray.lake.state import IDENTITY_SCHEMA, identities
+from tlray.lake.table import Table
+
+FOLLOW = PolicyConfig()
+
+
+class Listed(Protocol):
+    """What is compared with the table; `tlray.lake.sources.Source` is one."""
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    def pages(self) -> Iterator[pa.Table]: ...  # noqa: D102
+    def covers(self, uris: pa.Array) -> np.ndarray: ...  # noqa: D102
+
+
+def compare(
+    source: Listed,
+    table: Table | None,
+    scratch: Path,
+    *,
+    retry_codes: Iterable[str] = (),
+    policy: PolicyConfig = FOLLOW,
+    budget: int = CHUNK_ROWS,
+) -> Iterator[Difference]:
+    """Hold the source's listing against the table. The whole source is listed before the first difference comes.
+
+    Args:
+        source: what there should be.
+        table: what there is, at the version at hand; None for nothing.
+        scratch: a folder on local disk for what does not fit in memory, 60 bytes a row of each side; the caller removes it.
+        retry_codes: error codes whose images are to be embedded again.
+        policy: whether deletions and changes are followed.
+        budget: rows that are compared at once, and items or rows to be dealt with in one difference.
+
+    Yields:
+        At least one difference; together they cover all keys, none twice. Rows of parts are those of `table` as it is
+        given, whatever is committed between one difference and the next.
+    """
+    parts = table.parts() if table is not None else []
+    rows = identities(table, parts, source.kind, retry_codes) if table is not None else iter(())
+    held = SortedRuns.of(rows, IDENTITY_SCHEMA, "item", scratch, chunk_rows=budget)
+    listed = SortedRuns.of(source.pages(), PAGE_SCHEMA, "uri", scratch, chunk_rows=budget)
+    left = listed.rows
+    gathered = _Gathered()
+    for bound in cut_ranges([listed, held], budget):
+        page = listed.pop_below(bound)
+        left -= len(page)
+        gathered.add(_compare_range(_once(page), held.pop_below(bound), source, policy))
+        if gathered.size >= budget and bound is not None:
+            yield gathered.difference(source.kind, left, parts)
+            gathered = _Gathered()
+    yield gathered.difference(source.kind, left, parts)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is to be done in one range."""
+
+    new_items: pa.Table
+    stale: StaleItems
+    deleted: Where
+    unchanged: int
+
+
+class _Gathered:
+    """What is to be done in the ranges since the last difference."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._found: list[_Found] = []
+
+    def add(self, found: _Found) -> None:
+        self.size += len(found.new_items) + len(found.stale.items) + len(found.deleted.row)
+        self._found.append(found)
+
+    def difference(self, kind: str, left: int, parts: Sequence[Part]) -> Difference:
+        found = self._found
+        return Difference(
+            kind=kind,
+            new_items=pa.concat_tables([PAGE_SCHEMA.empty_table(), *(one.new_items for one in found)]),
+            stale=StaleItems(
+                pa.concat_tables([PAGE_SCHEMA.empty_table(), *(one.stale.items for one in found)]),
+                np.concatenate([np.empty(0, np.int64), *(one.stale.count for one in found)]),
+                Where.concat([one.stale.where for one in found]),
+            ),
+            deleted=Where.concat([one.deleted for one in found]),
+            unchanged=sum(one.unchanged for one in found),
+            left=left,
+            parts=parts,
+        )
+
+
+def _once(page: pa.Table) -> pa.Table:
+    """Sorted items with each URI once, the first kept: a manifest may name an image twice."""
+    starts = _starts(page["uri"])
+    return page if len(starts) == len(page) else page.take(pa.array(starts))
+
+
+def _starts(keys: pa.ChunkedArray) -> np.ndarray:
+    """Positions in a sorted column where a new key begins."""
+    if not len(keys):
+        return np.empty(0, np.int64)
+    differs = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))
+    return np.append(0, np.flatnonzero(differs) + 1)
+
+
+def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: PolicyConfig) -> _Found:
+    """Compare all there is in one range of keys.
+
+    Args:
+        listed: PAGE_SCHEMA, sorted, each URI once.
+        held: IDENTITY_SCHEMA, sorted; a shard has many rows.
+        source: asked which items it would list.
+        policy: what is followed.
+    """
+    first = _starts(held["item"])
+    count = np.diff(np.append(first, len(held)))
+    items = held["item"].take(pa.array(first))
+    where = Where(held["part"].to_numpy(), held["row"].to_numpy())
+    at = pc.index_in(listed["uri"], value_set=items)
+    known = np.asarray(pc.is_valid(at), bool)
+    index = at.filter(pa.array(known)).to_numpy().astype(np.int64)
+    known_items = listed.filter(pa.array(known))
+    retry = np.logical_or.reduceat(held["retry"].to_numpy(), first) if len(first) else np.empty(0, bool)
+    is_stale = retry[index]
+    if policy.changed == "follow":
+        is_stale |= _differs(known_items, held.select(["etag", "label"]).take(pa.array(first[index])))
+    deleted = np.empty(0, np.int64)
+    if policy.deleted == "follow":
+        unseen = np.ones(len(first), bool)
+        unseen[index] = False
+        deleted = np.flatnonzero(unseen)
+        deleted = deleted[source.covers(items.take(pa.array(deleted)).combine_chunks())]
+    stale = index[is_stale]
+    return _Found(
+        new_items=listed.filter(pa.array(~known)),
+        stale=StaleItems(
+            known_items.filter(pa.array(is_stale)), count[stale], where.take(positions(first[stale], count[stale]))
+        ),
+        deleted=where.take(positions(first[deleted], count[deleted])),
+        unchanged=int(np.count_nonzero(~is_stale)),
+    )
+
+
+def _differs(listed: pa.Table, held: pa.Table) -> np.ndarray:
+    """Which items have another etag or label than the table's row says.
+
+    A source that gives no etag or no label (a bare manifest, labels inside shards) cannot say that they changed.
+    """
+    etag = pc.fill_null(pc.not_equal(listed["etag"], pc.fill_null(held["etag"], "")), False)
+    differs: np.ndarray = etag.to_numpy()
+    if listed["label"].null_count < len(listed):
+        one, other = listed["label"], held["label"]
+        unequal = pc.fill_null(pc.not_equal(one, other), False)
+        differs = differs | np.asarray(pc.or_(unequal, pc.xor(pc.is_null(one), pc.is_null(other))), bool)
+    return differs

@@ -1,0 +1,162 @@
+"""The connection to S3: boto3's client, where its credentials come from, and requests that are repeated."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.utils import parse_timestamp
+
+from tlray.errors import GO_ON, CredentialsError, StorageError, StoreAwayError, TlrayError
+from tlray.lake.retry import Attempts, Pace
+from tlray.lake.s3_errors import AgainError, ThrottledError, UnexplainedError, s3_errors
+from tlray.lake.storage import split_s3
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+Answer = TypeVar("Answer")
+
+CONNECT_SECONDS = 10
+READ_SECONDS = 30
+"""Without a byte; a stall is waited out, a connection that died without a word is not."""
+
+_CONFIG = Config(
+    retries={"mode": "standard", "total_max_attempts": 1},  # `tlray.lake.retry` repeats
+    connect_timeout=CONNECT_SECONDS,
+    read_timeout=READ_SECONDS,
+    max_pool_connections=64,
+    tcp_keepalive=True,
+    # Servers other than AWS's often know nothing of the checksum trailers that boto3 would send by default.
+    request_checksum_calculation="when_required",
+    response_checksum_validation="when_required",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Connection:
+    """What a process's requests share: one client, and so one pool of connections; one source of credentials; one pace."""
+
+    session: boto3.Session
+    client: "S3Client"
+    pace: Pace
+
+
+def new_client(**settings: str) -> "S3Client":
+    """A client with tlray's time-outs; `settings` are boto3's, by default all comes from AWS's own sources."""
+    return _new_session().client("s3", config=_CONFIG, **cast("Any", settings))
+
+
+def connection() -> Connection:
+    """This process's connection."""
+    return _CONNECTIONS.current()
+
+
+def call(uri: str, request: "Callable[[S3Client], Answer]") -> Answer:
+    """One request, repeated while S3 is away or busy, and once with credentials that were looked for anew.
+
+    Args:
+        uri: what it is about.
+        request: makes it.
+
+    Raises:
+        StoreAwayError: S3 answers nothing any more.
+        StorageError: it answers, but not this request.
+        TlrayError: what else `s3_errors` says.
+    """
+    with s3_errors(uri):
+        current = connection()
+    attempts, renewed, last = Attempts(), False, False
+    while True:
+        current.pace.wait()
+        began = time.monotonic()
+        try:
+            with s3_errors(uri):
+                return request(current.client)
+        except AgainError as error:
+            if isinstance(error, ThrottledError):
+                current.pace.slow_down(began)
+            if last:
+                raise StorageError(f"{uri}: {attempts} failed, the last one with: {error}; run again") from error
+            if not attempts.pause():
+                _check_answers(uri, current, f"{attempts} failed, the last one with: {error}")
+                last = True
+        except (CredentialsError, UnexplainedError):
+            if renewed:
+                raise
+            current, renewed = _CONNECTIONS.renewed(current), True
+
+
+def _check_answers(uri: str, current: Connection, failure: str) -> None:
+    """Tell an object that cannot be had from a store that is away, by asking for something else.
+
+    Raises:
+        StoreAwayError: it is away.
+    """
+    try:
+        with s3_errors(uri):
+            current.client.head_bucket(Bucket=split_s3(uri)[0])
+    except AgainError as error:
+        raise StoreAwayError(
+            f"{failure}; nothing else is answered either: look after the store or the network, then {GO_ON}"
+        ) from error
+    except TlrayError:  # a refusal is an answer
+        return
+
+
+class _Connections:
+    """Holds the connection of this process and of the variables that say where it leads.
+
+    Connections do not outlive a fork, nor a client the variables that made it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # else threads that start together would each make one
+        self._key: object = None
+        self._connection: Connection | None = None
+
+    def current(self) -> Connection:
+        """The connection, made where there is none yet."""
+        key = os.getpid(), frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+        with self._lock:
+            if self._connection is None or key != self._key:
+                self._connection, self._key = _connect(Pace()), key
+            return self._connection
+
+    def renewed(self, failed: Connection) -> Connection:
+        """Another connection than `failed`, whose credentials were looked for again: in files, on the instance, at the SSO."""
+        with self._lock:
+            if self._connection is failed:  # else another thread was quicker
+                self._connection = _connect(failed.pace)
+        return self.current()
+
+
+def _connect(pace: Pace) -> Connection:
+    session = _new_session()
+    return Connection(session, session.client("s3", config=_CONFIG), pace)
+
+
+_CONNECTIONS = _Connections()
+
+
+def _new_session() -> boto3.Session:
+    """A session of its own (boto3's default one must not be used by two threads at once) that lists faster.
+
+    botocore tries dateutil first on each key's time, which takes most of a listing's time; `fromisoformat` reads the same.
+    """
+    core = botocore.session.Session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
+    return boto3.Session(botocore_session=core)
+
+
+def _parse_time(value: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return parse_timestamp(value)

@@ -1,0 +1,168 @@
+"""Compiled encoders: made ahead of time, once a machine, and kept there for every other worker and run.
+
+`torch.export` records the network's operations, and inductor (AOTInductor) makes a library of them with the weights inside and
+laid out as its kernels want them ("freezing"). What loads it needs neither the network's code nor its weights' file.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tlray.models.encoder import Encoder, default_batch_size
+from tlray.models.network import Network
+from tlray.recipe import RecipeFile
+
+COMPILE_SECONDS = 60.0
+"""What compiling is taken to cost, generously: 12 to 30 s were seen for tf_efficientnet_lite0 on one core."""
+
+COMPILE_GAIN = 0.15
+"""The part of the encoding time that compiling is taken to save. One core at bf16: tf_efficientnet_lite0 0.16 to 0.32,
+efficientnet_b0 0.17, ResNet-50 0.24, ViT-S/16 0.12."""
+
+_COMPILE_ERRORS = (RuntimeError, AssertionError, AttributeError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
+"""What export and inductor raise for networks that they cannot compile and on machines without a C++ compiler."""
+
+Outcome = Literal["made", "busy", "failed"]
+
+_log = logging.getLogger(__name__)
+
+
+def pays(images: int, seconds_an_image: float) -> bool:
+    """Whether compiling saves more time than it costs.
+
+    Args:
+        images: that this encoder still has to embed.
+        seconds_an_image: that it needs without.
+    """
+    return images * seconds_an_image * COMPILE_GAIN > COMPILE_SECONDS
+
+
+class CompiledCache:
+    """Where compiled encoders of a table are kept on this machine.
+
+    Args:
+        file: the table's recipe file.
+        device: to compute on.
+        folder: default in the user's cache; a name says all that the code depends on: recipe, batch, processor, device, torch.
+    """
+
+    def __init__(self, file: RecipeFile, device: torch.device, folder: Path | None = None) -> None:
+        self._file = file
+        self._device = device
+        self._batch_size = default_batch_size(file.recipe, device)
+        key = [file.recipe_id, file.exact_below, self._batch_size, torch.__version__, *_machine(device)]
+        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+        self.path = (folder or Path.home() / ".cache" / "tlray" / "compiled") / f"{name}.pt2"
+
+    def load(self, lanes: int | None) -> Encoder | None:
+        """The compiled encoder, if there is one; the caller checks it against the golden vectors.
+
+        Args:
+            lanes: None for all cores or a GPU; else one, as compiled code does not let go of the interpreter.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            return Encoder.of_forward(_Compiled(self.path), self._file, self._device, self._batch_size, lanes=lanes and 1)
+        except _COMPILE_ERRORS as error:
+            _log.warning("%s cannot be loaded and is compiled anew where that pays: %s", self.path, _first_line(error))
+            self.path.unlink(missing_ok=True)
+            return None
+
+    def compile(self, network: Network) -> Outcome:
+        """Compile a network and keep it, unless another process of this machine is just doing so.
+
+        Returns:
+            `made`: it is there now. `failed`: the reason was logged.
+        """
+        with _only_one(self.path.with_suffix(".lock")) as is_ours:
+            if not is_ours:
+                return "busy"
+            if self.path.exists():
+                return "made"
+            began = time.monotonic()
+            try:
+                self._make(network)
+            except _COMPILE_ERRORS as error:
+                _log.warning("%s stays uncompiled: %s", self._file.recipe.backbone, _first_line(error))
+                return "failed"
+        _log.info("compiled %s in %.0f s: %s", self._file.recipe.backbone, time.monotonic() - began, self.path)
+        return "made"
+
+    def drop(self) -> None:
+        """Remove one that does not compute the table's numbers."""
+        self.path.unlink(missing_ok=True)
+
+    def _make(self, network: Network) -> None:
+        shape_BHWC = (self._batch_size, *self._file.recipe.preprocessing.crop, 3)
+        example_BHWC = torch.zeros(shape_BHWC, dtype=torch.uint8, device=self._device)
+        # The threads of each call, not those of this moment, decide how many cores the code uses.
+        options: dict[str, Any] = {"freezing": True, "cpp.dynamic_threads": True}
+        with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
+            warnings.simplefilter("ignore")
+            # Not strict: it runs the network's own code, with the taps' hooks. A network that has not run yet runs to its end.
+            program = torch.export.export(network.again().eval(), (example_BHWC,), strict=False)
+            package = torch._inductor.aoti_compile_and_package(
+                program, package_path=str(Path(folder) / "encoder.pt2"), inductor_configs=options
+            )
+            Path(package).replace(self.path)
+
+
+class _Compiled:
+    """Compiled code as a `Forward`."""
+
+    def __init__(self, path: Path) -> None:
+        self._model = torch._inductor.aoti_load_package(str(path))
+
+    def __call__(self, images_BHWC: Tensor) -> Sequence[Tensor]:
+        features: Sequence[Tensor] = self._model(images_BHWC)
+        return features
+
+
+def _machine(device: torch.device) -> list[str]:
+    """What compiled code depends on beside the network."""
+    if device.type == "cuda":
+        return [torch.cuda.get_device_name(device), str(torch.version.cuda)]
+    return [platform.machine(), _cpu_flags(), torch.backends.cpu.get_cpu_capability()]
+
+
+def _cpu_flags() -> str:
+    """The instruction sets of this processor: home folders are shared between machines of several kinds."""
+    information = Path("/proc/cpuinfo")
+    if not information.exists():
+        return platform.processor()
+    flags = [line for line in information.read_text().splitlines() if line.startswith(("flags", "Features"))]
+    return flags[0] if flags else platform.processor()
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[bool]:
+    """Whether this process got the lock; one that is killed gives it back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

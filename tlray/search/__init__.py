@@ -1,0 +1,1 @@
+"""Search a table of embeddings: an index that stays true to its table, searches, duplicates, and a service with a page."""

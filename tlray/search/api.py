@@ -1,0 +1,95 @@
+"""What the service's interface takes and gives, as models; the OpenAPI document is made of them."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
+
+MAX_TEXT_CHARACTERS = 4096
+MAX_FILTERS = 256
+MAX_VECTOR = 65_536
+
+
+def _encodable(value: Any) -> Any:
+    """JSON can spell half of a surrogate pair, which is no text."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("not valid Unicode") from error
+    return value
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS), BeforeValidator(_encodable)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Query(_Strict):
+    """One query: by a row's id or URI, by a label's mean vector, or by a vector. Exactly one of them."""
+
+    id: int | None = Field(None, ge=0, lt=2**62, description="of a row, as answers have it; it is left out of its own answer")
+    uri: Text | None = Field(None, description="of a row; it is left out of its own answer")
+    label: Text | None = Field(None, description="the mean vector of the rows with this label")
+    vector: list[FiniteFloat] | None = Field(None, max_length=MAX_VECTOR, description="as the table's recipe gives it")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Query":
+        if sum(value is not None for value in (self.id, self.uri, self.label, self.vector)) != 1:
+            raise ValueError("expected exactly one of id, uri, label and vector")
+        return self
+
+
+class SearchRequest(_Strict):
+    """Queries that are answered alike."""
+
+    queries: list[Query] = Field(min_length=1)
+    k: PositiveInt = Field(10, lt=2**31, description="answers to each query")
+    labels: list[Text] = Field([], max_length=MAX_FILTERS, description="only rows with one of these labels")
+    prefixes: list[Text] = Field([], max_length=MAX_FILTERS, description="only rows whose URI begins with one of these")
+    recipe_id: Text | None = Field(None, description="of what embedded the vectors; another than the index's is refused")
+
+
+class Hit(_Strict):
+    """A row that was found."""
+
+    id: int
+    uri: str
+    label: str | None
+    score: float
+
+
+class SearchResponse(_Strict):
+    """Answers, in the order of the queries, all by one version of the index."""
+
+    version: int
+    metric: str
+    answers: list[list[Hit]]
+
+
+class IndexInfo(_Strict):
+    """What the index is."""
+
+    version: int
+    table: str
+    table_version: int
+    recipe_id: str
+    rows: int
+    dimensions: int
+    metric: str
+    factory: str
+    recall_at_10: float
+    labels: dict[str, int] = Field(description="rows of each label, the most frequent ones")
+    images: bool = Field(description="whether images can be searched by")
+    max_k: int
+    max_batch: int
+
+
+class Point(_Strict):
+    """A row on the map."""
+
+    id: int
+    x: float
+    y: float
+    label: str | None

@@ -1,0 +1,297 @@
+"""An index's card and its files: what an index is, hashes of all of it, and versions that appear all at once.
+
+::
+
+    photos.index/
+    ├── versions/00000000000000000001.json   the card of version 1; the newest number is the index
+    └── files/<kind>-<sha256>                what cards name; never written twice
+
+A version is published by putting its card if no card of that number is there yet: of two builders one wins, and a reader
+sees a whole version or none. A card holds the sha256 of every file and of itself.
+"""
+
+import hashlib
+import json
+import mmap
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tlray.errors import ConcurrentWriteError, IndexCorruptError, IndexMissingError, ObjectNotFoundError
+from tlray.lake.storage import Store, join, open_store, to_path
+from tlray.search.choose import Metric
+
+FileKind = Literal["faiss", "rows", "recipe", "vectors"]
+_BLOCK_BYTES = 8 * 2**20
+_CARD_NAME = re.compile(r".*/versions/(\d{20})\.json")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IndexFile(_Strict):
+    """One file of an index: its name below `files/`, the hash and the length of its bytes."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+class Parameters(_Strict):
+    """What a search is done with.
+
+    Attributes:
+        nprobe: inverted lists that are looked into (IVF).
+        ef_search: candidates that are kept on the way through the graph (HNSW).
+        rerank: this many times k candidates are compared again, exactly; 1 means none.
+    """
+
+    nprobe: int | None = None
+    ef_search: int | None = None
+    rerank: int = 1
+
+
+class Quality(_Strict):
+    """What was measured on the index.
+
+    Attributes:
+        recall_at_10: share of the 10 exact neighbours of a row that a search finds, ties counted as found.
+        standard_error: of that mean over the queries.
+        queries: rows that were searched for; they were not trained on.
+        milliseconds_single: of one query alone, median.
+        milliseconds_batch: of one query among all of them.
+        reconstruction_error: mean squared error of the stored vectors, as a share of their squared length; 0 means exact.
+    """
+
+    recall_at_10: float
+    standard_error: float
+    queries: int
+    milliseconds_single: float
+    milliseconds_batch: float
+    reconstruction_error: float
+
+
+class Card(_Strict):
+    """What one version of an index is.
+
+    Attributes:
+        format: version of this document.
+        version: number of this version.
+        created: when, ISO 8601, UTC.
+        table: URI of the table.
+        table_version: the version that the index shows.
+        recipe_id: of the table.
+        column: the embedding column.
+        dimensions: of one vector.
+        metric: what "near" means.
+        factory: FAISS's factory string.
+        reasons: why this one.
+        rows: live rows.
+        dead: removed rows whose vectors are still inside and never shown.
+        next_id: ids are given once, from 0 up.
+        built_rows: live rows when it was built as a whole.
+        recall_target: what was asked for.
+        parameters: of a search.
+        quality: what was measured.
+        seconds: time by stage of the run that made this version.
+        files: by kind.
+        made_with: versions of the packages.
+    """
+
+    format: Literal[1] = 1
+    version: int
+    created: str
+    table: str
+    table_version: int
+    recipe_id: str
+    column: str
+    dimensions: int
+    metric: Metric
+    factory: str
+    reasons: tuple[str, ...]
+    rows: int
+    dead: int
+    next_id: int
+    built_rows: int
+    recall_target: float
+    parameters: Parameters
+    quality: Quality
+    seconds: dict[str, float]
+    files: dict[FileKind, IndexFile]
+    made_with: dict[str, str]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.size_bytes for file in self.files.values())
+
+    def to_json(self) -> bytes:
+        """The document with its own hash as the last field."""
+        document = self.model_dump(mode="json")
+        return json.dumps(document | {"sha256": _digest(document)}, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, uri: str) -> "Card":
+        """Read it back.
+
+        Raises:
+            IndexCorruptError: not one byte of it may differ from what was written.
+        """
+        try:
+            document: dict[str, Any] = json.loads(data)
+            document.pop("sha256")
+            card = cls.model_validate(document)
+        except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+            raise IndexCorruptError(
+                f"{uri} is not an index's card: {_first_line(error)}; build the index anew elsewhere"
+            ) from error
+        if card.to_json() != data:
+            raise IndexCorruptError(f"{uri} was changed: its contents do not have the sha256 in it; restore it or build anew")
+        return card
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def versions(index_uri: str) -> list[int]:
+    """Numbers of the versions that are there, in order."""
+    found = []
+    for page in open_store(index_uri).list(join(index_uri, "versions")):
+        found += [int(match[1]) for uri in page["uri"].to_pylist() if (match := _CARD_NAME.fullmatch(uri))]
+    return sorted(found)
+
+
+def newest_version(index_uri: str) -> int | None:
+    """The number of the newest version, or None where no index is."""
+    return max(versions(index_uri), default=None)
+
+
+def read_card(index_uri: str, version: int | None = None) -> Card:
+    """The card of a version.
+
+    Args:
+        index_uri: of the index.
+        version: default the newest.
+
+    Raises:
+        IndexMissingError: there is no index, or no such version.
+        IndexCorruptError: the card is damaged.
+    """
+    number = newest_version(index_uri) if version is None else version
+    if number is None:
+        raise IndexMissingError(f"no index at {index_uri}; expected a folder that `tlray index` made: check the address")
+    uri = _card_uri(index_uri, number)
+    try:
+        data = open_store(uri).read(uri).data
+    except ObjectNotFoundError as error:
+        raise IndexMissingError(f"{index_uri} has no version {number}; it has {versions(index_uri)}") from error
+    card = Card.from_json(data, uri)
+    if card.version != number:
+        raise IndexCorruptError(f"{uri} says that it is version {card.version}; restore the file or build anew")
+    return card
+
+
+def publish(index_uri: str, card: Card) -> None:
+    """Make a version visible.
+
+    Raises:
+        ConcurrentWriteError: somebody else published a version of that number.
+    """
+    uri = _card_uri(index_uri, card.version)
+    store, data = open_store(uri), card.to_json()
+    # After a lost answer the card that is there may be this very one.
+    if not store.write(uri, data, if_absent=True) and store.read(uri).data != data:
+        raise ConcurrentWriteError(
+            f"another run published version {card.version} of {index_uri} in the meantime; run the same command again"
+        )
+
+
+def put_file(index_uri: str, kind: FileKind, path: Path) -> IndexFile:
+    """Store a local file under a name that holds its hash; at most 5 GiB on S3 (one PUT)."""
+    digest, size_bytes = hash_file(path)
+    name = f"{kind}-{digest}"
+    uri = join(index_uri, "files", name)
+    store = open_store(uri)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        store.write(uri, view, if_absent=True)
+    return IndexFile(name=name, sha256=digest, size_bytes=size_bytes)
+
+
+def put_bytes(index_uri: str, kind: FileKind, data: bytes) -> IndexFile:
+    """Like `put_file`, for what is in memory."""
+    digest = hashlib.sha256(data).hexdigest()
+    uri = join(index_uri, "files", f"{kind}-{digest}")
+    open_store(uri).write(uri, data, if_absent=True)
+    return IndexFile(name=f"{kind}-{digest}", sha256=digest, size_bytes=len(data))
+
+
+def get_file(index_uri: str, file: IndexFile, scratch: Path) -> Path:
+    """A local file with the checked bytes: the stored one itself, or a copy in `scratch`.
+
+    Raises:
+        IndexCorruptError: its bytes are not those that the card names, or it is gone.
+    """
+    uri = join(index_uri, "files", file.name)
+    try:
+        if uri.startswith("file://"):
+            path = to_path(uri)
+            digest = hash_file(path)[0] if path.is_file() else "(gone)"
+        else:
+            path, digest = _download(open_store(uri), uri, scratch)
+    except ObjectNotFoundError:
+        digest = "(gone)"
+    if digest != file.sha256:
+        raise IndexCorruptError(
+            f"{uri} has the sha256 {digest[:12]}, the index's card says {file.sha256[:12]}; restore the file, or build "
+            "the index anew with `tlray index --rebuild`"
+        )
+    return path
+
+
+def _download(store: Store, uri: str, scratch: Path) -> tuple[Path, str]:
+    hasher = hashlib.sha256()
+    stream, _ = store.stream(uri)
+    with stream, tempfile.NamedTemporaryFile(dir=scratch, delete=False) as copy:
+        while block := stream.read(_BLOCK_BYTES):
+            hasher.update(block)
+            copy.write(block)
+    return Path(copy.name), hasher.hexdigest()
+
+
+def hash_file(path: Path) -> tuple[str, int]:
+    """Sha256 in hex and length in bytes of a local file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, file.tell()
+
+
+def prune(index_uri: str, keep: int) -> None:
+    """Delete all but the newest versions, and the files that only they name.
+
+    Args:
+        index_uri: of the index.
+        keep: how many versions stay, for readers that are about to load one.
+    """
+    numbers = versions(index_uri)
+    old, kept = numbers[:-keep], numbers[-keep:]
+    if not old:
+        return
+    needed = {file.name for number in kept for file in read_card(index_uri, number).files.values()}
+    store = open_store(index_uri)
+    doomed = {file.name for number in old for file in read_card(index_uri, number).files.values()} - needed
+    # Cards first: a reader then misses the version by name, not one of its files.
+    store.delete(_card_uri(index_uri, number) for number in old)
+    store.delete(join(index_uri, "files", name) for name in sorted(doomed))
+
+
+def _card_uri(index_uri: str, version: int) -> str:
+    return join(index_uri, "versions", f"{version:020d}.json")

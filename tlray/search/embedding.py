@@ -1,0 +1,55 @@
+"""Query images to vectors, by the recipe that made the index's table."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from tlray.lake.images import decode_image
+from tlray.lake.local_copy import local_copy
+from tlray.models.backbones import load_backbone
+from tlray.models.encoder import Encoder
+from tlray.recipe import RecipeFile, check_golden, golden_images
+
+MAX_IMAGE_PIXELS = 256_000_000
+
+
+class QueryEncoder:
+    """Embeds images one by one, and has shown that it computes the table's numbers.
+
+    Args:
+        recipe_file: the index's.
+        column: the embedding column that the index is of.
+        max_image_pixels: larger images are not decoded.
+
+    Raises:
+        GoldenMismatchError: this machine computes other numbers.
+        WeightsError: the weights changed or are gone.
+    """
+
+    def __init__(self, recipe_file: RecipeFile, column: str, *, max_image_pixels: int = MAX_IMAGE_PIXELS) -> None:
+        self._recipe = recipe_file.recipe
+        self._column = column
+        self._max_image_pixels = max_image_pixels
+        self._encoder = Encoder(load_backbone(recipe_file.recipe, local_copy), batch_size=1)
+        self._lock = threading.Lock()
+        golden = self._encoder.encode(golden_images(*self._recipe.preprocessing.crop))
+        check_golden(recipe_file, golden, where="this machine")
+
+    def embed(self, images: Sequence[bytes]) -> np.ndarray:
+        """Embed images.
+
+        Args:
+            images: each a file's bytes.
+
+        Returns:
+            features_BD, float32.
+
+        Raises:
+            ImageError: one of them cannot be used.
+        """
+        pixels = [
+            decode_image(data, self._recipe.preprocessing, max_pixels=self._max_image_pixels).pixels_HWC for data in images
+        ]
+        with self._lock:  # an encoder reuses its buffers
+            return self._encoder.encode(np.stack(pixels))[self._column]

@@ -1,0 +1,286 @@
+"""The one module that knows FAISS: making an index, changing it, and searching it with our ids.
+
+Ids are given once, from 0 up. Inverted files (IVF) keep them and can remove; all others number vectors in the order of their
+addition, so what is removed stays inside and is left out of every answer ("dead").
+
+Cosine is L2 between unit vectors, which orders rows the same way and, unlike inner product, survives PCA's moving of the
+origin: cosine = 1 - squared distance / 2. Inside this package *nearness* is what is larger for nearer rows: the cosine, the
+inner product, or minus the squared distance.
+
+Shape legend: N vectors of the index, B queries, D dimensions, K neighbours.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from tlray.errors import ConfigError, IndexCorruptError
+from tlray.search.card import Parameters
+from tlray.search.choose import Metric
+
+BLOCK_ROWS = 65_536
+"""Vectors handled at once: 128 MiB at 512 dimensions, which bounds the copies that normalising makes."""
+
+MAX_EF_SEARCH = 4096
+
+
+class Engine:
+    """A FAISS index whose ids are ours.
+
+    Args:
+        index: FAISS's.
+        metric: what "near" means; for cosine, `index` holds unit vectors under L2.
+    """
+
+    def __init__(self, index: Any, metric: Metric) -> None:
+        self._owner = index  # what downcasting gives does not keep it alive
+        self.index = faiss.downcast_index(index)
+        self.metric = metric
+        self._transformed = isinstance(self.index, faiss.IndexPreTransform)
+        self.core = faiss.downcast_index(self.index.index) if self._transformed else self.index
+        self._lock = threading.Lock()
+        self._has_map = False
+        self._plain: tuple[Parameters, Any] | None = None
+
+    @classmethod
+    def make(cls, factory: str, dimensions: int, metric: Metric) -> "Engine":
+        """An empty index.
+
+        Raises:
+            ConfigError: FAISS does not know the factory string, or it wraps an index in a way that has no use here.
+        """
+        kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
+        try:
+            engine = cls(faiss.index_factory(dimensions, factory, kind), metric)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"factory {factory!r} for {dimensions} dimensions: FAISS says {str(error).split(': ')[-1]}"
+            ) from error
+        if isinstance(engine.core, (faiss.IndexIDMap, faiss.IndexRefine)):
+            raise ConfigError(f"factory {factory!r}: leave out IDMap and RFlat; ids and re-ranking (--rerank) are ours")
+        if metric == "ip" and "PCA" in factory:
+            raise ConfigError(f"factory {factory!r}: PCA moves the origin and so changes inner products; use OPQ, or cosine")
+        return engine
+
+    @classmethod
+    def load(cls, path: Path, metric: Metric) -> "Engine":
+        """Read an index whose bytes were checked before: FAISS itself reads damaged files without a word.
+
+        Raises:
+            IndexCorruptError: FAISS cannot read it.
+        """
+        try:
+            return cls(faiss.read_index(str(path)), metric)
+        except RuntimeError as error:
+            raise IndexCorruptError(f"{path} cannot be read by FAISS {faiss.__version__}: {error}") from error
+
+    def save(self, path: Path) -> None:
+        """Write it to a local file."""
+        if self._has_map:
+            self.core.set_direct_map_type(faiss.DirectMap.NoMap)
+            self._has_map = False
+        faiss.write_index(self.index, str(path))
+
+    @property
+    def removes(self) -> bool:
+        """Whether removed vectors really go."""
+        return isinstance(self.core, faiss.IndexIVF)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it holds the vectors themselves, so that its scores are exact."""
+        return not self._transformed and isinstance(self.core, (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat))
+
+    @property
+    def total(self) -> int:
+        """Vectors inside, dead ones included."""
+        return int(self.index.ntotal)
+
+    @property
+    def lists(self) -> int:
+        """Inverted lists, 0 where it has none."""
+        return int(self.core.nlist) if isinstance(self.core, faiss.IndexIVF) else 0
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it is an HNSW."""
+        return isinstance(self.core, faiss.IndexHNSW)
+
+    def prepared(self, features_BD: np.ndarray) -> np.ndarray:
+        """Vectors as FAISS gets them: float32, of unit length for cosine."""
+        if self.metric != "cosine":
+            return np.ascontiguousarray(features_BD, np.float32)
+        unit_BD = np.array(features_BD, np.float32, order="C")
+        faiss.normalize_L2(unit_BD)  # a zero row stays zero
+        return unit_BD
+
+    def train(self, vectors_BD: np.ndarray) -> None:
+        """Train on a prepared sample; k-means runs on GPUs where FAISS has any."""
+        if self.index.is_trained:
+            return
+        if self.lists and hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
+            self.core.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlat(self.core.d, self.core.metric_type))
+        self.index.train(vectors_BD)
+
+    def add(self, vectors_BD: np.ndarray, first_id: int) -> None:
+        """Add prepared vectors under the ids from `first_id` up; without removal they must follow on those that are inside."""
+        if self.removes:
+            self.index.add_with_ids(vectors_BD, np.arange(first_id, first_id + len(vectors_BD)))
+            return
+        assert first_id == self.total
+        self.index.add(vectors_BD)
+
+    def remove(self, ids: np.ndarray) -> None:
+        """Remove what can be removed; the rest is dead as soon as nobody names it any more."""
+        if self.removes and len(ids):
+            self.index.remove_ids(np.ascontiguousarray(ids, np.int64))
+
+    def search(
+        self, queries_BD: np.ndarray, k: int, parameters: Parameters, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest vectors.
+
+        Args:
+            queries_BD: as `prepared` gives them.
+            k: how many.
+            parameters: of the search.
+            allowed: for each id from 0 up whether it may be found; None means all.
+
+        Returns:
+            ids_BK (int64, -1 where there are fewer) and nearness_BK (float32), nearest first.
+        """
+        if allowed is not None:
+            selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+            given = self._faiss_parameters(parameters, selector)
+        else:
+            # Kept from call to call: making them takes as long as a small search.
+            plain = self._plain
+            if plain is None or plain[0] is not parameters:
+                self._plain = plain = (parameters, self._faiss_parameters(parameters, None))
+            given = plain[1]
+        distances_BK, ids_BK = self.index.search(queries_BD, k, params=given)
+        return ids_BK, self._nearness(distances_BK)
+
+    def _nearness(self, distances_BK: np.ndarray) -> np.ndarray:
+        if self.metric == "ip":
+            return distances_BK
+        return 1 - distances_BK / 2 if self.metric == "cosine" else -distances_BK
+
+    def _faiss_parameters(self, parameters: Parameters, selector: Any) -> Any:
+        own: Any
+        if self.lists:
+            own = faiss.SearchParametersIVF(sel=selector, nprobe=min(parameters.nprobe or 1, self.lists))
+            quantizer = faiss.downcast_index(self.core.quantizer)
+            if isinstance(quantizer, faiss.IndexHNSW):
+                # As autofaiss has it: a graph that finds n lists is asked for twice as many candidates.
+                own.quantizer_params = faiss.SearchParametersHNSW(efSearch=2 * (parameters.nprobe or 1))
+        elif self.is_graph:
+            own = faiss.SearchParametersHNSW(sel=selector, efSearch=parameters.ef_search or 16)
+        elif selector is not None:
+            own = faiss.SearchParameters(sel=selector)
+        else:
+            return None
+        return faiss.SearchParametersPreTransform(index_params=own) if self._transformed else own
+
+    def vectors(self, ids: np.ndarray) -> np.ndarray:
+        """What is stored under ids, as `prepared` gave it; only where `is_exact`."""
+        if not self.removes:
+            stored_BD: np.ndarray = self._stored()[ids]
+            return stored_BD
+        with self._lock:
+            if not self._has_map:
+                self.core.set_direct_map_type(faiss.DirectMap.Hashtable)
+                self._has_map = True
+        vectors_BD: np.ndarray = self.index.reconstruct_batch(np.ascontiguousarray(ids, np.int64))
+        return vectors_BD
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All that is stored, dead vectors included, as ids and vectors; only where `is_exact`."""
+        if not self.removes:
+            stored_ND = self._stored()
+            for start in range(0, len(stored_ND), BLOCK_ROWS):
+                block_BD = stored_ND[start : start + BLOCK_ROWS]
+                yield np.arange(start, start + len(block_BD)), block_BD
+            return
+        lists, pending, rows = self.core.invlists, [], 0
+        for number in range(self.lists):
+            size = lists.list_size(number)
+            if size:
+                codes = faiss.rev_swig_ptr(lists.get_codes(number), size * self.core.code_size)
+                ids_B = faiss.rev_swig_ptr(lists.get_ids(number), size)
+                pending.append((ids_B, codes.view(np.float32).reshape(size, -1)))
+                rows += size
+            if rows >= BLOCK_ROWS:
+                yield _joined(pending)
+                pending, rows = [], 0
+        if pending:
+            yield _joined(pending)
+
+    def _stored(self) -> np.ndarray:
+        """The vectors of a flat index or a graph, by id, without a copy."""
+        storage = faiss.downcast_index(self.core.storage) if self.is_graph else self.core
+        stored_ND: np.ndarray = faiss.rev_swig_ptr(storage.get_xb(), self.total * self.core.d).reshape(self.total, -1)
+        return stored_ND
+
+    def reconstruction_error(self, given_BD: np.ndarray, ids: np.ndarray) -> float:
+        """Squared error of what is stored under ids, over the squared length of the prepared vectors that were given."""
+        if self.is_exact:
+            return 0.0
+        # Graphs keep what they stored by number; the others have a codec of their own.
+        stored_BD = self.index.reconstruct_batch(ids) if self.is_graph else self.index.sa_decode(self.index.sa_encode(given_BD))
+        return float(((stored_BD - given_BD) ** 2).sum() / max(float((given_BD**2).sum()), np.finfo(np.float32).tiny))
+
+
+def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([ids_B for ids_B, _ in pieces]), np.concatenate([vectors_BD for _, vectors_BD in pieces])
+
+
+def nearness(queries_BD: np.ndarray, candidates_BKD: np.ndarray, metric: Metric) -> np.ndarray:
+    """Exact nearness of each query to its own candidates, all `Engine.prepared`; nearness_BK."""
+    if metric == "l2":
+        squared_BK: np.ndarray = ((candidates_BKD - queries_BD[:, None, :]) ** 2).sum(axis=2)
+        return -squared_BK
+    products_BK: np.ndarray = np.einsum("bkd,bd->bk", candidates_BKD, queries_BD)
+    return products_BK
+
+
+def exact_neighbours(
+    queries_BD: np.ndarray, blocks: Iterable[tuple[np.ndarray, np.ndarray]], k: int, metric: Metric
+) -> tuple[np.ndarray, np.ndarray]:
+    """FAISS's brute force, block by block.
+
+    Args:
+        queries_BD: `Engine.prepared`.
+        blocks: ids and their vectors, likewise.
+        k: how many neighbours.
+        metric: what "near" means.
+
+    Returns:
+        ids_BK (-1 where there are fewer than k) and nearness_BK, nearest first.
+    """
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    ids_BK = np.full((len(queries_BD), k), -1, np.int64)
+    nearness_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
+    for block_ids, vectors_ND in blocks:
+        if not len(vectors_ND):
+            continue
+        scores_BJ, at_BJ = faiss.knn(queries_BD, np.ascontiguousarray(vectors_ND), min(k, len(vectors_ND)), metric=kind)
+        both_ids = np.concatenate([ids_BK, block_ids[at_BJ]], axis=1)
+        both = np.concatenate([nearness_BK, -scores_BJ if metric == "l2" else scores_BJ], axis=1)
+        order_BK = np.argsort(-both, axis=1, kind="stable")[:, :k]
+        ids_BK, nearness_BK = np.take_along_axis(both_ids, order_BK, axis=1), np.take_along_axis(both, order_BK, axis=1)
+    return ids_BK, nearness_BK
+
+
+def library_version() -> str:
+    """Of FAISS."""
+    return str(faiss.__version__)
+
+
+def set_threads(count: int) -> None:
+    """Threads of one FAISS call, in the whole process."""
+    faiss.omp_set_num_threads(count)

@@ -1,0 +1,99 @@
+"""`tlray index`: build an index, or bring it to where its table is."""
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tlray.config import IndexConfig
+from tlray.lake.storage import to_uri
+from tlray.lake.table import Table
+from tlray.search.build import build, choice_for, column_of, say
+from tlray.search.card import Card, newest_version, prune, read_card
+from tlray.search.follow import check_same, compare, live_parts, update
+from tlray.search.loading import load_index
+from tlray.search.rows import read_rows
+
+
+def index(config: IndexConfig) -> dict[str, Any]:
+    """Bring an index to where its table is.
+
+    Args:
+        config: of the command.
+
+    Returns:
+        The command's JSON object.
+
+    Raises:
+        ConfigError: the input is wrong, or the index there is of another recipe or kind; nothing was written.
+        IndexCorruptError: a file of the index is damaged.
+        ConcurrentWriteError: another run published a version in the meantime.
+    """
+    began = time.monotonic()
+    index_uri = to_uri(config.out)
+    table = Table.open(to_uri(config.table))
+    column_of(table, config.column)
+    newest = newest_version(index_uri)
+    with tempfile.TemporaryDirectory(prefix="tlray-index-") as folder:
+        scratch = Path(folder)
+        if config.dry_run:
+            return _plan(table, config, index_uri, newest, scratch)
+        action, counts, card = _bring_up_to_date(table, config, index_uri, newest, scratch)
+    if action != "unchanged":
+        prune(index_uri, config.keep_versions)
+    if card.quality.recall_at_10 < card.recall_target:
+        say(
+            f"recall at 10 is {card.quality.recall_at_10}, under the target of {card.recall_target}: allow re-ranking, "
+            "give more memory, or name another factory"
+        )
+    return {
+        "index": index_uri,
+        "version": card.version,
+        "table": table.uri,
+        "table_version": card.table_version,
+        "recipe_id": card.recipe_id,
+        "action": action,
+        **counts,
+        "rows": card.rows,
+        "factory": card.factory,
+        "parameters": card.parameters.model_dump(exclude_none=True),
+        "recall_at_10": card.quality.recall_at_10,
+        "milliseconds_single": card.quality.milliseconds_single,
+        "size_bytes": card.size_bytes,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _bring_up_to_date(
+    table: Table, config: IndexConfig, index_uri: str, newest: int | None, scratch: Path
+) -> tuple[str, dict[str, int], Card]:
+    if newest is None:
+        card = build(table, config, index_uri, 1, scratch)
+        return "built", {"added": card.rows, "removed": 0, "moved": 0}, card
+    counts: dict[str, int] = {}
+    if not config.rebuild:
+        card = read_card(index_uri, newest)
+        check_same(card, table, config, index_uri)
+        if (card.table, card.table_version, card.recall_target) == (table.uri, table.version, config.recall_target):
+            return "unchanged", {"added": 0, "removed": 0, "moved": 0}, card
+        updated, counts, reason = update(table, config, index_uri, card, scratch)
+        if updated is not None:
+            return "updated", counts, updated
+        say(f"building anew: {reason}")
+    card = build(table, config, index_uri, newest + 1, scratch)
+    return "rebuilt", counts or {"added": card.rows, "removed": 0, "moved": 0}, card
+
+
+def _plan(table: Table, config: IndexConfig, index_uri: str, newest: int | None, scratch: Path) -> dict[str, Any]:
+    plan: dict[str, Any] = {"index": index_uri, "table": table.uri, "table_version": table.version, "dry_run": True}
+    if newest is None or config.rebuild:
+        rows = sum(part.rows for part in table.parts() if part.status == "ok")
+        dimensions = math.prod(table.recipe_file.shapes[column_of(table, config.column)])
+        choice = choice_for(config, rows, dimensions)
+        return plan | {"action": "build", "rows": rows, "factory": choice.factory, "reasons": list(choice.reasons)}
+    card = read_card(index_uri, newest)
+    check_same(card, table, config, index_uri)
+    rows_now = load_index(index_uri, card, scratch).rows
+    difference = compare(rows_now.table, live_parts(table), lambda paths: read_rows(table, paths))
+    return plan | {"action": "update", "factory": card.factory, **difference.counts}

@@ -1,0 +1,209 @@
+"""How good an index is, measured against exact search; and its parameters, chosen so that it is good enough.
+
+Shape legend: B queries, C candidates, K neighbours, D dimensions.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import numpy as np
+
+from tlray.search.card import Parameters, Quality
+from tlray.search.engine import MAX_EF_SEARCH, Engine
+from tlray.search.retrieve import Take, exact_nearness, find, rerank
+
+Rerank = Literal["auto", "always", "never"]
+
+K = 10
+QUERIES = 512
+"""Rows that are searched for: at a recall of 0.95 the mean of so many has a standard error of half a point or less."""
+
+SINGLE_QUERIES = 32
+RERANK_FACTORS = (1, 2, 4, 8, 16, 32)
+FOUND_THEMSELVES = 0.999
+MOST_DOUBLINGS = 5
+"""A search 16 times as wide as recall asks for is what finding all rows by themselves may cost."""
+
+TIE = 1e-5
+"""Of the squared length of a vector: two distances that differ by less are equal, as float32 sums leave them."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows that an index is measured with: each is searched for, and must find its exact neighbours beside itself.
+
+    Attributes:
+        ids_B: of the rows.
+        queries_BD: their vectors, `Engine.prepared`.
+        least_B: exact nearness of the last neighbour that is wanted.
+        wanted: neighbours of each: 10, or as many as there are.
+    """
+
+    ids_B: np.ndarray
+    queries_BD: np.ndarray
+    least_B: np.ndarray
+    wanted: int
+
+    @classmethod
+    def of(
+        cls, ids_B: np.ndarray, queries_BD: np.ndarray, exact_ids_BK: np.ndarray, nearness_BK: np.ndarray, rows: int
+    ) -> "Probe":
+        """From exact neighbours, the row itself among them.
+
+        Args:
+            ids_B: of the rows.
+            queries_BD: their vectors.
+            exact_ids_BK: K is one more than is wanted, where there are so many rows.
+            nearness_BK: of these.
+            rows: live rows of the index.
+        """
+        wanted = min(K, rows - 1)
+        _, nearness_BW = _without_self(exact_ids_BK, nearness_BK, ids_B, wanted)
+        least_B = nearness_BW[:, -1] if wanted else np.empty(0, np.float32)
+        return cls(ids_B, queries_BD, least_B, wanted)
+
+    def recall(self, engine: Engine, take: Take, found_BK: np.ndarray) -> tuple[float, float]:
+        """Mean over the queries of the share of wanted neighbours found, and its standard error; ties count as found."""
+        if not self.wanted:
+            return 1.0, 0.0
+        found_BW, _ = _without_self(found_BK, found_BK, self.ids_B, self.wanted)
+        exact_BW = exact_nearness(engine, take, self.queries_BD, found_BW)
+        slack_B = TIE * (self.queries_BD**2).sum(axis=1)
+        share_B = (exact_BW >= (self.least_B - slack_B)[:, None]).mean(axis=1)
+        return float(share_B.mean()), float(share_B.std() / np.sqrt(len(share_B)))
+
+
+def _without_self(ids_BK: np.ndarray, values_BK: np.ndarray, self_B: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first k columns that are not the row itself."""
+    order_BK = np.argsort(ids_BK == self_B[:, None], axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(ids_BK, order_BK, axis=1), np.take_along_axis(values_BK, order_BK, axis=1)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    parameters: Parameters
+    recall: float
+    error: float
+
+    def meets(self, target: float) -> bool:
+        """Whether the recall is over the target by more than chance may have added."""
+        return self.recall - self.error >= target or self.recall == 1
+
+
+def tune(engine: Engine, take: Take, probe: Probe, *, target: float, mode: Rerank) -> Parameters:
+    """The cheapest parameters that reach the recall target; where none does, the best there are.
+
+    Re-ranking is decided first, with the search opened wide; then nprobe or efSearch is doubled until the target is met, and
+    halved back between the last two.
+
+    Args:
+        engine: the index.
+        take: exact vectors by id.
+        probe: what is measured with.
+        target: recall at 10.
+        mode: `auto` re-ranks only where codes alone miss the target.
+    """
+    factor = 1 if engine.is_exact or mode == "never" else _rerank_factor(engine, take, probe, target, always=mode == "always")
+
+    def attempt(value: int) -> _Trial:
+        parameters = _parameters(engine, value, factor)
+        ids_BK, _ = find(engine, take, probe.queries_BD, probe.wanted + 1, parameters)
+        return _Trial(parameters, *probe.recall(engine, take, ids_BK))
+
+    if not engine.lists and not engine.is_graph:
+        return Parameters(rerank=factor)
+    first, last = (1, engine.lists) if engine.lists else (16, MAX_EF_SEARCH)
+    return find_themselves(engine, take, _least(attempt, first, last, target).parameters, probe.ids_B, probe.queries_BD)
+
+
+def find_themselves(
+    engine: Engine, take: Take, parameters: Parameters, ids_B: np.ndarray, queries_BD: np.ndarray
+) -> Parameters:
+    """Search wider, if need be, so that rows are found by their own vectors; a graph that is searched narrowly misses some.
+
+    Args:
+        engine: the index.
+        take: exact vectors by id.
+        parameters: to begin with.
+        ids_B: of some rows.
+        queries_BD: their vectors, `Engine.prepared`.
+
+    Returns:
+        The given parameters where they do, or where a search many times as wide does not either: a row that no link leads to.
+    """
+    if engine.metric == "ip" or not len(ids_B):  # by inner product another row may be nearer than the row itself
+        return parameters
+    own_B1 = exact_nearness(engine, take, queries_BD, ids_B[:, None])
+    slack_B1 = TIE * (queries_BD**2).sum(axis=1, keepdims=True)
+    tried = parameters
+    for _ in range(MOST_DOUBLINGS):
+        found_BK, _ = find(engine, take, queries_BD, K, tried)
+        if (exact_nearness(engine, take, queries_BD, found_BK) >= own_B1 - slack_B1).any(axis=1).mean() >= FOUND_THEMSELVES:
+            return tried
+        nprobe = None if tried.nprobe is None else min(engine.lists, 2 * tried.nprobe)
+        ef_search = None if tried.ef_search is None else min(MAX_EF_SEARCH, 2 * tried.ef_search)
+        tried = Parameters(nprobe=nprobe, ef_search=ef_search, rerank=tried.rerank)
+    return parameters
+
+
+def _parameters(engine: Engine, value: int, factor: int) -> Parameters:
+    if engine.lists:
+        return Parameters(nprobe=value, rerank=factor)
+    return Parameters(ef_search=value, rerank=factor) if engine.is_graph else Parameters(rerank=factor)
+
+
+def _least(attempt: Callable[[int], _Trial], first: int, last: int, target: float) -> _Trial:
+    low, high = first, first
+    best = attempt(first)
+    while not best.meets(target) and high < last:
+        low, high = high, min(2 * high, last)
+        best = attempt(high)
+    while best.meets(target) and high - low > max(1, low // 8):
+        middle = (low + high) // 2
+        trial = attempt(middle)
+        if trial.meets(target):
+            best, high = trial, middle
+        else:
+            low = middle
+    return best
+
+
+def _rerank_factor(engine: Engine, take: Take, probe: Probe, target: float, *, always: bool) -> int:
+    """The least factor whose recall, in a wide search, leaves half of what the target allows to be missed to the search."""
+    wide = _parameters(engine, max(min(engine.lists, 16), engine.lists // 8) if engine.lists else 512, 1)
+    k = probe.wanted + 1
+    candidates_BC, _ = engine.search(probe.queries_BD, min(k * RERANK_FACTORS[-1], engine.total), wide)
+    factors = RERANK_FACTORS[1:] if always else RERANK_FACTORS
+    for factor in factors:
+        prefix_BC = candidates_BC[:, : k * factor]
+        found_BK = prefix_BC if factor == 1 else rerank(engine, take, probe.queries_BD, prefix_BC, k)[0]
+        recall, error = probe.recall(engine, take, found_BK)
+        if recall - error >= (1 + target) / 2:
+            return factor
+    return factors[-1]
+
+
+def measure(engine: Engine, take: Take, probe: Probe, parameters: Parameters, reconstruction_error: float) -> Quality:
+    """Recall and latency of an index as it will be searched."""
+    k = probe.wanted + 1
+    ids_BK, _ = find(engine, take, probe.queries_BD, k, parameters)  # the first call also pays for what is made once
+    recall, error = probe.recall(engine, take, ids_BK)
+    began = time.perf_counter()
+    find(engine, take, probe.queries_BD, k, parameters)
+    batch_seconds = time.perf_counter() - began
+    singles = []
+    for at in range(min(SINGLE_QUERIES, len(probe.queries_BD))):
+        began = time.perf_counter()
+        find(engine, take, probe.queries_BD[at : at + 1], k, parameters)
+        singles.append(time.perf_counter() - began)
+    return Quality(
+        recall_at_10=round(recall, 4),
+        standard_error=round(error, 5),
+        queries=len(probe.queries_BD),
+        milliseconds_single=round(median(singles) * 1000, 4),
+        milliseconds_batch=round(batch_seconds * 1000 / len(probe.queries_BD), 4),
+        reconstruction_error=float(f"{reconstruction_error:.4g}"),
+    )
