@@ -56,7 +56,7 @@ class RayCluster:
         # `--block` ends its own children on SIGTERM; `ray stop` would end everybody's.
         self._process.terminate()
         try:
-            self._process.wait(20)
+            self._process.wait(3)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -81,12 +81,11 @@ class Weather:
 
     def _allowed(self, fault: Fault, request: Request) -> Fault | None:
         """Those that must not come twice to a key: credentials that were renewed are good, and an object that is there is
-        found. Not found are only photos (a log that is said to be missing is another kind of fault), and only boto3's
-        credentials are renewed within a request.
+        found. Not found are only photos: a log that is said to be missing is another kind of fault.
         """
         if fault not in ("expired", "missing"):
             return fault
-        concerned = "Boto3" in request.agent if fault == "expired" else request.method == "GET" and "/photos/" in request.key
+        concerned = fault == "expired" or (request.method == "GET" and "/photos/" in request.key)
         if not concerned or (fault, request.key) in self._once:
             return None
         self._once.add((fault, request.key))

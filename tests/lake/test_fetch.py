@@ -12,6 +12,7 @@ from tlray.config import SourceConfig
 from tlray.errors import AccessError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError, TlrayError
 from tlray.lake import fetch
 from tlray.lake.fetch import FetchSpec, fetch_unit
+from tlray.lake.images import decode_image
 from tlray.lake.plan import Unit
 from tlray.lake.sources import PAGE_SCHEMA
 from tlray.lake.storage import Blob
@@ -58,6 +59,10 @@ def test_what_an_object_does_is_its_rows_affair(monkeypatch: pytest.MonkeyPatch)
     assert piece.rows["error"].to_pylist() == expected
     assert piece.rows["etag"].to_pylist() == ["read", *["listed"] * 5, "read", "read"]
     assert piece.images_BHWC.shape == (2, 8, 8, 3) and len(piece.notes) == 3
+    assert piece.images_BHWC.flags.c_contiguous
+    preprocessing = spec_for().preprocessing
+    expected = [decode_image(photo(seed), preprocessing, max_pixels=10**6).pixels_HWC for seed in (1, 2)]
+    np.testing.assert_array_equal(piece.images_BHWC, expected)
     assert (piece.unit, piece.index, piece.last) == (4, 0, True)
 
 

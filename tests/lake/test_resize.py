@@ -162,6 +162,14 @@ def test_check_refuses_filters_that_cannot_go_without_antialias(name: str) -> No
             check_preprocessing(geometry(interpolation=name, antialias=False))
 
 
+@pytest.mark.parametrize("sampling", [{"interpolation": "nearest"}, {"antialias": False}], ids=str)
+def test_check_refuses_scaled_decoding_of_what_is_sampled(sampling: dict[str, object]) -> None:
+    check_preprocessing(geometry(scaled_decoding=True))
+    check_preprocessing(geometry(**sampling))
+    with pytest.raises(ConfigError, match="scaled_decoding"):
+        check_preprocessing(geometry(scaled_decoding=True, **sampling))
+
+
 @pytest.mark.parametrize("wrong", [{"crop": (0, 224)}, {"resize": (256, -1)}, {"fill": (0, 0, 256)}])
 def test_check_refuses_impossible_sides_and_colours(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):

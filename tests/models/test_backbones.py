@@ -186,6 +186,11 @@ def test_overrides_replace_single_fields() -> None:
     assert isinstance(ours, Preprocessing)
 
 
+def test_scaled_decoding_is_an_override_like_the_others() -> None:
+    assert not resolve("torchvision:resnet18").recipe.preprocessing.scaled_decoding
+    assert resolve("torchvision:resnet18", scaled_decoding=True).recipe.preprocessing.scaled_decoding
+
+
 @pytest.mark.parametrize("overrides", [{"crop": 300}, {"resize": 100}, {"std": (0.2, 0.0, 0.2)}])
 def test_overrides_that_make_no_sense(overrides: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"padded|positive"):

@@ -1,6 +1,7 @@
 """Compiled encoders against the library's own forward pass, and the cache that keeps them."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,32 @@ def test_a_network_that_cannot_be_compiled(backbone: Backbone, tmp_path: Path, c
         assert cache.compile(network) == "failed"
     assert "stays uncompiled" in caplog.text
     assert not cache.path.exists()
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_says_so(backbone: Backbone, tmp_path: Path) -> None:
+    """And goes on without."""
+    code = """
+import logging, sys
+from pathlib import Path
+import torch
+from tlray.config import RecipeConfig
+from tlray.models.backbones import resolve_backbone
+from tlray.models.compiled import CompiledCache
+from tlray.models.encoder import Encoder, make_recipe_file
+logging.basicConfig(level=logging.WARNING)
+backbone = resolve_backbone(RecipeConfig(backbone="timm:test_resnet", weights="random:0"), Path)
+cache = CompiledCache(make_recipe_file(backbone), torch.device("cpu"), Path(sys.argv[1]))
+encoder = Encoder(backbone)
+print(cache.compile(encoder.network))
+"""
+    environment = os.environ | {"PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "cache")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "failed\n", done.stderr
+    assert "timm:test_resnet stays uncompiled" in done.stderr
+    assert "compiler" in done.stderr
 
 
 def test_only_one_process_compiles(backbone: Backbone, tmp_path: Path) -> None:

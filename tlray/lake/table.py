@@ -1,5 +1,6 @@
 """The table of embeddings: a Delta table, its recipe, and commits that happen exactly once."""
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ RECIPE_NAME = "recipe.json"
 HISTORY_COMMITS = 20
 """How far back `last_run` looks: compaction commits after a run."""
 
-COMMIT_ATTEMPTS = 8
+COMMIT_ATTEMPTS = 4
 COMMIT_FIRST_WAIT_SECONDS = 0.5
-"""Doubled after each failed attempt: eight attempts outlast a restart of a store of about a minute."""
+"""Doubled after each failed attempt; within each, delta-rs itself tries for as long as a store's restart takes."""
+
+_ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ class Table:
                     "nothing of theirs or of our earlier commits is lost: run the same command again when theirs has ended"
                 )
         raise StorageError(
-            f"cannot commit to {self.uri} after {COMMIT_ATTEMPTS} attempts: {failure}; "
+            f"cannot commit to {self.uri} after {COMMIT_ATTEMPTS} attempts: {_one_line(failure)}; "
             "what was committed before is safe: run the same command again"
         )
 
@@ -275,16 +278,23 @@ def _delta_uri(uri: str) -> str:
     return str(to_path(uri)) if uri.startswith("file://") else uri
 
 
-def _open_delta(uri: str, version: int | None) -> DeltaTable | None:
+def _open_delta(uri: str, version: int | None, *, is_second_try: bool = False) -> DeltaTable | None:
     try:
         return DeltaTable(_delta_uri(uri), version=version, storage_options=delta_options(uri))
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
-        text = str(error)
-        first_line = text.splitlines()[0] if text else type(error).__name__
+        text = _one_line(error)
         if version is not None and "version" in text.lower():
             raise TableError(f"{uri} has no version {version} any more: {text}") from error
         if any(word in text for word in ("403", "Forbidden", "AccessDenied", "PermissionDenied", "Permission denied")):
-            raise AccessError(f"no permission to read the table at {uri}: {first_line}; check the credentials") from error
-        raise StorageError(f"cannot read the log of {uri}: {first_line}") from error
+            if not is_second_try:  # credentials may just have expired: the options are made anew, of those of this moment
+                return _open_delta(uri, version, is_second_try=True)
+            raise AccessError(f"no permission to read the table at {uri}: {text}; check the credentials") from error
+        raise StorageError(f"cannot read the log of {uri}: {text}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    """A message of delta-rs, whose cause is in one of several coloured lines."""
+    text = " ".join(_ANSI_COLOUR.sub("", str(error)).split()) or type(error).__name__
+    return f"the disk is full: {text}" if "No space left" in text else text

@@ -19,6 +19,7 @@ import torch
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone
 from tlray.models.lanes import Forward, Lane, Results, make_lane
+from tlray.models.memory import keep_freed_memory
 from tlray.models.network import Network
 from tlray.models.precision import SHORT_SUM, precision
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile, golden_images, least_cosine
@@ -111,6 +112,8 @@ class Encoder:
         forwards: Sequence[Forward],
         threads: int,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.device = device
         self.batch_size = batch_size
         self._recipe = recipe
