@@ -38,8 +38,9 @@ types: venv
 layers: venv
 	$(BIN)/lint-imports
 
+# Two processes, a file of tests in one of them: half of the suite waits for servers and clusters.
 unit: venv
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: venv
 	$(BIN)/python -m tests.bench.pipeline
