@@ -38,9 +38,8 @@ types: venv
 layers: venv
 	$(BIN)/lint-imports
 
-# Two processes, a file of tests in one of them: half of the suite waits for servers and clusters.
 unit: venv
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest
 
 bench: venv
 	$(BIN)/python -m tests.bench.pipeline

@@ -138,4 +138,4 @@ def test_buckets_and_permissions(s3_bucket: str, tmp_path: Path, monkeypatch: py
     assert "no-such-bucket" in error_of(tlray(*run, "--source.uri", "s3://no-such-bucket/photos"))
     assert s3_bucket in error_of(tlray(*run, "--source.uri", f"{s3_bucket}/photos/"))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    assert "AccessError" in error_of(tlray(*run, "--source.uri", f"{s3_bucket}/photos/"))
+    assert "CredentialsError" in error_of(tlray(*run, "--source.uri", f"{s3_bucket}/photos/"))

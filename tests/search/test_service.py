@@ -207,8 +207,12 @@ def test_bad_images_are_refused(client: Client) -> None:
 def test_a_long_body_without_a_length_is_cut_off(client: Client) -> None:
     blocks = (b"x" * 10_000 for _ in range(30))
     connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
-    connection.request("POST", "/api/search/image", blocks, {"Authorization": f"Bearer {TOKEN}"}, encode_chunked=True)
-    assert connection.getresponse().status == 413
+    try:
+        connection.request("POST", "/api/search/image", blocks, {"Authorization": f"Bearer {TOKEN}"}, encode_chunked=True)
+        status = connection.getresponse().status
+    except (ConnectionResetError, BrokenPipeError):  # it answered and closed while we were still sending
+        return
+    assert status == 413
 
 
 def test_fuzzed_bodies_and_the_corpora_get_only_refusals(client: Client) -> None:

@@ -118,6 +118,8 @@ def _extract(config: ExtractConfig, stop: Stop) -> dict[str, Any]:
     check_preprocessing(backbone.recipe.preprocessing)
     if table is not None:
         check_recipe(table.recipe_file, backbone.recipe, table_uri)
+    else:
+        next(iter(source.pages()), None)  # a source that cannot be listed leaves nothing at the table's place
     spec = FetchSpec(
         kind=source.kind,
         source=config.source,

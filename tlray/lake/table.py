@@ -294,7 +294,7 @@ def _open_delta(uri: str, version: int | None, *, is_second_try: bool = False) -
         raise StorageError(f"cannot read the log of {uri}: {text}") from error
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | None) -> str:
     """A message of delta-rs, whose cause is in one of several coloured lines."""
     text = " ".join(_ANSI_COLOUR.sub("", str(error)).split()) or type(error).__name__
     return f"the disk is full: {text}" if "No space left" in text else text
