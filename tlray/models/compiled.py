@@ -29,8 +29,9 @@ COMPILE_SECONDS = 60.0
 """What compiling is taken to cost, generously: 12 to 30 s were seen for tf_efficientnet_lite0 on one core."""
 
 COMPILE_GAIN = 0.15
-"""The part of the encoding time that compiling is taken to save. One core at bf16: tf_efficientnet_lite0 0.16 to 0.32,
-efficientnet_b0 0.17, ResNet-50 0.24, ViT-S/16 0.12."""
+"""The part of the encoding time that compiling is taken to save. One core at bf16, before freed memory was kept
+(`tlray.models.memory`): tf_efficientnet_lite0 0.16 to 0.32, efficientnet_b0 0.17, ResNet-50 0.24, ViT-S/16 0.12. Since then
+tf_efficientnet_lite0 with all layers lowered gains nothing (199 images a second for 206); others were not measured again."""
 
 _COMPILE_ERRORS = (RuntimeError, AssertionError, AttributeError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
 """What export and inductor raise for networks that they cannot compile and on machines without a C++ compiler."""
