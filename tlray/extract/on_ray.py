@@ -93,7 +93,7 @@ def cluster() -> Iterator[Workers]:
     joins = not ray.is_initialized()
     if joins:
         try:
-            # One of our own does without the dashboard, whose processes take a tenth of two cores and seconds to start.
+            # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
             own = {} if os.environ.get("RAY_ADDRESS") or answers() else {"address": "local", "include_dashboard": False}
             ray.init(logging_level=logging.WARNING, **own)  # type: ignore[arg-type]
         except (ConnectionError, RuntimeError, ValueError) as error:
