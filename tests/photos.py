@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -80,6 +81,12 @@ def error_of(process: Outcome, exit_code: int = 2) -> str:
 def frame_of(table: str | Path, storage_options: dict[str, str] | None = None) -> pl.DataFrame:
     """All live rows, read by Polars."""
     return pl.scan_delta(str(table), storage_options=storage_options).collect().sort("uri")
+
+
+def s3_options() -> dict[str, str]:
+    """What Polars needs to read from the S3 server that the environment names."""
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_endpoint_url", "aws_region")
+    return {name: os.environ[name.upper()] for name in names} | {"aws_allow_http": "true"}
 
 
 def plain_embeddings(paths: list[Path], weights: dict[str, torch.Tensor]) -> np.ndarray:

@@ -211,9 +211,9 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-@pytest.fixture(scope="module")
-def rayjob_schema() -> dict[str, Any]:
-    path = SHARED / "kuberay-crds" / "ray.io_rayjobs.yaml"
+def schema_of(plural: str) -> dict[str, Any]:
+    """KubeRay's own schema of a kind of resource, made strict about unknown fields."""
+    path = SHARED / "kuberay-crds" / f"ray.io_{plural}.yaml"
     if not path.exists():
         pytest.skip(f"no KubeRay definitions at {path}: set TLRAY_SHARED to the folder that holds kuberay-crds")
     document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -221,6 +221,11 @@ def rayjob_schema() -> dict[str, Any]:
     schema = closed(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
     return schema
+
+
+@pytest.fixture(scope="module")
+def rayjob_schema() -> dict[str, Any]:
+    return schema_of("rayjobs")
 
 
 def manifest() -> tuple[dict[str, Any], dict[str, Any]]:

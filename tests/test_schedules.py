@@ -17,24 +17,13 @@ import pytest
 import yaml
 
 from tests.photos import write_photos
-from tests.test_docs import ROOT, SHARED, closed, schema_problems
+from tests.test_docs import ROOT, schema_of, schema_problems
 
 CLUSTER = ROOT / "cluster"
 
 
 def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((CLUSTER / name).read_text(encoding="utf-8")))
-
-
-def schema_of(plural: str) -> dict[str, Any]:
-    path = SHARED / "kuberay-crds" / f"ray.io_{plural}.yaml"
-    if not path.exists():
-        pytest.skip(f"no KubeRay definitions at {path}: set TLRAY_SHARED to the folder that holds kuberay-crds")
-    document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    (version,) = (version for version in document["spec"]["versions"] if version["name"] == "v1")
-    schema = closed(version["schema"]["openAPIV3Schema"])
-    schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
-    return schema
 
 
 def stub(folder: Path, name: str, script: str) -> None:

@@ -41,6 +41,11 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """How an operating system says that there is no room, or none for this user."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of an error's message; its type's name where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class TlrayError(Exception):
     """Base of all; its message says what was given, what was expected and what to do."""
 

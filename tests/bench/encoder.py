@@ -23,7 +23,8 @@ from tlray.config import RecipeConfig
 from tlray.lake.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.compiled import CompiledCache
-from tlray.models.encoder import Encoder, choose_device, make_recipe_file
+from tlray.models.encoder import Encoder, choose_device
+from tlray.models.golden import make_recipe_file
 from tlray.recipe import Precision, golden_images
 
 BACKBONES = ("torchvision:resnet50", "torchvision:vit_b_16", "timm:tf_efficientnet_lite0")

@@ -58,7 +58,7 @@ from pathlib import Path
 from tlray.config import RecipeConfig
 from tlray.lake.local_copy import local_copy
 from tlray.models.backbones import resolve_backbone
-from tlray.models.encoder import make_recipe_file
+from tlray.models.golden import make_recipe_file
 backbone = resolve_backbone(RecipeConfig(backbone=sys.argv[2], weights=sys.argv[3]), local_copy)
 Path(sys.argv[1], "recipe.json").write_bytes(make_recipe_file(backbone).to_json())
 """

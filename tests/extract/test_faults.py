@@ -1,6 +1,5 @@
 """`tlray extract --local` from S3 to S3 behind a proxy that fails on purpose, with a server that is killed twice."""
 
-import os
 import random
 import threading
 import time
@@ -12,7 +11,7 @@ import pytest
 from tests.conftest import use_server
 from tests.extract.test_local import assert_same
 from tests.fault_proxy import Fault, FaultProxy, Request
-from tests.photos import RECIPE, error_of, frame_of, photo, result_of, tlray
+from tests.photos import RECIPE, error_of, frame_of, photo, result_of, s3_options, tlray
 from tlray.demo.s3_server import S3Server
 from tlray.lake import fetch, retry, s3, table
 from tlray.lake.storage import open_store
@@ -40,9 +39,7 @@ def run(bucket: str, table: str, *more: str) -> list[str]:
 
 
 def rows_of(bucket: str, table: str) -> pl.DataFrame:
-    names = ("aws_access_key_id", "aws_secret_access_key", "aws_endpoint_url", "aws_region")
-    options = {name: os.environ[name.upper()] for name in names} | {"aws_allow_http": "true"}
-    return frame_of(f"{bucket}/{table}", options)
+    return frame_of(f"{bucket}/{table}", s3_options())
 
 
 class Weather:

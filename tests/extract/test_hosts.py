@@ -7,7 +7,6 @@ outside the hosts.
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -20,8 +19,9 @@ import polars as pl
 import pytest
 
 from tests.extract.test_local import assert_same
+from tests.forwarder import Forwarder, end
 from tests.hosts import Hosts, RayHosts, why_not
-from tests.photos import RECIPE, frame_of, photo, result_of, tlray
+from tests.photos import RECIPE, frame_of, photo, result_of, s3_options, tlray
 from tlray.demo.s3_server import S3Server
 from tlray.lake.storage import open_store
 
@@ -42,30 +42,12 @@ LATENCY_SECONDS = 0.3
 """Of the store, so that the work lasts for as long as things happen to the hosts."""
 
 
-class Forwarder:
-    """Passes connections at one address on to another; only a bridge without a way out can reach the first."""
+class SlowForwarder(Forwarder):
+    """Passes connections at the bridge's address, which only hosts can reach, on to the store."""
 
-    def __init__(self, host: str, target: tuple[str, int]) -> None:
-        self._target = target
-        self._listener = socket.create_server((host, 0))
-        self.endpoint = f"http://{host}:{self._listener.getsockname()[1]}"
-
-    def __enter__(self) -> "Forwarder":
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self._target)
-            for one, other, seconds in ((client, server, 0), (server, client, LATENCY_SECONDS)):
-                threading.Thread(target=_pass, args=(one, other, seconds), daemon=True).start()
+    def connect(self, client: socket.socket, server: socket.socket) -> None:
+        for one, other, seconds in ((client, server, 0), (server, client, LATENCY_SECONDS)):
+            threading.Thread(target=_pass, args=(one, other, seconds), daemon=True).start()
 
 
 def _pass(one: socket.socket, other: socket.socket, seconds: float) -> None:
@@ -73,9 +55,7 @@ def _pass(one: socket.socket, other: socket.socket, seconds: float) -> None:
         while block := one.recv(2**20):
             time.sleep(seconds)
             other.sendall(block)
-    for end in (one, other):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+    end(one, other)
 
 
 @pytest.fixture
@@ -102,8 +82,7 @@ def arguments(lake: str, table: str) -> list[str]:
 
 
 def rows_of(table: str) -> pl.DataFrame:
-    names = ("aws_access_key_id", "aws_secret_access_key", "aws_endpoint_url", "aws_region")
-    return frame_of(table, {name: os.environ[name.upper()] for name in names} | {"aws_allow_http": "true"})
+    return frame_of(table, s3_options())
 
 
 def wait_for_parts(process: subprocess.Popen[bytes], table: str, count: int) -> None:
@@ -121,7 +100,7 @@ def test_a_dead_node_and_a_cut_link_change_nothing(hosts: Hosts, lake: str, s3_e
     reference, table, log = rows_of(f"{lake}/reference"), f"{lake}/table", tmp_path / "driver.log"
     server, _, port = s3_env.endpoint.removeprefix("http://").rpartition(":")
     with (
-        Forwarder(hosts.gateway, (server, int(port))) as way,
+        SlowForwarder(hosts.gateway, (server, int(port))) as way,
         RayHosts(hosts, cpus=2, env=HEALTH | {"AWS_ENDPOINT_URL": way.endpoint}) as cluster,
     ):
         driver = hosts.start(0, [sys.executable, "-m", "tlray", *arguments(lake, "table")], env=cluster.env, log=log)

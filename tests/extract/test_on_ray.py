@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import use_server
 from tests.extract.test_local import assert_same
-from tests.photos import RECIPE, photo, start_tlray, tlray
+from tests.photos import RECIPE, frame_of, photo, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster, processes_named
 from tlray.demo.s3_server import S3Server
 from tlray.extract.on_ray import answers, for_plan, share_out
@@ -53,15 +53,8 @@ def arguments(lake: str, table: str) -> list[str]:
     return ["extract", "--source.uri", f"{lake}/photos/", "--source.labels", "folder", "--table", f"{lake}/{table}", *RECIPE]
 
 
-def frame_of(lake: str, table: str) -> pl.DataFrame:
-    options = {
-        "aws_access_key_id": os.environ["AWS_ACCESS_KEY_ID"],
-        "aws_secret_access_key": os.environ["AWS_SECRET_ACCESS_KEY"],
-        "aws_endpoint_url": os.environ["AWS_ENDPOINT_URL"],
-        "aws_region": "us-east-1",
-        "aws_allow_http": "true",
-    }
-    return pl.scan_delta(f"{lake}/{table}", storage_options=options).collect().sort("uri")
+def rows_of(lake: str, table: str) -> pl.DataFrame:
+    return frame_of(f"{lake}/{table}", s3_options())
 
 
 def finish(process: subprocess.Popen[str]) -> dict:
@@ -75,7 +68,7 @@ def reference(lake: str) -> pl.DataFrame:
     """The table as one process makes it without interruption."""
     outcome = tlray(*arguments(lake, "reference"), "--local")
     assert outcome.returncode == 0, outcome.stderr
-    frame = frame_of(lake, "reference")
+    frame = rows_of(lake, "reference")
     assert len(frame) == IMAGES + 5
     return frame
 
@@ -84,7 +77,7 @@ def test_ray_makes_the_same_table(lake: str, reference: pl.DataFrame) -> None:
     process = start_tlray(*arguments(lake, "on-ray"))
     result = finish(process)
     assert (result["listed"], result["ok"], result["failures"]) == (IMAGES + 5, IMAGES, {"not_an_image": 5})
-    assert_same(frame_of(lake, "on-ray"), reference)
+    assert_same(rows_of(lake, "on-ray"), reference)
     began = time.monotonic()
     again = tlray(*arguments(lake, "on-ray"))
     assert again.returncode == 0, again.stderr
@@ -132,8 +125,8 @@ def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFram
                 process.wait()
                 hit += 1
                 if tlray("show", f"{lake}/{table}").returncode == 0:
-                    seen.append(len(frame_of(lake, table)))
-        assert_same(frame_of(lake, table), reference)
+                    seen.append(len(rows_of(lake, table)))
+        assert_same(rows_of(lake, table), reference)
         assert tlray("verify", f"{lake}/{table}").returncode == 0
     print(f"rows after each kill: {seen} of {len(reference)}")
 
@@ -151,7 +144,7 @@ def test_a_killed_encoder_is_replaced(lake: str, reference: pl.DataFrame) -> Non
                 killed += 1
     result = finish(process)
     assert killed >= 1 and result["ok"] == IMAGES
-    assert_same(frame_of(lake, "actor-killed"), reference)
+    assert_same(rows_of(lake, "actor-killed"), reference)
 
 
 def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, tmp_path: Path) -> None:
@@ -175,7 +168,7 @@ def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, tmp_path: Pa
     assert process.returncode == 0, process.stdout + process.stderr
     lines = [line for line in process.stdout.splitlines() if line.startswith('{"table"')]
     assert json.loads(lines[-1])["ok"] == IMAGES
-    assert_same(frame_of(lake, "submitted"), reference)
+    assert_same(rows_of(lake, "submitted"), reference)
 
 
 def test_a_worker_that_computes_other_numbers_stops_the_run(lake: str, reference: pl.DataFrame) -> None:
@@ -207,7 +200,7 @@ def test_a_cluster_with_gpus_makes_the_same_table(
         result = finish(process)
     assert (result["ok"], result["failed"]) == (IMAGES, 5)
     assert {"decode", "transfer", "encode", "write"} <= set(result["stages"])
-    assert_same(frame_of(lake, "on-gpus"), reference)
+    assert_same(rows_of(lake, "on-gpus"), reference)
 
 
 def plan_of(todo: int, units: int, kind: str = "images") -> Plan:

@@ -11,7 +11,8 @@ from tlray.extract import tuning
 from tlray.extract.tuning import TuningEncoder
 from tlray.models.backbones import resolve_backbone
 from tlray.models.compiled import CompiledCache
-from tlray.models.encoder import Encoder, choose_device, make_recipe_file
+from tlray.models.encoder import Encoder, choose_device
+from tlray.models.golden import make_recipe_file
 from tlray.recipe import RecipeFile
 
 

@@ -1,6 +1,5 @@
 """What breaks between us and S3: connections that end in the middle of a body, and a server that goes away."""
 
-import contextlib
 import os
 import socket
 import threading
@@ -11,33 +10,23 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import use_server
+from tests.forwarder import Forwarder, end
 from tlray.demo.s3_server import S3Server
 from tlray.errors import ObjectChangedError, StorageError
 from tlray.lake.storage import open_store
 
 
-class CuttingProxy:
+class CuttingProxy(Forwarder):
     """Passes bytes on to a server, and cuts the next `cuts` answers to GETs after `after_bytes`."""
 
     def __init__(self, port: int, after_bytes: int) -> None:
-        self.cuts, self._port, self._after_bytes = 0, port, after_bytes
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__("127.0.0.1", ("127.0.0.1", port))
+        self.cuts, self._after_bytes = 0, after_bytes
 
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            is_get = threading.Event()
-            threading.Thread(target=self._requests, args=(client, server, is_get), daemon=True).start()
-            threading.Thread(target=self._answers, args=(server, client, is_get), daemon=True).start()
+    def connect(self, client: socket.socket, server: socket.socket) -> None:
+        is_get = threading.Event()
+        threading.Thread(target=self._requests, args=(client, server, is_get), daemon=True).start()
+        threading.Thread(target=self._answers, args=(server, client, is_get), daemon=True).start()
 
     def _requests(self, client: socket.socket, server: socket.socket, is_get: threading.Event) -> None:
         try:
@@ -63,18 +52,11 @@ class CuttingProxy:
         end(client, server)
 
 
-def end(*connections: socket.socket) -> None:
-    for connection in connections:
-        with contextlib.suppress(OSError):  # a close alone would not wake a thread that waits in recv
-            connection.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.fixture
 def proxy(s3_env: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[CuttingProxy]:
-    proxy = CuttingProxy(int(s3_env.endpoint.rpartition(":")[2]), after_bytes=300_000)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-    yield proxy
-    proxy.close()
+    with CuttingProxy(int(s3_env.endpoint.rpartition(":")[2]), after_bytes=300_000) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
 
 
 class TestBrokenBodies:

@@ -14,7 +14,8 @@ from torch import nn
 from tlray.config import RecipeConfig
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.compiled import COMPILE_SECONDS, CompiledCache, pays
-from tlray.models.encoder import Encoder, make_recipe_file
+from tlray.models.encoder import Encoder
+from tlray.models.golden import make_recipe_file
 from tlray.recipe import Precision, RecipeFile, golden_images
 
 CPU = torch.device("cpu")
@@ -109,7 +110,8 @@ import torch
 from tlray.config import RecipeConfig
 from tlray.models.backbones import resolve_backbone
 from tlray.models.compiled import CompiledCache
-from tlray.models.encoder import Encoder, make_recipe_file
+from tlray.models.encoder import Encoder
+from tlray.models.golden import make_recipe_file
 logging.basicConfig(level=logging.WARNING)
 backbone = resolve_backbone(RecipeConfig(backbone="timm:test_resnet", weights="random:0"), Path)
 cache = CompiledCache(make_recipe_file(backbone), torch.device("cpu"), Path(sys.argv[1]))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
-from tlray.models.encoder import Encoder, make_recipe_file
+from tlray.models.encoder import Encoder
+from tlray.models.golden import make_recipe_file
 from tlray.models.precision import SHORT_SUM
 from tlray.recipe import Compute, Precision, RecipeFile, check_golden, golden_images
 

@@ -12,30 +12,8 @@ import pyarrow.compute as pc
 from tlray.errors import ImageErrorCode
 from tlray.extract.pieces import EncodedPiece
 from tlray.lake.fetch import Piece
-from tlray.lake.local_copy import local_copy
 from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS, vector_column
-from tlray.models.backbones import Backbone, load_backbone
-from tlray.models.encoder import Encoder
-from tlray.recipe import Recipe, RecipeFile, check_golden, golden_images
-
-
-def make_encoder(expected: RecipeFile, *, where: str, backbone: Backbone | None = None, lanes: int | None = None) -> Encoder:
-    """An encoder that has shown that it computes the table's numbers.
-
-    Args:
-        expected: the table's recipe file.
-        where: for the message, should it not.
-        backbone: already loaded; default loads it by the recipe.
-        lanes: see `Encoder`.
-
-    Raises:
-        GoldenMismatchError: it computes others.
-        WeightsError: the weights changed or are gone.
-    """
-    backbone = backbone or load_backbone(expected.recipe, local_copy)
-    encoder = Encoder(backbone, exact_below=expected.exact_below, lanes=lanes)
-    check_golden(expected, encoder.encode(golden_images(*expected.recipe.preprocessing.crop)), where=where)
-    return encoder
+from tlray.recipe import Recipe
 
 
 class TimedEncoder(Protocol):

@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig
 from tlray.errors import ConcurrentWriteError, TooManyFailuresError
-from tlray.extract.progress import Progress, say
 from tlray.extract.report import Resources, report
 from tlray.extract.stop import Stop
 from tlray.lake.committer import Committer
@@ -29,11 +28,14 @@ from tlray.lake.resize import check_preprocessing
 from tlray.lake.sources import Source, open_source
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table, check_recipe
+from tlray.progress import Progress, say
 
 if TYPE_CHECKING:
     from tlray.extract.on_ray import Workers
     from tlray.extract.pieces import WrittenPiece
     from tlray.models.backbones import Backbone
+
+Engine = Callable[[Plan], Generator["WrittenPiece", None, None]]
 
 SAMPLE_IMAGES = 32
 """Images that a dry run really embeds, to estimate the time of the others."""
@@ -112,7 +114,7 @@ def _extract(config: ExtractConfig, stop: Stop) -> dict[str, Any]:
     table = Table.open_or_none(table_uri)
     # torch takes seconds to import: after the cheap checks.
     from tlray.models.backbones import resolve_backbone
-    from tlray.models.encoder import make_recipe_file
+    from tlray.models.golden import make_recipe_file
 
     backbone = resolve_backbone(config.recipe, local_copy)
     check_preprocessing(backbone.recipe.preprocessing)
@@ -134,7 +136,7 @@ def _extract(config: ExtractConfig, stop: Stop) -> dict[str, Any]:
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with hold(table_uri, run_id, wait=config.wait) as lease, contextlib.ExitStack() as stack:
         table = Table.open_or_none(table_uri)  # as it is now that nobody else writes to it
-        workers, committer = None, None
+        workers, committer, engine = None, None, None
         for difference in _differences(config, source, table, totals):
             table = table or Table.create(table_uri, make_recipe_file(backbone))
             committer = committer or Committer(table, run_id, guard=lease.check, describe=totals.describe)
@@ -147,7 +149,9 @@ def _extract(config: ExtractConfig, stop: Stop) -> dict[str, Any]:
             plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
             say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
             committer.start(plan)
-            with contextlib.closing(_pieces(plan, spec, table, backbone, workers, run_id)) as pieces:
+            if plan.units and engine is None:
+                engine = _engine(spec, table, backbone, workers, run_id)
+            with contextlib.closing(_pieces(plan, engine)) as pieces:
                 _run(config, plan, pieces, table, committer, totals, stop, left=difference.left)
         assert table is not None
         if totals.is_empty:
@@ -242,24 +246,27 @@ def _compact(table: Table) -> None:
         say(f"small parts stay as they are until the next run: {error}")
 
 
-def _pieces(
-    plan: Plan, spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Workers | None", run_id: str
-) -> Generator["WrittenPiece", None, None]:
-    """Written pieces; closed early, their making ends."""
-    if not plan.units:
-        return
+def _engine(spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Workers | None", run_id: str) -> Engine:
+    """What works off plans, one after the other; in this process its encoder is made once for all of them."""
     if workers is None:
-        from tlray.extract.encoding import make_encoder
         from tlray.extract.local import run_locally
         from tlray.extract.units import UnitWorker
+        from tlray.models.golden import make_encoder
 
         lanes = os.cpu_count() or 1
-        encoder = make_encoder(table.recipe_file, where="this machine", backbone=backbone, lanes=lanes)
-        yield from run_locally(plan, UnitWorker(encoder, spec, table.uri, table.recipe_file, run_id), lanes)
-        return
+        encoder = make_encoder(table.recipe_file, local_copy, where="this machine", backbone=backbone, lanes=lanes)
+        worker = UnitWorker(encoder, spec, table.uri, table.recipe_file, run_id)
+        return lambda plan: run_locally(plan, worker, lanes)
     from tlray.extract.on_ray import run_on_ray
 
-    yield from run_on_ray(plan, spec, table, workers, run_id)
+    return lambda plan: run_on_ray(plan, spec, table, workers, run_id)
+
+
+def _pieces(plan: Plan, engine: Engine | None) -> Generator["WrittenPiece", None, None]:
+    """Written pieces, none of a plan that only deletes; closed early, their making ends."""
+    if plan.units:
+        assert engine is not None
+        yield from engine(plan)
 
 
 def _check_failures(config: ExtractConfig, totals: _Totals, total: int) -> None:

@@ -13,6 +13,11 @@ from tlray.extract.tuning import TuningEncoder
 from tlray.lake.table import Table
 
 
+def on_this_node() -> str:
+    """Where an encoder is, for messages."""
+    return f"the encoder on node {ray.get_runtime_context().get_node_id()[:12]} (torch {torch.__version__})"
+
+
 class EncoderActor:
     """Loads the backbone by itself, so that a restarted actor needs nothing from the object store."""
 
@@ -24,9 +29,7 @@ class EncoderActor:
     def _prepare(self) -> None:
         # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
         self._recipe_file = Table.open(self._table_uri).recipe_file
-        node = ray.get_runtime_context().get_node_id()[:12]
-        where = f"the encoder on node {node} (torch {torch.__version__})"
-        self._encoder = TuningEncoder(self._recipe_file, where=where, images=self._images, lanes=None)
+        self._encoder = TuningEncoder(self._recipe_file, where=on_this_node(), images=self._images, lanes=None)
         self._ready = True
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:

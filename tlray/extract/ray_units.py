@@ -8,15 +8,15 @@ import threading
 from collections.abc import Iterator
 
 import pyarrow as pa
-import ray
-import torch
 
-from tlray.extract.encoding import make_encoder
+from tlray.extract.ray_encoder import on_this_node
 from tlray.extract.ray_tasks import unit_of
 from tlray.extract.tuning import TuningEncoder
 from tlray.extract.units import UnitWorker
 from tlray.lake.fetch import FetchSpec
+from tlray.lake.local_copy import local_copy
 from tlray.lake.table import Table
+from tlray.models.golden import make_encoder
 
 
 class UnitActor:
@@ -36,10 +36,9 @@ class UnitActor:
         with self._lock:
             if self._worker is None:
                 recipe_file = Table.open(self._table_uri).recipe_file
-                node = ray.get_runtime_context().get_node_id()[:12]
-                where = f"the encoder on node {node} (torch {torch.__version__})"
+                where = on_this_node()
                 encoder = (
-                    make_encoder(recipe_file, where=where, lanes=self._lanes)
+                    make_encoder(recipe_file, local_copy, where=where, lanes=self._lanes)
                     if self._lanes > 1
                     else TuningEncoder(recipe_file, where=where, images=self._images, lanes=1)
                 )

@@ -6,10 +6,11 @@ import threading
 import numpy as np
 
 from tlray.errors import GoldenMismatchError
-from tlray.extract.encoding import make_encoder
+from tlray.lake.local_copy import local_copy
 from tlray.models.compiled import CompiledCache, pays
 from tlray.models.encoder import Encoder, choose_device
-from tlray.recipe import RecipeFile, check_golden, golden_images
+from tlray.models.golden import check_encoder, make_encoder
+from tlray.recipe import RecipeFile
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class TuningEncoder:
         self._lock = threading.Lock()
         self._cache = CompiledCache(expected, choose_device("auto"))
         self._settled = False
-        self._encoder = self._load_compiled() or make_encoder(expected, where=where, lanes=lanes)
+        self._encoder = self._load_compiled() or make_encoder(expected, local_copy, where=where, lanes=lanes)
 
     def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         """As `Encoder.encode_timed`."""
@@ -74,13 +75,11 @@ class TuningEncoder:
         encoder = self._cache.load(self._lanes)
         if encoder is None:
             return None
+        self._settled = True  # for better or worse
         try:
-            golden = encoder.encode(golden_images(*self._expected.recipe.preprocessing.crop))
-            check_golden(self._expected, golden, where=f"compiled code in {self._where}")
+            check_encoder(encoder, self._expected, where=f"compiled code in {self._where}")
         except GoldenMismatchError as error:
             _log.warning("compiled code is not used: %s", error)
             self._cache.drop()
-            self._settled = True
             return None
-        self._settled = True
         return encoder

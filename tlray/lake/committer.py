@@ -1,7 +1,6 @@
 """The driver's side of the commit protocol: finished units become visible, each once, together with what they replace."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,7 +54,6 @@ class Committer:
         clock: seconds.
 
     Attributes:
-        rows: rows of finished units committed so far, by status.
         seconds: spent on commits, rewriting parts included.
     """
 
@@ -68,7 +66,6 @@ class Committer:
         describe: Callable[[], dict[str, Any]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.rows: Counter[str] = Counter()
         self._table = table
         self._run_id = run_id
         self.seconds = 0.0
@@ -141,7 +138,6 @@ class Committer:
                 add += [part for parts in self._pieces[unit].values() for part in parts]
                 self._committed_units.add(unit)
                 self._pieces[unit] = {}
-        self.rows.update({status: sum(part.rows for part in add if part.status == status) for status in ("ok", "failed")})
         stale = [stale for group in groups for stale in group.stale]
         remove = [self._found(one.part).part for one in stale]
         rewritten = {one.part.path: self._rewrite(one) for one in stale}

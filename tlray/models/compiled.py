@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tlray.errors import first_line
 from tlray.models.encoder import Encoder, default_batch_size
 from tlray.models.network import Network
 from tlray.recipe import RecipeFile
@@ -79,7 +80,7 @@ class CompiledCache:
         try:
             return Encoder.of_forward(_Compiled(self.path), self._file, self._device, self._batch_size, lanes=lanes and 1)
         except _COMPILE_ERRORS as error:
-            _log.warning("%s cannot be loaded and is compiled anew where that pays: %s", self.path, _first_line(error))
+            _log.warning("%s cannot be loaded and is compiled anew where that pays: %s", self.path, first_line(error))
             self.path.unlink(missing_ok=True)
             return None
 
@@ -98,7 +99,7 @@ class CompiledCache:
             try:
                 self._make(network)
             except _COMPILE_ERRORS as error:
-                _log.warning("%s stays uncompiled: %s", self._file.recipe.backbone, _first_line(error))
+                _log.warning("%s stays uncompiled: %s", self._file.recipe.backbone, first_line(error))
                 return "failed"
         _log.info("compiled %s in %.0f s: %s", self._file.recipe.backbone, time.monotonic() - began, self.path)
         return "made"
@@ -163,7 +164,3 @@ def _only_one(path: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

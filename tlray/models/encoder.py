@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from queue import SimpleQueue
 
 import numpy as np
 import torch
 
-from tlray.errors import BackboneError, ConfigError
+from tlray.errors import ConfigError
 from tlray.models.backbones import Backbone
 from tlray.models.lanes import Forward, Lane, Results, make_lane
 from tlray.models.memory import keep_freed_memory
@@ -219,8 +218,13 @@ def default_batch_size(recipe: Recipe, device: torch.device) -> int:
     return max(1, _BATCH_PIXELS.get(device.type, _BATCH_PIXELS["cpu"]) // math.prod(recipe.preprocessing.crop))
 
 
-def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
+def choose_exact_below(backbone: Backbone, device: torch.device, *, exact: Encoder | None = None) -> int:
     """What `tlray.models.precision.lower` is to leave at fp32, by what lowering everything does to a few probe images.
+
+    Args:
+        backbone: of the recipe.
+        device: to lower it on.
+        exact: `at_fp32(backbone)`, where it is there already.
 
     Raises:
         ConfigError: the device cannot compute the recipe's precision.
@@ -230,13 +234,14 @@ def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
     golden_BHWC = golden_images(*backbone.recipe.preprocessing.crop)
     noise_BHWC = np.random.default_rng(0).integers(-PROBE_NOISE, PROBE_NOISE, golden_BHWC.shape)
     probes_BHWC = np.concatenate([golden_BHWC, (golden_BHWC + noise_BHWC).clip(0, 255).astype(np.uint8)])
-    exact = _at_fp32(backbone).encode(probes_BHWC)
+    expected = (exact or at_fp32(backbone)).encode(probes_BHWC)
     lowered = Encoder(backbone, device=str(device), batch_size=GOLDEN_IMAGE_COUNT, exact_below=0).encode(probes_BHWC)
-    is_close = all(least_cosine(lowered[column], exact[column]) >= CLOSE_COSINE for column in exact)
+    is_close = all(least_cosine(lowered[column], expected[column]) >= CLOSE_COSINE for column in expected)
     return 0 if is_close else SHORT_SUM
 
 
-def _at_fp32(backbone: Backbone) -> Encoder:
+def at_fp32(backbone: Backbone) -> Encoder:
+    """An encoder of the same network at fp32 on the CPU, whatever the recipe's precision is."""
     recipe = backbone.recipe
     exact = recipe.model_copy(update={"precision": Precision(compute="fp32", storage=recipe.precision.storage)})
     return Encoder(replace(backbone, recipe=exact), device="cpu", batch_size=GOLDEN_IMAGE_COUNT)
@@ -256,28 +261,3 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used here: {error}; use auto, cpu, cuda or mps") from error
     return device
-
-
-def make_recipe_file(backbone: Backbone) -> RecipeFile:
-    """What a new table keeps of its backbone: the recipe, and the golden images embedded at fp32, eagerly, on the CPU.
-
-    Raises:
-        BackboneError: the embeddings are not finite.
-    """
-    recipe = backbone.recipe
-    golden = _at_fp32(backbone).encode(golden_images(*recipe.preprocessing.crop))
-    for column, features_BD in golden.items():
-        if not np.isfinite(features_BD).all():
-            raise BackboneError(f"{recipe.backbone} gives {column} that is not finite; use other weights or another layer")
-    try:
-        exact_below = choose_exact_below(backbone, torch.device("cpu"))
-    except ConfigError:  # not every CPU computes at 16 bits what the workers' devices do
-        exact_below = SHORT_SUM
-    return RecipeFile(
-        recipe_id=recipe.recipe_id,
-        recipe=recipe,
-        shapes=backbone.shapes,
-        golden={column: features_BD.tolist() for column, features_BD in golden.items()},
-        exact_below=exact_below,
-        made_with={package: version(package) for package in ("tlray", "torch", "torchvision", "timm")},
-    )

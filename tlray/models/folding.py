@@ -22,7 +22,7 @@ FOLD_TOLERANCE = 1e-4
 """Largest relative L2 distance of a tap's features after folding to those before, at fp32. Chosen, not derived: room for
 rounding, which a deep network amplifies, and none for a folding that leaves out a channel's scale or shift."""
 
-_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 """Exact types: subclasses may do more with their weights, as weight-standardised convolutions do."""
 
@@ -85,7 +85,7 @@ def _find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor) -> 
     def leave(name: str, layer: nn.Module, _arguments: tuple[Any, ...], output: object) -> None:
         if name in taps:
             tapped.add(id(output))
-        if type(layer) in _CONVOLUTIONS and isinstance(output, Tensor):
+        if type(layer) in CONVOLUTIONS and isinstance(output, Tensor):
             outputs[id(output)] = name, output
             users.setdefault(name, [])
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from tlray.errors import ConfigError
+from tlray.models.folding import CONVOLUTIONS
 from tlray.recipe import Compute
 
 SHORT_SUM = 64
@@ -30,8 +30,8 @@ efficientnet_b0 has 0.997, mnasnet0_5 0.98, shufflenet_v2_x1_0 0.95. With the la
 (digits), 0.9997, 0.9997 and 0.9993. The price of that, in images a second of two cores (avx512_bf16, batches of 16, two lanes):
 tf_efficientnet_lite0 141 for 379, no more than fp32 has (145); networks without such layers (ResNet, ViT) pay nothing."""
 
-_LAYERS = (nn.Conv2d, Conv2dSame, nn.Linear)
-"""Exact types: subclasses may do more with their weights, as weight-standardised convolutions do."""
+_LAYERS = (*CONVOLUTIONS, nn.Linear)
+"""Exact types, as there."""
 
 _DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

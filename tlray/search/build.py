@@ -5,7 +5,6 @@ Shape legend: N rows, B queries, D dimensions, K neighbours.
 
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from tlray import __version__
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, TableError
 from tlray.lake.table import Table
+from tlray.progress import say
 from tlray.search.card import Card, FileKind, IndexFile, Parameters, Quality, publish, put_bytes, put_file
 from tlray.search.choose import Choice, choose, training_rows
 from tlray.search.engine import Engine, exact_neighbours, library_version
@@ -28,12 +28,6 @@ from tlray.search.vectors import in_blocks, read_features, save_vectors, take_fr
 
 _MEMORY_FRACTION = 0.5
 """Of the machine's memory that an index may take unless told otherwise: the rest is for queries, the network and the system."""
-
-
-def say(text: str) -> None:
-    """A line of progress."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 @dataclass

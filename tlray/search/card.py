@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tlray.errors import ConcurrentWriteError, IndexCorruptError, IndexMissingError, ObjectNotFoundError
+from tlray.errors import ConcurrentWriteError, IndexCorruptError, IndexMissingError, ObjectNotFoundError, first_line
 from tlray.lake.storage import Store, join, open_store, to_path
 from tlray.search.choose import Metric
 
@@ -147,7 +147,7 @@ class Card(_Strict):
             card = cls.model_validate(document)
         except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
             raise IndexCorruptError(
-                f"{uri} is not an index's card: {_first_line(error)}; build the index anew elsewhere"
+                f"{uri} is not an index's card: {first_line(error)}; build the index anew elsewhere"
             ) from error
         if card.to_json() != data:
             raise IndexCorruptError(f"{uri} was changed: its contents do not have the sha256 in it; restore it or build anew")
@@ -156,10 +156,6 @@ class Card(_Strict):
 
 def _digest(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def versions(index_uri: str) -> list[int]:

@@ -13,7 +13,7 @@ from tlray.errors import AccessError, ConfigError, ObjectNotFoundError, QueryErr
 from tlray.lake.parts import read_part, vectors_of
 from tlray.lake.storage import open_store, to_uri
 from tlray.lake.table import Table
-from tlray.search.build import say
+from tlray.progress import say
 from tlray.search.rows import Filter
 from tlray.search.searcher import Hits, Searcher
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tlray.config import DuplicatesConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage import to_uri
-from tlray.search.build import say
+from tlray.progress import say
 from tlray.search.searcher import Searcher
 
 FIRST_K = 16

@@ -1,15 +1,13 @@
 """Query images to vectors, by the recipe that made the index's table."""
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
 
 from tlray.lake.images import decode_image
 from tlray.lake.local_copy import local_copy
-from tlray.models.backbones import load_backbone
-from tlray.models.encoder import Encoder
-from tlray.recipe import RecipeFile, check_golden, golden_images
+from tlray.models.golden import make_encoder
+from tlray.recipe import RecipeFile
 
 MAX_IMAGE_PIXELS = 256_000_000
 
@@ -31,10 +29,7 @@ class QueryEncoder:
         self._recipe = recipe_file.recipe
         self._column = column
         self._max_image_pixels = max_image_pixels
-        self._encoder = Encoder(load_backbone(recipe_file.recipe, local_copy), batch_size=1)
-        self._lock = threading.Lock()
-        golden = self._encoder.encode(golden_images(*self._recipe.preprocessing.crop))
-        check_golden(recipe_file, golden, where="this machine")
+        self._encoder = make_encoder(recipe_file, local_copy, where="this machine", batch_size=1)
 
     def embed(self, images: Sequence[bytes]) -> np.ndarray:
         """Embed images.
@@ -51,5 +46,4 @@ class QueryEncoder:
         pixels = [
             decode_image(data, self._recipe.preprocessing, max_pixels=self._max_image_pixels).pixels_HWC for data in images
         ]
-        with self._lock:  # an encoder reuses its buffers
-            return self._encoder.encode(np.stack(pixels))[self._column]
+        return self._encoder.encode(np.stack(pixels))[self._column]

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, RecipeMismatchError, TableError
 from tlray.lake.table import Table
-from tlray.search.build import Contents, Stopwatch, column_of, publish_version, say
+from tlray.progress import say
+from tlray.search.build import Contents, Stopwatch, column_of, publish_version
 from tlray.search.card import Card
 from tlray.search.choose import Choice
 from tlray.search.engine import BLOCK_ROWS, Engine, exact_neighbours

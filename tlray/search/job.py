@@ -9,7 +9,8 @@ from typing import Any
 from tlray.config import IndexConfig
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table
-from tlray.search.build import build, choice_for, column_of, say
+from tlray.progress import say
+from tlray.search.build import build, choice_for, column_of
 from tlray.search.card import Card, newest_version, prune, read_card
 from tlray.search.follow import check_same, compare, live_parts, update
 from tlray.search.loading import load_index

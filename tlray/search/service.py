@@ -20,8 +20,8 @@ import numpy as np
 from tlray.config import ServeConfig
 from tlray.errors import QueryError, TlrayError
 from tlray.lake.storage import to_uri
+from tlray.progress import say
 from tlray.search.api import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
-from tlray.search.build import say
 from tlray.search.card import newest_version
 from tlray.search.engine import set_threads
 from tlray.search.guard import Metrics

@@ -20,8 +20,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tlray import __version__
 from tlray.config import ServeConfig
 from tlray.errors import ConfigError, ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError
+from tlray.progress import say
 from tlray.search.api import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
-from tlray.search.build import say
 from tlray.search.guard import Guard
 from tlray.search.rows import Filter
 from tlray.search.service import Service

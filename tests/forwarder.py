@@ -1,0 +1,44 @@
+"""A TCP forwarder on this machine, for tests that do something to connections on their way."""
+
+import contextlib
+import socket
+import threading
+from typing import Self
+
+
+class Forwarder:
+    """Takes connections at one address and hands each, with one of its own to another address, to `connect`.
+
+    Attributes:
+        endpoint: `http://<host>:<port>`.
+    """
+
+    def __init__(self, host: str, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listener = socket.create_server((host, 0))
+        self.endpoint = f"http://{host}:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def connect(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass bytes between the two, in threads of its own."""
+        raise NotImplementedError
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connect(client, socket.create_connection(self._target))
+
+
+def end(*connections: socket.socket) -> None:
+    for connection in connections:
+        with contextlib.suppress(OSError):  # a close alone would not wake a thread that waits in recv
+            connection.shutdown(socket.SHUT_RDWR)

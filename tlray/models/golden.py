@@ -1,0 +1,73 @@
+"""Golden vectors: what a new table keeps of its network, and encoders that have shown that they compute the same."""
+
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from tlray.errors import BackboneError, ConfigError
+from tlray.models.backbones import Backbone, load_backbone
+from tlray.models.encoder import Encoder, at_fp32, choose_exact_below
+from tlray.models.precision import SHORT_SUM
+from tlray.models.weights import FetchFile
+from tlray.recipe import RecipeFile, check_golden, golden_images
+
+
+def make_recipe_file(backbone: Backbone) -> RecipeFile:
+    """What a new table keeps of its backbone: the recipe, and the golden images embedded at fp32, eagerly, on the CPU.
+
+    Raises:
+        BackboneError: the embeddings are not finite.
+    """
+    recipe = backbone.recipe
+    exact = at_fp32(backbone)
+    golden = exact.encode(golden_images(*recipe.preprocessing.crop))
+    for column, features_BD in golden.items():
+        if not np.isfinite(features_BD).all():
+            raise BackboneError(f"{recipe.backbone} gives {column} that is not finite; use other weights or another layer")
+    try:
+        exact_below = choose_exact_below(backbone, torch.device("cpu"), exact=exact)
+    except ConfigError:  # not every CPU computes at 16 bits what the workers' devices do
+        exact_below = SHORT_SUM
+    return RecipeFile(
+        recipe_id=recipe.recipe_id,
+        recipe=recipe,
+        shapes=backbone.shapes,
+        golden={column: features_BD.tolist() for column, features_BD in golden.items()},
+        exact_below=exact_below,
+        made_with={package: version(package) for package in ("tlray", "torch", "torchvision", "timm")},
+    )
+
+
+def make_encoder(
+    expected: RecipeFile,
+    fetch: FetchFile,
+    *,
+    where: str,
+    backbone: Backbone | None = None,
+    batch_size: int | None = None,
+    lanes: int | None = None,
+) -> Encoder:
+    """An encoder that has shown that it computes the table's numbers.
+
+    Args:
+        expected: the table's recipe file.
+        fetch: brings the URI or path of a weights file to a local path.
+        where: for the message, should it not.
+        backbone: already loaded; default loads it by the recipe.
+        batch_size: see `Encoder`.
+        lanes: likewise.
+
+    Raises:
+        GoldenMismatchError: it computes others.
+        WeightsError: the weights changed or are gone.
+    """
+    backbone = backbone or load_backbone(expected.recipe, fetch)
+    encoder = Encoder(backbone, batch_size=batch_size, exact_below=expected.exact_below, lanes=lanes)
+    check_encoder(encoder, expected, where=where)
+    return encoder
+
+
+def check_encoder(encoder: Encoder, expected: RecipeFile, *, where: str) -> float:
+    """Hold what an encoder makes of the golden images against the table's; see `tlray.recipe.check_golden`."""
+    return check_golden(expected, encoder.encode(golden_images(*expected.recipe.preprocessing.crop)), where=where)
