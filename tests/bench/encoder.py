@@ -25,6 +25,7 @@ from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.compiled import CompiledCache
 from tlray.models.encoder import Encoder, choose_device
 from tlray.models.golden import make_recipe_file
+from tlray.models.network import Network
 from tlray.recipe import Precision, golden_images
 
 BACKBONES = ("torchvision:resnet50", "torchvision:vit_b_16", "timm:tf_efficientnet_lite0")
@@ -66,24 +67,23 @@ def plain(backbone: Backbone, *, amp: bool, compiled: bool = False) -> Variant:
 def ours_compiled(backbone: Backbone, folder: Path) -> Variant:
     """Our encoder compiled ahead of time, on all cores or the GPU."""
     cache = CompiledCache(make_recipe_file(backbone), choose_device("auto"), folder)
-    network = Encoder(backbone, exact_below=0).network
-    assert network is not None
-    assert cache.compile(network) == "made"
-    encoder = cache.load(None)
+    assert cache.compile(Network.of(backbone, choose_device("auto"), 0)) == "made"
+    encoder = cache.load()
     assert encoder is not None
     return encoder.encode
 
 
-def variants(name: str, folder: Path) -> dict[str, Variant]:
+def variants(name: str, folder: Path, *, compiled: bool) -> dict[str, Variant]:
     """All ways to run a backbone, each with a module of its own: ours changes its memory layout."""
-    return {
-        "eager fp32": plain(load(name, "fp32"), amp=False),
-        "amp bf16": plain(load(name, "bf16"), amp=True),
-        "compiled bf16": plain(load(name, "bf16"), amp=True, compiled=True),
-        "ours fp32": Encoder(load(name, "fp32"), lanes=os.cpu_count()).encode,
-        "ours bf16": Encoder(load(name, "bf16"), exact_below=0, lanes=os.cpu_count()).encode,
-        "ours compiled bf16": ours_compiled(load(name, "bf16"), folder),
+    ways: dict[str, Callable[[], Variant]] = {
+        "eager fp32": lambda: plain(load(name, "fp32"), amp=False),
+        "amp bf16": lambda: plain(load(name, "bf16"), amp=True),
+        "compiled bf16": lambda: plain(load(name, "bf16"), amp=True, compiled=True),
+        "ours fp32": lambda: Encoder(load(name, "fp32"), lanes=os.cpu_count()).encode,
+        "ours bf16": lambda: Encoder(load(name, "bf16"), exact_below=0, lanes=os.cpu_count()).encode,
+        "ours compiled bf16": lambda: ours_compiled(load(name, "bf16"), folder),
     }
+    return {way: make() for way, make in ways.items() if compiled or "compiled" not in way}
 
 
 def flops(backbone: Backbone) -> float:
@@ -96,7 +96,7 @@ def flops(backbone: Backbone) -> float:
 
 def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Median images a second of each variant; the variants take turns."""
-    ways = variants(name, folder)
+    ways = variants(name, folder, compiled=arguments.compiled)
     height, width = load(name, "fp32").recipe.preprocessing.crop
     golden = golden_images(height, width)
     images_BHWC = np.ascontiguousarray(np.resize(golden, (arguments.batch_size, *golden.shape[1:])))
@@ -113,6 +113,12 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
     parser.add_argument("--batch-size", type=int, default=256 if torch.cuda.is_available() else 64)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        default=torch.cuda.is_available(),
+        help="the compiled variants too; on a CPU they take a minute each to compile, and extraction does not use ours there",
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="least time of one repetition")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -125,8 +131,8 @@ def main() -> None:
     for name in arguments.backbones:
         with tempfile.TemporaryDirectory(prefix="tlray-bench-") as folder:
             rates = measure(name, arguments, Path(folder))
-        best_peer = max(rates[peer] for peer in PEERS)
-        ours = max(rates["ours bf16"], rates["ours compiled bf16"])
+        best_peer = max(rates[peer] for peer in PEERS if peer in rates)
+        ours = max(rates["ours bf16"], rates.get("ours compiled bf16", 0.0))
         tflops = ours * flops(load(name, "fp32")) / 1e12
         shares = {"ours / best": ratio(ours, best_peer), "TFLOP/s": tflops}
         rows.append({"images/s": name.partition(":")[2], **rates, **shares})

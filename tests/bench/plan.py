@@ -52,6 +52,7 @@ class MadeUpSource:
     keys: int
     changed_every: int = 0
     kind: str = "images"
+    gives_labels: bool = False
     seconds: float = field(default=0.0, init=False)
 
     def pages(self) -> Iterator[pa.Table]:

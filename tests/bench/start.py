@@ -39,16 +39,18 @@ FIRST_BATCH = """
 import sys
 from pathlib import Path
 from tlray.models.compiled import CompiledCache
-from tlray.models.encoder import Encoder, choose_device
+from tlray.models.encoder import choose_device
+from tlray.models.network import Network
 from tlray.recipe import RecipeFile, check_golden, golden_images
 file = RecipeFile.from_json(Path(sys.argv[1], "recipe.json").read_bytes(), "recipe.json")
-cache = CompiledCache(file, choose_device("auto"), Path(sys.argv[1]))
-encoder = cache.load(None)
+device = choose_device("auto")
+cache = CompiledCache(file, device, Path(sys.argv[1]))
+encoder = cache.load()
 if encoder is None:
     from tlray.lake.local_copy import local_copy
     from tlray.models.backbones import load_backbone
-    assert cache.compile(Encoder(load_backbone(file.recipe, local_copy), exact_below=file.exact_below).network) == "made"
-    encoder = cache.load(None)
+    assert cache.compile(Network.of(load_backbone(file.recipe, local_copy), device, file.exact_below)) == "made"
+    encoder = cache.load()
 check_golden(file, encoder.encode(golden_images(*file.recipe.preprocessing.crop)), where="here")
 """
 
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="16 images, one repetition")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--compiled", action="store_true", help="measure compiled code too; extraction uses it on GPUs only")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.images, arguments.repetitions = 16, 1
@@ -113,13 +116,13 @@ def main() -> None:
         for number in range(arguments.repetitions):
             for name, command in jobs(photos, folder).items():
                 samples.setdefault(name, []).append(seconds_of(command(number)))
-            for name, seconds in compile_seconds(folder / f"compiled-{number}").items():
+            for name, seconds in compile_seconds(folder / f"compiled-{number}").items() if arguments.compiled else ():
                 samples.setdefault(name, []).append(seconds)
     seconds = {name: median(values) for name, values in samples.items()}
     result: dict[str, Any] = {
         "local_ratio_to_plain_loop": ratio(seconds["tlray --local"], seconds["plain loop"]),
         "ray_seconds_over_plain_loop": round(seconds["tlray on Ray"] - seconds["plain loop"], 2),
-        "cached_ratio_to_cold": ratio(seconds["first batch, cached"], seconds["first batch, cold"]),
+        "cached_ratio_to_cold": ratio(seconds.get("first batch, cached"), seconds.get("first batch, cold")),
         "seconds": seconds,
         "images": arguments.images,
     }

@@ -14,8 +14,8 @@ from torch import nn
 from tlray.config import RecipeConfig
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.compiled import COMPILE_SECONDS, CompiledCache, pays
-from tlray.models.encoder import Encoder
 from tlray.models.golden import make_recipe_file
+from tlray.models.network import Network
 from tlray.recipe import Precision, RecipeFile, golden_images
 
 CPU = torch.device("cpu")
@@ -30,22 +30,19 @@ def backbone() -> Backbone:
 @pytest.fixture(scope="module")
 def cache(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> CompiledCache:
     cache = CompiledCache(make_recipe_file(backbone), CPU, tmp_path_factory.mktemp("compiled"))
-    network = Encoder(backbone, device="cpu").network
-    assert network is not None
-    assert cache.load(None) is None
-    assert cache.compile(network) == "made"
+    assert cache.load() is None
+    assert cache.compile(Network.of(backbone, CPU, 0)) == "made"
     return cache
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", [None, 1])
-def test_compiled_code_equals_the_library(cache: CompiledCache, backbone: Backbone, lanes: int | None) -> None:
+def test_compiled_code_equals_the_library(cache: CompiledCache, backbone: Backbone) -> None:
     crop = backbone.recipe.preprocessing.crop
     images_BHWC = np.concatenate([golden_images(*crop), golden_images(*crop)[::-1]])[:5]  # no multiple of any batch
     with torch.no_grad():
         inputs_BCHW = to_network_input(torch.from_numpy(images_BHWC), backbone.recipe.preprocessing)
         expected_BD = backbone.module.forward_head(backbone.module.forward_features(inputs_BCHW), pre_logits=True).numpy()
-    encoder = cache.load(lanes)
+    encoder = cache.load()
     assert encoder is not None
     np.testing.assert_allclose(encoder.encode(images_BHWC)["embedding"], expected_BD, rtol=1e-3, atol=1e-5)
 
@@ -61,7 +58,7 @@ import torch
 from tlray.models.compiled import CompiledCache
 from tlray.recipe import RecipeFile, check_golden, golden_images
 file = RecipeFile.from_json(Path(sys.argv[1]).read_bytes(), "recipe.json")
-encoder = CompiledCache(file, torch.device("cpu"), Path(sys.argv[2])).load(1)
+encoder = CompiledCache(file, torch.device("cpu"), Path(sys.argv[2])).load()
 check_golden(file, encoder.encode(golden_images(*file.recipe.preprocessing.crop)), where="another process")
 """
     arguments = [sys.executable, "-c", code, str(tmp_path / "recipe.json"), str(cache.path.parent)]
@@ -72,7 +69,7 @@ check_golden(file, encoder.encode(golden_images(*file.recipe.preprocessing.crop)
 def test_what_cannot_be_loaded_is_forgotten(cache: CompiledCache, backbone: Backbone, tmp_path: Path) -> None:
     other = CompiledCache(make_recipe_file(backbone), CPU, tmp_path)
     other.path.write_bytes(cache.path.read_bytes()[:1000])
-    assert other.load(None) is None
+    assert other.load() is None
     assert not other.path.exists()
 
 
@@ -92,10 +89,8 @@ def test_a_network_that_cannot_be_compiled(backbone: Backbone, tmp_path: Path, c
     recipe = backbone.recipe.model_copy(update={"taps": ("layer",)})
     odd = Backbone(recipe, Untraceable().eval(), {"embedding": (3,)})
     cache = CompiledCache(make_recipe_file(odd), CPU, tmp_path)
-    network = Encoder(odd, device="cpu").network
-    assert network is not None
     with caplog.at_level(logging.WARNING):
-        assert cache.compile(network) == "failed"
+        assert cache.compile(Network.of(odd, CPU, 0)) == "failed"
     assert "stays uncompiled" in caplog.text
     assert not cache.path.exists()
 
@@ -110,13 +105,12 @@ import torch
 from tlray.config import RecipeConfig
 from tlray.models.backbones import resolve_backbone
 from tlray.models.compiled import CompiledCache
-from tlray.models.encoder import Encoder
 from tlray.models.golden import make_recipe_file
+from tlray.models.network import Network
 logging.basicConfig(level=logging.WARNING)
 backbone = resolve_backbone(RecipeConfig(backbone="timm:test_resnet", weights="random:0"), Path)
 cache = CompiledCache(make_recipe_file(backbone), torch.device("cpu"), Path(sys.argv[1]))
-encoder = Encoder(backbone)
-print(cache.compile(encoder.network))
+print(cache.compile(Network.of(backbone, torch.device("cpu"), 0)))
 """
     environment = os.environ | {"PATH": str(tmp_path)}
     done = subprocess.run(
@@ -134,9 +128,7 @@ def test_only_one_process_compiles(backbone: Backbone, tmp_path: Path) -> None:
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        network = Encoder(backbone, device="cpu").network
-        assert network is not None
-        assert cache.compile(network) == "busy"
+        assert cache.compile(Network.of(backbone, CPU, 0)) == "busy"
         holder.communicate("\n")
 
 

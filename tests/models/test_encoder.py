@@ -14,7 +14,7 @@ from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.encoder import Encoder
 from tlray.models.golden import make_recipe_file
-from tlray.models.precision import SHORT_SUM
+from tlray.models.network import Network
 from tlray.recipe import Compute, Precision, RecipeFile, check_golden, golden_images
 
 
@@ -47,7 +47,9 @@ def test_any_number_of_images(backbone: Backbone, images_BHWC: np.ndarray, count
 def test_every_pass_has_the_batch_size(images_BHWC: np.ndarray) -> None:
     backbone, seen = resolve(), []
     backbone.module.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0].shape[0]))
-    Encoder(backbone, device="cpu", batch_size=3).encode(images_BHWC)
+    encoder = Encoder(backbone, device="cpu", batch_size=3)
+    seen.clear()
+    encoder.encode(images_BHWC)
     assert seen == [3, 3, 3]
 
 
@@ -130,43 +132,48 @@ def test_devices_that_are_not_there(backbone: Backbone, device: str) -> None:
 
 
 def test_precision_is_the_recipes_whatever_surrounds_it(backbone: Backbone, images_BHWC: np.ndarray) -> None:
-    dtypes = []
+    dtypes, noted = [], []
 
     def note(_module: nn.Module, _arguments: object, output: Tensor) -> None:
         dtypes.append((output.dtype, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
 
     for compute in ("fp32", "bf16", "fp16"):
         one = resolve(compute)
-        one.module.patch_embed.proj.register_forward_hook(note)
+        one.module.blocks[0].attn.qkv.register_forward_hook(note)
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        encoder = Encoder(one, device="cpu", batch_size=1, exact_below=0)
+        before_encoding = len(dtypes)
         with torch.autocast("cpu", torch.bfloat16):
-            Encoder(one, device="cpu", batch_size=1, exact_below=SHORT_SUM).encode(images_BHWC[:1])
+            encoder.encode(images_BHWC[:1])
+        noted += dtypes[before_encoding:]
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
-    assert [dtype for dtype, _, _ in dtypes] == [torch.float32, torch.bfloat16, torch.float16]
-    assert dtypes[0][1:] == ("highest", False)
+    assert [dtype for dtype, _, _ in noted] == [torch.float32, torch.bfloat16, torch.float16]
+    assert noted[0][1:] == ("highest", False)
 
 
-def test_short_sums_stay_at_fp32(images_BHWC: np.ndarray) -> None:
-    class Sums(nn.Module):
+def test_the_first_layers_stay_at_fp32(images_BHWC: np.ndarray) -> None:
+    class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.short, self.long = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 4, 1)
+            self.first, self.second = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 4, 1)
 
         def forward(self, images_BCHW: Tensor) -> Tensor:
-            long: Tensor = self.long(self.short(images_BCHW))
-            return long
+            second: Tensor = self.second(self.first(images_BCHW))
+            return second
 
     for compute, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         base = resolve(compute)
-        recipe = base.recipe.model_copy(update={"taps": ("long",)})
-        module = Sums().eval()
+        module = Two().eval()
+        whole = Backbone(base.recipe.model_copy(update={"taps": ("second",)}), module, {"embedding": (4,)})
+        network = Network.of(whole, torch.device("cpu"), exact_below=1)
         dtypes: list[torch.dtype] = []
-        for layer in (module.short, module.long):
+        for layer in network.module.children():
             layer.register_forward_hook(lambda _layer, _arguments, output, seen=dtypes: seen.append(output.dtype))
-        whole = Backbone(recipe, module, {"embedding": (4,)})
-        Encoder(whole, device="cpu", batch_size=1, exact_below=SHORT_SUM).encode(images_BHWC[:1])
+        with torch.inference_mode():
+            network(torch.from_numpy(images_BHWC[:1]))
         assert dtypes == [torch.float32, expected]
-        assert "forward" not in vars(module.short)
+        assert "forward" not in vars(module.first)
+        assert module.second.weight.dtype == torch.float32
 
 
 def test_operations_that_a_precision_lacks(backbone: Backbone, images_BHWC: np.ndarray) -> None:

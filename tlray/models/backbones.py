@@ -1,9 +1,10 @@
 """Backbones: from what a user asks for to a full recipe and a module with weights, and back from the recipe on a worker.
 
-Shape legend: B images, H height, W width, C channels.
+Shape legend: B images, H height, W width, C channels, R values of a row of pixels.
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -138,6 +139,23 @@ def load_backbone(recipe: Recipe, fetch: FetchFile) -> Backbone:
         raise BackboneError(f"{recipe.backbone} fails on an image of {recipe.preprocessing.crop}: {error}") from error
 
 
+def with_taps(backbone: Backbone, taps: Sequence[str]) -> Backbone:
+    """The same network, of which other layers are kept.
+
+    Raises:
+        BackboneError, ConfigError: as `resolve_backbone`.
+    """
+    return _probe(backbone.recipe.model_copy(update={"taps": tuple(taps)}), backbone.module, None)
+
+
+def class_names(backbone: Backbone) -> Sequence[str] | None:
+    """What the outputs of the network's own classifier stand for, where its weights are a library's."""
+    architecture, spec = _Architecture.parse(backbone.recipe.backbone), WeightsSpec.parse(backbone.recipe.weights)
+    if spec.kind != "library":
+        return None
+    return architecture.library.class_names(architecture.model, _entry(architecture, spec), backbone.module)
+
+
 def _entry(architecture: _Architecture, spec: WeightsSpec) -> str:
     """The library's entry that the module is built for; checked, where the weights are to come from the library."""
     library, model = architecture.library, architecture.model
@@ -234,6 +252,9 @@ def to_network_input(images_BHWC: Tensor, preprocessing: Preprocessing) -> Tenso
     Returns:
         images_BCHW, float32; from contiguous images in channels_last layout.
     """
-    mean_C = torch.tensor(preprocessing.mean, device=images_BHWC.device)
-    std_C = torch.tensor(preprocessing.std, device=images_BHWC.device)
-    return ((images_BHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2)
+    # Whole rows at a time: torch has no vector instructions for three values that repeat.
+    width = images_BHWC.shape[2]
+    mean_R = torch.tensor(preprocessing.mean, device=images_BHWC.device).repeat(width)
+    std_R = torch.tensor(preprocessing.std, device=images_BHWC.device).repeat(width)
+    rows_BHR = images_BHWC.flatten(2) / 255
+    return rows_BHR.sub_(mean_R).div_(std_R).view(images_BHWC.shape).permute(0, 3, 1, 2)

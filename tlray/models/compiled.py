@@ -27,12 +27,12 @@ from tlray.models.network import Network
 from tlray.recipe import RecipeFile
 
 COMPILE_SECONDS = 60.0
-"""What compiling is taken to cost, generously: 12 to 30 s were seen for tf_efficientnet_lite0 on one core."""
+"""What compiling is taken to cost, generously: 12 to 30 s were seen for tf_efficientnet_lite0 on one core of a CPU."""
 
 COMPILE_GAIN = 0.15
-"""The part of the encoding time that compiling is taken to save. One core at bf16, before freed memory was kept
-(`tlray.models.memory`): tf_efficientnet_lite0 0.16 to 0.32, efficientnet_b0 0.17, ResNet-50 0.24, ViT-S/16 0.12. Since then
-tf_efficientnet_lite0 with all layers lowered gains nothing (199 images a second for 206); others were not measured again."""
+"""The part of the encoding time that compiling is taken to save: an assumption, as no GPU has been measured. Without a GPU
+nothing is compiled: `tlray.models.packing` has what there is to gain on a CPU (tf_efficientnet_lite0 at bf16, images a second
+of one core: 243 packed, 199 compiled, 183 neither)."""
 
 _COMPILE_ERRORS = (RuntimeError, AssertionError, AttributeError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
 """What export and inductor raise for networks that they cannot compile and on machines without a C++ compiler."""
@@ -69,16 +69,12 @@ class CompiledCache:
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
         self.path = (folder or Path.home() / ".cache" / "tlray" / "compiled") / f"{name}.pt2"
 
-    def load(self, lanes: int | None) -> Encoder | None:
-        """The compiled encoder, if there is one; the caller checks it against the golden vectors.
-
-        Args:
-            lanes: None for all cores or a GPU; else one, as compiled code does not let go of the interpreter.
-        """
+    def load(self) -> Encoder | None:
+        """The compiled encoder, if there is one; the caller checks it against the golden vectors."""
         if not self.path.exists():
             return None
         try:
-            return Encoder.of_forward(_Compiled(self.path), self._file, self._device, self._batch_size, lanes=lanes and 1)
+            return Encoder.of_forward(_Compiled(self.path), self._file, self._device, self._batch_size)
         except _COMPILE_ERRORS as error:
             _log.warning("%s cannot be loaded and is compiled anew where that pays: %s", self.path, first_line(error))
             self.path.unlink(missing_ok=True)
@@ -86,6 +82,9 @@ class CompiledCache:
 
     def compile(self, network: Network) -> Outcome:
         """Compile a network and keep it, unless another process of this machine is just doing so.
+
+        Args:
+            network: of `Network.of`.
 
         Returns:
             `made`: it is there now. `failed`: the reason was logged.

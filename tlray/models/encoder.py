@@ -17,11 +17,12 @@ import torch
 
 from tlray.errors import ConfigError
 from tlray.models.backbones import Backbone
+from tlray.models.exactness import choose_exact_below
 from tlray.models.lanes import Forward, Lane, Results, make_lane
 from tlray.models.memory import keep_freed_memory
-from tlray.models.network import Network
-from tlray.models.precision import SHORT_SUM, precision
-from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile, golden_images, least_cosine
+from tlray.models.network import Folded
+from tlray.models.precision import precision
+from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 16 * 224**2}
 """Pixels in a batch: 256, 64 and 16 images of 224 pixels. Rules of thumb, not measurements: enough to keep the device busy,
@@ -30,19 +31,12 @@ few enough that the activations of common networks fit many times over."""
 Keep = Callable[[int, list[np.ndarray]], None]
 """Takes the features_BD of a batch, one array a tap, and the number of its first image."""
 
-CLOSE_COSINE = 0.9995
-"""At 16 bits all layers are lowered where every probe image then keeps this cosine to fp32; where not, layers of short sums
-stay at fp32 (`tlray.models.precision`). Other pictures can do worse than the probes: with all layers lowered, trained
-tf_efficientnet_lite0 has 0.9990 on them, 0.9995 on photos and 0.9972 on handwritten digits (0.9993 with short sums at fp32)."""
-
-PROBE_NOISE = 40
-"""Levels of noise on the second half of the probes: the golden images themselves are smooth."""
-
 
 class Encoder:
     """Embeds images by a backbone's recipe; may be called from several threads.
 
-    Its network is a copy of the backbone's with the batch norms folded into the convolutions (`tlray.models.folding`). The
+    Its network is a copy of the backbone's with the batch norms folded into the convolutions (`tlray.models.folding`), on a CPU
+    with these as oneDNN runs them best (`tlray.models.packing`). The
     recipe's precision.compute means: `fp32`, all of it, without TF32; `bf16` and `fp16`, what `torch.autocast` computes so,
     with weights rounded once and kernel by kernel (`tlray.models.precision`).
 
@@ -56,9 +50,6 @@ class Encoder:
         lanes: on a CPU, batches that run at once, one core each; None for one batch at a time on all cores. Lanes make more of
             the cores: threads that share each layer wait for each other after it, all the more beside threads that decode
             (two cores, tf_efficientnet_lite0: 221 images a second in two lanes, 158 in one batch over two threads).
-
-    Attributes:
-        network: what it runs; None where that is compiled code.
 
     Raises:
         ConfigError: there is no such device, or a batch size under 1.
@@ -79,15 +70,13 @@ class Encoder:
             raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
         if exact_below is None:
             exact_below = choose_exact_below(backbone, chosen)
-        self.network: Network | None = Network.of(backbone, chosen, exact_below)
+        network = Folded.of(backbone, packed=True).network(chosen, recipe.precision.compute, exact_below)
         threads = lanes if lanes is not None and chosen.type == "cpu" else 0
-        forwards = [self.network, *(self.network.again() for _ in range(threads - 1))]
+        forwards = [network, *(network.again() for _ in range(threads - 1))]
         self._start(recipe, backbone.shapes, chosen, batch_size or default_batch_size(recipe, chosen), forwards, threads)
 
     @classmethod
-    def of_forward(
-        cls, forward: Forward, file: RecipeFile, device: torch.device, batch_size: int, *, lanes: int | None
-    ) -> "Encoder":
+    def of_forward(cls, forward: Forward, file: RecipeFile, device: torch.device, batch_size: int) -> "Encoder":
         """An encoder whose network is a function, as compiled code is.
 
         Args:
@@ -95,11 +84,9 @@ class Encoder:
             file: the table's recipe file.
             device: where it computes.
             batch_size: fixed.
-            lanes: None or 1.
         """
         encoder = cls.__new__(cls)
-        encoder.network = None
-        encoder._start(file.recipe, file.shapes, device, batch_size, [forward], lanes or 0)
+        encoder._start(file.recipe, file.shapes, device, batch_size, [forward], 0)
         return encoder
 
     def _start(
@@ -216,28 +203,6 @@ def _collect(under_way: deque[tuple[int, Results]], keep: Keep) -> None:
 def default_batch_size(recipe: Recipe, device: torch.device) -> int:
     """Images of one forward pass."""
     return max(1, _BATCH_PIXELS.get(device.type, _BATCH_PIXELS["cpu"]) // math.prod(recipe.preprocessing.crop))
-
-
-def choose_exact_below(backbone: Backbone, device: torch.device, *, exact: Encoder | None = None) -> int:
-    """What `tlray.models.precision.lower` is to leave at fp32, by what lowering everything does to a few probe images.
-
-    Args:
-        backbone: of the recipe.
-        device: to lower it on.
-        exact: `at_fp32(backbone)`, where it is there already.
-
-    Raises:
-        ConfigError: the device cannot compute the recipe's precision.
-    """
-    if backbone.recipe.precision.compute == "fp32":
-        return 0
-    golden_BHWC = golden_images(*backbone.recipe.preprocessing.crop)
-    noise_BHWC = np.random.default_rng(0).integers(-PROBE_NOISE, PROBE_NOISE, golden_BHWC.shape)
-    probes_BHWC = np.concatenate([golden_BHWC, (golden_BHWC + noise_BHWC).clip(0, 255).astype(np.uint8)])
-    expected = (exact or at_fp32(backbone)).encode(probes_BHWC)
-    lowered = Encoder(backbone, device=str(device), batch_size=GOLDEN_IMAGE_COUNT, exact_below=0).encode(probes_BHWC)
-    is_close = all(least_cosine(lowered[column], expected[column]) >= CLOSE_COSINE for column in expected)
-    return 0 if is_close else SHORT_SUM
 
 
 def at_fp32(backbone: Backbone) -> Encoder:

@@ -4,11 +4,10 @@ Shape legend: B images, C channels, H height, W width.
 """
 
 import copy
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -16,7 +15,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tlray.models.taps import INPUT_SUFFIX
+from tlray.models.pairs import find_pairs
 
 FOLD_TOLERANCE = 1e-4
 """Largest relative L2 distance of a tap's features after folding to those before, at fp32. Chosen, not derived: room for
@@ -58,53 +57,16 @@ def fold_batch_norms(
     if not any(_is_foldable(layer) for layer in module.modules()):
         return folded
     with torch.no_grad():
-        pairs = _find_pairs(module, taps, images_BCHW)
+        pairs = find_pairs(module, taps, images_BCHW, _is_convolution, _is_foldable).pairs
         for convolution, batch_norm in pairs:
             _fold(folded, convolution, batch_norm)
-        if not pairs or _is_same(module, folded, embed):
+        if not pairs or gives_the_same(module, folded, embed):
             return folded
     return share_copy(module)
 
 
-def _find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor) -> list[tuple[str, str]]:
-    """Names of the convolutions and batch norms that can be folded, by watching one forward pass."""
-    outputs: dict[int, tuple[str, Tensor]] = {}  # of convolutions; held, so that no other tensor takes their identity
-    users: dict[str, list[str]] = {}
-    calls: Counter[str] = Counter()
-    tapped: set[int] = set()
-
-    def enter(name: str, is_user: bool, _layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        calls[name] += 1
-        values = [*arguments, *keywords.values()]
-        if name + INPUT_SUFFIX in taps:
-            tapped.update(map(id, values))
-        for value in values if is_user else ():
-            if id(value) in outputs:
-                users[outputs[id(value)][0]].append(name)
-
-    def leave(name: str, layer: nn.Module, _arguments: tuple[Any, ...], output: object) -> None:
-        if name in taps:
-            tapped.add(id(output))
-        if type(layer) in CONVOLUTIONS and isinstance(output, Tensor):
-            outputs[id(output)] = name, output
-            users.setdefault(name, [])
-
-    handles = []
-    for name, layer in module.named_modules():
-        is_user = not any(layer.children()) or type(layer) in _BATCH_NORMS
-        handles.append(layer.register_forward_pre_hook(partial(enter, name, is_user), with_kwargs=True))
-        handles.append(layer.register_forward_hook(partial(leave, name)))
-    try:
-        module(images_BCHW)
-    finally:
-        for handle in handles:
-            handle.remove()
-    candidates = [(name, users[name][0]) for key, (name, _) in outputs.items() if len(users[name]) == 1 and key not in tapped]
-    return [
-        (convolution, batch_norm)
-        for convolution, batch_norm in candidates
-        if calls[convolution] == calls[batch_norm] == 1 and _is_foldable(module.get_submodule(batch_norm))
-    ]
+def _is_convolution(layer: nn.Module) -> bool:
+    return type(layer) in CONVOLUTIONS
 
 
 def _is_foldable(layer: nn.Module) -> bool:
@@ -121,7 +83,8 @@ def _fold(module: nn.Module, convolution: str, batch_norm: str) -> None:
     module.set_submodule(batch_norm, rest.eval())
 
 
-def _is_same(module: nn.Module, folded: nn.Module, embed: Callable[[nn.Module], dict[str, Tensor]]) -> bool:
+def gives_the_same(module: nn.Module, folded: nn.Module, embed: Callable[[nn.Module], dict[str, Tensor]]) -> bool:
+    """Whether a changed copy runs and gives the same features, to FOLD_TOLERANCE."""
     try:
         after = embed(folded)
     except (AttributeError, RuntimeError, TypeError):  # the network reads an attribute of a batch norm that is gone

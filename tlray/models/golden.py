@@ -7,8 +7,8 @@ import torch
 
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, load_backbone
-from tlray.models.encoder import Encoder, at_fp32, choose_exact_below
-from tlray.models.precision import SHORT_SUM
+from tlray.models.encoder import Encoder, at_fp32
+from tlray.models.exactness import choose_exact_below
 from tlray.models.weights import FetchFile
 from tlray.recipe import RecipeFile, check_golden, golden_images
 
@@ -20,15 +20,14 @@ def make_recipe_file(backbone: Backbone) -> RecipeFile:
         BackboneError: the embeddings are not finite.
     """
     recipe = backbone.recipe
-    exact = at_fp32(backbone)
-    golden = exact.encode(golden_images(*recipe.preprocessing.crop))
+    golden = at_fp32(backbone).encode(golden_images(*recipe.preprocessing.crop))
     for column, features_BD in golden.items():
         if not np.isfinite(features_BD).all():
             raise BackboneError(f"{recipe.backbone} gives {column} that is not finite; use other weights or another layer")
     try:
-        exact_below = choose_exact_below(backbone, torch.device("cpu"), exact=exact)
+        exact_below = choose_exact_below(backbone, torch.device("cpu"))
     except ConfigError:  # not every CPU computes at 16 bits what the workers' devices do
-        exact_below = SHORT_SUM
+        exact_below = 0
     return RecipeFile(
         recipe_id=recipe.recipe_id,
         recipe=recipe,

@@ -7,6 +7,7 @@ from typing import Protocol
 import timm
 import torchvision
 from timm.data.config import resolve_model_data_config
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from tlray.recipe import Interpolation, Preprocessing
@@ -55,6 +56,10 @@ class Library(Protocol):
 
     def classifiers(self, module: nn.Module) -> Sequence[nn.Module] | None:
         """The modules of its classifier, empty where it has none, None where the library does not say."""
+        ...
+
+    def class_names(self, model: str, entry: str, module: nn.Module) -> Sequence[str] | None:
+        """What the outputs of an entry stand for, None where the library does not say."""
         ...
 
 
@@ -128,6 +133,10 @@ class Torchvision:
     def classifiers(self, module: nn.Module) -> Sequence[nn.Module] | None:  # noqa: ARG002
         """Nothing: it does not say."""
         return None
+
+    def class_names(self, model: str, entry: str, module: nn.Module) -> Sequence[str] | None:  # noqa: ARG002
+        """The categories of the weights' metadata."""
+        return list(torchvision.models.get_model_weights(model)[entry].meta["categories"]) or None
 
 
 class Timm:
@@ -203,6 +212,14 @@ class Timm:
         classifier = get_classifier() if callable(get_classifier) else None
         parts = list(classifier) if isinstance(classifier, (tuple, list, nn.ModuleList)) else [classifier]
         return [part for part in parts if isinstance(part, nn.Module) and not isinstance(part, nn.Identity)]
+
+    def class_names(self, model: str, entry: str, module: nn.Module) -> Sequence[str] | None:  # noqa: ARG002
+        """The label names of the tag's configuration, else WordNet's words for the variant of ImageNet of this many classes."""
+        named = (getattr(module, "pretrained_cfg", None) or {}).get("label_names")
+        if isinstance(named, (list, tuple)):
+            return [str(name) for name in named]
+        subset = infer_imagenet_subset(module)
+        return list(ImageNetInfo(subset).label_descriptions()) if subset else None
 
 
 def _tagged(model: str, entry: str) -> str:

@@ -5,15 +5,17 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from tlray.models.backbones import Backbone, to_network_input
 from tlray.models.folding import fold_batch_norms, share_copy
+from tlray.models.packing import Packable, find_packable, pack
 from tlray.models.precision import autocast, lower, precision
 from tlray.models.taps import Pooling, TapRunner
-from tlray.recipe import Recipe, golden_images
+from tlray.recipe import Compute, Recipe, golden_images
 
 _NORM_FLOOR = 1e-12
 """As `torch.nn.functional.normalize` has it."""
@@ -25,52 +27,88 @@ class Network(nn.Module):
     Args:
         module: folded and lowered, in eval mode, on its device.
         recipe: complete.
+        compute: what `module` was lowered to.
         pooling: of the recipe, for this backbone.
         device: where the module is.
     """
 
-    def __init__(self, module: nn.Module, recipe: Recipe, pooling: Pooling, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, recipe: Recipe, compute: Compute, pooling: Pooling, device: torch.device) -> None:
         super().__init__()
         self.module = module
         self._recipe = recipe
+        self._compute = compute
         self._pooling = pooling
         self._device = device
         self._run = TapRunner(module, recipe.taps, pooling)
 
     @classmethod
     def of(cls, backbone: Backbone, device: torch.device, exact_below: int) -> "Network":
-        """Fold and lower a backbone; it stays as it is.
+        """Fold and lower a backbone; what comes of it can be traced.
 
         Args:
-            backbone: on the CPU the copy shares its tensors where they need not change.
+            backbone: stays as it is; on the CPU the network shares its tensors where they need not change.
             device: where to run.
             exact_below: see `tlray.models.precision.lower`.
         """
+        return Folded.of(backbone).network(device, backbone.recipe.precision.compute, exact_below)
+
+    def again(self) -> "Network":
+        """Another one for another thread, or for tracing; both hold the same tensors."""
+        return Network(share_copy(self.module), self._recipe, self._compute, self._pooling, self._device)
+
+    def forward(self, images_BHWC: Tensor) -> tuple[Tensor, ...]:
+        """One forward pass up to the last tap."""
+        with autocast(self._device, self._compute):
+            features = self._run(to_network_input(images_BHWC, self._recipe.preprocessing))
+            rows: Sequence[Tensor] = [features[tap].flatten(1) for tap in self._recipe.taps]
+            if self._recipe.normalize:
+                rows = [rows_BD / rows_BD.norm(dim=1, keepdim=True).clamp(min=_NORM_FLOOR) for rows_BD in rows]
+        return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A backbone with its batch norms folded, from which networks of any precision are made.
+
+    Attributes:
+        module: fp32, on the CPU.
+        packable: what can be packed in it.
+        recipe: of the backbone.
+        pooling: likewise.
+    """
+
+    module: nn.Module
+    packable: Sequence[Packable]
+    recipe: Recipe
+    pooling: Pooling
+
+    @classmethod
+    def of(cls, backbone: Backbone, *, packed: bool = False) -> "Folded":
+        """Fold a backbone, which stays as it is.
+
+        Args:
+            backbone: shares its tensors where they need not change.
+            packed: whether networks on a CPU run their convolutions as oneDNN runs them best (`tlray.models.packing`); such
+                ones cannot be traced.
+        """
         recipe = backbone.recipe
-        crop = recipe.preprocessing.crop
-        pooling = Pooling.of(backbone.module, recipe.pool, crop)
-        probe_BCHW = to_network_input(torch.from_numpy(golden_images(*crop)[:1]), recipe.preprocessing)
+        pooling = Pooling.of(backbone.module, recipe.pool, recipe.preprocessing.crop)
+        probe_BCHW = to_network_input(torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:1]), recipe.preprocessing)
 
         def embed(module: nn.Module) -> dict[str, Tensor]:
             return TapRunner(module, recipe.taps, pooling)(probe_BCHW)
 
         with precision(torch.device("cpu"), "fp32"):
             module = fold_batch_norms(backbone.module, recipe.taps, probe_BCHW, embed)
-        module = module if device.type == "cpu" else copy.deepcopy(module)
+            packable = find_packable(module, recipe.taps, probe_BCHW, embed) if packed else []
+        return cls(module, packable, recipe, pooling)
+
+    def network(self, device: torch.device, compute: Compute, exact_below: int) -> Network:
+        """A network that computes so; see `tlray.models.precision.lower`."""
+        module = share_copy(self.module) if device.type == "cpu" else copy.deepcopy(self.module)
         module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.precision.compute != "fp32":
-            lower(module, device, recipe.precision.compute, exact_below=exact_below)
-        return cls(module, recipe, pooling, device)
-
-    def again(self) -> "Network":
-        """Another one for another thread, or for tracing; both hold the same tensors."""
-        return Network(share_copy(self.module), self._recipe, self._pooling, self._device)
-
-    def forward(self, images_BHWC: Tensor) -> tuple[Tensor, ...]:
-        """One forward pass up to the last tap."""
-        with autocast(self._device, self._recipe.precision.compute):
-            features = self._run(to_network_input(images_BHWC, self._recipe.preprocessing))
-            rows: Sequence[Tensor] = [features[tap].flatten(1) for tap in self._recipe.taps]
-            if self._recipe.normalize:
-                rows = [rows_BD / rows_BD.norm(dim=1, keepdim=True).clamp(min=_NORM_FLOOR) for rows_BD in rows]
-        return tuple(rows)
+        if compute != "fp32":
+            lower(module, device, compute, exact_below=exact_below)
+        if device.type == "cpu":
+            pack(module, self.packable)
+        return Network(module, self.recipe, compute, self.pooling, device)

@@ -14,22 +14,6 @@ from tlray.errors import ConfigError
 from tlray.models.folding import CONVOLUTIONS
 from tlray.recipe import Compute
 
-SHORT_SUM = 64
-"""Layers whose outputs are weighted sums of fewer terms than this lose most at 16 bits.
-
-The roundings of the terms are random, so that the relative error of a sum falls with the root of their number (Higham and Mary,
-A new approach to probabilistic rounding error analysis, SIAM J. Sci. Comput. 41, 2019): sums of 9 or 27 lose most, and with
-them mobile networks begin. Measured in tf_efficientnet_lite0 with trained weights, one layer at a time at bf16 (largest
-1 - cosine of the embedding to fp32 over 16 photos and golden images): the stem 1.2e-3, the first two depthwise convolutions
-1.7e-3 and 4.7e-4, no layer of 64 terms or more over 8.1e-5.
-
-With trained weights it is the weights' rounding that counts (rounding only what flows between the layers: 0.9999), and rounding
-each kernel to its own sum helps: with all layers at bf16 tf_efficientnet_lite0 goes from 0.9960 to 0.9992 (noisy pictures) and
-from 0.9983 to 0.9996 (photos), but has 0.9972 on handwritten digits, with their large even areas; with random weights
-efficientnet_b0 has 0.997, mnasnet0_5 0.98, shufflenet_v2_x1_0 0.95. With the layers of short sums at fp32 these come to 0.9993
-(digits), 0.9997, 0.9997 and 0.9993. The price of that, in images a second of two cores (avx512_bf16, batches of 16, two lanes):
-tf_efficientnet_lite0 141 for 379, no more than fp32 has (145); networks without such layers (ResNet, ViT) pay nothing."""
-
 _LAYERS = (*CONVOLUTIONS, nn.Linear)
 """Exact types, as there."""
 
@@ -43,15 +27,22 @@ def lower(module: nn.Module, device: torch.device, compute: Compute, *, exact_be
         module: in eval mode, fp32.
         device: of the module.
         compute: bf16 or fp16.
-        exact_below: layers whose outputs are sums of fewer terms stay at fp32: 0 or SHORT_SUM.
+        exact_below: so many layers, the first in the module's order, stay at fp32.
     """
-    for layer in module.modules():
-        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
-            continue
-        if layer.weight[0].numel() < exact_below:
+    for number, layer in enumerate(_layers(module)):
+        if number < exact_below:
             layer.forward = partial(_run_exact, layer.forward, device.type)  # type: ignore[method-assign]
         elif type(layer) in _LAYERS:
             layer.weight = nn.Parameter(_round_weights(layer.weight.detach(), _DTYPES[compute]), requires_grad=False)
+
+
+def count_layers(module: nn.Module) -> int:
+    """The layers that `lower` counts."""
+    return len(list(_layers(module)))
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
+    return (layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear)))
 
 
 def _round_weights(weight: Tensor, dtype: torch.dtype) -> Tensor:

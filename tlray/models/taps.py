@@ -135,7 +135,8 @@ class TapRunner:
     """Runs a module up to its last tap and keeps what the taps put out, pooled.
 
     A layer that runs several times in one pass gives its last output. The first pass runs to the end and counts the calls;
-    later ones stop at the last of them. The hooks live only during a pass, so the module stays as it was.
+    later ones stop at the last of them, unless they are recorded (`torch.export` drops the rest by itself). The hooks live only
+    during a pass, so the module stays as it was.
     """
 
     def __init__(self, module: nn.Module, taps: Sequence[str], pooling: Pooling) -> None:
@@ -159,13 +160,13 @@ class TapRunner:
         def keep(tap: str, value: object) -> None:
             nonlocal calls
             output = _only_tensor(value, tap)
-            if output.ndim < 2 or output.shape[0] != len(images_BCHW):
+            if output.ndim < 2 or output.shape[0] != images_BCHW.shape[0]:
                 raise BackboneError(
                     f"layer {tap} gives {tuple(output.shape)} for {len(images_BCHW)} images, not one row an image; tap another"
                 )
             features[tap] = self._pooling(tap, output)
             calls += 1
-            if calls == self._calls_per_pass:
+            if calls == self._calls_per_pass and not torch.compiler.is_exporting():
                 raise _LastTapReached
 
         handles = [_hook(layer, partial(keep, tap), tap.endswith(INPUT_SUFFIX)) for tap, layer in self._taps.items()]

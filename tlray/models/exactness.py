@@ -1,0 +1,95 @@
+"""Which layers stay at fp32 under a recipe of 16 bits: chosen once for a table, kept in its recipe file.
+
+Shape legend: B images, H height, W width, C channels.
+"""
+
+import numpy as np
+import torch
+
+from tlray.models.backbones import Backbone
+from tlray.models.network import Folded
+from tlray.models.precision import count_layers, precision
+from tlray.recipe import Compute, golden_images, least_cosine
+
+CLOSE_COSINE = 0.99985
+"""What every probe keeps to fp32. Trained tf_efficientnet_lite0 at bf16, with so many of its 50 layers at fp32:
+
+| layers | largest 1 - cosine of a probe | least cosine, 1,797 digits | their 10-NN sets agree | 64 photos | images/s a core |
+|---|---|---|---|---|---|
+| 0 | 3.0e-3 | 0.9973 | 0.917 | 0.9995 | 241 |
+| 12 | 1.6e-4 | 0.99957 | 0.971 | 0.99992 | 200 to 214 |
+| 18 | 1.0e-4 | 0.99975 | 0.977 | 0.99994 | 200 |
+| 25 | 1.1e-4 | 0.99972 | 0.981 | 0.99994 | 186 |
+| all | 0 | 1 | 1 | 1 | 144 |
+
+What counts is what the first layers put out: rounding the activations alone, at every layer, leaves the digits 0.9970, and no
+better rounding of the weights mends that (second moments of each layer's inputs were tried)."""
+
+STEPS = 8
+"""The layers that stay at fp32 are a multiple of so many-th parts of all."""
+
+PROBE_NOISE = 40
+"""Levels of noise on the second part of the probes: the golden images themselves are smooth."""
+
+
+def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
+    """How many of the first layers `tlray.models.precision.lower` is to leave at fp32, by what it does to the probes.
+
+    Args:
+        backbone: of the recipe.
+        device: to lower it on.
+
+    Returns:
+        The least multiple of an eighth of all layers with which every probe keeps CLOSE_COSINE, found by bisection.
+
+    Raises:
+        ConfigError: the device cannot compute the recipe's precision.
+    """
+    compute = backbone.recipe.precision.compute
+    if compute == "fp32":
+        return 0
+    folded = Folded.of(backbone, packed=True)
+    probes_BHWC = torch.from_numpy(probe_images(*backbone.recipe.preprocessing.crop))
+
+    def embed(device: torch.device, compute: Compute, exact_below: int) -> list[np.ndarray]:
+        with precision(device, compute), torch.inference_mode():
+            features = folded.network(device, compute, exact_below)(probes_BHWC.to(device))
+        return [features_BD.cpu().numpy() for features_BD in features]
+
+    expected = embed(torch.device("cpu"), "fp32", 0)
+    layers = count_layers(folded.module)
+
+    def is_close(step: int) -> bool:
+        found = embed(device, compute, layers * step // STEPS)
+        return all(least_cosine(*pair) >= CLOSE_COSINE for pair in zip(found, expected, strict=True))
+
+    if is_close(0):
+        return 0
+    below, enough = 0, STEPS
+    while enough - below > 1:
+        middle = (below + enough) // 2
+        below, enough = (below, middle) if is_close(middle) else (middle, enough)
+    return layers * enough // STEPS
+
+
+def probe_images(height: int, width: int) -> np.ndarray:
+    """Pictures on which rounding shows: the golden images, the same with noise, and even areas with sharp edges.
+
+    In even areas, of which drawings and scans have most, rounding errors are everywhere the same: no pooling averages them out.
+
+    Args:
+        height: in pixels.
+        width: likewise.
+
+    Returns:
+        images_BHWC, uint8.
+    """
+    golden_BHWC = golden_images(height, width)
+    noise_BHWC = np.random.default_rng(0).integers(-PROBE_NOISE, PROBE_NOISE, golden_BHWC.shape)
+    noisy_BHWC = (golden_BHWC + noise_BHWC).clip(0, 255).astype(np.uint8)
+    even_BHWC = np.empty_like(golden_BHWC)
+    for image_HWC, (ground, ink) in zip(even_BHWC, ((255, 0), (0, 255), (128, 192), (230, 64)), strict=True):
+        image_HWC[:] = ground
+        image_HWC[height // 4 : height // 2, width // 3 : 2 * width // 3] = ink
+        image_HWC[5 * height // 8 : 7 * height // 8, width // 12 : width // 4] = (ground + ink) // 2
+    return np.concatenate([golden_BHWC, noisy_BHWC, even_BHWC])
