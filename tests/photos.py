@@ -19,6 +19,8 @@ from timm.data import create_transform, resolve_model_data_config
 from tlray.cli import main
 
 RECIPE = ["--recipe.backbone", "timm:test_resnet", "--recipe.weights", "random:7", "--recipe.precision.compute", "fp32"]
+SHORT_LEASE = ["--lease-seconds", "2"]
+"""For runs that are killed: how long the next one waits."""
 
 
 def photo(seed: int, size: tuple[int, int] = (96, 64)) -> bytes:

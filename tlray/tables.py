@@ -1,18 +1,41 @@
-"""The commands that look after a table: show, verify, vacuum, optimize."""
+"""The commands that look after a table: show, alias, verify, vacuum, optimize."""
 
 from contextlib import nullcontext
 from typing import Any
 
-from tlray.config import OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
-from tlray.lake import maintenance
+from tlray.config import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
+from tlray.errors import TableError
+from tlray.lake import alias as aliases
+from tlray.lake import contrast, maintenance
 from tlray.lake.lease import hold
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table
 
 
 def show(config: ShowConfig) -> dict[str, Any]:
-    """What a table is."""
-    return maintenance.show(Table.open(to_uri(config.table), config.version))
+    """What a table is, or how two differ."""
+    table = Table.open(to_uri(config.table), config.version)
+    if config.other is None:
+        return maintenance.show(table)
+    other = Table.open(to_uri(config.other))
+    sides = {"first": table, "second": other}
+    described = {name: {"table": one.uri, "version": one.version} for name, one in sides.items()}
+    return {**described, **contrast.contrast(table, other)}
+
+
+def alias(config: AliasConfig) -> dict[str, Any]:
+    """Which table an alias names, after making it name one where that is given."""
+    uri, before = to_uri(config.alias), None
+    if config.table is not None:
+        table = Table.open(to_uri(config.table))
+        now, before = aliases.point(uri, table.uri, if_version=config.if_version)
+    else:
+        found = aliases.read_alias(uri)
+        if found is None:
+            raise TableError(f"no alias at {uri}; `tlray alias {config.alias} TABLE` makes one")
+        now, table = found[0], Table.open(found[0].table)
+    result = {"alias": uri, "version": now.version, "table": now.table, "recipe_id": table.recipe_file.recipe_id}
+    return result | ({"before": before.table} if before else {})
 
 
 def verify(config: VerifyConfig) -> dict[str, Any]:
@@ -22,17 +45,15 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
 
 def vacuum(config: VacuumConfig) -> dict[str, Any]:
     """List or delete the files that no version needs."""
-    uri = to_uri(config.table)
-    table = Table.open(uri)
-    with hold(uri, "vacuum") if config.delete else nullcontext():
+    table = Table.open(to_uri(config.table))
+    with hold(table.uri, "vacuum") if config.delete else nullcontext():
         table.refresh()
         return maintenance.vacuum(table, retention_hours=config.retention_hours, delete=config.delete)
 
 
 def optimize(config: OptimizeConfig) -> dict[str, Any]:
     """Join small parts."""
-    uri = to_uri(config.table)
-    table = Table.open(uri)
-    with hold(uri, "optimize"):
+    table = Table.open(to_uri(config.table))
+    with hold(table.uri, "optimize"):
         table.refresh()
         return maintenance.optimize(table)

@@ -11,14 +11,14 @@ import pytest
 from tests.conftest import use_server
 from tests.extract.test_local import assert_same
 from tests.fault_proxy import Fault, FaultProxy, Request
-from tests.photos import RECIPE, error_of, frame_of, photo, result_of, s3_options, tlray
+from tests.photos import RECIPE, SHORT_LEASE, error_of, frame_of, photo, result_of, s3_options, tlray
 from tlray.demo.s3_server import S3Server
 from tlray.lake import fetch, retry, s3, table
 from tlray.lake.storage import open_store
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
-IMAGES = 900
+IMAGES = 600
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,12 @@ def lake(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Itera
         for number in range(IMAGES):
             store.write(f"{bucket}/photos/{number:05d}.jpg", photo(number, (32, 24)))
         yield server, bucket
+        server.kill()  # its orderly end takes ten seconds
 
 
 def run(bucket: str, table: str, *more: str) -> list[str]:
-    return ["extract", "--local", "--source.uri", f"{bucket}/photos/", "--table", f"{bucket}/{table}", *RECIPE, *more]
+    places = ["--source.uri", f"{bucket}/photos/", "--table", f"{bucket}/{table}"]
+    return ["extract", "--local", *places, *RECIPE, *SHORT_LEASE, *more]
 
 
 def rows_of(bucket: str, table: str) -> pl.DataFrame:
@@ -58,6 +60,7 @@ class Weather:
         self._rng = random.Random(seed)
         self._gone, self._once = gone, set[tuple[Fault, str]]()
         self._busy_until, self._stalls = 0.0, 0
+        self._due = [fault for fault, _ in self.RATES]  # each comes at least once
 
     def __call__(self, request: Request) -> Fault | None:
         if any(request.key.endswith(name) for name in self._gone) and request.method == "GET":
@@ -66,9 +69,11 @@ class Weather:
             return "slow_down"
         if self._rng.random() < 0.003:
             self._busy_until = time.monotonic() + self._rng.uniform(0.2, 1)
-        if self._stalls < 2 and request.number > 500 and request.method == "GET" and "photos/" in request.key:
+        if self._stalls < 2 and request.number > 150 and request.method == "GET" and "photos/" in request.key:
             self._stalls += 1
             return "stall"
+        if self._due and (fault := self._allowed(self._due[-1], request)):
+            return self._due.pop() and fault
         draw = self._rng.random()
         for fault, rate in self.RATES:
             draw -= rate
@@ -105,7 +110,7 @@ def test_nothing_is_lost_and_nothing_twice(lake: tuple[S3Server, str], monkeypat
                 time.sleep(0.01)
             server.kill()
             killed.append(proxy.requests)
-            time.sleep(2)
+            time.sleep(1)
             server.start()
 
     with FaultProxy(server.endpoint, Weather(gone), stall_seconds=10) as proxy:
@@ -170,9 +175,7 @@ def test_a_store_that_goes_away_ends_the_run_without_failed_rows(
 
     with FaultProxy(server.endpoint, leave) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        began = time.monotonic()
         outcome = tlray(*run(bucket, "away"))
-        assert time.monotonic() - began < 30
     assert outcome.returncode == 1 and "run the same command again" in outcome.stderr
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     result = result_of(tlray(*run(bucket, "away")))

@@ -146,6 +146,34 @@ def test_a_manifest_with_labels_relative_to_itself(tmp_path: Path) -> None:
     assert (again["unchanged"], again["new"], again["changed"]) == (9, 0, 0)
 
 
+def test_a_listing_stands_in_for_listing(tmp_path: Path) -> None:
+    """Nothing but what it names is touched; what it names and is gone gets a row, until the store itself lists it again."""
+    paths = write_photos(tmp_path / "photos", 6)
+    listing = tmp_path / "listing.csv"
+
+    def run(*more: str) -> dict:
+        return extract(tmp_path / "photos", tmp_path / "t", "--max-failed-fraction", "1", *more)
+
+    def etag(path: Path) -> str:
+        return f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
+
+    listing.write_text("uri,etag\n" + "".join(f"{path},{etag(path)}\n" for path in paths[:4]))
+    paths[1].rename(tmp_path / "away.jpg")
+    taken = run("--source.listing", str(listing))
+    assert (taken["listed"], taken["new"], taken["failures"]) == (4, 4, {"not_found": 1})
+    again = run("--source.listing", str(listing))
+    assert (again["unchanged"], again["new"], again["changed"]) == (4, 0, 0)
+    (tmp_path / "away.jpg").rename(paths[1])
+    cats = run("--source.keys-from", "cat", "--source.keys-to", "dog")
+    assert (cats["listed"], cats["new"], cats["changed"], cats["deleted"]) == (3, 1, 1, 0)
+    everything = run()
+    assert (everything["listed"], everything["new"], everything["changed"], everything["failed"]) == (6, 1, 0, 0)
+    listing.write_text(f"{paths[0]}\n{paths[1]}\n")
+    fewer = run("--source.listing", str(listing.rename(tmp_path / "listing.txt")), "--source.keys-to", "dog")
+    assert (fewer["listed"], fewer["unchanged"], fewer["deleted"]) == (1, 1, 2)
+    assert frame_of(tmp_path / "t")["uri"].to_list() == sorted(f"file://{paths[number]}" for number in (0, 1, 2, 4))
+
+
 def test_tar_shards_and_parquet_give_the_same_vectors_as_files(tmp_path: Path) -> None:
     paths = sorted(write_photos(tmp_path / "photos", 12), key=lambda path: path.name)
     (tmp_path / "tars").mkdir()

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import use_server
 from tests.extract.test_local import assert_same
-from tests.photos import RECIPE, frame_of, photo, s3_options, start_tlray, tlray
+from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster, processes_named
 from tlray.demo.s3_server import S3Server
 from tlray.extract.on_ray import answers, for_plan, share_out
@@ -28,7 +28,7 @@ from tlray.lake.storage import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
-IMAGES = 1000
+IMAGES = 600
 
 
 @pytest.fixture(scope="module")
@@ -78,57 +78,40 @@ def test_ray_makes_the_same_table(lake: str, reference: pl.DataFrame) -> None:
     result = finish(process)
     assert (result["listed"], result["ok"], result["failures"]) == (IMAGES + 5, IMAGES, {"not_an_image": 5})
     assert_same(rows_of(lake, "on-ray"), reference)
-    began = time.monotonic()
     again = tlray(*arguments(lake, "on-ray"))
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["unchanged"] == IMAGES + 5
     assert "nothing to do" in again.stderr
-    assert time.monotonic() - began < 30
 
 
-def wait_for_commit(process: subprocess.Popen[str], table: str) -> None:
-    """Until a run has added a version to its table, or has ended."""
+def wait_for_objects(process: subprocess.Popen[str], table: str, count: int) -> bool:
+    """Until a run has written so many objects of its table, and has not ended."""
     store = open_store(table)
-
-    def versions() -> int:
-        return sum(map(len, store.list(f"{table}/_delta_log/")))
-
-    before = versions()
-    while process.poll() is None and versions() <= max(before, 1):
-        time.sleep(0.1)
+    while process.poll() is None:
+        if sum(map(len, store.list(f"{table}/"))) >= count:
+            return True
+        time.sleep(0.05)
+    return False
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(("mode", "kills"), [("--no-local", 2), ("--local", 2)])
-def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFrame, mode: str, kills: int) -> None:
-    """Runs are killed at random moments, each followed by the same command, until enough of them were hit."""
-    rng, hit, tables, seen = random.Random(11), 0, 0, []
-    began = time.monotonic()
-    finish(start_tlray(*arguments(lake, f"killed{mode}"), mode))
-    usual_seconds = time.monotonic() - began
-    while hit < kills:
-        tables += 1
-        table, complete = f"killed{mode}-{tables}", False
-        while not complete:
-            began = time.monotonic()
-            process = start_tlray(*arguments(lake, table), mode)
-            try:
-                if hit % 2:  # every second one is hit while it commits, if it gets that far
-                    wait_for_commit(process, f"{lake}/{table}")
-                    delay_seconds = rng.uniform(0, 3)
-                else:
-                    delay_seconds = rng.uniform(0, usual_seconds)
-                complete = process.wait(delay_seconds if hit < kills else 250) == 0
-                usual_seconds = min(usual_seconds, time.monotonic() - began)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                hit += 1
-                if tlray("show", f"{lake}/{table}").returncode == 0:
-                    seen.append(len(rows_of(lake, table)))
-        assert_same(rows_of(lake, table), reference)
-        assert tlray("verify", f"{lake}/{table}").returncode == 0
-    print(f"rows after each kill: {seen} of {len(reference)}")
+@pytest.mark.parametrize("mode", ["--no-local", "--local"])
+def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFrame, mode: str) -> None:
+    """Runs are killed after random numbers of objects (lease, recipe, log, parts), each followed by the same command."""
+    rng, table, seen = random.Random(11), f"killed{mode}", []
+    for moment in ("begun", "at work"):
+        before = sum(map(len, open_store(lake).list(f"{lake}/{table}/")))
+        more = rng.randint(1, 3) if moment == "begun" else rng.randint(4, 10)
+        process = start_tlray(*arguments(lake, table), *SHORT_LEASE, mode)
+        if wait_for_objects(process, f"{lake}/{table}", before + more):
+            time.sleep(rng.uniform(0, 0.5))
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if tlray("show", f"{lake}/{table}").returncode == 0:
+            seen.append((more, len(rows_of(lake, table))))
+    finish(start_tlray(*arguments(lake, table), *SHORT_LEASE, mode))
+    assert_same(rows_of(lake, table), reference)
+    assert tlray("verify", f"{lake}/{table}").returncode == 0
+    print(f"(objects before the kill, rows after it): {seen} of {len(reference)}")
 
 
 def test_a_killed_encoder_is_replaced(lake: str, reference: pl.DataFrame) -> None:
@@ -174,7 +157,7 @@ def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, tmp_path: Pa
 def test_a_worker_that_computes_other_numbers_stops_the_run(lake: str, reference: pl.DataFrame) -> None:
     assert len(reference)
     store = open_store(lake)
-    small = [*arguments(lake, "golden"), "--source.exclude", "cat/", "--source.exclude", "/dog/0[1-9]*"]
+    small = [*arguments(lake, "golden"), "--source.exclude", "cat/", "--source.exclude", "bad/"]
     assert tlray(*small, "--local").returncode == 0
     document = json.loads(store.read(f"{lake}/golden/recipe.json").data)
     golden = np.array(document["golden"]["embedding"])

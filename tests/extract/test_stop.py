@@ -17,7 +17,7 @@ from tests.ray_cluster import RayCluster
 from tlray.errors import StoppedError
 from tlray.extract.stop import Stop
 
-IMAGES = 4000
+IMAGES = 1600
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from tlray.models.backbones import resolve_backbone
 from tlray.models.compiled import CompiledCache
 from tlray.models.encoder import Encoder, choose_device
 from tlray.models.golden import make_recipe_file
+from tlray.models.network import Network
 from tlray.recipe import RecipeFile
 
 
@@ -29,7 +30,7 @@ def noise(file: RecipeFile) -> np.ndarray:
 @pytest.fixture
 def make(file: RecipeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], TuningEncoder]:
     monkeypatch.setattr(tuning, "CompiledCache", lambda *arguments: CompiledCache(*arguments, tmp_path))
-    return lambda images: TuningEncoder(file, where="the test", images=images, lanes=1)
+    return lambda images: TuningEncoder(file, where="the test", images=images)
 
 
 def test_little_work_is_not_compiled(make: Callable[[int], TuningEncoder], images_BHWC: np.ndarray, tmp_path: Path) -> None:
@@ -63,12 +64,10 @@ def test_compiled_code_that_computes_something_else_is_dropped(
     make: Callable[[int], TuningEncoder], file: RecipeFile, images_BHWC: np.ndarray, tmp_path: Path
 ) -> None:
     other = resolve_backbone(RecipeConfig(backbone="timm:test_resnet", weights="random:1"), Path)
-    network = Encoder(other, exact_below=0).network
-    assert network is not None
     cache = CompiledCache(file, choose_device("auto"), tmp_path)
-    assert cache.compile(network) == "made"
+    assert cache.compile(Network.of(other, choose_device("auto"), 0)) == "made"
     encoder = make(1)
     assert not cache.path.exists()
     same = resolve_backbone(RecipeConfig(backbone="timm:test_resnet", weights="random:0"), Path)
-    by_itself = Encoder(same, exact_below=file.exact_below, lanes=1).encode(images_BHWC)
+    by_itself = Encoder(same, exact_below=file.exact_below).encode(images_BHWC)
     np.testing.assert_array_equal(encoder.encode_timed(images_BHWC)[0]["embedding"], by_itself["embedding"])

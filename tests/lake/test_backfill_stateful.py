@@ -110,7 +110,7 @@ KINDS = st.sampled_from(["replace", "replace", "delete", "corrupt"])
 CHANGES = st.lists(st.tuples(KINDS, URIS, LABELS), min_size=1, max_size=8)
 
 
-@settings(max_examples=30, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=16, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck))
 class Backfill(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fault_proxy import FaultProxy
-from tests.photos import RECIPE, error_of, frame_of, result_of, tlray, write_photos
+from tests.photos import RECIPE, SHORT_LEASE, error_of, frame_of, result_of, tlray, write_photos
 from tlray import cli
 from tlray.demo.s3_server import S3Server
 from tlray.errors import StorageError
@@ -35,7 +35,7 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(
 ) -> None:
     monkeypatch.setattr(table, "COMMIT_ATTEMPTS", 1)  # what fitted cannot be committed either; that is tried for a minute
     write_photos(tmp_path / "photos", 2)
-    run = ["extract", "--local", "--source.uri", tmp_path / "photos", "--table", small_disk / "t", *RECIPE]
+    run = ["extract", "--local", "--source.uri", tmp_path / "photos", "--table", small_disk / "t", *SHORT_LEASE, *RECIPE]
     result_of(tlray(*run))
     write_photos(tmp_path / "photos", 400, first=10)
     with (small_disk / "ballast").open("wb", buffering=0) as ballast:

@@ -69,7 +69,7 @@ def test_of_many_one_holds_at_a_time(tmp_path: Path) -> None:
     inside, most = [], []
 
     def work(number: int) -> None:
-        with hold(f"file://{tmp_path}/t", f"run{number}", wait=True) as lease:
+        with hold(f"file://{tmp_path}/t", f"run{number}", wait=True, seconds=3.0) as lease:
             inside.append(number)
             most.append(len(inside))
             lease.heartbeat()

@@ -36,6 +36,10 @@ class ListedSource:
     page_rows: int = 7
     repeat: bool = False
 
+    @property
+    def gives_labels(self) -> bool:
+        return any(label is not None for _, label in self.listing.values())
+
     def pages(self) -> Iterator[pa.Table]:
         rows = [{"uri": uri, "etag": etag, "size_bytes": 5, "label": label} for uri, (etag, label) in self.listing.items()]
         rows += rows[: len(rows) // 2] if self.repeat else []

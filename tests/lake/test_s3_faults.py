@@ -103,6 +103,7 @@ class TestServer:
         with S3Server(tmp_path / "server") as own:
             use_server(own, monkeypatch)
             yield own
+            own.kill()  # its orderly end takes ten seconds
 
     def test_listens_on_loopback_only(self, server: S3Server) -> None:
         mine = {str(link.readlink()) for link in Path(f"/proc/{server.pid}/fd").iterdir() if link.is_symlink()}

@@ -1,7 +1,9 @@
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -181,7 +183,7 @@ def test_verify_finds_an_image_twice(table: Table) -> None:
 def test_verify_finds_rows_of_another_recipe(table: Table) -> None:
     part = write_part(table.uri, make_rows([("a", "1", None)]), status="ok", stem="s", recipe_id="other")
     table.commit(Change([part]), app_id="x", sequence=1, info={})
-    with pytest.raises(TableCorruptError, match="recipe other"):
+    with pytest.raises(TableCorruptError, match=r"recipe .*other"):
         maintenance.verify(table)
 
 
@@ -195,6 +197,26 @@ def test_vacuum_lists_and_deletes_only_what_nobody_needs(table: Table, tmp_path:
     assert not (tmp_path / "t" / orphan.path).exists()
     assert (tmp_path / "t" / live.path).exists() and (tmp_path / "t" / "recipe.json").exists()
     assert maintenance.verify(table)["ok"] == 3
+
+
+def test_vacuum_forgets_old_entries_of_the_log(table: Table, tmp_path: Path) -> None:
+    for number, name in enumerate("abcdef"):
+        add(table, name, f"run{number}")
+        if name == "d":
+            DeltaTable(tmp_path / "t").create_checkpoint()
+    before, log = read_with_polars(table), tmp_path / "t" / "_delta_log"
+    old = time.time() - 40 * 86400
+    for path in log.iterdir():
+        if path.name < f"{5:020d}":
+            os.utime(path, (old, old))
+    assert maintenance.vacuum(table, retention_hours=168, delete=False)["log_files_deleted"] == 0
+    assert maintenance.vacuum(table, retention_hours=168, delete=True)["log_files_deleted"] == 4
+    assert Table.open(table.uri).version == 6 and read_with_polars(table).equals(before)
+    assert maintenance.show(Table.open(table.uri, 5))["ok"] == 5
+    with pytest.raises(TableError, match="no version 2 any more"):
+        Table.open(table.uri, 2)
+    add(table, "g", "later")
+    assert maintenance.verify(table)["ok"] == 7
 
 
 def test_optimize_joins_parts_and_changes_no_row(table: Table) -> None:

@@ -140,9 +140,11 @@ class S3Server:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
         if self._own_folder:
+            self.kill()  # what it holds goes anyway, and its orderly end takes ten seconds
             shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            self.stop()
 
     def _forget(self) -> None:
         self._process = None

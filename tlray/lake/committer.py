@@ -168,7 +168,7 @@ class Committer:
         gone = np.union1d(found.gone, stale.rows)
         if not keep.any():
             return _Rewritten(None, np.empty(0, np.uint32))
-        recipe_id = self._table.recipe_file.recipe_id
+        recipe_id = self._table.recipe_file.table_id
         kept = rows.filter(pa.array(keep))
         stem = f"{self._run_id}-kept"
         return _Rewritten(write_part(self._table.uri, kept, status=stale.part.status, stem=stem, recipe_id=recipe_id), gone)

@@ -30,6 +30,8 @@ class Listed(Protocol):
 
     @property
     def kind(self) -> str: ...  # noqa: D102
+    @property
+    def gives_labels(self) -> bool: ...  # noqa: D102
     def pages(self) -> Iterator[pa.Table]: ...  # noqa: D102
     def covers(self, uris: pa.Array) -> np.ndarray: ...  # noqa: D102
 
@@ -145,7 +147,7 @@ def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: Pol
     retry = np.logical_or.reduceat(held["retry"].to_numpy(), first) if len(first) else np.empty(0, bool)
     is_stale = retry[index]
     if policy.changed == "follow":
-        is_stale |= _differs(known_items, held.select(["etag", "label"]).take(pa.array(first[index])))
+        is_stale |= _differs(known_items, held.select(["etag", "label"]).take(pa.array(first[index])), source.gives_labels)
     deleted = np.empty(0, np.int64)
     if policy.deleted == "follow":
         unseen = np.ones(len(first), bool)
@@ -163,14 +165,14 @@ def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: Pol
     )
 
 
-def _differs(listed: pa.Table, held: pa.Table) -> np.ndarray:
+def _differs(listed: pa.Table, held: pa.Table, gives_labels: bool) -> np.ndarray:
     """Which items have another etag or label than the table's row says.
 
-    A source that gives no etag or no label (a bare manifest, labels inside shards) cannot say that they changed.
+    A source that gives no etag or no labels (a bare manifest, labels inside shards) cannot say that they changed.
     """
     etag = pc.fill_null(pc.not_equal(listed["etag"], pc.fill_null(held["etag"], "")), False)
     differs: np.ndarray = etag.to_numpy()
-    if listed["label"].null_count < len(listed):
+    if gives_labels:
         one, other = listed["label"], held["label"]
         unequal = pc.fill_null(pc.not_equal(one, other), False)
         differs = differs | np.asarray(pc.or_(unequal, pc.xor(pc.is_null(one), pc.is_null(other))), bool)

@@ -21,7 +21,7 @@ from tlray.errors import (
     ObjectTooLargeError,
     StorageError,
 )
-from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, printable, to_path
+from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, printable, to_path
 
 PAGE_ROWS = 10_000
 
@@ -32,11 +32,17 @@ _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 class LocalStore:
     """Files of this machine (or of a shared mount)."""
 
-    def list(self, uri: str) -> Iterator[pa.Table]:
+    def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
         """See `Store.list`. Follows symbolic links, but not into a folder that it is in; leaves out links to nothing.
 
         Each folder's names are sorted, so the order is the same every time and one folder's names are held in memory.
         """
+        for page in self._list(uri):
+            rows = in_range(page, first, end)
+            if len(rows):
+                yield rows
+
+    def _list(self, uri: str) -> Iterator[pa.Table]:
         info = None if uri.endswith("/") else self.stat(uri)
         if info is not None:
             yield pa.table([[info.uri], [info.etag], [info.size_bytes]], schema=LISTING_SCHEMA)
@@ -90,8 +96,12 @@ class LocalStore:
         file = self.open(uri, if_match=if_match)
         return file, _etag(os.fstat(file.fileno()))
 
-    def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False) -> bool:
-        """See `Store.write`; `if_absent` needs a file system that has hard links."""
+    def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
+        """See `Store.write`; `if_absent` needs a file system that has hard links, `if_match` one that locks files."""
+        if if_match is not None:
+            with _errors(uri, writing=True), _locked(_existing(uri).parent):
+                info = self.stat(uri)
+                return info is not None and info.etag == if_match and self.write(uri, data)
         path = _existing(uri)
         temporary = path.with_name(f".tlray-{uuid.uuid4().hex}.tmp")
         with _errors(uri, writing=True):
@@ -180,6 +190,19 @@ def _page(rows: list[tuple[str, str, int]]) -> pa.Table:
 
 def _etag(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among those who lock this folder too; the lock ends with its process."""
+    import fcntl  # which Windows has not
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,21 +4,28 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableCorruptError
-from tlray.lake.parts import RECIPE_KEY, Part, part_metadata, read_part, rows_of, vectors_of, write_part
+from tlray.lake.parts import RECIPE_KEY, Part, first_uri, part_metadata, read_part, rows_of, vectors_of, write_part
+from tlray.lake.state import READ_THREADS
 from tlray.lake.storage import join, open_store
 from tlray.lake.table import Change, Table, row_counts
 
-TARGET_PART_BYTES = 128 * 2**20
+MOST_PART_BYTES = 128 * 2**20
 """Parts are joined up to this size: Delta's own default for optimised files is of this order, and it fits a worker."""
 
+LEAST_PART_BYTES = 2**19
+PARTS = 256
+"""A smaller table is kept in about so many parts, few of them under a quarter of a MiB: a folder of changed images is then a
+small share of it to rewrite, and so many files no engine is slow to open."""
+
 MANY_SMALL_PARTS = 16
-"""From this many parts under half the target, joining them pays."""
+"""From this many parts under half the target size, joining them pays."""
 
 
 def show(table: Table) -> dict[str, Any]:
@@ -26,9 +33,10 @@ def show(table: Table) -> dict[str, Any]:
 
     Returns:
         uri, version, recipe, row counts, failures by code, number and bytes of parts, and what the last run that embedded
-        something says of itself: where its time went and what bounded it (None where the log does not go back so far).
+        something says of itself: where its time went and what bounded it (None where the log does not go back so far);
+        of a table of predictions also the model.
     """
-    parts = table.parts()
+    parts, file = table.parts(), table.recipe_file
     failures: Counter[str] = Counter()
     for part in parts:
         if part.status == "failed":
@@ -36,14 +44,15 @@ def show(table: Table) -> dict[str, Any]:
     return {
         "table": table.uri,
         "version": table.version,
-        "recipe_id": table.recipe_file.recipe_id,
+        "recipe_id": file.recipe_id,
         **row_counts(parts),
         "failures": dict(failures.most_common()),
         "parts": len(parts),
         "size_bytes": sum(part.size_bytes for part in parts),
         "last_run": table.last_run(),
-        "columns": {column: list(shape) for column, shape in table.recipe_file.shapes.items()},
-        "recipe": table.recipe_file.recipe.model_dump(mode="json"),
+        "columns": {column: list(file.shapes.get(column, (length,))) for column, length in file.lengths.items()},
+        "recipe": file.recipe.model_dump(mode="json"),
+        **({"model_id": file.table_id, "output": file.output.describe()} if file.output else {}),
     }
 
 
@@ -95,12 +104,12 @@ def _verified_rows(table: Table, part: Part) -> pa.Table:
     if digest != part.sha256:
         raise TableCorruptError(f"its bytes have the sha256 {digest[:12]}, expected {part.sha256[:12]}")
     recipe_id = part_metadata(data).get(RECIPE_KEY.encode(), b"").decode()
-    if recipe_id != table.recipe_file.recipe_id:
-        raise TableCorruptError(f"it belongs to recipe {recipe_id[:12] or '(none)'}")
+    if recipe_id != table.recipe_file.table_id:
+        raise TableCorruptError(f"it belongs to recipe or model {recipe_id[:12] or '(none)'}")
     rows = rows_of(data)
     if len(rows) != part.rows:
         raise TableCorruptError(f"it has {len(rows)} rows, the log says {part.rows}")
-    _verify_rows(rows, part.status, {column: int(np.prod(shape)) for column, shape in table.recipe_file.shapes.items()})
+    _verify_rows(rows, part.status, table.recipe_file.lengths)
     return rows
 
 
@@ -111,7 +120,7 @@ def _verify_rows(rows: pa.Table, status: str, lengths: dict[str, int]) -> None:
     for column, length in lengths.items():
         if status == "failed":
             if rows[column].null_count != len(rows):
-                raise TableCorruptError(f"failed rows have a vector in {column}")
+                raise TableCorruptError(f"failed rows have values in {column}")
             continue
         features_BD = vectors_of(rows[column])
         if features_BD.shape[1] != length:
@@ -121,17 +130,18 @@ def _verify_rows(rows: pa.Table, status: str, lengths: dict[str, int]) -> None:
 
 
 def vacuum(table: Table, *, retention_hours: int, delete: bool) -> dict[str, Any]:
-    """Find files that no version within the retention needs: left by killed runs, or replaced since.
+    """Find files that no version within the retention needs: left by killed runs, or replaced since; and clean the log.
 
     Args:
         table: at its newest version.
         retention_hours: files written or replaced since are kept, for readers of older versions and for runs under way.
-        delete: delete them; otherwise they are only listed.
+        delete: delete them, and the log's entries that are older than the table's own retention of its log.
     """
-    orphans = table.unreferenced(retention_hours)
+    orphans, log_files = table.unreferenced(retention_hours), 0
     if delete:
         open_store(table.uri).delete(join(table.uri, path) for path in orphans)
-    return {"table": table.uri, "orphans": len(orphans), "paths": orphans, "deleted": delete}
+        log_files = table.clean_log()
+    return {"table": table.uri, "orphans": len(orphans), "paths": orphans, "deleted": delete, "log_files_deleted": log_files}
 
 
 def optimize(table: Table, *, only_if_many: bool = False) -> dict[str, Any]:
@@ -141,26 +151,35 @@ def optimize(table: Table, *, only_if_many: bool = False) -> dict[str, Any]:
         table: at its newest version; moves on with each commit.
         only_if_many: leave a table alone that has few small parts.
     """
-    small = [part for part in table.parts() if part.size_bytes < TARGET_PART_BYTES // 2]
-    before = len(table.parts())
+    parts = table.parts()
+    target_bytes = min(MOST_PART_BYTES, max(LEAST_PART_BYTES, sum(part.size_bytes for part in parts) // PARTS))
+    small = [part for part in parts if part.size_bytes < target_bytes // 2]
     if only_if_many and len(small) < MANY_SMALL_PARTS:
-        return {"table": table.uri, "version": table.version, "parts_before": before, "parts": before}
+        return {"table": table.uri, "version": table.version, "parts_before": len(parts), "parts": len(parts)}
     run_id = f"optimize-{time.time_ns()}"
-    for sequence, group in enumerate(_joinable(small), start=1):
+    for sequence, group in enumerate(_joinable(_by_name(table, small), target_bytes), start=1):
         joined = pa.concat_tables([read_part(table.uri, part.path) for part in group])
-        part = write_part(table.uri, joined, status=group[0].status, stem="joined", recipe_id=table.recipe_file.recipe_id)
+        part = write_part(table.uri, joined, status=group[0].status, stem="joined", recipe_id=table.recipe_file.table_id)
         change = Change([part], group, data_change=False)
         table.commit(change, app_id=run_id, sequence=sequence, info={"run": run_id, "joined": len(group)})
-    return {"table": table.uri, "version": table.version, "parts_before": before, "parts": len(table.parts())}
+    return {"table": table.uri, "version": table.version, "parts_before": len(parts), "parts": len(table.parts())}
 
 
-def _joinable(parts: Sequence[Part]) -> Iterator[list[Part]]:
+def _by_name(table: Table, parts: Sequence[Part]) -> list[Part]:
+    """Parts in the order of their first images' names, so that neighbours are joined, as their images change together."""
+    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="names") as threads:
+        names = list(threads.map(lambda part: first_uri(table.uri, part.path), parts))
+    return [part for _, part in sorted(zip(names, parts, strict=True), key=lambda pair: pair[0])]
+
+
+def _joinable(parts: Sequence[Part], target_bytes: int) -> Iterator[list[Part]]:
     """Groups of at least two parts of one status, together at most the target."""
     for status in ("ok", "failed"):
         group: list[Part] = []
         for part in (part for part in parts if part.status == status):
-            if sum(one.size_bytes for one in group) + part.size_bytes > TARGET_PART_BYTES:
-                yield group
+            if sum(one.size_bytes for one in group) + part.size_bytes > target_bytes:
+                if len(group) > 1:
+                    yield group
                 group = []
             group.append(part)
         if len(group) > 1:

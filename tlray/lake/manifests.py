@@ -41,12 +41,13 @@ class _Columns:
         return list(dict.fromkeys(name for name in (self.uri, self.etag, self.size_bytes, self.label) if name))
 
 
-def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
-    """The entries of a manifest, streamed; relative ones are relative to its folder.
+def read_manifest(uri: str, config: SourceConfig, *, folder: str | None = None) -> Iterator[pa.Table]:
+    """The entries of a manifest, streamed.
 
     Args:
         uri: of the manifest; its ending tells the format.
         config: names the column of URIs (`column`) and of labels.
+        folder: that relative entries are relative to; default the manifest's own.
 
     Yields:
         uri string, etag string or null, size_bytes int64 or null, label string or null.
@@ -55,7 +56,7 @@ def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
         SourceError: no such column, a row without URI, or a file that is not a table of that format.
         StorageError: the store failed.
     """
-    folder, row = uri.rpartition("/")[0], 0
+    folder, row = folder or uri.rpartition("/")[0], 0
     try:
         for names, batch in _parquet_batches(uri, config) if uri.endswith(".parquet") else _csv_batches(uri, config):
             texts = batch[names.uri].cast(pa.string()).to_pylist()
@@ -64,7 +65,7 @@ def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
             labels = batch[names.label].cast(pa.string()) if names.label else nothing
             yield pa.table(
                 {
-                    "uri": pa.array([_resolved(folder, text, uri, row + at) for at, text in enumerate(texts)], pa.string()),
+                    "uri": pa.array([resolve_entry(folder, text, uri, row + at) for at, text in enumerate(texts)], pa.string()),
                     "etag": _null_if_empty(pc.utf8_trim(etags, characters='"')),
                     "size_bytes": _sizes(batch[names.size_bytes]) if names.size_bytes else pa.nulls(len(batch), pa.int64()),
                     "label": _null_if_empty(labels),
@@ -121,8 +122,18 @@ def _columns(present: list[str], config: SourceConfig, uri: str) -> _Columns:
     return _Columns(column, first("etag"), first("size_bytes", "size"), label)
 
 
-def _resolved(folder: str, text: str | None, manifest: str, row: int) -> str:
-    """An entry as a URI; `.` and `..` in a relative one are resolved."""
+def resolve_entry(folder: str, text: str | None, manifest: str, row: int) -> str:
+    """An entry as a URI; `.` and `..` in a relative one are resolved.
+
+    Args:
+        folder: URI that relative entries are relative to.
+        text: the entry.
+        manifest: URI of the file, for the message.
+        row: number of the entry from 0 up, likewise.
+
+    Raises:
+        SourceError: there is no URI, or one of an unknown scheme.
+    """
     if text is None or not text.strip():
         raise SourceError(f"the manifest {manifest} has no URI in row {row + 1} (the header not counted); remove or fill it")
     if text.startswith("s3://"):

@@ -7,7 +7,7 @@ nothing but the file. Shape legend: B rows, D embedding length.
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tlray.errors import TableCorruptError
 from tlray.lake.storage import join, open_store
-from tlray.recipe import Storage
+from tlray.output import Output
+from tlray.recipe import RecipeFile, Storage
 
 RECIPE_KEY = "tlray.recipe_id"
 ROW_GROUP_ROWS = 8192
@@ -34,14 +35,33 @@ ERROR_FIELD = pa.field("error", pa.string())
 STATUS_FIELD = pa.field("status", pa.string(), nullable=False)
 
 
-def table_schema(columns: Sequence[str]) -> pa.Schema:
+FLOATS = pa.list_(pa.float32())
+TEXTS = pa.list_(pa.string())
+
+
+def table_schema(file: RecipeFile) -> pa.Schema:
     """Schema of a table as other engines see it, with the partition column.
 
     Args:
-        columns: names of the embedding columns.
+        file: the table's.
     """
-    vectors = [pa.field(column, pa.list_(pa.float32())) for column in columns]
-    return pa.schema([*FIXED_FIELDS, *vectors, ERROR_FIELD, STATUS_FIELD])
+    return pa.schema([*FIXED_FIELDS, *own_fields(file), ERROR_FIELD, STATUS_FIELD])
+
+
+def own_fields(file: RecipeFile) -> list[pa.Field]:
+    """The columns that tables of other recipes or models need not have: predictions, and embeddings."""
+    predictions = prediction_fields(file.output) if file.output else []
+    return [*predictions, *(pa.field(column, FLOATS) for column in file.embedding_columns)]
+
+
+def prediction_fields(output: Output) -> list[pa.Field]:
+    """The columns of predictions, by what the model was trained for."""
+    if output.task == "regression":
+        return [pa.field("values", FLOATS)]
+    top = [pa.field("top_labels", TEXTS), pa.field("top_probabilities", FLOATS)]
+    if output.task == "multi":
+        return [pa.field("predictions", TEXTS), *top]
+    return [pa.field("prediction", pa.string()), pa.field("probability", pa.float32()), *top]
 
 
 class Part(BaseModel):
@@ -137,7 +157,7 @@ def vectors_of(column: pa.ChunkedArray) -> np.ndarray:
 def encode_part(rows: pa.Table, recipe_id: str) -> bytes:
     """Rows as the bytes of a Parquet file.
 
-    zstd and BYTE_STREAM_SPLIT on the vectors, neither dictionary nor statistics on them; statistics on `uri` alone, for
+    zstd and BYTE_STREAM_SPLIT on numbers, neither dictionary nor statistics on them; statistics on `uri` alone, for
     pruning. The Arrow schema is left out of the file: with it, readers would see fixed-size lists where the Delta schema
     promises lists (Polars refuses that).
 
@@ -145,15 +165,15 @@ def encode_part(rows: pa.Table, recipe_id: str) -> bytes:
         rows: without the partition column.
         recipe_id: kept in the file's metadata.
     """
-    vectors = [field.name for field in rows.schema if pa.types.is_fixed_size_list(field.type) or pa.types.is_list(field.type)]
-    plain = [name for name in rows.schema.names if name not in vectors]
+    leaves = [_leaf(field) for field in rows.schema]
+    numbers = [path for path, type_ in leaves if pa.types.is_float32(type_)]
     sink = io.BytesIO()
     writer = pq.ParquetWriter(
         sink,
         rows.schema,
         compression="zstd",
-        use_dictionary=[name for name in plain if name not in ("uri", "etag")],
-        use_byte_stream_split=[f"{name}.list.element" for name in vectors],
+        use_dictionary=[path for path, _ in leaves if path not in ("uri", "etag", *numbers)],
+        use_byte_stream_split=numbers,
         write_statistics=["uri"],
         store_schema=False,
     )
@@ -161,6 +181,13 @@ def encode_part(rows: pa.Table, recipe_id: str) -> bytes:
         writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
         writer.add_key_value_metadata({RECIPE_KEY: recipe_id})
     return sink.getvalue()
+
+
+def _leaf(field: pa.Field) -> tuple[str, pa.DataType]:
+    """A column's path in Parquet and the type of its values."""
+    if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
+        return f"{field.name}.list.element", field.type.value_type
+    return field.name, field.type
 
 
 def write_part(table_uri: str, rows: pa.Table, *, status: str, stem: str, recipe_id: str) -> Part:
@@ -171,7 +198,7 @@ def write_part(table_uri: str, rows: pa.Table, *, status: str, stem: str, recipe
         rows: at least one row, without the partition column.
         status: `ok` or `failed`.
         stem: where it came from, for people who look at the folder.
-        recipe_id: of the table.
+        recipe_id: the table's (`RecipeFile.table_id`).
     """
     data = encode_part(rows, recipe_id)
     digest = hashlib.sha256(data).hexdigest()
@@ -191,6 +218,29 @@ def read_part(table_uri: str, path: str, columns: Sequence[str] | None = None) -
     """
     with open_store(table_uri).open(join(table_uri, path)) as file:
         return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+
+
+def stream_part(table_uri: str, path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of a part, a row group at a time, for parts that are larger than memory allows.
+
+    Args:
+        table_uri: the table.
+        path: of the part, relative to the table.
+        columns: only these.
+    """
+    with open_store(table_uri).open(join(table_uri, path)) as stream:
+        file = pq.ParquetFile(stream)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=list(columns))
+
+
+def first_uri(table_uri: str, path: str) -> str:
+    """The least URI of a part, from the statistics in its footer."""
+    with open_store(table_uri).open(join(table_uri, path)) as file:
+        metadata = pq.ParquetFile(file).metadata
+    column = next(at for at in range(metadata.num_columns) if metadata.schema.column(at).path == "uri")
+    groups = [metadata.row_group(number).column(column) for number in range(metadata.num_row_groups)]
+    return min((group.statistics.min for group in groups if group.statistics and group.statistics.has_min_max), default="")
 
 
 def rows_of(data: bytes) -> pa.Table:

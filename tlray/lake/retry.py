@@ -9,6 +9,7 @@ import math
 import random
 import threading
 import time
+from collections import deque
 
 PATIENCE_SECONDS = 60.0
 """For how long at least a request is repeated: the restart of a server or a failover, not the loss of one."""
@@ -22,13 +23,18 @@ BODY_ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 
-_LEAST_RATE = 1.0
+_LEAST_RATE = 0.5
+_FEW = 10
+"""Who sent no more than so many requests in a second is not taken for the one that sends too many, unless it is told again."""
+
 _NO_LIMIT_RATE = 1000.0
 """Requests a second of a process. S3 takes 3,500 writes a second of one prefix, and 5,500 reads
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html)."""
 
-_GROWTH = 1.2
-"""Of the rate in a second without a refusal: it has doubled after four, and from one to no limit takes 38."""
+_KEPT_FRACTION = 0.7
+_CUBIC = 0.4
+"""Of CUBIC congestion control: what a refusal leaves of the rate, and how fast it comes back (RFC 9438, section 4). boto3's
+"adaptive" retries steer by the same curve and the same two numbers."""
 
 _WINDOW_SECONDS = 1.0
 """Refusals within it count as one, as they are answers to the same rate; and rates are measured over it."""
@@ -37,56 +43,60 @@ _WINDOW_SECONDS = 1.0
 class Pace:
     """How fast a process's requests to a store follow each other; learnt from what the store says to them.
 
-    When the store says "slow down", the rate is halved, and grows again from then on. boto3 has such a limiter ("adaptive"),
-    but it counts by the wall clock, and a clock that is set back by an hour would stop it for one.
+    When the store says "slow down", the rate falls under the one that was too fast, soon comes back close to it, stays there
+    for a while, and then grows faster and faster: from any rate it takes 15 seconds to no limit at all. boto3 has such a
+    limiter, but it counts by the wall clock, and a clock that is set back by an hour would stop it for one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._slowed_rate: float | None = None
-        self._slowed_at = self._next_start = 0.0
-        self._window_began, self._window_count, self._measured_rate = time.monotonic(), 0, _NO_LIMIT_RATE
+        self._refused_rate: float | None = None
+        self._refused_at = self._next_start = 0.0
+        self._starts: deque[float] = deque()
 
     def wait(self) -> None:
         """Until the next request may start."""
+        now = time.monotonic()
+        start = self.reserve(now)
+        if start > now:
+            time.sleep(start - now)
+
+    def reserve(self, now: float) -> float:
+        """When a request may start that is ready now; on the monotonic clock, as all times here."""
         with self._lock:
-            now = time.monotonic()
-            self._measure(now)
             rate = self._rate(now)
             start = now
             if rate is not None:
                 start = max(now, self._next_start)
                 self._next_start = start + 1 / rate
-        if start > now:
-            time.sleep(start - now)
+            self._starts.append(start)
+            self._forget(now)
+            return start
 
-    def slow_down(self, began: float) -> None:
-        """The store said so to a request that began at this monotonic time."""
+    def slow_down(self, began: float, now: float) -> None:
+        """The store said so just now to a request that began then."""
         with self._lock:
-            now = time.monotonic()
-            if self._slowed_rate is not None and (began < self._slowed_at or now < self._slowed_at + _WINDOW_SECONDS):
+            if self._refused_rate is not None and (began < self._refused_at or now < self._refused_at + _WINDOW_SECONDS):
                 return
-            rate = min(self._rate(now) or _NO_LIMIT_RATE, self._measured_rate)
-            self._slowed_rate, self._slowed_at = max(rate / 2, _LEAST_RATE), now
+            self._forget(now)
+            measured_rate = sum(start <= now for start in self._starts) / _WINDOW_SECONDS
+            rate = min(self._rate(now) or _NO_LIMIT_RATE, max(measured_rate, _FEW))
+            self._refused_rate, self._refused_at = max(rate, _LEAST_RATE), now
 
     def _rate(self, now: float) -> float | None:
         """Requests a second that may start; None where there is no limit (any more)."""
-        if self._slowed_rate is None:
+        if self._refused_rate is None:
             return None
-        seconds = min(now - self._slowed_at, 100.0)  # else the power overflows one day
-        rate = self._slowed_rate * math.pow(_GROWTH, seconds)
+        back_seconds = math.cbrt(self._refused_rate * (1 - _KEPT_FRACTION) / _CUBIC)
+        rate = self._refused_rate + _CUBIC * (now - self._refused_at - back_seconds) ** 3
         if rate > _NO_LIMIT_RATE:
-            self._slowed_rate = None
+            self._refused_rate = None
             return None
-        return rate
+        return max(rate, _LEAST_RATE)
 
-    def _measure(self, now: float) -> None:
-        """Count a request."""
-        seconds = now - self._window_began
-        if seconds >= _WINDOW_SECONDS:
-            self._measured_rate = self._window_count / seconds
-            self._window_began, self._window_count = now, 0
-        self._window_count += 1
+    def _forget(self, now: float) -> None:
+        while self._starts and self._starts[0] <= now - _WINDOW_SECONDS:
+            self._starts.popleft()
 
 
 class Attempts:
@@ -106,14 +116,10 @@ class Attempts:
     def pause(self) -> bool:
         """Wait before the next attempt.
 
-        Pauses are drawn from zero up to a bound that doubles, so that many that failed together do not come back together
-        ("full jitter", https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
-
         Returns:
             False at once where it has been tried often and long enough.
         """
-        bound_seconds = min(FIRST_PAUSE_SECONDS * 2 ** (self._count - 1), LONGEST_PAUSE_SECONDS)
-        pause_seconds = random.uniform(0, bound_seconds)  # noqa: S311  # not a secret
+        pause_seconds = draw_pause(self._count)
         if self._is_enough(time.monotonic() - self._began + pause_seconds):
             return False
         time.sleep(pause_seconds)
@@ -124,3 +130,13 @@ class Attempts:
         if self._most is not None:
             return self._count >= self._most
         return self._count >= LEAST_ATTEMPTS and seconds > PATIENCE_SECONDS
+
+
+def draw_pause(attempts: int) -> float:
+    """Seconds to wait after so many attempts that failed.
+
+    Drawn from zero up to a bound that doubles, so that many that failed together do not come back together ("full jitter",
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+    """
+    bound_seconds = min(FIRST_PAUSE_SECONDS * 2 ** (attempts - 1), LONGEST_PAUSE_SECONDS)
+    return random.uniform(0, bound_seconds)  # noqa: S311  # not a secret

@@ -24,7 +24,7 @@ from tlray.lake.retry import BODY_ATTEMPTS, LONGEST_PAUSE_SECONDS, PATIENCE_SECO
 from tlray.lake.s3_client import CONNECT_SECONDS, READ_SECONDS, call, connection
 from tlray.lake.s3_errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
 from tlray.lake.s3_reader import Body, S3Reader, pause_or_raise
-from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, split_s3
+from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, split_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -49,21 +49,22 @@ _DELTA_RETRIES = {
 class S3Store:
     """Objects in S3. All stores of a process share one connection."""
 
-    def list(self, uri: str) -> Iterator[pa.Table]:
-        """See `Store.list`: a page of at most 1000 keys for each request."""
+    def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
+        """See `Store.list`: a page of at most 1000 keys for each request, in the order of their names."""
         bucket, key = split_s3(uri)
+        query: dict[str, Any] = {"Bucket": bucket, "Prefix": key if not key or key.endswith("/") else key + "/"}
+        if first is not None and first > f"s3://{bucket}/{query['Prefix']}":
+            query["StartAfter"] = _before(split_s3(first)[1])
         info = self.stat(uri)
         if info is not None:
-            yield pa.table([[info.uri], [info.etag], [info.size_bytes]], schema=LISTING_SCHEMA)
-        query: dict[str, Any] = {"Bucket": bucket, "Prefix": key if not key or key.endswith("/") else key + "/"}
+            yield from _not_empty(in_range(_page([info.uri], [info.etag], [info.size_bytes]), first, end))
         while True:
             answer = call(uri, lambda client: client.list_objects_v2(**query))
             found = [one for one in answer.get("Contents", ()) if not one["Key"].endswith("/")]
-            if found:
-                uris = [f"s3://{bucket}/{one['Key']}" for one in found]
-                etags = [_bare(one["ETag"]) for one in found]
-                yield pa.table([uris, etags, [one["Size"] for one in found]], schema=LISTING_SCHEMA)
-            if not answer["IsTruncated"]:
+            uris = [f"s3://{bucket}/{one['Key']}" for one in found]
+            page = _page(uris, [_bare(one["ETag"]) for one in found], [one["Size"] for one in found])
+            yield from _not_empty(in_range(page, first, end))
+            if not answer["IsTruncated"] or (end is not None and uris and uris[-1] >= end):
                 return
             query["ContinuationToken"] = answer["NextContinuationToken"]
 
@@ -105,19 +106,25 @@ class S3Store:
         info = ObjectInfo(uri, _bare(answer["ETag"]), answer["ContentLength"])
         return self._reader(info, answer["Body"]), info.etag
 
-    def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False) -> bool:
-        """See `Store.write`; `if_absent` is a conditional PUT."""
+    def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
+        """See `Store.write`; both conditions are those of a PUT."""
         size_bytes = memoryview(data).nbytes
         if size_bytes > MAX_PUT_BYTES:
             raise StorageError(f"{uri} would have {size_bytes} bytes, but one PUT takes at most {MAX_PUT_BYTES}; write less")
         where = _where(uri)
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+        if if_match is not None:
+            condition["IfMatch"] = f'"{if_match}"'
         # Without it SeaweedFS (4.48) keeps an empty object where an upload ends before its first byte.
         digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         try:
             call(uri, lambda client: client.put_object(**where, Body=bytes(data), ContentMD5=digest, **condition))
         except ObjectChangedError:
             return False
+        except ObjectNotFoundError:
+            if if_match is not None:  # there is none any more
+                return False
+            raise
         return True
 
     def delete(self, uris: Iterable[str]) -> None:
@@ -184,6 +191,24 @@ def delta_options(uri: str) -> dict[str, str]:
     if re.fullmatch(r"https://s3\.([a-z0-9-]+\.)?amazonaws\.com", endpoint) is None:
         options |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}
     return options
+
+
+def _page(uris: list[str], etags: list[str], sizes: list[int]) -> pa.Table:
+    return pa.table([uris, etags, sizes], schema=LISTING_SCHEMA)
+
+
+def _before(key: str) -> str:
+    """A key not far before another one.
+
+    S3 begins after a key, not at it; and SeaweedFS (4.48) leaves out all that is below a folder of that very name.
+    """
+    last = ord(key[-1])
+    return key[:-1] if last in (0, 0xE000) else key[:-1] + chr(last - 1) + "~"  # U+E000 follows the surrogates
+
+
+def _not_empty(page: pa.Table) -> Iterator[pa.Table]:
+    if len(page):
+        yield page
 
 
 def _where(uri: str) -> dict[str, Any]:

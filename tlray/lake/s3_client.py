@@ -81,7 +81,7 @@ def call(uri: str, request: "Callable[[S3Client], Answer]") -> Answer:
                 return request(current.client)
         except AgainError as error:
             if isinstance(error, ThrottledError):
-                current.pace.slow_down(began)
+                current.pace.slow_down(began, time.monotonic())
             if last:
                 raise StorageError(f"{uri}: {attempts} failed, the last one with: {error}; run again") from error
             if not attempts.pause():

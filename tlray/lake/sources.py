@@ -1,6 +1,7 @@
 """Listings of a source: what images, or files that hold images, there are; a page at a time, no request for each one.
 
-Four forms: `images` below a prefix, a `manifest` that names them, `webdataset` tar shards and `parquet` files of bytes.
+Four forms: `images` below a prefix, a `manifest` that names them, `webdataset` tar shards and `parquet` files of bytes. What is
+below a prefix is asked of the store, or of a listing that was made before (`tlray.lake.listings`).
 """
 
 import re
@@ -14,20 +15,20 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pathspec import GitIgnoreSpec
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.containers import IMAGE_SUFFIXES, SUFFIXES, check_columns, containers_of, image_columns, read_schema
+from tlray.lake.globs import Globs
+from tlray.lake.listings import read_listing
 from tlray.lake.manifests import read_manifest
-from tlray.lake.storage import LISTING_SCHEMA, open_store, to_uri
+from tlray.lake.storage import LISTING_SCHEMA, in_range, join, open_store, to_uri
 
 Format = Literal["images", "manifest", "webdataset", "parquet"]
 Kind = Literal["images", "webdataset", "parquet"]
 
 PAGE_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size_bytes", pa.int64()), ("label", pa.string())])
 
-_HIDDEN = r"(^|/)[._]"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -41,6 +42,7 @@ class Source:
         uri: normalised; a prefix, one file, or a brace pattern of files.
         config: what the user asked for.
         is_file: whether `uri` names one object (or a pattern of them), not a prefix.
+        listing: URI of what stands in for listing `uri`.
     """
 
     kind: Kind
@@ -48,6 +50,17 @@ class Source:
     uri: str
     config: SourceConfig
     is_file: bool
+    listing: str | None = None
+
+    @property
+    def gives_labels(self) -> bool:
+        """Whether a listed item's label, or its having none, is known before its file is read."""
+        return self.kind == "images" and self.config.labels != "none"
+
+    @property
+    def asks_the_store(self) -> bool:
+        """Whether what is listed is there, as far as the store knows at this moment."""
+        return self.format != "manifest" and self.listing is None
 
     def pages(self) -> Iterator[pa.Table]:
         """The items, streamed. A manifest may name one twice; no other source does.
@@ -65,19 +78,20 @@ class Source:
         example = ""
         for page in self._found():
             rows = self._with_labels(page.filter(self._keeps(page["uri"])))
-            if not listed:
+            if not listed and len(page):
                 example = page["uri"][0].as_py()
             listed, kept = listed + len(page), kept + len(rows)
             if len(rows):
                 yield rows
         if not kept:
             seen = f"{listed} listed ({example} ...), all left out" if listed else "nothing is listed there"
-            raise SourceError(f"the source {self.uri} has no {self._wanted()}: {seen}")
+            where = f"the listing {self.listing} of {self.uri}" if self.listing else f"the source {self.uri}"
+            raise SourceError(f"{where} has no {self._wanted()}: {seen}")
 
     def covers(self, uris: pa.Array) -> np.ndarray:
         """Which rows of a table would be listed if they still existed, and are deleted if they are not listed any more.
 
-        A manifest covers every row: it is the whole truth of the table that follows it.
+        A manifest covers every row in its range of names: it is the whole truth of the table that follows it.
 
         Args:
             uris: of items, or of members of containers; N strings.
@@ -85,26 +99,50 @@ class Source:
         Returns:
             N bools.
         """
-        if self.format == "manifest":
-            return np.ones(len(uris), bool)
         if self.kind != "images":
             uris = containers_of(uris)
-        return np.asarray(pc.and_(self._is_below(uris), self._keeps(uris)), bool)
+        first, end = self._range
+        covered = np.ones(len(uris), bool)
+        if first is not None:
+            covered &= np.asarray(pc.greater_equal(uris, first), bool)
+        if end is not None:
+            covered &= np.asarray(pc.less(uris, end), bool)
+        if self.format != "manifest":
+            covered &= np.asarray(pc.and_(self._is_below(uris), self._keeps(uris)), bool)
+        return covered
+
+    @cached_property
+    def _range(self) -> tuple[str | None, str | None]:
+        """URIs from the first on, before the second."""
+        root = self.uri.rpartition("/")[0] if self.is_file else self.uri
+        ends = (self.config.keys_from, self.config.keys_to)
+        first, end = (name if name is None or "://" in name else join(root, name) for name in ends)
+        if first is not None and end is not None and first >= end:
+            raise SourceError(f"no name is from {first} on and before {end}; source.keys_from must come before source.keys_to")
+        return first, end
 
     def _found(self) -> Iterator[pa.Table]:
-        if self.format == "manifest":
-            yield from read_manifest(self.uri, self.config)
-            return
+        if self.listing is not None:
+            for page in read_listing(self.listing, self.uri, self.config):
+                yield in_range(page.filter(self._is_below(page["uri"])), *self._range)
+        elif self.format == "manifest":
+            for page in read_manifest(self.uri, self.config):
+                yield in_range(page, *self._range)
+        elif self.is_file:
+            yield in_range(self._files(), *self._range)
+        else:
+            first, end = self._range
+            yield from open_store(self.uri).list(self.uri, first=first, end=end)
+
+    def _files(self) -> pa.Table:
+        """The one file, or those of a pattern."""
         store = open_store(self.uri)
-        if not self.is_file:
-            yield from store.list(self.uri)
-            return
         found = [(uri, store.stat(uri)) for uri in _expanded(self.uri)]
         missing = [uri for uri, info in found if info is None]
         if missing:
             raise SourceError(f"{self.uri} names {len(found)} files, of which {len(missing)} are missing: {missing[0]} ...")
         rows = [{"uri": info.uri, "etag": info.etag, "size_bytes": info.size_bytes} for _, info in found if info]
-        yield pa.Table.from_pylist(rows, LISTING_SCHEMA)
+        return pa.Table.from_pylist(rows, LISTING_SCHEMA)
 
     def _is_below(self, uris: pa.Array) -> pa.Array:
         if self.is_file:
@@ -122,12 +160,12 @@ class Source:
         return keeps if self.kind == "images" else pc.and_(keeps, pc.ends_with(relative, SUFFIXES[self.kind]))
 
     @cached_property
-    def _globs(self) -> "_Globs":
-        return _Globs(self.config.include, self.config.exclude)
+    def _globs(self) -> Globs:
+        return Globs(self.config.include, self.config.exclude)
 
     def _with_labels(self, page: pa.Table) -> pa.Table:
         if "label" in page.column_names and self.config.labels != "folder":
-            return page.cast(PAGE_SCHEMA)
+            return page.select(PAGE_SCHEMA.names).cast(PAGE_SCHEMA)
         labels = pa.nulls(len(page), pa.string())
         if self.kind == "images" and self.config.labels == "folder":
             start = 0 if self.is_file or self.format == "manifest" else len(_folder(self.uri))
@@ -142,32 +180,6 @@ class Source:
         return f"{what} that include, exclude and the rule for hidden names (a leading . or _) let through"
 
 
-class _Globs:
-    """Which relative paths the user wants, by patterns as in .gitignore.
-
-    Names that begin with `.` or `_`, of files or folders, are left out unless a pattern of `include` names one itself
-    (`_raw/**`): they are other tools' own (`._cat.jpg`, `.ipynb_checkpoints/`, `_delta_log/`).
-    """
-
-    def __init__(self, include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
-        self._include = GitIgnoreSpec.from_lines(include) if include else None
-        self._exclude = GitIgnoreSpec.from_lines(exclude) if exclude else None
-        self._takes_hidden = any(re.search(_HIDDEN, pattern) for pattern in include)
-
-    def keeps(self, relative: pa.Array) -> pa.Array:
-        keeps = pa.array(np.ones(len(relative), bool))
-        if not self._takes_hidden:
-            keeps = pc.invert(pc.match_substring_regex(relative, _HIDDEN))
-        if self._include or self._exclude:
-            keeps = pc.and_(keeps, pa.array([self._matches(path) for path in relative.to_pylist()], pa.bool_()))
-        return keeps
-
-    def _matches(self, path: str) -> bool:
-        if self._include and not self._include.match_file(path):
-            return False
-        return not (self._exclude and self._exclude.match_file(path))
-
-
 def open_source(config: SourceConfig) -> Source:
     """Find out what a source is, from its root and (for `auto`) its first page.
 
@@ -178,19 +190,35 @@ def open_source(config: SourceConfig) -> Source:
     uri = to_uri(config.uri)
     files = _expanded(uri)
     store = open_store(uri)
-    if store.stat(files[0]) is not None:
+    if config.listing is not None:
+        source = _open_listed(uri, to_uri(config.listing), config)
+    elif store.stat(files[0]) is not None:
         form = _form_of_file(files[0], config)
         source = Source("images" if form == "manifest" else form, form, uri, config, is_file=True)
     else:
         first = next(iter(store.list(uri)), None) if files == [uri] else None
         if first is None:
             raise SourceError(f"nothing is at {files[0]}; expected an object, or a folder that is not empty")
-        form = _form_of_names(first["uri"].to_pylist()) if config.format == "auto" else config.format
-        if form == "manifest":
-            raise SourceError(f"{uri} is a folder; a manifest is one file that ends in .csv, .tsv or .parquet")
-        source = Source(form, form, uri, config, is_file=False)
+        source = _below(uri, first, config)
     _check_labels(source)
     return source
+
+
+def _open_listed(uri: str, listing: str, config: SourceConfig) -> Source:
+    """A prefix whose listing was made before; the store is not asked for any."""
+    source = Source("images", "images", uri, config, is_file=False, listing=listing)
+    first = next((page for page in source._found() if len(page)), None)
+    if first is None:
+        raise SourceError(f"the listing {listing} names nothing below {uri}; source.uri is the prefix that it is complete for")
+    return _below(uri, first, config, listing)
+
+
+def _below(uri: str, first: pa.Table, config: SourceConfig, listing: str | None = None) -> Source:
+    """A prefix of which the first page is known."""
+    form = _form_of_names(first["uri"].to_pylist()) if config.format == "auto" else config.format
+    if form == "manifest":
+        raise SourceError(f"{uri} is a folder; a manifest is one file that ends in .csv, .tsv or .parquet")
+    return Source(form, form, uri, config, is_file=False, listing=listing)
 
 
 def _form_of_file(uri: str, config: SourceConfig) -> Format:
@@ -223,11 +251,15 @@ def _check_labels(source: Source) -> None:
     """Refuse a label column that cannot be there; those of manifests are checked as they are read."""
     if source.kind == "parquet":
         check_columns(next(source.pages())["uri"][0].as_py(), source.config)
-    elif source.format == "images" and source.config.labels not in ("none", "folder"):
+    elif source.format == "images" and source.config.labels not in ("none", "folder") and not _is_table(source.listing):
         raise SourceError(
             f"{source.uri} has no columns, so source.labels cannot be {source.config.labels!r}; "
             "expected none or folder, or a manifest with that column"
         )
+
+
+def _is_table(listing: str | None) -> bool:
+    return listing is not None and listing.endswith((".csv", ".tsv", ".parquet"))
 
 
 def _expanded(uri: str) -> list[str]:

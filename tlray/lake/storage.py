@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tlray.errors import SourceError
 
@@ -54,8 +55,13 @@ class Store(Protocol):
         ObjectChangedError: its etag is not `if_match`, or it was replaced while it was read.
     """
 
-    def list(self, uri: str) -> Iterator[pa.Table]:
+    def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
         """Everything below the folder `uri`, or the one object.
+
+        Args:
+            uri: of the folder or object.
+            first: leave out names before this URI.
+            end: leave out this one and names after it.
 
         Yields:
             Pages of LISTING_SCHEMA, none empty, in no promised order; no page where nothing is there. Directory markers
@@ -88,16 +94,17 @@ class Store(Protocol):
         """A sequential reader of a large object, and its etag; a connection that breaks is resumed where it broke."""
         ...
 
-    def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False) -> bool:
+    def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
         """Write an object whole or not at all, with the folders above it; at most 5 GiB (one S3 PUT).
 
         Args:
             uri: of the object.
             data: all of it.
             if_absent: leave an object alone that is already there.
+            if_match: the etag that the object must still have.
 
         Returns:
-            False where `if_absent` found an object. After a lost answer and a retry it may be this very call's.
+            False where a condition does not hold. After a lost answer and a retry that may be this very call's doing.
         """
         ...
 
@@ -195,3 +202,10 @@ def delta_options(uri: str) -> dict[str, str]:
     from tlray.lake.s3 import delta_options as of_s3
 
     return of_s3(uri)
+
+
+def in_range(page: pa.Table, first: str | None, end: str | None) -> pa.Table:
+    """Rows of a listing whose URI is not before `first` and before `end`."""
+    if first is not None:
+        page = page.filter(pc.greater_equal(page["uri"], first))
+    return page if end is None else page.filter(pc.less(page["uri"], end))

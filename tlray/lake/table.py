@@ -1,6 +1,5 @@
 """The table of embeddings: a Delta table, its recipe, and commits that happen exactly once."""
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,23 +7,28 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import RemoveAction, Transaction
 
-from tlray.errors import AccessError, ConcurrentWriteError, ObjectNotFoundError, RecipeMismatchError, StorageError, TableError
+from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, StorageError, TableError
+from tlray.lake.alias import read_alias
+from tlray.lake.delta import delta_uri, one_line, open_delta
+from tlray.lake.identity import check_recipe, held_in
 from tlray.lake.parts import Part, read_part, table_schema
 from tlray.lake.storage import delta_options, join, open_store, to_path
-from tlray.recipe import Recipe, RecipeFile
+from tlray.recipe import RecipeFile
 
 RECIPE_NAME = "recipe.json"
 HISTORY_COMMITS = 20
 """How far back `last_run` looks: compaction commits after a run."""
 
+CHECKPOINT_COMMITS = 10
+"""Who opens a table reads the last checkpoint and the commits since, at most so many: with Delta's own default, a hundred,
+opening takes three times as long (`tests.bench.backfill`)."""
+
 COMMIT_ATTEMPTS = 4
 COMMIT_FIRST_WAIT_SECONDS = 0.5
 """Doubled after each failed attempt; within each, delta-rs itself tries for as long as a store's restart takes."""
-
-_ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,10 @@ class Table:
 
     @classmethod
     def open(cls, uri: str, version: int | None = None) -> "Table":
-        """Open an existing table.
+        """Open an existing table; all that reads tables comes this way.
 
         Args:
-            uri: of the table.
+            uri: of the table, or of an alias of it.
             version: default the newest.
 
         Raises:
@@ -68,7 +72,11 @@ class Table:
             RecipeMismatchError: its recipe.json is damaged.
             AccessError, StorageError: the store refused or failed.
         """
-        delta = _open_delta(uri, version)
+        alias = read_alias(uri)
+        uri = alias[0].table if alias else uri
+        delta = open_delta(uri, version)
+        if delta is None and version is not None and open_delta(uri, None) is not None:
+            raise TableError(f"{uri} has no version {version} any more: its entries of the log were cleaned away")
         if delta is None:
             raise TableError(
                 f"no table at {uri}; expected a folder that `tlray extract` made: check the address and the credentials"
@@ -84,8 +92,15 @@ class Table:
 
     @classmethod
     def open_or_none(cls, uri: str) -> "Table | None":
-        """Like `open`, but None where there is no table yet (a place with a recipe and no log counts as none)."""
-        return None if _open_delta(uri, None) is None else cls.open(uri)
+        """Like `open`, but None where there is no table yet (a place with a recipe and no log counts as none).
+
+        Raises:
+            TableError: an alias is there: who writes names the table itself.
+        """
+        alias = read_alias(uri)
+        if alias is not None:
+            raise TableError(f"{uri} is an alias, through which tables are only read; name {alias[0].table} itself")
+        return None if open_delta(uri, None) is None else cls.open(uri)
 
     @classmethod
     def create(cls, uri: str, recipe_file: RecipeFile) -> "Table":
@@ -99,24 +114,25 @@ class Table:
         store, recipe_uri = open_store(uri), join(uri, RECIPE_NAME)
         if not store.write(recipe_uri, recipe_file.to_json(), if_absent=True):
             there = RecipeFile.from_json(store.read(recipe_uri).data, recipe_uri)
-            check_recipe(there, recipe_file.recipe, uri)
-        schema = Schema.from_arrow(table_schema(list(recipe_file.recipe.columns.values())))
+            check_recipe(there, recipe_file.recipe, uri, output=recipe_file.output)
+        schema = Schema.from_arrow(table_schema(recipe_file))
         if uri.startswith("file://"):
             to_path(uri).mkdir(parents=True, exist_ok=True)
         try:
             DeltaTable.create(
-                _delta_uri(uri),
+                delta_uri(uri),
                 schema,
                 mode="ignore",
                 partition_by=["status"],
-                description=f"tlray embeddings of recipe {recipe_file.recipe_id}",
+                configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
+                description=f"tlray {held_in(recipe_file)} {recipe_file.table_id}",
                 # With retries, several creators at once would all win, one version after the other.
                 commit_properties=CommitProperties(max_commit_retries=0),
                 storage_options=delta_options(uri),
             )
         except (DeltaError, OSError) as error:
             # Another driver may have created it at the same moment; whether it did is what counts.
-            if _open_delta(uri, None) is None:
+            if open_delta(uri, None) is None:
                 raise StorageError(f"cannot create a table at {uri}: {error}; run the same command again") from error
         return cls.open(uri)
 
@@ -128,11 +144,11 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of the embedding columns."""
-        return list(self.recipe_file.recipe.columns.values())
+        return list(self.recipe_file.embedding_columns)
 
     def refresh(self) -> None:
         """Move to the newest version."""
-        delta = _open_delta(self.uri, None)
+        delta = open_delta(self.uri, None)
         if delta is None:
             raise StorageError(f"the log of {self.uri} is gone; restore it, or extract to a new table")
         self._delta = delta
@@ -160,7 +176,8 @@ class Table:
         tables = [read_part(self.uri, part.path, columns) for part in self.parts() if part.status == status]
         if tables:
             return pa.concat_tables(tables)
-        schema = table_schema(self.columns).remove(len(table_schema(self.columns)) - 1)
+        schema = table_schema(self.recipe_file)
+        schema = schema.remove(len(schema) - 1)
         return (schema if columns is None else pa.schema([schema.field(name) for name in columns])).empty_table()
 
     def unreferenced(self, retention_hours: int) -> list[str]:
@@ -170,6 +187,21 @@ class Table:
         """
         paths = self._delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
         return sorted(path for path in paths if path.startswith("status=") and path.endswith(".parquet"))
+
+    def clean_log(self) -> int:
+        """Write a checkpoint of this version, and delete what it and time have made of no use.
+
+        Those are the log's entries before it that are older than the table's `delta.logRetentionDuration` (30 days, if nobody
+        set it); versions that they make can no longer be opened.
+
+        Returns:
+            Files that were deleted.
+        """
+        store, folder = open_store(self.uri), join(self.uri, "_delta_log")
+        self._delta.create_checkpoint()
+        before = sum(map(len, store.list(folder)))
+        self._delta.cleanup_metadata()
+        return before - sum(map(len, store.list(folder)))
 
     def committed(self, app_id: str) -> int | None:
         """The last transaction of an application that this snapshot holds."""
@@ -222,7 +254,7 @@ class Table:
                     "nothing of theirs or of our earlier commits is lost: run the same command again when theirs has ended"
                 )
         raise StorageError(
-            f"cannot commit to {self.uri} after {COMMIT_ATTEMPTS} attempts: {_one_line(failure)}; "
+            f"cannot commit to {self.uri} after {COMMIT_ATTEMPTS} attempts: {one_line(failure)}; "
             "what was committed before is safe: run the same command again"
         )
 
@@ -251,50 +283,9 @@ class Table:
         return None
 
 
-def check_recipe(there: RecipeFile, ours: Recipe, uri: str) -> None:
-    """Refuse a table of another recipe.
-
-    Raises:
-        RecipeMismatchError: names the fields that differ.
-    """
-    if there.recipe_id == ours.recipe_id:
-        return
-    differences = [line for line in ours.differences(there.recipe) if not line.startswith("weights:")]
-    raise RecipeMismatchError(
-        f"{uri} holds embeddings of recipe {there.recipe_id[:12]}, but this run's is {ours.recipe_id[:12]} "
-        f"(field: this run's, the table's; {'; '.join(differences)}); give the table's recipe, or name a new table"
-    )
-
-
 def row_counts(parts: Iterable[Part]) -> dict[str, int]:
     """Rows of each partition."""
     counts = {"ok": 0, "failed": 0}
     for part in parts:
         counts[part.status] += part.rows
     return counts
-
-
-def _delta_uri(uri: str) -> str:
-    return str(to_path(uri)) if uri.startswith("file://") else uri
-
-
-def _open_delta(uri: str, version: int | None, *, is_second_try: bool = False) -> DeltaTable | None:
-    try:
-        return DeltaTable(_delta_uri(uri), version=version, storage_options=delta_options(uri))
-    except TableNotFoundError:
-        return None
-    except (DeltaError, OSError) as error:
-        text = _one_line(error)
-        if version is not None and "version" in text.lower():
-            raise TableError(f"{uri} has no version {version} any more: {text}") from error
-        if any(word in text for word in ("403", "Forbidden", "AccessDenied", "PermissionDenied", "Permission denied")):
-            if not is_second_try:  # credentials may just have expired: the options are made anew, of those of this moment
-                return _open_delta(uri, version, is_second_try=True)
-            raise AccessError(f"no permission to read the table at {uri}: {text}; check the credentials") from error
-        raise StorageError(f"cannot read the log of {uri}: {text}") from error
-
-
-def _one_line(error: BaseException | None) -> str:
-    """A message of delta-rs, whose cause is in one of several coloured lines."""
-    text = " ".join(_ANSI_COLOUR.sub("", str(error)).split()) or type(error).__name__
-    return f"the disk is full: {text}" if "No space left" in text else text

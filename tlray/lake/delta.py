@@ -1,0 +1,49 @@
+"""How tlray opens Delta tables: what delta-rs says, in tlray's words."""
+
+import re
+
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from tlray.errors import AccessError, StorageError, TableError
+from tlray.lake.storage import delta_options, to_path
+
+_ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def delta_uri(uri: str) -> str:
+    """As delta-rs takes it: local ones as paths."""
+    return str(to_path(uri)) if uri.startswith("file://") else uri
+
+
+def open_delta(uri: str, version: int | None, *, is_second_try: bool = False) -> DeltaTable | None:
+    """A table's snapshot; None where there is no table.
+
+    Args:
+        uri: of the table.
+        version: None for the newest.
+        is_second_try: credentials were looked for anew already.
+
+    Raises:
+        TableError: there is no such version.
+        AccessError, StorageError: the store refused or failed.
+    """
+    try:
+        return DeltaTable(delta_uri(uri), version=version, storage_options=delta_options(uri))
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as error:
+        text = one_line(error)
+        if version is not None and "version" in text.lower():
+            raise TableError(f"{uri} has no version {version} any more: {text}") from error
+        if any(word in text for word in ("403", "Forbidden", "AccessDenied", "PermissionDenied", "Permission denied")):
+            if not is_second_try:  # credentials may just have expired: the options are made anew, of those of this moment
+                return open_delta(uri, version, is_second_try=True)
+            raise AccessError(f"no permission to read the table at {uri}: {text}; check the credentials") from error
+        raise StorageError(f"cannot read the log of {uri}: {text}") from error
+
+
+def one_line(error: BaseException | None) -> str:
+    """A message of delta-rs, whose cause is in one of several coloured lines."""
+    text = " ".join(_ANSI_COLOUR.sub("", str(error)).split()) or type(error).__name__
+    return f"the disk is full: {text}" if "No space left" in text else text
