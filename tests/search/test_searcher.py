@@ -13,7 +13,7 @@ from tlray.errors import GoldenMismatchError, QueryError, TableError
 from tlray.search.rows import Filter
 from tlray.search.searcher import Searcher
 
-FACTORIES = ["Flat", "HNSW16", "IVF32,Flat", "OPQ8_32,IVF16,PQ8x4"]
+FACTORIES = ["Flat", "HNSW16", "IVF32,Flat", "IVF16,SQ4"]
 
 
 @pytest.fixture(scope="module", params=FACTORIES)

@@ -1,6 +1,8 @@
 """`make demo`: from 1,797 images in a real S3 server to a table of embeddings, and what it is good for."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -23,6 +26,8 @@ from tlray.scoring import knn_accuracy, nearest_neighbours
 
 SOURCE = "s3://photos/digits/"
 TABLE = "s3://lake/digits-efficientnet-lite0"
+INDEX = "s3://lake/digits-index"
+QUERY = f"{SOURCE}3/0003.png"
 HELD_OUT = 500
 NEIGHBOURS = 20
 QUERIES_SHOWN = 8
@@ -89,6 +94,28 @@ def _use(output: Path) -> None:
     print(f"   queries and their nearest neighbours: {path}")
 
 
+def _show_page() -> None:
+    """Serve the index; on a terminal until Enter is pressed."""
+    command = ["serve", "--index", INDEX, "--port", "0"]
+    print("$ tlray " + " ".join(command), flush=True)
+    with subprocess.Popen(  # noqa: S603  # our own command
+        [sys.executable, "-m", "tlray", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as service:
+        try:
+            assert service.stderr is not None
+            said = next((found for line in service.stderr if (found := re.search(r"http://[\d.:]+/", line))), None)
+            if said is None:
+                raise SystemExit("the service did not start")
+            with urlopen(said[0] + "api/index") as answer:  # noqa: S310  # the address is the service's own
+                print(f"   the page: {said[0]} ({json.load(answer)['rows']} images)", flush=True)
+            if sys.stdin.isatty():
+                input("   open it in a browser; Enter ends the demo ")
+            else:
+                print("   (on a terminal the demo would wait here until Enter is pressed)")
+        finally:
+            service.terminate()
+
+
 def main(output: Path) -> None:
     """Run the demo.
 
@@ -115,6 +142,13 @@ def main(output: Path) -> None:
             _tlray(["verify", TABLE])
         with _step("what it is good for"):
             _use(output)
+        with _step("an index of it, and what is most like one of the threes"):
+            query = Path(scratch) / "query.png"
+            query.write_bytes(open_store(SOURCE).read(QUERY).data)
+            _tlray(["index", "--table", TABLE, "--out", INDEX])
+            _tlray(["search", "--index", INDEX, "--image", str(query), "-k", "5"])
+        with _step("the page over it"):
+            _show_page()
     print(f"\ndone in {time.monotonic() - began:.0f} s")
 
 

@@ -5,79 +5,31 @@ Shape legend: N rows, B queries, D dimensions, K neighbours.
 
 import math
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from tlray import __version__
 from tlray.config import IndexConfig
-from tlray.errors import ConfigError, TableError
+from tlray.errors import TableError
+from tlray.lake.parts import Part
 from tlray.lake.table import Table
 from tlray.progress import say
-from tlray.search.card import Card, FileKind, IndexFile, Parameters, Quality, publish, put_bytes, put_file
+from tlray.search.card import Card
 from tlray.search.choose import Choice, choose, training_rows
-from tlray.search.engine import Engine, exact_neighbours, library_version
+from tlray.search.engine import Engine
+from tlray.search.exact import exact_neighbours
+from tlray.search.files import put_file
 from tlray.search.measure import QUERIES, K, Probe, measure, tune
+from tlray.search.publishing import Contents, Stopwatch, column_of, publish_whole
+from tlray.search.retrieve import Vectors
 from tlray.search.rows import Rows, read_rows, with_ids
-from tlray.search.vectors import in_blocks, read_features, save_vectors, take_from
+from tlray.search.vectors import ArrayVectors, ExactVectors, in_blocks, read_features, read_features_of, save_vectors
 
 _MEMORY_FRACTION = 0.5
 """Of the machine's memory that an index may take unless told otherwise: the rest is for queries, the network and the system."""
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time of a block."""
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a version is made of, before it is published.
-
-    Attributes:
-        engine: the FAISS index.
-        rows: its live rows.
-        parameters: of a search.
-        quality: what was measured.
-        vectors: a local file with the exact vectors, where they are kept.
-        next_id: over every id that was ever given.
-        built_rows: live rows when it was built as a whole.
-    """
-
-    engine: Engine
-    rows: Rows
-    parameters: Parameters
-    quality: Quality
-    vectors: Path | None
-    next_id: int
-    built_rows: int
-
-
-def column_of(table: Table, name: str | None) -> str:
-    """The embedding column that is meant.
-
-    Raises:
-        ConfigError: there is none of that name, or there are several and none was named.
-    """
-    if name is None and len(table.columns) == 1:
-        return table.columns[0]
-    if name not in table.columns:
-        raise ConfigError(f"column is {name}; expected one of the table's: {', '.join(table.columns)}")
-    return str(name)
 
 
 def choice_for(config: IndexConfig, rows: int, dimensions: int) -> Choice:
@@ -116,97 +68,97 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
         raise TableError(f"{table.uri} version {table.version} has no rows with an embedding; run `tlray extract` first")
     choice = choice_for(config, count, dimensions)
     say(f"{count} rows of {dimensions} dimensions: {choice.factory} ({'; '.join(choice.reasons)})")
+    engine = Engine.make(choice.factory, dimensions, config.metric)
     with watch.stage("read"):
         rows = Rows(with_ids(read_rows(table, [part.path for part in parts]), np.arange(count)))
-        sizes = [(part.path, part.rows) for part in parts]
-        features_ND = read_features(table.uri, column, sizes, dimensions, scratch, memory_for(config))
-    engine = Engine.make(choice.factory, dimensions, config.metric)
-    shuffled = np.random.default_rng(0).permutation(count)
-    probe_ids = np.sort(shuffled[: min(QUERIES, max(1, count // 10))])
-    probe = fill(engine, features_ND, probe_ids, np.sort(shuffled[len(probe_ids) :]), choice.factory, watch)
-    take = take_from(engine, features_ND)
-    with watch.stage("tune"):
-        parameters = tune(engine, take, probe, target=config.recall_target, mode=config.rerank)
-        quality = measure(engine, take, probe, parameters, engine.reconstruction_error(probe.queries_BD, probe.ids_B))
+    if config.shards > 1:
+        from tlray.search.on_ray import fill_in_shards  # Ray only where work is spread out
+
+        probe = fill_in_shards(engine, choice.factory, table.uri, column, parts, config.shards, watch)
+        exact: Vectors = ExactVectors(engine, rows, None, table.uri, column)
+    else:
+        probe, exact = _fill_here(engine, choice.factory, table.uri, column, parts, scratch, memory_for(config), watch)
+    with watch.stage("save"):
+        engine.save(scratch / "index.faiss")
+    # No parameter of a search is in the file: it is hashed and stored while they are sought.
+    with ThreadPoolExecutor(1) as beside:
+        stored = beside.submit(put_file, index_uri, "faiss", scratch / "index.faiss")
+        with watch.stage("tune"):
+            parameters = tune(engine, exact, probe, target=config.recall_target, mode=config.rerank)
+        with watch.stage("store"):
+            file = stored.result()
+    with watch.stage("measure"):
+        quality = measure(engine, exact, probe, parameters, engine.reconstruction_error(probe.queries_BD, probe.ids_B))
     vectors = None
     if parameters.rerank > 1 or (config.rerank == "always" and not engine.is_exact):
-        vectors = scratch / "vectors.npy"
-        save_vectors(vectors, lambda: in_blocks(features_ND), features_ND.shape)
-    contents = Contents(engine, rows, parameters, quality, vectors, next_id=count, built_rows=count)
-    return publish_version(table, config, index_uri, version, contents, choice, watch, scratch)
+        with watch.stage("keep vectors"):
+            vectors = scratch / "vectors.npy"
+            blocks = (engine.prepared(read_features_of(table.uri, part.path, column)) for part in parts)
+            save_vectors(vectors, blocks, (count, dimensions))
+    contents = Contents(engine, file, rows, parameters, quality, vectors, next_id=count, built_rows=count)
+    return publish_whole(table, config, index_uri, version, contents, choice, watch)
 
 
-def fill(
-    engine: Engine, features_ND: np.ndarray, probe_ids: np.ndarray, others: np.ndarray, factory: str, watch: Stopwatch
-) -> Probe:
+def _fill_here(
+    engine: Engine,
+    factory: str,
+    table_uri: str,
+    column: str,
+    parts: list[Part],
+    scratch: Path,
+    memory_bytes: int,
+    watch: Stopwatch,
+) -> tuple[Probe, Vectors]:
+    with watch.stage("read"):
+        sizes = [(part.path, part.rows) for part in parts]
+        vectors_ND = read_features(table_uri, column, sizes, engine, scratch, memory_bytes)
+    return fill(engine, vectors_ND, factory, watch), ArrayVectors(vectors_ND, engine.metric)
+
+
+class ChosenRows(NamedTuple):
+    """Ids of the rows that an index is trained on, and of those that it is measured with; both in order, none in both."""
+
+    training_ids: np.ndarray
+    probe_ids: np.ndarray
+
+
+def chosen_rows(factory: str, count: int, dimensions: int) -> ChosenRows:
+    """Draw rows to train on and rows to measure with.
+
+    Args:
+        factory: FAISS's factory string.
+        count: rows of the index.
+        dimensions: of a vector.
+    """
+    shuffled = np.random.default_rng(0).permutation(count)
+    probes = min(QUERIES, max(1, count // 10))
+    # In order, so that a memory-mapped file is read in order; an even stride keeps it a fair sample.
+    others = np.sort(shuffled[probes:])
+    wanted = min(training_rows(factory, count, dimensions), len(others))
+    training = others[np.linspace(0, len(others) - 1, wanted).astype(np.int64)] if wanted else others
+    return ChosenRows(training, np.sort(shuffled[:probes]))
+
+
+def fill(engine: Engine, vectors_ND: np.ndarray, factory: str, watch: Stopwatch) -> Probe:
     """Train an empty index on rows that are not probed, add all, and find the probes' exact neighbours on the way."""
+    training_ids, probe_ids = chosen_rows(factory, len(vectors_ND), engine.dimensions)
     with watch.stage("train"):
-        wanted = training_rows(factory, len(features_ND), features_ND.shape[1])
-        if wanted:
-            # `others` is sorted so that a memory-mapped file is read in order; an even stride keeps it a fair sample.
-            sample = (
-                others[np.linspace(0, len(others) - 1, min(wanted, len(others))).astype(np.int64)] if len(others) else probe_ids
-            )
-            engine.train(engine.prepared(features_ND[sample]))
-    queries_BD = engine.prepared(features_ND[probe_ids])
+        if not engine.is_trained:
+            engine.train(vectors_ND[training_ids] if len(training_ids) else np.array(vectors_ND))
+    queries_BD = np.array(vectors_ND[probe_ids])
 
     def added() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         start = 0
-        for block_BD in in_blocks(features_ND):
-            vectors_BD = engine.prepared(block_BD)
+        for vectors_BD in in_blocks(vectors_ND):
             with watch.stage("add"):
                 engine.add(vectors_BD, start)
-            yield np.arange(start, start + len(block_BD)), vectors_BD
-            start += len(block_BD)
+            yield np.arange(start, start + len(vectors_BD)), vectors_BD
+            start += len(vectors_BD)
 
+    if engine.is_exhaustive:
+        for _ in added():
+            pass
+        return Probe.exhaustive(probe_ids, queries_BD, len(vectors_ND))
     with watch.stage("add and exact search"):
         exact_ids_BK, nearness_BK = exact_neighbours(queries_BD, added(), K + 1, engine.metric)
-    return Probe.of(probe_ids, queries_BD, exact_ids_BK, nearness_BK, len(features_ND))
-
-
-def publish_version(
-    table: Table,
-    config: IndexConfig,
-    index_uri: str,
-    version: int,
-    contents: Contents,
-    choice: Choice,
-    watch: Stopwatch,
-    scratch: Path,
-) -> Card:
-    """Store the files of a version, then its card."""
-    engine = contents.engine
-    with watch.stage("write"):
-        engine.save(scratch / "index.faiss")
-        files: dict[FileKind, IndexFile] = {
-            "faiss": put_file(index_uri, "faiss", scratch / "index.faiss"),
-            "rows": put_bytes(index_uri, "rows", contents.rows.to_bytes()),
-            "recipe": put_bytes(index_uri, "recipe", table.recipe_file.to_json()),
-        }
-        if contents.vectors is not None:
-            files["vectors"] = put_file(index_uri, "vectors", contents.vectors)
-    column = column_of(table, config.column)
-    card = Card(
-        version=version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        table=table.uri,
-        table_version=table.version,
-        recipe_id=table.recipe_file.recipe_id,
-        column=column,
-        dimensions=engine.index.d,
-        metric=engine.metric,
-        factory=choice.factory,
-        reasons=choice.reasons,
-        rows=len(contents.rows),
-        dead=engine.total - len(contents.rows),
-        next_id=contents.next_id,
-        built_rows=contents.built_rows,
-        recall_target=config.recall_target,
-        parameters=contents.parameters,
-        quality=contents.quality,
-        seconds=watch.seconds,
-        files=files,
-        made_with={"tlray": __version__, "faiss": library_version(), "numpy": np.__version__},
-    )
-    publish(index_uri, card)
-    return card
+    return Probe.of(probe_ids, queries_BD, exact_ids_BK, nearness_BK, len(vectors_ND))

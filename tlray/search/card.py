@@ -12,33 +12,21 @@ sees a whole version or none. A card holds the sha256 of every file and of itsel
 
 import hashlib
 import json
-import mmap
 import re
-import tempfile
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlray.errors import ConcurrentWriteError, IndexCorruptError, IndexMissingError, ObjectNotFoundError, first_line
-from tlray.lake.storage import Store, join, open_store, to_path
+from tlray.lake.storage import join, open_store
 from tlray.search.choose import Metric
+from tlray.search.files import FileKind, IndexFile
 
-FileKind = Literal["faiss", "rows", "recipe", "vectors"]
-_BLOCK_BYTES = 8 * 2**20
 _CARD_NAME = re.compile(r".*/versions/(\d{20})\.json")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class IndexFile(_Strict):
-    """One file of an index: its name below `files/`, the hash and the length of its bytes."""
-
-    name: str
-    sha256: str
-    size_bytes: int
 
 
 class Parameters(_Strict):
@@ -93,16 +81,18 @@ class Card(_Strict):
         rows: live rows.
         dead: removed rows whose vectors are still inside and never shown.
         next_id: ids are given once, from 0 up.
+        base_next_id: ids from here on came after the FAISS file was written; their vectors are in the delta file.
         built_rows: live rows when it was built as a whole.
         recall_target: what was asked for.
         parameters: of a search.
         quality: what was measured.
+        measured_version: the version that it was measured on; later ones differ from it by their delta.
         seconds: time by stage of the run that made this version.
         files: by kind.
         made_with: versions of the packages.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     version: int
     created: str
     table: str
@@ -116,10 +106,12 @@ class Card(_Strict):
     rows: int
     dead: int
     next_id: int
+    base_next_id: int
     built_rows: int
     recall_target: float
     parameters: Parameters
     quality: Quality
+    measured_version: int
     seconds: dict[str, float]
     files: dict[FileKind, IndexFile]
     made_with: dict[str, str]
@@ -209,65 +201,6 @@ def publish(index_uri: str, card: Card) -> None:
         raise ConcurrentWriteError(
             f"another run published version {card.version} of {index_uri} in the meantime; run the same command again"
         )
-
-
-def put_file(index_uri: str, kind: FileKind, path: Path) -> IndexFile:
-    """Store a local file under a name that holds its hash; at most 5 GiB on S3 (one PUT)."""
-    digest, size_bytes = hash_file(path)
-    name = f"{kind}-{digest}"
-    uri = join(index_uri, "files", name)
-    store = open_store(uri)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-        store.write(uri, view, if_absent=True)
-    return IndexFile(name=name, sha256=digest, size_bytes=size_bytes)
-
-
-def put_bytes(index_uri: str, kind: FileKind, data: bytes) -> IndexFile:
-    """Like `put_file`, for what is in memory."""
-    digest = hashlib.sha256(data).hexdigest()
-    uri = join(index_uri, "files", f"{kind}-{digest}")
-    open_store(uri).write(uri, data, if_absent=True)
-    return IndexFile(name=f"{kind}-{digest}", sha256=digest, size_bytes=len(data))
-
-
-def get_file(index_uri: str, file: IndexFile, scratch: Path) -> Path:
-    """A local file with the checked bytes: the stored one itself, or a copy in `scratch`.
-
-    Raises:
-        IndexCorruptError: its bytes are not those that the card names, or it is gone.
-    """
-    uri = join(index_uri, "files", file.name)
-    try:
-        if uri.startswith("file://"):
-            path = to_path(uri)
-            digest = hash_file(path)[0] if path.is_file() else "(gone)"
-        else:
-            path, digest = _download(open_store(uri), uri, scratch)
-    except ObjectNotFoundError:
-        digest = "(gone)"
-    if digest != file.sha256:
-        raise IndexCorruptError(
-            f"{uri} has the sha256 {digest[:12]}, the index's card says {file.sha256[:12]}; restore the file, or build "
-            "the index anew with `tlray index --rebuild`"
-        )
-    return path
-
-
-def _download(store: Store, uri: str, scratch: Path) -> tuple[Path, str]:
-    hasher = hashlib.sha256()
-    stream, _ = store.stream(uri)
-    with stream, tempfile.NamedTemporaryFile(dir=scratch, delete=False) as copy:
-        while block := stream.read(_BLOCK_BYTES):
-            hasher.update(block)
-            copy.write(block)
-    return Path(copy.name), hasher.hexdigest()
-
-
-def hash_file(path: Path) -> tuple[str, int]:
-    """Sha256 in hex and length in bytes of a local file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest, file.tell()
 
 
 def prune(index_uri: str, keep: int) -> None:

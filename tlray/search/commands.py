@@ -5,28 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlray.config import SearchConfig
 from tlray.errors import AccessError, ConfigError, ObjectNotFoundError, QueryError, StorageError, TableError
-from tlray.lake.parts import read_part, vectors_of
 from tlray.lake.storage import open_store, to_uri
 from tlray.lake.table import Table
 from tlray.progress import say
+from tlray.search.answers import ANSWER_SCHEMA, answer_part, as_table
 from tlray.search.rows import Filter
 from tlray.search.searcher import Hits, Searcher
 
 MAX_IMAGE_BYTES = 256 * 2**20
-ANSWER_SCHEMA = pa.schema(
-    [
-        pa.field("query", pa.string()),
-        pa.field("rank", pa.int32()),
-        pa.field("uri", pa.string()),
-        pa.field("label", pa.string()),
-        pa.field("score", pa.float32()),
-    ]
-)
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
@@ -58,7 +48,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     names, hits = _answer(searcher, config, where)
     if config.out:
         with pq.ParquetWriter(config.out, ANSWER_SCHEMA) as writer:
-            writer.write_table(_as_table(names, hits))
+            writer.write_table(as_table(names, hits))
         return result | {"queries": len(names), "out": config.out, "seconds": round(time.monotonic() - began, 3)}
     answers = []
     for name, found in zip(names, hits.to_lists(), strict=True):
@@ -111,27 +101,16 @@ def _answer_table(searcher: Searcher, config: SearchConfig, where: Filter) -> di
     assert config.queries is not None and config.out is not None
     table = Table.open(to_uri(config.queries))
     searcher.check_recipe(table.recipe_file.recipe_id)
-    column, count = searcher.card.column, 0
+    parts = [part for part in table.parts() if part.status == "ok"]
+    paths = [part.path for part in parts]
+    if config.workers:
+        from tlray.search.on_ray import answers_on_ray  # Ray only where work is spread out
+
+        version = searcher.card.version
+        answers = answers_on_ray(to_uri(config.index), version, table.uri, paths, config.k, where, config.workers)
+    else:
+        answers = (answer_part(searcher, table.uri, path, config.k, where) for path in paths)
     with pq.ParquetWriter(config.out, ANSWER_SCHEMA, compression="zstd") as writer:
-        for part in table.parts():
-            if part.status == "ok":
-                rows = read_part(table.uri, part.path, ["uri", column])
-                hits = searcher.search(vectors_of(rows[column]), config.k, where)
-                writer.write_table(_as_table(rows["uri"].to_pylist(), hits))
-                count += len(rows)
-    return {"queries": count, "out": config.out}
-
-
-def _as_table(names: list[str], hits: Hits) -> pa.Table:
-    there_BK = hits.positions_BK >= 0
-    at = pa.array(hits.positions_BK[there_BK])
-    query_of, rank_of = np.nonzero(there_BK)
-    found = hits.rows.table.select(["uri", "label"]).take(at)
-    columns = [
-        pa.array(names, pa.string()).take(pa.array(query_of)),
-        pa.array(rank_of, pa.int32()),
-        found["uri"],
-        found["label"],
-        pa.array(hits.scores_BK[there_BK], pa.float32()),
-    ]
-    return pa.table(columns, schema=ANSWER_SCHEMA)
+        for answer in answers:
+            writer.write_table(answer)
+    return {"queries": sum(part.rows for part in parts), "out": config.out}

@@ -18,6 +18,7 @@ from tlray.config import DuplicatesConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage import to_uri
 from tlray.progress import say
+from tlray.scoring import components
 from tlray.search.searcher import Searcher
 
 FIRST_K = 16
@@ -114,23 +115,6 @@ def _exact_cosines(searcher: Searcher, queries_BD: np.ndarray, positions_BK: np.
     at_BK = np.searchsorted(found, np.maximum(positions_BK, found[0] if len(found) else 0))
     exact_BK = np.stack([queries_BD[row] @ vectors_ND[at].T for row, at in enumerate(at_BK)])
     return np.where(positions_BK >= 0, exact_BK, -np.inf)
-
-
-def components(count: int, first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
-    """Connected components: for each of N rows the least position in its group.
-
-    Least labels spread along the pairs, with pointer jumping, until nothing changes (Shiloach and Vishkin 1982).
-    """
-    group_N = np.arange(count)
-    while True:
-        before_N = group_N.copy()
-        least_E = np.minimum(group_N[first_E], group_N[second_E])
-        for ends_E in (first_E, second_E):
-            np.minimum.at(group_N, group_N[ends_E], least_E)
-            np.minimum.at(group_N, ends_E, least_E)
-        group_N = group_N[group_N]
-        if np.array_equal(before_N, group_N):
-            return group_N
 
 
 def _split_of(uri: str, splits: tuple[str, ...]) -> str | None:

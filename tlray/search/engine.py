@@ -11,7 +11,7 @@ Shape legend: N vectors of the index, B queries, D dimensions, K neighbours.
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,21 @@ class Engine:
             self._has_map = False
         faiss.write_index(self.index, str(path))
 
+    def to_bytes(self) -> bytes:
+        """The index as it is sent to another process."""
+        data: bytes = faiss.serialize_index(self.index).tobytes()
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes, metric: Metric) -> "Engine":
+        """What `to_bytes` gave."""
+        return cls(faiss.deserialize_index(np.frombuffer(data, np.uint8)), metric)
+
+    def merge(self, other: "Engine") -> None:
+        """Take over the vectors of another one of the same training and other ids; only where `removes`."""
+        self.core.merge_from(other.core, 0)
+        self.index.ntotal = self.core.ntotal
+
     @property
     def removes(self) -> bool:
         """Whether removed vectors really go."""
@@ -94,6 +109,21 @@ class Engine:
     def is_exact(self) -> bool:
         """Whether it holds the vectors themselves, so that its scores are exact."""
         return not self._transformed and isinstance(self.core, (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat))
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether every vector is compared as it is, so that no neighbour can be missed."""
+        return self.is_exact and not self.lists and not self.is_graph
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether vectors can be added."""
+        return bool(self.index.is_trained)
+
+    @property
+    def dimensions(self) -> int:
+        """Of a vector as it is given."""
+        return int(self.index.d)
 
     @property
     def total(self) -> int:
@@ -135,7 +165,7 @@ class Engine:
         self.index.add(vectors_BD)
 
     def remove(self, ids: np.ndarray) -> None:
-        """Remove what can be removed; the rest is dead as soon as nobody names it any more."""
+        """Remove what can be removed; the rest is dead once nobody names it."""
         if self.removes and len(ids):
             self.index.remove_ids(np.ascontiguousarray(ids, np.int64))
 
@@ -239,41 +269,24 @@ def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
     return np.concatenate([ids_B for ids_B, _ in pieces]), np.concatenate([vectors_BD for _, vectors_BD in pieces])
 
 
-def nearness(queries_BD: np.ndarray, candidates_BKD: np.ndarray, metric: Metric) -> np.ndarray:
-    """Exact nearness of each query to its own candidates, all `Engine.prepared`; nearness_BK."""
-    if metric == "l2":
-        squared_BK: np.ndarray = ((candidates_BKD - queries_BD[:, None, :]) ** 2).sum(axis=2)
-        return -squared_BK
-    products_BK: np.ndarray = np.einsum("bkd,bd->bk", candidates_BKD, queries_BD)
-    return products_BK
-
-
-def exact_neighbours(
-    queries_BD: np.ndarray, blocks: Iterable[tuple[np.ndarray, np.ndarray]], k: int, metric: Metric
-) -> tuple[np.ndarray, np.ndarray]:
-    """FAISS's brute force, block by block.
-
-    Args:
-        queries_BD: `Engine.prepared`.
-        blocks: ids and their vectors, likewise.
-        k: how many neighbours.
-        metric: what "near" means.
-
-    Returns:
-        ids_BK (-1 where there are fewer than k) and nearness_BK, nearest first.
-    """
+def knn(queries_BD: np.ndarray, vectors_ND: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """FAISS's brute force: positions_BK among prepared vectors and nearness_BK, nearest first; k is at most N."""
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    ids_BK = np.full((len(queries_BD), k), -1, np.int64)
-    nearness_BK = np.full((len(queries_BD), k), -np.inf, np.float32)
-    for block_ids, vectors_ND in blocks:
-        if not len(vectors_ND):
-            continue
-        scores_BJ, at_BJ = faiss.knn(queries_BD, np.ascontiguousarray(vectors_ND), min(k, len(vectors_ND)), metric=kind)
-        both_ids = np.concatenate([ids_BK, block_ids[at_BJ]], axis=1)
-        both = np.concatenate([nearness_BK, -scores_BJ if metric == "l2" else scores_BJ], axis=1)
-        order_BK = np.argsort(-both, axis=1, kind="stable")[:, :k]
-        ids_BK, nearness_BK = np.take_along_axis(both_ids, order_BK, axis=1), np.take_along_axis(both, order_BK, axis=1)
-    return ids_BK, nearness_BK
+    scores_BK, at_BK = faiss.knn(queries_BD, np.ascontiguousarray(vectors_ND), k, metric=kind)
+    return at_BK, -scores_BK if metric == "l2" else scores_BK
+
+
+def nearness_at(queries_BD: np.ndarray, vectors_ND: np.ndarray, at_BC: np.ndarray, metric: Metric) -> np.ndarray:
+    """Exact nearness_BC of each query to vectors of its own, by position (minus infinity at -1); `vectors_ND` is not copied."""
+    at_BC = np.ascontiguousarray(at_BC, np.int64)
+    nearness_BC = np.empty(at_BC.shape, np.float32)
+    given = [faiss.swig_ptr(each) for each in (nearness_BC, np.ascontiguousarray(queries_BD, np.float32), vectors_ND, at_BC)]
+    compare = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
+    compare(*given, vectors_ND.shape[1], *at_BC.shape)
+    if metric == "l2":
+        np.negative(nearness_BC, out=nearness_BC)
+    nearness_BC[at_BC < 0] = -np.inf
+    return nearness_BC
 
 
 def library_version() -> str:

@@ -2,10 +2,11 @@
 
 Parts never change, so rows in parts that both versions have are the same. What is left are the rows of parts that went and
 of parts that came: a row of the same URI and etag in both has only moved (a rewrite, a compaction), any other is new or gone.
-Vectors are read for new rows alone.
+Vectors are read for new rows alone, and go into a small file beside the large one (`tlray.search.delta`). Once many have
+gathered there, they are merged into the large file, and the recall is measured anew.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +18,25 @@ from tlray.config import IndexConfig
 from tlray.errors import ConfigError, RecipeMismatchError, TableError
 from tlray.lake.table import Table
 from tlray.progress import say
-from tlray.search.build import Contents, Stopwatch, column_of, publish_version
 from tlray.search.card import Card
 from tlray.search.choose import Choice
-from tlray.search.engine import BLOCK_ROWS, Engine, exact_neighbours
-from tlray.search.loading import LoadedIndex, load_index
-from tlray.search.measure import K, Probe, find_themselves, measure
+from tlray.search.delta import Delta
+from tlray.search.engine import BLOCK_ROWS, Engine
+from tlray.search.exact import exact_neighbours
+from tlray.search.files import put_file
+from tlray.search.loading import load_index, load_rows
+from tlray.search.measure import K, Probe, find_themselves, measure, tune
+from tlray.search.publishing import Contents, Stopwatch, column_of, publish_delta, publish_whole
 from tlray.search.rows import ROWS_SCHEMA, Rows, read_rows, with_ids
-from tlray.search.vectors import ExactVectors, in_blocks, read_rows_features, save_vectors
+from tlray.search.vectors import ExactVectors, read_rows_features, save_vectors
+
+MERGE_FRACTION = 0.1
+"""Changes since the FAISS file was written, as a share of all rows, from which they are merged into it. A rule of thumb between
+what every reader replays (a tenth of what a build adds) and what a merge writes; also the most by which an index may differ
+from the one that its recall was measured on."""
 
 UPDATE_QUERIES = 256
-"""Fewer than a build's, as exact search is most of what an update costs; the standard error is under a point. With 128, FAISS
+"""Fewer than a build's, as exact search is most of what a merge costs; the standard error is under a point. With 128, FAISS
 1.15 does not use matrix products and takes three times as long."""
 
 CHECKED_NEW_ROWS = 2048
@@ -113,6 +122,27 @@ def live_parts(table: Table) -> list[str]:
     return [part.path for part in table.parts() if part.status == "ok"]
 
 
+@dataclass(frozen=True)
+class _Update:
+    """An index as it is to be.
+
+    Attributes:
+        rows: live rows.
+        delta: all changes since the FAISS file was written.
+        added: how many of these vectors this update brought.
+        removed: ids that it takes away.
+        dead: rows that are gone and whose vectors stay inside.
+        next_id: over every id that was ever given.
+    """
+
+    rows: Rows
+    delta: Delta
+    added: int
+    removed: np.ndarray
+    dead: int
+    next_id: int
+
+
 def update(
     table: Table, config: IndexConfig, index_uri: str, card: Card, scratch: Path
 ) -> tuple[Card | None, dict[str, int], str]:
@@ -134,69 +164,88 @@ def update(
     """
     watch = Stopwatch()
     with watch.stage("compare"):
-        index = load_index(index_uri, card, scratch)
-        difference = compare(index.rows.table, live_parts(table), lambda paths: read_rows(table, paths))
+        rows, delta = load_rows(index_uri, card, scratch)
+        difference = compare(rows.table, live_parts(table), lambda paths: read_rows(table, paths))
     say(", ".join(f"{count} {name}" for name, count in difference.counts.items()))
-    reason = _needs_rebuild(index, difference, table)
+    if not len(difference.kept) + len(difference.added):
+        raise TableError(f"{table.uri} version {table.version} has no embeddings any more; the index is left as it is")
+    with watch.stage("read"):
+        after = _after(table, card, delta, difference)
+    reason = _needs_rebuild(card, after)
     if reason:
         return None, difference.counts, reason
-    engine = index.engine
-    with watch.stage("read"):
-        features_BD = read_rows_features(table.uri, card.column, difference.added)
-    with watch.stage("change"):
-        engine.remove(difference.removed)
-        if len(features_BD):
-            engine.add(engine.prepared(features_BD), card.next_id)
-        next_id = card.next_id + len(features_BD)
-        added = with_ids(difference.added, np.arange(card.next_id, next_id))
-        rows = Rows(pa.concat_tables([difference.kept, added]).cast(ROWS_SCHEMA))
-        vectors = _new_vectors(index, rows, features_BD, scratch)
-    exact = ExactVectors(engine, rows, None if vectors is None else np.load(vectors, mmap_mode="r"), table.uri, card.column)
-    quality, parameters = card.quality, card.parameters
-    if difference.added or len(difference.removed):
-        with watch.stage("measure"):
-            new = np.linspace(0, len(features_BD) - 1, min(CHECKED_NEW_ROWS, len(features_BD))).astype(np.int64)
-            new_BD = engine.prepared(features_BD[new])
-            parameters = find_themselves(engine, exact.take, parameters, card.next_id + new, new_BD)
-            quality = measure(engine, exact.take, _probe(engine, rows, exact), parameters, quality.reconstruction_error)
-        if quality.recall_at_10 + quality.standard_error < config.recall_target:
-            return None, difference.counts, f"recall fell to {quality.recall_at_10}, under {config.recall_target}"
-    contents = Contents(engine, rows, parameters, quality, vectors, next_id, card.built_rows)
-    choice = Choice(card.factory, card.reasons)
-    return publish_version(table, config, index_uri, card.version + 1, contents, choice, watch, scratch), difference.counts, ""
+    if after.delta.size <= MERGE_FRACTION * len(after.rows) and config.recall_target == card.recall_target:
+        made: Card | None = publish_delta(
+            table, index_uri, card, after.rows, after.delta, dead=after.dead, next_id=after.next_id, watch=watch
+        )
+    else:
+        made, reason = _merge(table, config, index_uri, card, after, watch, scratch)
+    return made, difference.counts, reason
 
 
-def _needs_rebuild(index: LoadedIndex, difference: Difference, table: Table) -> str:
-    rows = len(difference.kept) + len(difference.added)
-    if not rows:
-        raise TableError(f"{table.uri} version {table.version} has no embeddings any more; the index is left as it is")
-    dead = index.engine.total - len(index.rows) + len(difference.removed)
-    if not index.engine.removes and dead > MAX_DEAD_FRACTION * (rows + dead):
-        return f"{dead} of {rows + dead} vectors would be dead, more than {MAX_DEAD_FRACTION:.0%}"
-    if rows > MAX_GROWTH * index.card.built_rows:
-        return f"{rows} rows are more than {MAX_GROWTH:g} times the {index.card.built_rows} that it was built for"
+def _after(table: Table, card: Card, delta: Delta, difference: Difference) -> _Update:
+    features_BD = read_rows_features(table.uri, card.column, difference.added)
+    next_id = card.next_id + len(features_BD)
+    added = with_ids(difference.added, np.arange(card.next_id, next_id))
+    rows = Rows(pa.concat_tables([difference.kept, added]).cast(ROWS_SCHEMA))
+    # Without removal ids number all vectors that were ever added.
+    dead = 0 if Engine.make(card.factory, card.dimensions, card.metric).removes else next_id - len(rows)
+    return _Update(rows, delta.then(difference.removed, features_BD), len(features_BD), difference.removed, dead, next_id)
+
+
+def _needs_rebuild(card: Card, after: _Update) -> str:
+    rows = len(after.rows)
+    if after.dead > MAX_DEAD_FRACTION * (rows + after.dead):
+        return f"{after.dead} of {rows + after.dead} vectors would be dead, more than {MAX_DEAD_FRACTION:.0%}"
+    if rows > MAX_GROWTH * card.built_rows:
+        return f"{rows} rows are more than {MAX_GROWTH:g} times the {card.built_rows} that it was built for"
     return ""
 
 
-def _new_vectors(index: LoadedIndex, rows: Rows, features_BD: np.ndarray, scratch: Path) -> Path | None:
-    """The vectors file of the new version: the kept rows' from the old one, then the new rows'."""
-    stored_ND = index.stored_ND
-    if stored_ND is None:
-        return None
-    kept = index.rows.positions(rows.ids_N[: len(rows) - len(features_BD)])
-    path = scratch / "vectors.npy"
-
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(kept), BLOCK_ROWS):
-            yield np.asarray(stored_ND[kept[start : start + BLOCK_ROWS]], np.float32)
-        yield from in_blocks(features_BD)
-
-    save_vectors(path, blocks, (len(rows), stored_ND.shape[1]))
-    return path
+def _merge(
+    table: Table, config: IndexConfig, index_uri: str, card: Card, after: _Update, watch: Stopwatch, scratch: Path
+) -> tuple[Card | None, str]:
+    """Write the FAISS file with all that changed since, once its recall was measured; or say why not."""
+    with watch.stage("load"):
+        index = load_index(index_uri, card, scratch)
+    engine, rows = index.engine, after.rows
+    with watch.stage("change"):
+        new_ids = np.arange(after.next_id - after.added, after.next_id)
+        engine.remove(after.removed)
+        if after.added:
+            engine.add(engine.prepared(after.delta.added_ND[-after.added :]), int(new_ids[0]))
+        stored = None if index.stored is None else index.stored.with_delta(after.rows, after.delta)
+    exact = ExactVectors(engine, rows, stored, table.uri, card.column)
+    with watch.stage("measure"):
+        probe = _probe(engine, rows, exact)
+        parameters = card.parameters
+        if config.recall_target != card.recall_target:
+            mode = config.rerank if engine.is_exact or stored is not None else "never"
+            parameters = tune(engine, exact, probe, target=config.recall_target, mode=mode)
+        new = new_ids[np.linspace(0, after.added - 1, min(CHECKED_NEW_ROWS, after.added)).astype(np.int64)]
+        if len(new):
+            parameters = find_themselves(engine, exact, parameters, new, exact.take(new))
+        quality = measure(engine, exact, probe, parameters, card.quality.reconstruction_error)
+    if quality.recall_at_10 + quality.standard_error < config.recall_target:
+        return None, f"recall fell to {quality.recall_at_10}, under {config.recall_target}"
+    vectors = None
+    if stored is not None:
+        vectors = scratch / "vectors.npy"
+        starts = range(0, len(rows), BLOCK_ROWS)
+        blocks = (exact.take(rows.ids_N[start : start + BLOCK_ROWS]) for start in starts)
+        save_vectors(vectors, blocks, (len(rows), card.dimensions))
+    with watch.stage("save"):
+        engine.save(scratch / "index.faiss")
+        file = put_file(index_uri, "faiss", scratch / "index.faiss")
+    contents = Contents(engine, file, rows, parameters, quality, vectors, after.next_id, card.built_rows)
+    choice = Choice(card.factory, card.reasons)
+    return publish_whole(table, config, index_uri, card.version + 1, contents, choice, watch), ""
 
 
 def _probe(engine: Engine, rows: Rows, exact: ExactVectors) -> Probe:
     ids_B = np.sort(np.random.default_rng(len(rows)).choice(rows.ids_N, min(UPDATE_QUERIES, len(rows)), replace=False))
     queries_BD = exact.take(ids_B)
+    if engine.is_exhaustive:
+        return Probe.exhaustive(ids_B, queries_BD, len(rows))
     exact_ids_BK, nearness_BK = exact_neighbours(queries_BD, exact.blocks(), K + 1, engine.metric)
     return Probe.of(ids_B, queries_BD, exact_ids_BK, nearness_BK, len(rows))

@@ -10,10 +10,11 @@ from tlray.config import IndexConfig
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table
 from tlray.progress import say
-from tlray.search.build import build, choice_for, column_of
+from tlray.search.build import build, choice_for
 from tlray.search.card import Card, newest_version, prune, read_card
 from tlray.search.follow import check_same, compare, live_parts, update
-from tlray.search.loading import load_index
+from tlray.search.loading import load_rows
+from tlray.search.publishing import column_of
 from tlray.search.rows import read_rows
 
 
@@ -95,6 +96,6 @@ def _plan(table: Table, config: IndexConfig, index_uri: str, newest: int | None,
         return plan | {"action": "build", "rows": rows, "factory": choice.factory, "reasons": list(choice.reasons)}
     card = read_card(index_uri, newest)
     check_same(card, table, config, index_uri)
-    rows_now = load_index(index_uri, card, scratch).rows
+    rows_now, _ = load_rows(index_uri, card, scratch)
     difference = compare(rows_now.table, live_parts(table), lambda paths: read_rows(table, paths))
     return plan | {"action": "update", "factory": card.factory, **difference.counts}

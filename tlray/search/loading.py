@@ -8,8 +8,10 @@ import numpy as np
 from tlray.errors import IndexCorruptError
 from tlray.lake.table import RECIPE_NAME
 from tlray.recipe import RecipeFile
-from tlray.search.card import Card, get_file
+from tlray.search.card import Card
+from tlray.search.delta import Delta, StoredVectors
 from tlray.search.engine import Engine
+from tlray.search.files import get_file
 from tlray.search.rows import Rows
 
 
@@ -19,17 +21,32 @@ class LoadedIndex:
 
     Attributes:
         card: what it is.
-        engine: the FAISS index.
+        engine: the FAISS index, with all that came and without what went since its file was written.
         rows: its live rows.
+        delta: these changes.
         recipe_file: the table's, with the golden vectors.
-        stored_ND: the vectors file, memory-mapped, in the rows' order; None where there is none.
+        stored: the exact vectors, memory-mapped; None where there are none.
     """
 
     card: Card
     engine: Engine
     rows: Rows
+    delta: Delta
     recipe_file: RecipeFile
-    stored_ND: np.ndarray | None
+    stored: StoredVectors | None
+
+
+def load_rows(index_uri: str, card: Card, scratch: Path) -> tuple[Rows, Delta]:
+    """Check and read what says which rows there are, without the large files.
+
+    Raises:
+        IndexCorruptError: a file is not what the card says.
+    """
+    rows = Rows.from_bytes(get_file(index_uri, card.files["rows"], scratch).read_bytes())
+    if "delta" not in card.files:
+        return rows, Delta.none(card.base_next_id, card.dimensions)
+    data = get_file(index_uri, card.files["delta"], scratch).read_bytes()
+    return rows, Delta.from_bytes(data, card.base_next_id, f"{index_uri}: {card.files['delta'].name}")
 
 
 def load_index(index_uri: str, card: Card, scratch: Path) -> LoadedIndex:
@@ -43,15 +60,16 @@ def load_index(index_uri: str, card: Card, scratch: Path) -> LoadedIndex:
     Raises:
         IndexCorruptError: a file is not what the card says.
     """
-    paths = {kind: get_file(index_uri, file, scratch) for kind, file in card.files.items()}
-    recipe_file = RecipeFile.from_json(paths["recipe"].read_bytes(), f"{index_uri}: {RECIPE_NAME}")
-    engine = Engine.load(paths["faiss"], card.metric)
-    rows = Rows.from_bytes(paths["rows"].read_bytes())
-    stored_ND = np.load(paths["vectors"], mmap_mode="r") if "vectors" in paths else None
+    rows, delta = load_rows(index_uri, card, scratch)
+    large = {kind: get_file(index_uri, file, scratch) for kind, file in card.files.items() if kind not in ("rows", "delta")}
+    recipe_file = RecipeFile.from_json(large["recipe"].read_bytes(), f"{index_uri}: {RECIPE_NAME}")
+    engine = Engine.load(large["faiss"], card.metric)
+    delta.apply(engine, rows)
+    stored = StoredVectors(np.load(large["vectors"], mmap_mode="r"), rows, delta, engine) if "vectors" in large else None
     shape_is_right = engine.index.d == card.dimensions and engine.total == card.rows + card.dead and len(rows) == card.rows
-    if not shape_is_right or recipe_file.recipe_id != card.recipe_id or (stored_ND is not None and len(stored_ND) != len(rows)):
+    if not shape_is_right or recipe_file.recipe_id != card.recipe_id or (stored is not None and not stored.is_whole):
         raise IndexCorruptError(
             f"the files of {index_uri} version {card.version} do not belong together: the card says {card.rows} rows of "
             f"{card.dimensions} dimensions and recipe {card.recipe_id[:12]}; build the index anew with `tlray index --rebuild`"
         )
-    return LoadedIndex(card, engine, rows, recipe_file, stored_ND)
+    return LoadedIndex(card, engine, rows, delta, recipe_file, stored)

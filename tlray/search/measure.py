@@ -13,13 +13,17 @@ import numpy as np
 
 from tlray.search.card import Parameters, Quality
 from tlray.search.engine import MAX_EF_SEARCH, Engine
-from tlray.search.retrieve import Take, exact_nearness, find, rerank
+from tlray.search.retrieve import Vectors, find, rerank
 
 Rerank = Literal["auto", "always", "never"]
 
 K = 10
 QUERIES = 512
 """Rows that are searched for: at a recall of 0.95 the mean of so many has a standard error of half a point or less."""
+
+CONFIDENCE = 2.326
+"""Standard errors over the target that a recall must be: chance alone lifts one build in a hundred so far (one-sided, normal
+approximation of the mean of many queries)."""
 
 SINGLE_QUERIES = 32
 RERANK_FACTORS = (1, 2, 4, 8, 16, 32)
@@ -38,13 +42,13 @@ class Probe:
     Attributes:
         ids_B: of the rows.
         queries_BD: their vectors, `Engine.prepared`.
-        least_B: exact nearness of the last neighbour that is wanted.
+        least_B: exact nearness of the last neighbour that is wanted; None where the index compares all, so misses none.
         wanted: neighbours of each: 10, or as many as there are.
     """
 
     ids_B: np.ndarray
     queries_BD: np.ndarray
-    least_B: np.ndarray
+    least_B: np.ndarray | None
     wanted: int
 
     @classmethod
@@ -65,12 +69,17 @@ class Probe:
         least_B = nearness_BW[:, -1] if wanted else np.empty(0, np.float32)
         return cls(ids_B, queries_BD, least_B, wanted)
 
-    def recall(self, engine: Engine, take: Take, found_BK: np.ndarray) -> tuple[float, float]:
+    @classmethod
+    def exhaustive(cls, ids_B: np.ndarray, queries_BD: np.ndarray, rows: int) -> "Probe":
+        """For an index that compares every vector as it is: there is nothing to hold it against but itself."""
+        return cls(ids_B, queries_BD, None, min(K, rows - 1))
+
+    def recall(self, vectors: Vectors, found_BK: np.ndarray) -> tuple[float, float]:
         """Mean over the queries of the share of wanted neighbours found, and its standard error; ties count as found."""
-        if not self.wanted:
+        if not self.wanted or self.least_B is None:
             return 1.0, 0.0
         found_BW, _ = _without_self(found_BK, found_BK, self.ids_B, self.wanted)
-        exact_BW = exact_nearness(engine, take, self.queries_BD, found_BW)
+        exact_BW = vectors.nearness(self.queries_BD, found_BW)
         slack_B = TIE * (self.queries_BD**2).sum(axis=1)
         share_B = (exact_BW >= (self.least_B - slack_B)[:, None]).mean(axis=1)
         return float(share_B.mean()), float(share_B.std() / np.sqrt(len(share_B)))
@@ -90,10 +99,10 @@ class _Trial:
 
     def meets(self, target: float) -> bool:
         """Whether the recall is over the target by more than chance may have added."""
-        return self.recall - self.error >= target or self.recall == 1
+        return self.recall - CONFIDENCE * self.error >= target or self.recall == 1
 
 
-def tune(engine: Engine, take: Take, probe: Probe, *, target: float, mode: Rerank) -> Parameters:
+def tune(engine: Engine, vectors: Vectors, probe: Probe, *, target: float, mode: Rerank) -> Parameters:
     """The cheapest parameters that reach the recall target; where none does, the best there are.
 
     Re-ranking is decided first, with the search opened wide; then nprobe or efSearch is doubled until the target is met, and
@@ -101,32 +110,34 @@ def tune(engine: Engine, take: Take, probe: Probe, *, target: float, mode: Reran
 
     Args:
         engine: the index.
-        take: exact vectors by id.
+        vectors: the exact ones.
         probe: what is measured with.
         target: recall at 10.
         mode: `auto` re-ranks only where codes alone miss the target.
     """
-    factor = 1 if engine.is_exact or mode == "never" else _rerank_factor(engine, take, probe, target, always=mode == "always")
+    factor = (
+        1 if engine.is_exact or mode == "never" else _rerank_factor(engine, vectors, probe, target, always=mode == "always")
+    )
 
     def attempt(value: int) -> _Trial:
         parameters = _parameters(engine, value, factor)
-        ids_BK, _ = find(engine, take, probe.queries_BD, probe.wanted + 1, parameters)
-        return _Trial(parameters, *probe.recall(engine, take, ids_BK))
+        ids_BK, _ = find(engine, vectors, probe.queries_BD, probe.wanted + 1, parameters)
+        return _Trial(parameters, *probe.recall(vectors, ids_BK))
 
     if not engine.lists and not engine.is_graph:
         return Parameters(rerank=factor)
     first, last = (1, engine.lists) if engine.lists else (16, MAX_EF_SEARCH)
-    return find_themselves(engine, take, _least(attempt, first, last, target).parameters, probe.ids_B, probe.queries_BD)
+    return find_themselves(engine, vectors, _least(attempt, first, last, target).parameters, probe.ids_B, probe.queries_BD)
 
 
 def find_themselves(
-    engine: Engine, take: Take, parameters: Parameters, ids_B: np.ndarray, queries_BD: np.ndarray
+    engine: Engine, vectors: Vectors, parameters: Parameters, ids_B: np.ndarray, queries_BD: np.ndarray
 ) -> Parameters:
     """Search wider, if need be, so that rows are found by their own vectors; a graph that is searched narrowly misses some.
 
     Args:
         engine: the index.
-        take: exact vectors by id.
+        vectors: the exact ones.
         parameters: to begin with.
         ids_B: of some rows.
         queries_BD: their vectors, `Engine.prepared`.
@@ -136,12 +147,12 @@ def find_themselves(
     """
     if engine.metric == "ip" or not len(ids_B):  # by inner product another row may be nearer than the row itself
         return parameters
-    own_B1 = exact_nearness(engine, take, queries_BD, ids_B[:, None])
+    own_B1 = vectors.nearness(queries_BD, ids_B[:, None])
     slack_B1 = TIE * (queries_BD**2).sum(axis=1, keepdims=True)
     tried = parameters
     for _ in range(MOST_DOUBLINGS):
-        found_BK, _ = find(engine, take, queries_BD, K, tried)
-        if (exact_nearness(engine, take, queries_BD, found_BK) >= own_B1 - slack_B1).any(axis=1).mean() >= FOUND_THEMSELVES:
+        found_BK, _ = find(engine, vectors, queries_BD, K, tried)
+        if (vectors.nearness(queries_BD, found_BK) >= own_B1 - slack_B1).any(axis=1).mean() >= FOUND_THEMSELVES:
             return tried
         nprobe = None if tried.nprobe is None else min(engine.lists, 2 * tried.nprobe)
         ef_search = None if tried.ef_search is None else min(MAX_EF_SEARCH, 2 * tried.ef_search)
@@ -171,7 +182,7 @@ def _least(attempt: Callable[[int], _Trial], first: int, last: int, target: floa
     return best
 
 
-def _rerank_factor(engine: Engine, take: Take, probe: Probe, target: float, *, always: bool) -> int:
+def _rerank_factor(engine: Engine, vectors: Vectors, probe: Probe, target: float, *, always: bool) -> int:
     """The least factor whose recall, in a wide search, leaves half of what the target allows to be missed to the search."""
     wide = _parameters(engine, max(min(engine.lists, 16), engine.lists // 8) if engine.lists else 512, 1)
     k = probe.wanted + 1
@@ -179,25 +190,25 @@ def _rerank_factor(engine: Engine, take: Take, probe: Probe, target: float, *, a
     factors = RERANK_FACTORS[1:] if always else RERANK_FACTORS
     for factor in factors:
         prefix_BC = candidates_BC[:, : k * factor]
-        found_BK = prefix_BC if factor == 1 else rerank(engine, take, probe.queries_BD, prefix_BC, k)[0]
-        recall, error = probe.recall(engine, take, found_BK)
-        if recall - error >= (1 + target) / 2:
+        found_BK = prefix_BC if factor == 1 else rerank(vectors, probe.queries_BD, prefix_BC, k)[0]
+        recall, error = probe.recall(vectors, found_BK)
+        if recall - CONFIDENCE * error >= (1 + target) / 2:
             return factor
     return factors[-1]
 
 
-def measure(engine: Engine, take: Take, probe: Probe, parameters: Parameters, reconstruction_error: float) -> Quality:
+def measure(engine: Engine, vectors: Vectors, probe: Probe, parameters: Parameters, reconstruction_error: float) -> Quality:
     """Recall and latency of an index as it will be searched."""
     k = probe.wanted + 1
-    ids_BK, _ = find(engine, take, probe.queries_BD, k, parameters)  # the first call also pays for what is made once
-    recall, error = probe.recall(engine, take, ids_BK)
+    ids_BK, _ = find(engine, vectors, probe.queries_BD, k, parameters)  # the first call also pays for what is made once
+    recall, error = probe.recall(vectors, ids_BK)
     began = time.perf_counter()
-    find(engine, take, probe.queries_BD, k, parameters)
+    find(engine, vectors, probe.queries_BD, k, parameters)
     batch_seconds = time.perf_counter() - began
     singles = []
     for at in range(min(SINGLE_QUERIES, len(probe.queries_BD))):
         began = time.perf_counter()
-        find(engine, take, probe.queries_BD[at : at + 1], k, parameters)
+        find(engine, vectors, probe.queries_BD[at : at + 1], k, parameters)
         singles.append(time.perf_counter() - began)
     return Quality(
         recall_at_10=round(recall, 4),

@@ -5,6 +5,7 @@ Shape legend: N live rows, M ids asked for.
 
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,6 +29,9 @@ ROWS_SCHEMA = pa.schema(
     ]
 )
 """`part` and `row` say where in the table the vector is."""
+
+READ_THREADS = 8
+"""Parts that are read at once: the store's answers are waited for together; a part's memory is some MB."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +146,15 @@ def read_rows(table: Table, paths: Sequence[str]) -> pa.Table:
     Returns:
         ROWS_SCHEMA without `id`.
     """
-    pieces = []
-    for path in paths:
-        rows = read_part(table.uri, path, ["uri", "etag", "label"])
-        count = len(rows)
-        rows = rows.append_column(ROWS_SCHEMA.field("part"), pa.repeat(pa.scalar(path), count))
-        pieces.append(rows.append_column(ROWS_SCHEMA.field("row"), pa.array(np.arange(count, dtype=np.int32))))
     schema = ROWS_SCHEMA.remove(0)
-    return pa.concat_tables([schema.empty_table(), *(piece.cast(schema) for piece in pieces)])
+
+    def read(path: str) -> pa.Table:
+        rows = read_part(table.uri, path, ["uri", "etag", "label"])
+        rows = rows.append_column(ROWS_SCHEMA.field("part"), pa.repeat(pa.scalar(path), len(rows)))
+        return rows.append_column(ROWS_SCHEMA.field("row"), pa.array(np.arange(len(rows), dtype=np.int32))).cast(schema)
+
+    with ThreadPoolExecutor(READ_THREADS) as threads:
+        return pa.concat_tables([schema.empty_table(), *threads.map(read, paths)])
 
 
 def with_ids(rows: pa.Table, ids: np.ndarray) -> pa.Table:

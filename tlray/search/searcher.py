@@ -17,7 +17,8 @@ from tlray.errors import QueryError, RecipeMismatchError
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table
 from tlray.search.card import Card, Parameters, read_card
-from tlray.search.engine import MAX_EF_SEARCH, exact_neighbours
+from tlray.search.engine import MAX_EF_SEARCH
+from tlray.search.exact import exact_neighbours
 from tlray.search.loading import LoadedIndex, load_index
 from tlray.search.retrieve import find
 from tlray.search.rows import Filter, Rows
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 EXACT_ROWS = 10_000
 """Up to so many rows that a filter leaves, all of them are compared: graphs and lists find few neighbours among few rows."""
-
 CENTROID_ROWS = 4096
 """Most rows that a label's mean is taken over, evenly spread: its error falls with the root of their number."""
 
@@ -76,7 +76,7 @@ class Searcher:
 
     def __init__(self, index: LoadedIndex, scratch: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
         self._index, self._scratch = index, scratch
-        self._exact = ExactVectors(index.engine, index.rows, index.stored_ND, index.card.table, index.card.column)
+        self._exact = ExactVectors(index.engine, index.rows, index.stored, index.card.table, index.card.column)
         self._encoder_lock = threading.Lock()
         self._encoder: QueryEncoder | None = None
         self._allowed_by_filter: dict[Filter, np.ndarray] = {}
@@ -239,10 +239,10 @@ class Searcher:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search; and where lists held too few rows, look into more, or where a graph did not lead to enough, compare all."""
         engine = self._index.engine
-        ids_BK, nearness_BK = find(engine, self._exact.take, queries_BD, k, parameters, allowed)
+        ids_BK, nearness_BK = find(engine, self._exact, queries_BD, k, parameters, allowed)
         while k <= available and (ids_BK < 0).any() and engine.lists > (parameters.nprobe or engine.lists):
             parameters = parameters.model_copy(update={"nprobe": min(engine.lists, _MORE * (parameters.nprobe or 1))})
-            ids_BK, nearness_BK = find(engine, self._exact.take, queries_BD, k, parameters, allowed)
+            ids_BK, nearness_BK = find(engine, self._exact, queries_BD, k, parameters, allowed)
         short_B = (ids_BK < 0).any(axis=1)
         if k <= available and engine.is_graph and short_B.any() and self._vectors_at_hand:
             # Rows in tight clusters hang together in graphs of their own.
@@ -253,7 +253,7 @@ class Searcher:
 
     @property
     def _vectors_at_hand(self) -> bool:
-        return self._index.engine.is_exact or self._index.stored_ND is not None
+        return self._index.engine.is_exact or self._index.stored is not None
 
     def _allowed_blocks(self, allowed: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for ids_B, vectors_BD in self._exact.blocks():

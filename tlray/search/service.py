@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import gc
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -36,10 +37,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A version at work, and what was made of it on demand."""
+    """A version at work, and its map, which is made on demand, once."""
 
     searcher: Searcher
-    points: list[Point]
+    points: list[Point] = field(default_factory=list)
+    drawing: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Service:
@@ -74,7 +76,7 @@ class Service:
         self.metrics.version.set(card.version)
         self.metrics.table_version.set(card.table_version)
         self.metrics.rows.set(card.rows)
-        return Loaded(searcher, [])
+        return Loaded(searcher)
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """Run work beside the event loop, at most one on each core."""
@@ -186,10 +188,11 @@ class Service:
         return self.thumbnails.get(rows.uri(position), rows.table["etag"][position].as_py())
 
     def map(self) -> list[Point]:
-        """Rows laid out in two dimensions; made once for each version."""
+        """Rows laid out in two dimensions; made once for each version, which goes on should the request not wait for it."""
         loaded = self._loaded
-        if not loaded.points:
-            loaded.points.extend(map_of(loaded.searcher))
+        with loaded.drawing:
+            if not loaded.points:
+                loaded.points.extend(map_of(loaded.searcher))
         return loaded.points
 
 

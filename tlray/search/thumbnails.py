@@ -6,8 +6,9 @@ from collections import OrderedDict
 
 from PIL import Image
 
+from tlray.config import SourceConfig
 from tlray.errors import AccessError, ImageError, ImageErrorCode, SourceError, StorageError
-from tlray.lake.containers import container_of
+from tlray.lake.containers import SUFFIXES, container_of, read_members
 from tlray.lake.images import to_rgb
 from tlray.lake.storage import open_store
 
@@ -16,6 +17,8 @@ SIDE_PIXELS = 320
 
 QUALITY = 80
 MAX_IMAGE_BYTES = 64 * 2**20
+MEMBERS_KEPT_BYTES = 128 * 2**20
+"""Of images inside tar and Parquet files: some hundred photographs, more than a page shows."""
 
 
 class Thumbnails:
@@ -31,6 +34,7 @@ class Thumbnails:
         self._kept: OrderedDict[tuple[str, str | None], bytes] = OrderedDict()
         self._size_bytes = 0
         self._lock = threading.Lock()
+        self._members = _Members()
 
     def get(self, uri: str, etag: str | None) -> bytes:
         """The JPEG of a row.
@@ -40,13 +44,13 @@ class Thumbnails:
             etag: of the row; another one is another picture.
 
         Raises:
-            ImageError: it cannot be had or decoded, or is inside a tar or Parquet file.
+            ImageError: it cannot be had or decoded.
         """
         with self._lock:
             if (uri, etag) in self._kept:
                 self._kept.move_to_end((uri, etag))
                 return self._kept[uri, etag]
-        data = self._make(uri)
+        data = self._make(uri, etag)
         with self._lock:
             if (uri, etag) not in self._kept:
                 self._kept[uri, etag] = data
@@ -55,11 +59,12 @@ class Thumbnails:
                 self._size_bytes -= len(self._kept.popitem(last=False)[1])
         return data
 
-    def _make(self, uri: str) -> bytes:
-        if container_of(uri) != uri:
-            raise ImageError(ImageErrorCode.UNSUPPORTED, "no thumbnails of images inside tar and Parquet files")
+    def _make(self, uri: str, etag: str | None) -> bytes:
         try:
-            data = open_store(uri).read(uri, max_bytes=MAX_IMAGE_BYTES).data
+            if container_of(uri) != uri:
+                data = self._members.get(uri, etag)
+            else:
+                data = open_store(uri).read(uri, max_bytes=MAX_IMAGE_BYTES).data
         except (StorageError, SourceError, AccessError) as error:
             raise ImageError(ImageErrorCode.NOT_FOUND, str(error)) from error
         image = to_rgb(data, max_pixels=self._max_pixels)
@@ -67,3 +72,46 @@ class Thumbnails:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=QUALITY)
         return buffer.getvalue()
+
+
+class _Members:
+    """Images inside tar and Parquet files, which are read from their beginning.
+
+    What is passed on the way is kept for a while, as a page shows many images of one file.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._size_bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, uri: str, etag: str | None) -> bytes:
+        """A member's bytes.
+
+        Args:
+            uri: of the member.
+            etag: of its file as the row has it; another file of that name is refused.
+
+        Raises:
+            ImageError: it cannot be had.
+            StorageError, SourceError, AccessError: nor can its file.
+        """
+        with self._lock:  # who waits finds what the one before passed
+            if uri in self._kept:
+                return self._kept[uri]
+            container = container_of(uri)
+            kind = next(kind for kind, suffix in SUFFIXES.items() if container.endswith(suffix))
+            for member in read_members(kind, container, etag, SourceConfig(uri=container, max_image_bytes=MAX_IMAGE_BYTES)):
+                if isinstance(member.data, bytes):
+                    self._keep(member.uri, member.data)
+                if member.uri == uri:
+                    if isinstance(member.data, ImageError):
+                        raise member.data
+                    return member.data
+        raise ImageError(ImageErrorCode.NOT_FOUND, f"{container} has no such member any more")
+
+    def _keep(self, uri: str, data: bytes) -> None:
+        self._size_bytes += len(data) - len(self._kept.pop(uri, b""))
+        self._kept[uri] = data
+        while self._size_bytes > MEMBERS_KEPT_BYTES:
+            self._size_bytes -= len(self._kept.popitem(last=False)[1])

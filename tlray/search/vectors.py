@@ -4,7 +4,9 @@ Shape legend: N rows, M ids asked for, D dimensions.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +14,57 @@ import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableError
 from tlray.lake.parts import read_part, vectors_of
-from tlray.search.engine import BLOCK_ROWS, Engine
-from tlray.search.retrieve import Take
-from tlray.search.rows import Rows
+from tlray.search.choose import Metric
+from tlray.search.delta import StoredVectors
+from tlray.search.engine import BLOCK_ROWS, Engine, nearness_at
+from tlray.search.exact import gathered_nearness
+from tlray.search.rows import READ_THREADS, Rows
 
 _IN_MEMORY_FRACTION = 0.5
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def read_features(
-    table_uri: str, column: str, parts: Sequence[tuple[str, int]], dimensions: int, scratch: Path, memory_bytes: int
+    table_uri: str,
+    column: str,
+    parts: Sequence[tuple[str, int]],
+    engine: Engine,
+    scratch: Path,
+    memory_bytes: int,
 ) -> np.ndarray:
-    """All vectors of some parts, in order.
+    """All vectors of some parts, in order, as `Engine.prepared` gives them.
 
     Args:
         table_uri: the table.
         column: the embedding column.
         parts: paths and row counts.
-        dimensions: of one vector.
+        engine: what they are read for.
         scratch: a folder for a file that stands in for memory where the vectors are too many.
         memory_bytes: what they may take in memory.
 
     Returns:
-        features_ND, float32; perhaps a memory-mapped file in `scratch`.
+        vectors_ND, float32; perhaps a memory-mapped file in `scratch`.
     """
-    shape = (sum(rows for _, rows in parts), dimensions)
-    features_ND: np.ndarray
-    if shape[0] * dimensions * 4 <= _IN_MEMORY_FRACTION * memory_bytes:
-        features_ND = np.empty(shape, np.float32)
+    shape = (sum(rows for _, rows in parts), engine.dimensions)
+    vectors_ND: np.ndarray
+    if shape[0] * shape[1] * 4 <= _IN_MEMORY_FRACTION * memory_bytes:
+        vectors_ND = np.empty(shape, np.float32)
     else:
-        features_ND = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.float32, shape)
-    start = 0
-    for path, rows in parts:
-        features_ND[start : start + rows] = vectors_of(read_part(table_uri, path, [column])[column])
-        start += rows
-    return features_ND
+        vectors_ND = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.float32, shape)
+    starts = np.cumsum([0, *(rows for _, rows in parts)]).tolist()
+
+    def read(path: str, start: int) -> None:
+        features_BD = read_features_of(table_uri, path, column)
+        vectors_ND[start : start + len(features_BD)] = engine.prepared(features_BD)
+
+    with ThreadPoolExecutor(READ_THREADS) as threads:
+        list(threads.map(read, [path for path, _ in parts], starts[:-1]))
+    return vectors_ND
+
+
+def read_features_of(table_uri: str, path: str, column: str) -> np.ndarray:
+    """All vectors of one part, as the table has them."""
+    return vectors_of(read_part(table_uri, path, [column])[column])
 
 
 def read_rows_features(table_uri: str, column: str, rows: pa.Table) -> np.ndarray:
@@ -77,28 +95,48 @@ def read_rows_features(table_uri: str, column: str, rows: pa.Table) -> np.ndarra
     return np.empty((0, 0), np.float32) if features is None else features
 
 
-def save_vectors(path: Path, blocks: Callable[[], Iterator[np.ndarray]], shape: tuple[int, int]) -> None:
-    """Keep vectors as a `.npy` file: float16 where that loses nothing (as with storage half), else float32.
+def save_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int]) -> None:
+    """Keep prepared vectors as a `.npy` file of float32, which FAISS compares where it lies once it is memory-mapped.
 
     Args:
         path: of the file.
-        blocks: the vectors, in order; called twice.
+        blocks: the vectors, in order.
         shape: of all of them.
     """
-    with np.errstate(over="ignore"):
-        half = all(np.array_equal(block_BD.astype(np.float16).astype(np.float32), block_BD) for block_BD in blocks())
-    file_ND = np.lib.format.open_memmap(path, "w+", np.float16 if half else np.float32, shape)
+    file_ND = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     start = 0
-    for block_BD in blocks():
+    for block_BD in blocks:
         file_ND[start : start + len(block_BD)] = block_BD
         start += len(block_BD)
     file_ND.flush()
 
 
-def in_blocks(features_ND: np.ndarray) -> Iterator[np.ndarray]:
-    """Slices that bound what a copy takes."""
-    for start in range(0, len(features_ND), BLOCK_ROWS):
-        yield np.asarray(features_ND[start : start + BLOCK_ROWS], np.float32)
+def in_blocks(vectors_ND: np.ndarray) -> Iterator[np.ndarray]:
+    """Slices that bound what is handled at once."""
+    for start in range(0, len(vectors_ND), BLOCK_ROWS):
+        yield vectors_ND[start : start + BLOCK_ROWS]
+
+
+@dataclass(frozen=True)
+class ArrayVectors:
+    """The exact vectors of a fresh index, whose ids are positions.
+
+    Attributes:
+        vectors_ND: prepared, float32; perhaps a memory-mapped file.
+        metric: what "near" means.
+    """
+
+    vectors_ND: np.ndarray
+    metric: Metric
+
+    def take(self, ids_M: np.ndarray) -> np.ndarray:
+        """See `Vectors.take`."""
+        vectors_MD: np.ndarray = self.vectors_ND[ids_M]
+        return vectors_MD
+
+    def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
+        """See `Vectors.nearness`."""
+        return nearness_at(queries_BD, self.vectors_ND, ids_BC, self.metric)
 
 
 class ExactVectors:
@@ -107,27 +145,31 @@ class ExactVectors:
     Args:
         engine: the index.
         rows: its live rows.
-        stored_ND: the vectors file, in the rows' order, where there is one.
+        stored: the vectors file, where there is one.
         table_uri: where the vectors are otherwise.
         column: of the table.
     """
 
-    def __init__(self, engine: Engine, rows: Rows, stored_ND: np.ndarray | None, table_uri: str, column: str) -> None:
-        self._engine, self._rows, self._stored_ND = engine, rows, stored_ND
+    def __init__(self, engine: Engine, rows: Rows, stored: StoredVectors | None, table_uri: str, column: str) -> None:
+        self._engine, self._rows, self._stored = engine, rows, stored
         self._table_uri, self._column = table_uri, column
         self._lock = threading.Lock()
 
     def take(self, ids_M: np.ndarray) -> np.ndarray:
-        """Vectors of live ids, as `Engine.prepared` gives them."""
+        """See `Vectors.take`."""
         if self._engine.is_exact:
             return self._engine.vectors(ids_M)
-        at_M = self._rows.positions(ids_M)
-        if self._stored_ND is not None:
-            return self._engine.prepared(self._stored_ND[at_M])
+        if self._stored is not None:
+            return self._stored.take(ids_M)
+        rows = self._rows.table.take(pa.array(self._rows.positions(ids_M)))
         with self._lock:  # a part at a time in memory, whoever asks
-            return self._engine.prepared(
-                read_rows_features(self._table_uri, self._column, self._rows.table.take(pa.array(at_M)))
-            )
+            return self._engine.prepared(read_rows_features(self._table_uri, self._column, rows))
+
+    def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
+        """See `Vectors.nearness`."""
+        if self._stored is not None and not self._engine.is_exact:
+            return self._stored.nearness(queries_BD, ids_BC)
+        return gathered_nearness(self.take, queries_BD, ids_BC, self._engine.metric)
 
     def blocks(self) -> Blocks:
         """All live ids and their vectors."""
@@ -136,17 +178,12 @@ class ExactVectors:
                 alive_B = self._rows.positions(ids_B) >= 0
                 yield (ids_B, vectors_BD) if alive_B.all() else (ids_B[alive_B], vectors_BD[alive_B])
             return
-        if self._stored_ND is not None:
+        if self._stored is not None:
             for start in range(0, len(self._rows), BLOCK_ROWS):
-                block = slice(start, start + BLOCK_ROWS)
-                yield self._rows.ids_N[block], self._engine.prepared(self._stored_ND[block])
+                ids_B = self._rows.ids_N[start : start + BLOCK_ROWS]
+                yield ids_B, self.take(ids_B)
             return
         parts = np.asarray(self._rows.table["part"].to_pylist(), object)
         for part in dict.fromkeys(parts.tolist()):
             ids_B = self._rows.ids_N[parts == part]
             yield ids_B, self.take(ids_B)
-
-
-def take_from(engine: Engine, features_ND: np.ndarray) -> Take:
-    """Vectors of a fresh index, whose ids are positions."""
-    return lambda ids_M: engine.prepared(features_ND[ids_M])

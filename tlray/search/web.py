@@ -20,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tlray import __version__
 from tlray.config import ServeConfig
 from tlray.errors import ConfigError, ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError
+from tlray.lake.storage import to_uri
 from tlray.progress import say
 from tlray.search.api import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
 from tlray.search.guard import Guard
@@ -219,6 +220,8 @@ def serve(config: ServeConfig) -> dict[str, Any]:
         GoldenMismatchError: this machine embeds images otherwise than the table's.
     """
     token = read_token(config)
+    if config.replicas > 1:
+        return _serve_replicas(config)
     service = Service(config)
     app = guarded(make_app(service), service, config, token)
     server = _Server(
@@ -233,6 +236,20 @@ def serve(config: ServeConfig) -> dict[str, Any]:
         server.run(sockets=[listener])
     answered = sum(int(sample.value) for sample in _samples(service) if sample.name == "tlray_requests_total")
     return {"index": service.index_uri, "version": service.searcher.card.version, "address": address, "requests": answered}
+
+
+def _serve_replicas(config: ServeConfig) -> dict[str, Any]:
+    try:
+        from tlray.search.replicas import serve_on_ray  # Ray Serve only where it is asked for
+    except ImportError as error:
+        raise ConfigError(f"replicas is {config.replicas}, but {error}; install tlray[serve], or leave --replicas 1") from error
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return serve_on_ray(config, to_uri(config.index), stop)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _samples(service: Service) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 import { ScatterMap } from "/static/map.js";
 
 const RESULTS = 60;
+const LEGEND_LABELS = 20;
 const element = (id) => document.getElementById(id);
 const state = { info: null, history: [], current: null, map: null, turn: 0, pictures: new Map() };
 
@@ -20,7 +21,8 @@ async function call(path, options = {}) {
   }
   if (!response.ok) {
     const body = await response.json().catch(() => ({}));
-    throw new Error(typeof body.detail === "string" ? body.detail : `The service answered ${response.status}.`);
+    const error = new Error(typeof body.detail === "string" ? body.detail : `The service answered ${response.status}.`);
+    throw Object.assign(error, { status: response.status });
   }
   return response;
 }
@@ -180,7 +182,11 @@ function showQuery(view) {
     const image = document.createElement("img");
     image.alt = view.hit.label ?? nameOf(view.hit.uri);
     picture(view.hit.id).then((url) => { image.src = url; }, () => image.remove());
-    text.textContent = `like ${view.hit.label ? `${view.hit.label}: ` : ""}${view.hit.uri}`;
+    const label = document.createElement("b");
+    label.textContent = `like this${view.hit.label ? ` ${view.hit.label}` : ""}`;
+    const uri = document.createElement("small");
+    uri.textContent = view.hit.uri;
+    text.append(label, uri);
     section.replaceChildren(image, text);
   }
 }
@@ -191,6 +197,51 @@ function searchBy(blob) {
   show({ kind: "image", blob, url: URL.createObjectURL(blob) });
 }
 
+// The picture of the point under the pointer.
+function peek(point, x, y) {
+  const box = element("peek");
+  box.hidden = !point;
+  if (!point) return;
+  box.style.left = `${Math.min(x + 16, innerWidth - 150)}px`;
+  box.style.top = `${Math.min(y + 16, innerHeight - 170)}px`;
+  if (box.dataset.id === String(point.id)) return;
+  box.dataset.id = point.id;
+  const label = document.createElement("b");
+  label.textContent = point.label ?? `row ${point.id}`;
+  box.replaceChildren(label);
+  picture(point.id).then((url) => {
+    if (box.dataset.id !== String(point.id)) return;
+    const image = document.createElement("img");
+    image.src = url;
+    image.alt = "";
+    box.prepend(image);
+  }, () => {});
+}
+
+function drawLegend() {
+  const known = Object.keys(state.info.labels).filter((label) => state.map.hues.has(label)).slice(0, LEGEND_LABELS);
+  element("legend").replaceChildren(...known.map((label) => {
+    const item = document.createElement("li");
+    const dot = document.createElement("i");
+    dot.style.background = state.map.colour(label);
+    item.append(dot, label);
+    return item;
+  }));
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.map) drawLegend(); });
+
+// The service goes on drawing a map that took longer than a request may.
+async function patiently(path) {
+  for (;;) {
+    try {
+      return await (await call(path)).json();
+    } catch (error) {
+      if (error.status !== 504) throw error;
+      say("Still drawing the map …");
+    }
+  }
+}
+
 async function toggleMap() {
   const section = element("map-view");
   section.hidden = !section.hidden;
@@ -198,8 +249,10 @@ async function toggleMap() {
   if (section.hidden || state.map) return state.map?.draw();
   say("Drawing the map …");
   try {
-    const points = await (await call("/api/map")).json();
-    state.map = new ScatterMap(element("map"), points, (point) => show({ kind: "row", hit: { ...point, uri: `row ${point.id}` } }));
+    const points = await patiently("/api/map");
+    const choose = (point) => show({ kind: "row", hit: { ...point, uri: `row ${point.id}` } });
+    state.map = new ScatterMap(element("map"), points, { choose, peek });
+    drawLegend();
     say(`${points.length} rows on the map`);
   } catch (error) {
     say(error.message);

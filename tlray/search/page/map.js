@@ -1,13 +1,15 @@
-// A scatter map on a canvas: drag to move, wheel or pinch to zoom, click a point.
+// A scatter map on a canvas: drag to move, wheel or pinch to zoom, hover to see a point, click to choose it.
 const NEAR_PIXELS = 14;
 
 export class ScatterMap {
-  constructor(canvas, points, choose) {
-    Object.assign(this, { canvas, points, choose, marked: new Set(), scale: 1, x: 0, y: 0, pointers: new Map(), moved: 0 });
+  constructor(canvas, points, { choose, peek }) {
+    Object.assign(this, { canvas, points, choose, peek, marked: new Set(), scale: 1, x: 0, y: 0, pointers: new Map(), moved: 0 });
     const labels = [...new Set(points.map((point) => point.label))].sort();
-    this.hues = new Map(labels.map((label, index) => [label, Math.round((index * 137.508) % 360)])); // golden angle
+    // The golden angle keeps any number of hues apart; it begins with blue and red, which most eyes tell apart.
+    this.hues = new Map(labels.map((label, index) => [label, Math.round((218 + index * 137.508) % 360)]));
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
+    canvas.addEventListener("pointerleave", () => this.peek(null));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => this.up(event));
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
@@ -25,8 +27,13 @@ export class ScatterMap {
 
   place(point) {
     const { clientWidth: width, clientHeight: height } = this.canvas;
-    const unit = 0.46 * Math.min(width, height) * this.scale;
-    return [width / 2 + this.x + point.x * unit, height / 2 + this.y - point.y * unit];
+    const unit = 0.46 * this.scale;
+    return [width / 2 + this.x + point.x * unit * width, height / 2 + this.y - point.y * unit * height];
+  }
+
+  colour(label, alpha = 1) {
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    return `hsl(${this.hues.get(label)} 70% ${dark ? 66 : 45}% / ${alpha})`;
   }
 
   draw() {
@@ -37,10 +44,9 @@ export class ScatterMap {
     canvas.height = canvas.clientHeight * ratio;
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
-    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const paint = (point, radius, alpha) => {
       const [x, y] = this.place(point);
-      context.fillStyle = `hsl(${this.hues.get(point.label)} 65% ${dark ? 65 : 42}% / ${alpha})`;
+      context.fillStyle = this.colour(point.label, alpha);
       context.beginPath();
       context.arc(x, y, radius, 0, 2 * Math.PI);
       context.fill();
@@ -66,7 +72,12 @@ export class ScatterMap {
 
   move(event) {
     const before = this.pointers.get(event.pointerId);
-    if (!before) return;
+    if (!before) {
+      const near = this.nearest(event.offsetX, event.offsetY);
+      this.canvas.style.cursor = near ? "pointer" : "grab";
+      this.peek(near, event.clientX, event.clientY);
+      return;
+    }
     const now = [event.offsetX, event.offsetY];
     const spread = () => {
       const [[ax, ay], [bx, by]] = [...this.pointers.values()];
@@ -93,6 +104,11 @@ export class ScatterMap {
   }
 
   click(x, y) {
+    const point = this.nearest(x, y);
+    if (point) this.choose(point);
+  }
+
+  nearest(x, y) {
     let best = null;
     let least = NEAR_PIXELS;
     for (const point of this.points) {
@@ -100,7 +116,7 @@ export class ScatterMap {
       const distance = Math.hypot(px - x, py - y);
       if (distance < least) [best, least] = [point, distance];
     }
-    if (best) this.choose(best);
+    return best;
   }
 
   key(event) {

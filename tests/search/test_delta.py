@@ -1,0 +1,95 @@
+"""Small changes go beside the large file, many are merged into it; either way the answers are the table's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.search.tables import Bench, exact, recall, rows_for, vectors_for
+from tlray.errors import IndexCorruptError
+from tlray.search.card import Card, read_card
+from tlray.search.searcher import Searcher
+
+
+def card_of(bench: Bench) -> Card:
+    return read_card(f"file://{bench.index_path}")
+
+
+def check(bench: Bench, least_recall: float) -> None:
+    """All rows of the table and no other are found, in the order of NumPy's scores."""
+    uris, vectors_ND = bench.all()
+    searcher = Searcher.open(str(bench.index_path))
+    assert sorted(searcher.rows.table["uri"].to_pylist()) == sorted(uris)
+    queries_BD = vectors_for(range(100_000, 100_100), "query")
+    wanted_BK, _ = exact(queries_BD, vectors_ND, 10)
+    found = [[hit["uri"] for hit in hits] for hits in searcher.search(queries_BD, 10).to_lists()]
+    assert {uri for hits in found for uri in hits} <= set(uris)
+    assert recall(found, [[uris[at] for at in row] for row in wanted_BK]) >= least_recall
+    # The exact vectors of each row are the table's own.
+    of_uri = dict(zip(uris, vectors_ND, strict=True))
+    ids = searcher.rows.ids_N[:: max(1, len(uris) // 200)]
+    own_BD = np.stack([of_uri[searcher.rows.uri(int(at))] for at in searcher.rows.positions(ids)])
+    own_BD = own_BD / np.linalg.norm(own_BD, axis=1, keepdims=True)
+    np.testing.assert_allclose(searcher.exact.take(ids), own_BD, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factory", "rerank"), [("Flat", "auto"), ("HNSW16", "auto"), ("IVF16,Flat", "auto"), ("IVF8,SQ4", "always")]
+)
+def test_small_changes_go_beside_and_many_are_merged(factory: str, rerank: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    first, *_ = bench.fill(2000, part_rows=200)
+    config = {"factory": factory, "rerank": rerank}
+    bench.index(**config)
+    built = card_of(bench)
+    large = {kind: built.files[kind] for kind in ("faiss", "vectors") if kind in built.files}
+
+    # 10 rows go, 10 come; then some of those that came go again, and others come.
+    (second,) = bench.commit([rows_for([*range(10, 200), *range(5000, 5010)])], [first])
+    assert bench.index(**config)["action"] == "updated"
+    check(bench, 0.93)
+    (third,) = bench.commit([rows_for([*range(10, 200), *range(5005, 5020)])], [second])
+    updated = bench.index(**config)
+    assert (updated["action"], updated["added"], updated["removed"]) == ("updated", 10, 5)
+    check(bench, 0.93)
+    card = card_of(bench)
+    assert card.files | large == card.files and card.files["delta"].size_bytes < 20_000
+    assert (card.measured_version, card.quality, card.base_next_id, card.next_id) == (1, built.quality, 2000, 2020)
+
+    # A label that changes leaves the vectors alone.
+    bench.commit([rows_for([*range(10, 200), *range(5005, 5020)]).set_column(2, "label", [["new"] * 205])], [third])
+    assert bench.index(**config)["moved"] == 205
+    assert card_of(bench).files["delta"] == card.files["delta"]
+
+    bench.commit([rows_for(range(6000, 6300))])
+    assert bench.index(**config)["action"] == "updated"
+    merged = card_of(bench)
+    assert "delta" not in merged.files and merged.measured_version == merged.version == 5
+    assert merged.base_next_id == merged.next_id == 2320
+    assert ("vectors" in merged.files) == (rerank == "always")
+    check(bench, 0.93)
+
+
+def test_a_damaged_delta_is_refused(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(300)
+    bench.index(factory="IVF4,Flat")
+    bench.commit([rows_for(range(900, 905))])
+    bench.index()
+    (path,) = bench.index_path.glob("files/delta-*")
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(IndexCorruptError, match="delta-"):
+        Searcher.open(str(bench.index_path))
+    bench.commit([rows_for(range(905, 910))])
+    with pytest.raises(IndexCorruptError, match="delta-"):
+        bench.index()
+    assert bench.index(rebuild=True)["action"] == "rebuilt"
+
+
+def test_another_recall_target_tunes_anew_without_a_build(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(2000)
+    assert bench.index(factory="IVF32,Flat", recall_target=0.6)["parameters"]["nprobe"] < 8
+    updated = bench.index(recall_target=0.99)
+    assert updated["action"] == "updated" and updated["recall_at_10"] >= 0.99

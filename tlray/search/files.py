@@ -1,0 +1,99 @@
+"""The files of an index: each stored under a name that holds the hash of its bytes, and checked before it is used."""
+
+import hashlib
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tlray.errors import IndexCorruptError, ObjectNotFoundError
+from tlray.lake.storage import Store, join, open_store, to_path
+
+FileKind = Literal["faiss", "rows", "recipe", "vectors", "delta"]
+_BLOCK_BYTES = 8 * 2**20
+
+
+class IndexFile(BaseModel):
+    """One file of an index: its name below `files/`, the hash and the length of its bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+def put_file(index_uri: str, kind: FileKind, path: Path) -> IndexFile:
+    """Store a local file under a name that holds its hash; at most 5 GiB on S3 (one PUT)."""
+    digest, size_bytes = hash_file(path)
+    name = f"{kind}-{digest}"
+    uri = join(index_uri, "files", name)
+    if not (uri.startswith("file://") and _linked(path, to_path(uri))):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+            open_store(uri).write(uri, view, if_absent=True)
+    return IndexFile(name=name, sha256=digest, size_bytes=size_bytes)
+
+
+def _linked(path: Path, target: Path) -> bool:
+    """Give a file that is on the disk, all of it, a second name; False where that is on another file system."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        target.hardlink_to(path)
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def put_bytes(index_uri: str, kind: FileKind, data: bytes) -> IndexFile:
+    """Like `put_file`, for what is in memory."""
+    digest = hashlib.sha256(data).hexdigest()
+    uri = join(index_uri, "files", f"{kind}-{digest}")
+    open_store(uri).write(uri, data, if_absent=True)
+    return IndexFile(name=f"{kind}-{digest}", sha256=digest, size_bytes=len(data))
+
+
+def get_file(index_uri: str, file: IndexFile, scratch: Path) -> Path:
+    """A local file with the checked bytes: the stored one itself, or a copy in `scratch`.
+
+    Raises:
+        IndexCorruptError: its bytes are not those that the card names, or it is gone.
+    """
+    uri = join(index_uri, "files", file.name)
+    try:
+        if uri.startswith("file://"):
+            path = to_path(uri)
+            digest = hash_file(path)[0] if path.is_file() else "(gone)"
+        else:
+            path, digest = _download(open_store(uri), uri, scratch)
+    except ObjectNotFoundError:
+        digest = "(gone)"
+    if digest != file.sha256:
+        raise IndexCorruptError(
+            f"{uri} has the sha256 {digest[:12]}, the index's card says {file.sha256[:12]}; restore the file, or build "
+            "the index anew with `tlray index --rebuild`"
+        )
+    return path
+
+
+def _download(store: Store, uri: str, scratch: Path) -> tuple[Path, str]:
+    hasher = hashlib.sha256()
+    stream, _ = store.stream(uri)
+    with stream, tempfile.NamedTemporaryFile(dir=scratch, delete=False) as copy:
+        while block := stream.read(_BLOCK_BYTES):
+            hasher.update(block)
+            copy.write(block)
+    return Path(copy.name), hasher.hexdigest()
+
+
+def hash_file(path: Path) -> tuple[str, int]:
+    """Sha256 in hex and length in bytes of a local file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, file.tell()

@@ -1,0 +1,213 @@
+"""Index and search on a Ray cluster: shards of an index built in parallel, a table of queries answered by many processes.
+
+Shape legend: N rows, B queries, D dimensions, K neighbours.
+"""
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.exceptions
+from ray.util import ActorPool
+
+from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, first_line
+from tlray.lake.parts import Part
+from tlray.search.answers import answer_part
+from tlray.search.build import chosen_rows
+from tlray.search.choose import Metric
+from tlray.search.engine import Engine
+from tlray.search.exact import exact_neighbours, nearest_of
+from tlray.search.measure import K, Probe
+from tlray.search.publishing import Stopwatch
+from tlray.search.rows import Filter
+from tlray.search.searcher import Searcher
+from tlray.search.vectors import read_features_of
+
+
+@contextmanager
+def joined() -> Iterator[bool]:
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine; leave it at the end.
+
+    A caller that has joined one already stays in it.
+
+    Yields:
+        Whether the cluster is one of our own, which ends with the block.
+
+    Raises:
+        ConfigError: there is none at the address, or none could be started.
+    """
+    joins, own = not ray.is_initialized(), not os.environ.get("RAY_ADDRESS")
+    if joins:
+        given: dict[str, Any] = {"address": "local", "include_dashboard": False} if own else {}
+        try:
+            ray.init(logging_level=logging.WARNING, **given)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN)") from error
+    try:
+        yield joins and own
+    finally:
+        if joins:
+            ray.shutdown()
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Errors of ours that a task raised come out as themselves."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, TlrayError):
+            raise cause from error
+        raise StorageError(f"the workers on Ray failed: {first_line(error)}; {GO_ON}") from error
+
+
+def fill_in_shards(
+    engine: Engine, factory: str, table_uri: str, column: str, parts: Sequence[Part], shards: int, watch: Stopwatch
+) -> Probe:
+    """Train an empty index, have its shards filled by tasks on Ray, and merge them.
+
+    The rows that are trained on and the rows that are probed are those of a build in one process. A shard waits in Ray's
+    object store, which writes to disk what does not fit in memory, until it is merged; this process holds the index alone.
+
+    Args:
+        engine: empty.
+        factory: its factory string.
+        table_uri: of the table.
+        column: the embedding column.
+        parts: of the table, in the order of the index's rows.
+        shards: how many.
+        watch: where times are noted.
+
+    Raises:
+        ConfigError: FAISS cannot merge this kind of index, or there is no cluster.
+        TlrayError: what a task raised.
+    """
+    if not engine.removes:
+        raise ConfigError(
+            f"shards are merged for IVF indexes only, not for {factory}; name an IVF --factory, or leave out --shards"
+        )
+    starts = np.cumsum([0, *(part.rows for part in parts)])
+    chosen = chosen_rows(factory, int(starts[-1]), engine.dimensions)
+    # Neighbouring parts, of about as many rows in each shard.
+    edges = np.searchsorted(starts, np.linspace(0, starts[-1], min(shards, len(parts)) + 1))
+    pieces = [
+        ([part.path for part in parts[first:last]], int(starts[first]))
+        for first, last in itertools.pairwise(edges.tolist())
+        if last > first
+    ]
+    with joined(), our_errors():
+        with watch.stage("sample"):
+            training_BD = _sample(table_uri, column, pieces, chosen.training_ids, engine)
+            queries_BD = _sample(table_uri, column, pieces, chosen.probe_ids, engine)
+        with watch.stage("train"):
+            engine.train(training_BD)
+        del training_BD
+        with watch.stage("add"):
+            shared = [ray.put(value) for value in (engine.to_bytes(), queries_BD)]
+            build = _remote(_shard)
+            made = [build(*shared, engine.metric, table_uri, column, *piece) for piece in pieces]
+            found = []
+            for reference in made:
+                data, ids_BK, nearness_BK = ray.get(reference)
+                engine.merge(Engine.from_bytes(data, engine.metric))
+                found.append((ids_BK, nearness_BK))
+    ids_BK, nearness_BK = nearest_of(found, K + 1)
+    return Probe.of(chosen.probe_ids, queries_BD, ids_BK, nearness_BK, int(starts[-1]))
+
+
+def _remote(function: Callable[..., object]) -> Callable[..., Any]:
+    remote: Any = ray.remote(function)
+    task: Callable[..., Any] = remote.remote
+    return task
+
+
+def _sample(
+    table_uri: str, column: str, pieces: Sequence[tuple[list[str], int]], ids: np.ndarray, engine: Engine
+) -> np.ndarray:
+    """Vectors of some rows, prepared; each piece's are picked out on Ray."""
+    pick = _remote(_picked)
+    return engine.prepared(np.concatenate(ray.get([pick(table_uri, column, *piece, ids) for piece in pieces])))
+
+
+def _blocks(table_uri: str, column: str, paths: Sequence[str], start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for path in paths:
+        features_BD = read_features_of(table_uri, path, column)
+        yield np.arange(start, start + len(features_BD)), features_BD
+        start += len(features_BD)
+
+
+def _picked(table_uri: str, column: str, paths: Sequence[str], start: int, ids: np.ndarray) -> np.ndarray:
+    """A task: vectors of those of some rows that are in these parts, in order."""
+    picked = []
+    for ids_B, features_BD in _blocks(table_uri, column, paths, start):
+        wanted = ids[np.searchsorted(ids, ids_B[0]) : np.searchsorted(ids, ids_B[-1] + 1)]
+        picked.append(features_BD[wanted - ids_B[0]])
+    return np.concatenate(picked)
+
+
+def _shard(
+    trained: bytes, queries_BD: np.ndarray, metric: Metric, table_uri: str, column: str, paths: Sequence[str], start: int
+) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """A task: the trained index filled with these parts, and their nearest rows to each query."""
+    engine = Engine.from_bytes(trained, metric)
+
+    def added() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for ids_B, features_BD in _blocks(table_uri, column, paths, start):
+            vectors_BD = engine.prepared(features_BD)
+            engine.add(vectors_BD, int(ids_B[0]))
+            yield ids_B, vectors_BD
+
+    ids_BK, nearness_BK = exact_neighbours(queries_BD, added(), K + 1, metric)
+    return engine.to_bytes(), ids_BK, nearness_BK
+
+
+class _Answerer:
+    """An actor: a searcher of one version."""
+
+    def __init__(self, index: str, version: int) -> None:
+        self._searcher = Searcher.open(index, version)
+
+    def answer(self, table_uri: str, path: str, k: int, where: Filter) -> pa.Table:
+        """Answers to the rows of a part."""
+        return answer_part(self._searcher, table_uri, path, k, where)
+
+
+def answers_on_ray(
+    index: str, version: int, table_uri: str, paths: Sequence[str], k: int, where: Filter, workers: int
+) -> Iterator[pa.Table]:
+    """Answer parts of a table of queries, each with the whole index in the memory of every worker.
+
+    Args:
+        index: URI or path, which every worker must reach.
+        version: of the index.
+        table_uri: the queries' table.
+        paths: of its parts.
+        k: answers to each query.
+        where: which rows may be found.
+        workers: processes.
+
+    Yields:
+        Each part's answers, in order.
+
+    Raises:
+        ConfigError: there is no cluster.
+        TlrayError: what a worker raised.
+    """
+    with joined(), our_errors():
+        actor: Any = ray.remote(_Answerer)
+        pool: Any = ActorPool([actor.remote(index, version) for _ in range(min(workers, max(1, len(paths))))])
+        # Ahead of what is read by a few parts only, so that answers do not pile up.
+        waiting = iter(paths)
+        for path in itertools.islice(waiting, 2 * workers):
+            pool.submit(lambda each, one: each.answer.remote(table_uri, one, k, where), path)
+        while pool.has_next():
+            yield pool.get_next()
+            for path in itertools.islice(waiting, 1):
+                pool.submit(lambda each, one: each.answer.remote(table_uri, one, k, where), path)

@@ -1,0 +1,184 @@
+"""Put a version of an index where it is to be: its files first, then its card, which makes it visible.
+
+Shape legend: N vectors, D dimensions.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from tlray import __version__
+from tlray.config import IndexConfig
+from tlray.errors import ConfigError
+from tlray.lake.table import Table
+from tlray.search.card import Card, Parameters, Quality, publish
+from tlray.search.choose import Choice
+from tlray.search.delta import Delta
+from tlray.search.engine import Engine, library_version
+from tlray.search.files import FileKind, IndexFile, put_bytes, put_file
+from tlray.search.rows import Rows
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a block."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a version is made of, before it is published.
+
+    Attributes:
+        engine: the FAISS index.
+        file: where it is stored.
+        rows: its live rows.
+        parameters: of a search.
+        quality: what was measured.
+        vectors: a local file with the exact vectors of the rows, in their order, where they are kept.
+        next_id: over every id that was ever given.
+        built_rows: live rows when it was built as a whole.
+    """
+
+    engine: Engine
+    file: IndexFile
+    rows: Rows
+    parameters: Parameters
+    quality: Quality
+    vectors: Path | None
+    next_id: int
+    built_rows: int
+
+
+def column_of(table: Table, name: str | None) -> str:
+    """The embedding column that is meant.
+
+    Raises:
+        ConfigError: there is none of that name, or there are several and none was named.
+    """
+    if name is None and len(table.columns) == 1:
+        return table.columns[0]
+    if name not in table.columns:
+        raise ConfigError(f"column is {name}; expected one of the table's: {', '.join(table.columns)}")
+    return str(name)
+
+
+def publish_whole(
+    table: Table,
+    config: IndexConfig,
+    index_uri: str,
+    version: int,
+    contents: Contents,
+    choice: Choice,
+    watch: Stopwatch,
+) -> Card:
+    """Store all files of a version, then its card.
+
+    Args:
+        table: at the version that the index shows.
+        config: of the command.
+        index_uri: of the index.
+        version: its number.
+        contents: what it is made of.
+        choice: the factory and why.
+        watch: times so far.
+
+    Raises:
+        ConcurrentWriteError: somebody else published a version of that number.
+    """
+    engine = contents.engine
+    with watch.stage("write"):
+        files: dict[FileKind, IndexFile] = {
+            "faiss": contents.file,
+            "rows": put_bytes(index_uri, "rows", contents.rows.to_bytes()),
+            "recipe": put_bytes(index_uri, "recipe", table.recipe_file.to_json()),
+        }
+        if contents.vectors is not None:
+            files["vectors"] = put_file(index_uri, "vectors", contents.vectors)
+    card = Card(
+        version=version,
+        created=_now(),
+        table=table.uri,
+        table_version=table.version,
+        recipe_id=table.recipe_file.recipe_id,
+        column=column_of(table, config.column),
+        dimensions=engine.dimensions,
+        metric=engine.metric,
+        factory=choice.factory,
+        reasons=choice.reasons,
+        rows=len(contents.rows),
+        dead=engine.total - len(contents.rows),
+        next_id=contents.next_id,
+        base_next_id=contents.next_id,
+        built_rows=contents.built_rows,
+        recall_target=config.recall_target,
+        parameters=contents.parameters,
+        quality=contents.quality,
+        measured_version=version,
+        seconds=watch.seconds,
+        files=files,
+        made_with=_made_with(),
+    )
+    publish(index_uri, card)
+    return card
+
+
+def publish_delta(
+    table: Table, index_uri: str, before: Card, rows: Rows, delta: Delta, *, dead: int, next_id: int, watch: Stopwatch
+) -> Card:
+    """Store what changed since the FAISS file was written, then the card of a version that is that file and this change.
+
+    Args:
+        table: at the version that the index shows.
+        index_uri: of the index.
+        before: the version before.
+        rows: live rows.
+        delta: all changes since the FAISS file was written.
+        dead: removed rows whose vectors stay inside.
+        next_id: over every id that was ever given.
+        watch: times so far.
+
+    Raises:
+        ConcurrentWriteError: somebody else published a version of that number.
+    """
+    with watch.stage("write"):
+        changed: dict[FileKind, IndexFile] = {"rows": put_bytes(index_uri, "rows", rows.to_bytes())}
+        if delta.size:
+            changed["delta"] = put_bytes(index_uri, "delta", delta.to_bytes())
+    card = before.model_copy(
+        update={
+            "version": before.version + 1,
+            "created": _now(),
+            "table": table.uri,
+            "table_version": table.version,
+            "rows": len(rows),
+            "dead": dead,
+            "next_id": next_id,
+            "seconds": watch.seconds,
+            "files": before.files | changed,
+            "made_with": _made_with(),
+        }
+    )
+    publish(index_uri, card)
+    return card
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _made_with() -> dict[str, str]:
+    return {"tlray": __version__, "faiss": library_version(), "numpy": np.__version__}

@@ -1,0 +1,67 @@
+"""The service in several processes, under Ray Serve."""
+
+import socket
+import threading
+from typing import Any
+
+from ray import serve
+
+from tlray.config import ServeConfig
+from tlray.progress import say
+from tlray.search.card import read_card
+from tlray.search.on_ray import joined, our_errors
+from tlray.search.service import Service
+from tlray.search.web import guarded, make_app, read_token
+
+APP = "tlray-search"
+
+
+def serve_on_ray(config: ServeConfig, index_uri: str, stop: threading.Event) -> dict[str, Any]:
+    """Serve by several replicas until told to stop; requests under way are finished.
+
+    Limits count for each replica by itself, and each follows the index on its own: for `reload_seconds` answers may come of two
+    versions, each of one alone. `/metrics` are those of the replica that happens to answer.
+
+    Args:
+        config: of the command; `token_file` is read by each replica on its own machine.
+        index_uri: of the index, which each replica must reach.
+        stop: ends it.
+
+    Returns:
+        The command's JSON object.
+
+    Raises:
+        ConfigError: there is no cluster.
+        TlrayError: a replica cannot open the index, or computes other numbers.
+    """
+
+    def build() -> Any:
+        service = Service(config)
+        return guarded(make_app(service), service, config, read_token(config))
+
+    deployment = serve.deployment(
+        name=APP,
+        num_replicas=config.replicas,
+        max_ongoing_requests=2 * config.max_concurrency,  # so that the guard answers 429, not the proxy
+        graceful_shutdown_timeout_s=config.timeout_seconds,
+        ray_actor_options={"num_cpus": 1},
+    )(serve.ingress(build)())
+    with joined(), our_errors():
+        port = config.port or _free_port(config.host)
+        serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": port})
+        try:
+            serve.run(deployment.bind(), name=APP, route_prefix="/")
+            address = f"http://{config.host}:{port}/"
+            say(f"{config.replicas} replicas answer: {address} (interface: {address}docs)")
+            stop.wait()
+        finally:
+            serve.delete(APP)
+    card = read_card(index_uri)
+    return {"index": index_uri, "version": card.version, "address": address, "replicas": config.replicas}
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
