@@ -1,4 +1,4 @@
-"""The encoding stage: decoded pieces to vectors.
+"""The encoding stage: decoded pieces to vectors or predictions.
 
 Shape legend: B images of a piece, D embedding length.
 """
@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from tlray.errors import ImageErrorCode
 from tlray.extract.pieces import EncodedPiece
+from tlray.extract.predictions import prediction_columns
 from tlray.lake.fetch import Piece
-from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS, vector_column
-from tlray.recipe import Recipe
+from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS, own_fields, vector_column
+from tlray.recipe import RecipeFile
 
 
 class TimedEncoder(Protocol):
@@ -22,8 +23,14 @@ class TimedEncoder(Protocol):
     def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]: ...  # noqa: D102
 
 
-def encode_piece(encoder: TimedEncoder, piece: Piece, recipe: Recipe) -> EncodedPiece:
-    """Embed the images of a piece; a row whose vector is not finite becomes a failed one."""
+def encode_piece(encoder: TimedEncoder, piece: Piece, file: RecipeFile) -> EncodedPiece:
+    """Make the table's own columns of the images of a piece; a row whose vector is not finite becomes a failed one.
+
+    Args:
+        encoder: of the table (`tlray.extract.head.with_head`).
+        piece: decoded.
+        file: the table's.
+    """
     features, encode_seconds = encoder.encode_timed(piece.images_BHWC)
     finite_B = np.ones(len(piece.images_BHWC), bool)
     for features_BD in features.values():
@@ -35,20 +42,27 @@ def encode_piece(encoder: TimedEncoder, piece: Piece, recipe: Recipe) -> Encoded
     failed = pa.concat_tables(
         [piece.rows.filter(pc.invert(decoded)), not_finite.set_column(len(FIXED_FIELDS), ERROR_FIELD, code)]
     )
-    vectors = {name: vector_column(features_BD[finite_B], recipe.precision.storage) for name, features_BD in features.items()}
-    nulls = {name: pa.nulls(len(failed), pa.list_(pa.float32())) for name in features}
+    columns = _own_columns({name: features_BD[finite_B] for name, features_BD in features.items()}, file)
+    nulls = {field.name: pa.nulls(len(failed), field.type) for field in own_fields(file)}
     return EncodedPiece(
         piece.unit,
         piece.index,
         piece.last,
-        _with_vectors(ok, vectors),
-        _with_vectors(failed, nulls),
+        _with_columns(ok, columns),
+        _with_columns(failed, nulls),
         {**piece.seconds, "encode": encode_seconds},
         piece.notes,
     )
 
 
-def _with_vectors(rows: pa.Table, vectors: dict[str, pa.Array]) -> pa.Table:
-    for offset, (name, column) in enumerate(vectors.items()):
+def _own_columns(features: dict[str, np.ndarray], file: RecipeFile) -> dict[str, pa.Array]:
+    """As `own_fields` has them, of rows whose numbers are finite."""
+    output, storage = file.output, file.recipe.precision.storage
+    predictions = prediction_columns(features[output.scores], output) if output else {}
+    return predictions | {column: vector_column(features[column], storage) for column in file.embedding_columns}
+
+
+def _with_columns(rows: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
+    for offset, (name, column) in enumerate(columns.items()):
         rows = rows.add_column(len(FIXED_FIELDS) + offset, name, column)
     return rows

@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlray.config import ExtractConfig
+from tlray.config import ExtractConfig, RunConfig
 from tlray.errors import ConcurrentWriteError, TooManyFailuresError
 from tlray.extract.report import Resources, report
 from tlray.extract.stop import Stop
 from tlray.lake.committer import Committer
 from tlray.lake.compare import compare
 from tlray.lake.fetch import FetchSpec
+from tlray.lake.identity import check_recipe
 from tlray.lake.lease import hold
 from tlray.lake.local_copy import local_copy
 from tlray.lake.maintenance import optimize
@@ -27,18 +28,16 @@ from tlray.lake.plan import Difference, Plan
 from tlray.lake.resize import check_preprocessing
 from tlray.lake.sources import Source, open_source
 from tlray.lake.storage import to_uri
-from tlray.lake.table import Table, check_recipe
+from tlray.lake.table import Table
 from tlray.progress import Progress, say
 
 if TYPE_CHECKING:
     from tlray.extract.on_ray import Workers
     from tlray.extract.pieces import WrittenPiece
+    from tlray.extract.work import Work
     from tlray.models.backbones import Backbone
 
 Engine = Callable[[Plan], Generator["WrittenPiece", None, None]]
-
-SAMPLE_IMAGES = 32
-"""Images that a dry run really embeds, to estimate the time of the others."""
 
 NOTES_SHOWN = 10
 
@@ -103,42 +102,58 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
         StoppedError: SIGTERM asked for it; likewise.
         TlrayError: the run could not go on; what was committed stays, and the same command goes on from there.
     """
+
+    def prepare() -> "Work":
+        from tlray.extract.work import Work
+        from tlray.models.backbones import resolve_backbone
+
+        return Work(resolve_backbone(config.recipe, local_copy))
+
+    return bring_up_to_date(config, config.table, prepare)
+
+
+def bring_up_to_date(config: RunConfig, table: str, prepare: Callable[[], "Work"]) -> dict[str, Any]:
+    """Bring any table to where its source is; returns and raises as `extract` does.
+
+    Args:
+        config: of the run.
+        table: URI or path.
+        prepare: makes what is to be done; called after the cheap checks, as torch takes seconds to import.
+    """
     with Stop() as stop:
-        return _extract(config, stop)
+        return _bring_up_to_date(config, to_uri(table), prepare, stop)
 
 
-def _extract(config: ExtractConfig, stop: Stop) -> dict[str, Any]:
+def _bring_up_to_date(config: RunConfig, table_uri: str, prepare: Callable[[], "Work"], stop: Stop) -> dict[str, Any]:
     began = time.monotonic()
-    table_uri = to_uri(config.table)
     source = open_source(config.source)
     table = Table.open_or_none(table_uri)
-    # torch takes seconds to import: after the cheap checks.
-    from tlray.models.backbones import resolve_backbone
-    from tlray.models.golden import make_recipe_file
-
-    backbone = resolve_backbone(config.recipe, local_copy)
-    check_preprocessing(backbone.recipe.preprocessing)
+    work = prepare()
+    recipe = work.backbone.recipe
+    check_preprocessing(recipe.preprocessing)
     if table is not None:
-        check_recipe(table.recipe_file, backbone.recipe, table_uri)
+        check_recipe(table.recipe_file, recipe, table_uri, output=work.output)
     else:
         next(iter(source.pages()), None)  # a source that cannot be listed leaves nothing at the table's place
     spec = FetchSpec(
         kind=source.kind,
         source=config.source,
-        preprocessing=backbone.recipe.preprocessing,
+        preprocessing=recipe.preprocessing,
         trust_listing=source.format == "manifest",
     )
     totals = _Totals()
-    result: dict[str, Any] = {"table": table_uri, "recipe_id": backbone.recipe.recipe_id}
+    result: dict[str, Any] = {"table": table_uri, **work.ids}
     if config.dry_run:
-        estimate = _estimate(_differences(config, source, table, totals), spec, backbone)
+        from tlray.extract.sample import estimate_seconds
+
+        estimate = estimate_seconds(_differences(config, source, table, totals), spec, work.backbone)
         return result | totals.counts | {"dry_run": True, **estimate}
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with hold(table_uri, run_id, wait=config.wait) as lease, contextlib.ExitStack() as stack:
+    with hold(table_uri, run_id, wait=config.wait, seconds=config.lease_seconds) as lease, contextlib.ExitStack() as stack:
         table = Table.open_or_none(table_uri)  # as it is now that nobody else writes to it
         workers, committer, engine = None, None, None
         for difference in _differences(config, source, table, totals):
-            table = table or Table.create(table_uri, make_recipe_file(backbone))
+            table = table or work.create_table(table_uri)
             committer = committer or Committer(table, run_id, guard=lease.check, describe=totals.describe)
             if difference.is_empty:
                 continue
@@ -150,7 +165,7 @@ def _extract(config: ExtractConfig, stop: Stop) -> dict[str, Any]:
             say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
             committer.start(plan)
             if plan.units and engine is None:
-                engine = _engine(spec, table, backbone, workers, run_id)
+                engine = _engine(spec, table, work.backbone, workers, run_id)
             with contextlib.closing(_pieces(plan, engine)) as pieces:
                 _run(config, plan, pieces, table, committer, totals, stop, left=difference.left)
         assert table is not None
@@ -174,7 +189,7 @@ def _extract(config: ExtractConfig, stop: Stop) -> dict[str, Any]:
     )
 
 
-def _workers(config: ExtractConfig) -> AbstractContextManager["Workers | None"]:
+def _workers(config: RunConfig) -> AbstractContextManager["Workers | None"]:
     if config.local:
         return nullcontext()
     from tlray.extract.on_ray import cluster  # ray is slow to import, and --local does without it
@@ -182,10 +197,12 @@ def _workers(config: ExtractConfig) -> AbstractContextManager["Workers | None"]:
     return cluster()
 
 
-def _differences(config: ExtractConfig, source: Source, table: Table | None, totals: _Totals) -> Iterator[Difference]:
+def _differences(config: RunConfig, source: Source, table: Table | None, totals: _Totals) -> Iterator[Difference]:
     """How the source differs from the table, a bounded piece of work after the other; adds to the counts."""
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
-        found = compare(source, table, Path(scratch), retry_codes=config.retry_failed, policy=config.policy)
+        # What the store lists is there, whatever an earlier request for it was told.
+        codes = {*config.retry_failed, *(["not_found"] if source.asks_the_store else [])}
+        found = compare(source, table, Path(scratch), retry_codes=codes, policy=config.policy)
         while True:
             began = time.monotonic()
             difference = next(found, None)
@@ -199,7 +216,7 @@ def _differences(config: ExtractConfig, source: Source, table: Table | None, tot
 
 
 def _run(
-    config: ExtractConfig,
+    config: RunConfig,
     plan: Plan,
     pieces: Iterator["WrittenPiece"],
     table: Table,
@@ -230,13 +247,13 @@ def _run(
                     totals.commit_seconds = committer.seconds
                 progress.update(sum(part.rows for part in piece.parts), sum(piece.failures.values()), table.version)
                 if total_is_known:
-                    _check_failures(config, totals, todo + left)
+                    _check_failures(config, table, totals, todo + left)
         finally:
             with stop.held():
                 committer.flush(now=True)
                 totals.commit_seconds = committer.seconds
     if not left:
-        _check_failures(config, totals, todo if total_is_known else totals.images)
+        _check_failures(config, table, totals, todo if total_is_known else totals.images)
 
 
 def _compact(table: Table) -> None:
@@ -249,13 +266,15 @@ def _compact(table: Table) -> None:
 def _engine(spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Workers | None", run_id: str) -> Engine:
     """What works off plans, one after the other; in this process its encoder is made once for all of them."""
     if workers is None:
+        from tlray.extract.head import with_head
         from tlray.extract.local import run_locally
         from tlray.extract.units import UnitWorker
         from tlray.models.golden import make_encoder
 
         lanes = os.cpu_count() or 1
         encoder = make_encoder(table.recipe_file, local_copy, where="this machine", backbone=backbone, lanes=lanes)
-        worker = UnitWorker(encoder, spec, table.uri, table.recipe_file, run_id)
+        scoring = with_head(encoder, table.recipe_file, table.uri)
+        worker = UnitWorker(scoring, spec, table.uri, table.recipe_file, run_id)
         return lambda plan: run_locally(plan, worker, lanes)
     from tlray.extract.on_ray import run_on_ray
 
@@ -269,29 +288,12 @@ def _pieces(plan: Plan, engine: Engine | None) -> Generator["WrittenPiece", None
         yield from engine(plan)
 
 
-def _check_failures(config: ExtractConfig, totals: _Totals, total: int) -> None:
+def _check_failures(config: RunConfig, table: Table, totals: _Totals, total: int) -> None:
     if totals.failed <= config.max_failed_fraction * total:
         return
     codes = ", ".join(f"{count} {code}" for code, count in totals.failures.most_common())
     raise TooManyFailuresError(
         f"{totals.failed} of {total} images failed ({codes}), more than max_failed_fraction={config.max_failed_fraction}; "
-        f"their rows in {config.table} (status=failed) say why. Mend or exclude them, or give a larger --max-failed-fraction, "
+        f"their rows in {table.uri} (status=failed) say why. Mend or exclude them, or give a larger --max-failed-fraction, "
         "and run the same command again: it goes on from here"
     )
-
-
-def _estimate(differences: Iterator[Difference], spec: FetchSpec, backbone: "Backbone") -> dict[str, Any]:
-    """Embed a few images, in this process, and scale up; shards are estimated by their bytes."""
-    from tlray.extract.sample import time_sample
-
-    units, todo_bytes, estimate, sample_seconds, seconds_each = 0, 0, 0.0, 0.0, 0.0
-    for difference in differences:
-        plan = difference.cut(unit_images=spec.piece_images, slots=os.cpu_count() or 1)
-        if plan.units and not seconds_each:
-            sample_seconds, fraction = time_sample(plan, spec, backbone, SAMPLE_IMAGES)
-            seconds_each = sample_seconds / fraction / plan.todo
-        units, todo_bytes = units + len(plan.units), todo_bytes + plan.todo_bytes
-        estimate += plan.todo * seconds_each
-    if units:
-        say(f"estimated {estimate:.0f} s in one process on this machine, from a sample that took {sample_seconds:.1f} s")
-    return {"units": units, "todo_bytes": todo_bytes, "estimated_seconds": round(estimate, 1)}

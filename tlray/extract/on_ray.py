@@ -29,10 +29,6 @@ LANES_PER_ACTOR = 8
 """Cores of one actor on nodes without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the
 time that it takes to compute, and one copy of the weights."""
 
-ONE_LANE_IMAGES = 4_000
-"""Images a core from which on each core gets an actor of its own: only then can compiled code pay, which does not let go of the
-interpreter. Below, starting a process for each core costs more than that saves."""
-
 IMAGE_BYTES = 100_000
 """A guess at the size of an image in a shard, to tell about how many there are; ImageNet's have 110 kB on average."""
 
@@ -146,7 +142,7 @@ def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_
     units = ray.data.from_arrow(unit_rows(plan.units))
     workers = for_plan(workers, plan)
     images = plan.todo if plan.kind == "images" else plan.todo_bytes // IMAGE_BYTES
-    job = _Job(spec.model_dump_json(), table.uri, table.recipe_file.recipe_id, run_id, images // workers.actors)
+    job = _Job(spec.model_dump_json(), table.uri, table.recipe_file.table_id, run_id, images // workers.actors)
     written = (_staged if workers.gpus else _whole)(units, workers, job)
     try:
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -169,9 +165,7 @@ class _Job:
 
 
 def for_plan(workers: Workers, plan: Plan) -> Workers:
-    """No more actors than units, and actors of one core where there is much to do."""
-    if workers.lanes is not None and plan.kind == "images" and plan.todo >= ONE_LANE_IMAGES * workers.slots:
-        workers = replace(workers, actors=workers.slots, cpus=1, lanes=1)
+    """No more actors than units."""
     return replace(workers, actors=min(workers.actors, len(plan.units)))
 
 
@@ -193,7 +187,7 @@ def _whole(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dat
             enable_true_multi_threading=True,
         ),
         num_cpus=workers.cpus,
-        fn_constructor_args=(job.table_uri, job.spec_json, job.run_id, workers.lanes, job.images),
+        fn_constructor_args=(job.table_uri, job.spec_json, job.run_id, workers.lanes),
     )
 
 

@@ -8,6 +8,7 @@ import ray
 import torch
 
 from tlray.extract.encoding import encode_piece
+from tlray.extract.head import with_head
 from tlray.extract.ray_tasks import encoded_row, piece_of
 from tlray.extract.tuning import TuningEncoder
 from tlray.lake.table import Table
@@ -29,7 +30,8 @@ class EncoderActor:
     def _prepare(self) -> None:
         # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
         self._recipe_file = Table.open(self._table_uri).recipe_file
-        self._encoder = TuningEncoder(self._recipe_file, where=on_this_node(), images=self._images, lanes=None)
+        encoder = TuningEncoder(self._recipe_file, where=on_this_node(), images=self._images)
+        self._encoder = with_head(encoder, self._recipe_file, self._table_uri)
         self._ready = True
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
@@ -40,5 +42,5 @@ class EncoderActor:
             began = perf_counter()
             piece = piece_of(batch.slice(index, 1))
             piece.seconds["transfer"] = perf_counter() - began
-            encoded = encode_piece(self._encoder, piece, self._recipe_file.recipe)
+            encoded = encode_piece(self._encoder, piece, self._recipe_file)
             yield encoded_row(encoded)

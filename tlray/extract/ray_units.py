@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from tlray.extract.head import with_head
 from tlray.extract.ray_encoder import on_this_node
 from tlray.extract.ray_tasks import unit_of
-from tlray.extract.tuning import TuningEncoder
 from tlray.extract.units import UnitWorker
 from tlray.lake.fetch import FetchSpec
 from tlray.lake.local_copy import local_copy
@@ -22,12 +22,11 @@ from tlray.models.golden import make_encoder
 class UnitActor:
     """Loads the backbone by itself, so that a restarted actor needs nothing from the object store. Several threads call it."""
 
-    def __init__(self, table_uri: str, spec_json: str, run_id: str, lanes: int, images: int) -> None:
+    def __init__(self, table_uri: str, spec_json: str, run_id: str, lanes: int) -> None:
         self._table_uri = table_uri
         self._spec = FetchSpec.model_validate_json(spec_json)
         self._run_id = run_id
         self._lanes = lanes
-        self._images = images
         self._lock = threading.Lock()
         self._worker: UnitWorker | None = None
 
@@ -37,12 +36,9 @@ class UnitActor:
             if self._worker is None:
                 recipe_file = Table.open(self._table_uri).recipe_file
                 where = on_this_node()
-                encoder = (
-                    make_encoder(recipe_file, local_copy, where=where, lanes=self._lanes)
-                    if self._lanes > 1
-                    else TuningEncoder(recipe_file, where=where, images=self._images, lanes=1)
-                )
-                self._worker = UnitWorker(encoder, self._spec, self._table_uri, recipe_file, self._run_id)
+                encoder = make_encoder(recipe_file, local_copy, where=where, lanes=self._lanes)
+                scoring = with_head(encoder, recipe_file, self._table_uri)
+                self._worker = UnitWorker(scoring, self._spec, self._table_uri, recipe_file, self._run_id)
             return self._worker
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:

@@ -1,13 +1,38 @@
 """How long a plan would take, from a few of its images that are really embedded."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from time import perf_counter
+from typing import Any
 
 from tlray.lake.fetch import FetchSpec, decode_members, fetch_members
-from tlray.lake.plan import Plan
+from tlray.lake.plan import Difference, Plan
 from tlray.models.backbones import Backbone
 from tlray.models.encoder import Encoder
+from tlray.progress import say
+
+SAMPLE_IMAGES = 32
+"""Images that a dry run really embeds, to estimate the time of the others."""
+
+
+def estimate_seconds(differences: Iterator[Difference], spec: FetchSpec, backbone: Backbone) -> dict[str, Any]:
+    """Embed a few images, in this process, and scale up; shards are estimated by their bytes.
+
+    Returns:
+        units, todo_bytes, estimated_seconds.
+    """
+    units, todo_bytes, estimate, sample_seconds, seconds_each = 0, 0, 0.0, 0.0, 0.0
+    for difference in differences:
+        plan = difference.cut(unit_images=spec.piece_images, slots=os.cpu_count() or 1)
+        if plan.units and not seconds_each:
+            sample_seconds, fraction = time_sample(plan, spec, backbone, SAMPLE_IMAGES)
+            seconds_each = sample_seconds / fraction / plan.todo
+        units, todo_bytes = units + len(plan.units), todo_bytes + plan.todo_bytes
+        estimate += plan.todo * seconds_each
+    if units:
+        say(f"estimated {estimate:.0f} s in one process on this machine, from a sample that took {sample_seconds:.1f} s")
+    return {"units": units, "todo_bytes": todo_bytes, "estimated_seconds": round(estimate, 1)}
 
 
 def time_sample(plan: Plan, spec: FetchSpec, backbone: Backbone, images: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""An encoder that turns to compiled code in the middle of its work, where that pays."""
+"""An encoder for GPUs that turns to compiled code in the middle of its work, where that pays."""
 
 import logging
 import threading
@@ -7,9 +7,11 @@ import numpy as np
 
 from tlray.errors import GoldenMismatchError
 from tlray.lake.local_copy import local_copy
+from tlray.models.backbones import load_backbone
 from tlray.models.compiled import CompiledCache, pays
 from tlray.models.encoder import Encoder, choose_device
 from tlray.models.golden import check_encoder, make_encoder
+from tlray.models.network import Network
 from tlray.recipe import RecipeFile
 
 _log = logging.getLogger(__name__)
@@ -29,22 +31,20 @@ class TuningEncoder:
         expected: the table's recipe file.
         where: for messages.
         images: that this encoder will get, about.
-        lanes: see `Encoder`; compiled code has at most one.
 
     Raises:
         GoldenMismatchError, WeightsError: see `make_encoder`.
     """
 
-    def __init__(self, expected: RecipeFile, *, where: str, images: int, lanes: int | None) -> None:
+    def __init__(self, expected: RecipeFile, *, where: str, images: int) -> None:
         self._expected = expected
         self._where = where
         self._left = images
-        self._lanes = lanes
         self._timed_images, self._timed_seconds = 0, 0.0
         self._lock = threading.Lock()
         self._cache = CompiledCache(expected, choose_device("auto"))
         self._settled = False
-        self._encoder = self._load_compiled() or make_encoder(expected, local_copy, where=where, lanes=lanes)
+        self._encoder = self._load_compiled() or make_encoder(expected, local_copy, where=where)
 
     def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         """As `Encoder.encode_timed`."""
@@ -63,8 +63,8 @@ class TuningEncoder:
         if not self._cache.path.exists():
             if self._timed_images < SAMPLE_IMAGES or not pays(self._left, self._timed_seconds / self._timed_images):
                 return
-            assert self._encoder.network is not None
-            outcome = self._cache.compile(self._encoder.network)
+            backbone = load_backbone(self._expected.recipe, local_copy)
+            outcome = self._cache.compile(Network.of(backbone, self._encoder.device, self._expected.exact_below))
             self._settled = outcome == "failed"
             if outcome != "made":
                 return
@@ -72,7 +72,7 @@ class TuningEncoder:
         self._settled = True
 
     def _load_compiled(self) -> Encoder | None:
-        encoder = self._cache.load(self._lanes)
+        encoder = self._cache.load()
         if encoder is None:
             return None
         self._settled = True  # for better or worse

@@ -18,7 +18,7 @@ class UnitWorker:
     """All that working on a unit takes.
 
     Attributes:
-        encoder: with one lane a core.
+        encoder: with one lane a core, and the table's head.
         spec: how to fetch and decode.
         table_uri: where parts go.
         recipe_file: of the table.
@@ -40,12 +40,11 @@ class UnitWorker:
             StoppedError: `stopped` said so.
             TlrayError: what ends the run.
         """
-        recipe = self.recipe_file.recipe
         return [
             write_piece(
-                encode_piece(self.encoder, piece, recipe),
+                encode_piece(self.encoder, piece, self.recipe_file),
                 table_uri=self.table_uri,
-                recipe_id=self.recipe_file.recipe_id,
+                recipe_id=self.recipe_file.table_id,
                 run_id=self.run_id,
             )
             for piece in fetch_unit(unit, self.spec, self.stopped)

@@ -1,0 +1,72 @@
+"""Predictions on workers: the stages of a run on GPUs without Ray's processes, and a run on a Ray cluster."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.photos import frame_of, result_of, start_tlray, tlray, write_photos
+from tests.trained import save_trained, save_weights
+from tlray.config import SourceConfig
+from tlray.extract import ray_encoder
+from tlray.extract.pieces import WrittenPiece
+from tlray.extract.ray_tasks import decode, unit_rows, write
+from tlray.lake.fetch import FetchSpec
+from tlray.lake.parts import read_part
+from tlray.lake.plan import Unit
+from tlray.lake.sources import open_source
+from tlray.lake.table import Table
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, a model, and the table that one process makes of them."""
+    folder = tmp_path_factory.mktemp("lake")
+    write_photos(folder / "photos", 20)
+    (folder / "photos" / "bad.jpg").write_bytes(b"")
+    save_weights(folder / "weights.safetensors")
+    save_trained(folder / "model", folder / "weights.safetensors")
+    result_of(tlray(*arguments(folder, "local"), "--local"))
+    return folder
+
+
+def arguments(lake: Path, table: str) -> list[str | Path]:
+    return [
+        *("predict", "--source.uri", lake / "photos", "--model", lake / "model", "--out", lake / table),
+        *("--max-failed-fraction", "0.5", "--embeddings"),
+    ]
+
+
+def test_stages_of_a_gpu_run_make_the_same_rows(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_encoder, "on_this_node", lambda: "here")
+    table = Table.open(f"file://{lake}/local")
+    config = SourceConfig(uri=str(lake / "photos"))
+    preprocessing = table.recipe_file.recipe.preprocessing
+    spec = FetchSpec(kind="images", source=config, preprocessing=preprocessing, trust_listing=False)
+    (page,) = open_source(config).pages()
+    actor = ray_encoder.EncoderActor(table.uri, len(page))
+    documents = []
+    for row in unit_rows([Unit(0, page)]):
+        for piece in decode(row, spec_json=spec.model_dump_json()):
+            for encoded in actor(piece):
+                written = write(encoded, table_uri=table.uri, recipe_id=table.recipe_file.table_id, run_id="staged")
+                documents += written["written"].to_pylist()
+    parts = [part for text in documents for part in WrittenPiece.model_validate_json(text).parts]
+    for part in parts:
+        rows = read_part(table.uri, part.path).sort_by("uri")
+        expected = table.read(status=part.status).sort_by("uri").select(rows.schema.names)
+        assert len(rows) > 0 and rows.drop(["top_probabilities", "probability", "embedding"]).equals(
+            expected.drop(["top_probabilities", "probability", "embedding"])
+        )
+    assert {part.status for part in parts} == {"ok", "failed"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_on_ray_makes_the_same_rows(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    process = start_tlray(*arguments(lake, "on-ray"))
+    stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    numbers = ["top_probabilities", "probability", "embedding"]
+    assert stdout and frame_of(lake / "on-ray").drop(numbers).equals(frame_of(lake / "local").drop(numbers))
+    result_of(tlray("verify", lake / "on-ray"))

@@ -1,0 +1,75 @@
+"""Small networks' trainings that several tests run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tests.photos import write_photos
+from tlray.config import ExtractConfig, TrainConfig
+from tlray.extract.job import extract
+from tlray.lake.images import decode_image
+from tlray.lake.storage import open_store, to_uri
+from tlray.models.backbones import to_network_input
+from tlray.recipe import Preprocessing
+
+RECIPE = {
+    "backbone": "timm:test_resnet",
+    "weights": "random:7",
+    "precision": {"compute": "fp32", "storage": "full"},
+    "preprocessing": {"resize": 40, "crop": 32},
+}
+PHOTOS = 30
+NETWORK = {"freeze": "layer2", "augment": [], "learning_rate": 0.01, "checkpoint_every": 1000}
+
+
+def photos_in(folder: Path) -> Path:
+    """Photos of two labels."""
+    write_photos(folder, PHOTOS)
+    return folder
+
+
+def training(photos: Path, out: Path | str, *, network: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+    """A training from images in this process, but for the changes."""
+    fields = {
+        "source": {"uri": str(photos), "labels": "folder"},
+        "recipe": RECIPE,
+        "out": str(out),
+        "split": {"validation": 0.2, "test": 0.2},
+        "epochs": 2,
+        "batch_size": 8,
+        "local": True,
+        "network": NETWORK | (network or {}),
+    }
+    return TrainConfig.model_validate(fields | changes)
+
+
+def extract_activations(photos: Path, table: Path, **changes: Any) -> Path:
+    """A table of what `layer2` gives."""
+    recipe = RECIPE | {"taps": ["layer2"], "pool": "none"} | changes
+    source = {"uri": str(photos), "labels": "folder"}
+    extract(ExtractConfig.model_validate({"source": source, "recipe": recipe, "table": str(table), "local": True}))
+    return table
+
+
+def tensors_of(out: Path | str) -> dict[str, Tensor]:
+    """All tensors of a model folder."""
+    uri = to_uri(str(out))
+    network, head = (
+        safetensors.torch.load(open_store(uri).read(f"{uri}/{name}.safetensors").data) for name in ("network", "head")
+    )
+    return network | {f"head/{name}": tensor for name, tensor in head.items()}
+
+
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def pixels(paths: list[Path], preprocessing: Preprocessing) -> Tensor:
+    """Images as the network takes them."""
+    decoded = [decode_image(path.read_bytes(), preprocessing, max_pixels=10**6).pixels_HWC for path in paths]
+    return to_network_input(torch.from_numpy(np.stack(decoded)), preprocessing)

@@ -1,0 +1,46 @@
+"""What a run makes of images: embeddings, or predictions of a model."""
+
+from dataclasses import dataclass
+
+from tlray.lake.storage import join, open_store
+from tlray.lake.table import Table
+from tlray.models.backbones import Backbone
+from tlray.models.golden import make_recipe_file
+from tlray.output import Output
+from tlray.recipe import RecipeFile
+
+
+@dataclass(frozen=True)
+class Work:
+    """A network, and what comes after it.
+
+    Attributes:
+        backbone: complete.
+        output: from its features to predictions; None keeps the features as embeddings.
+        head: the file of the trained head, where the output has one.
+        known: a recipe file of these features, from where the head was trained; None makes one.
+    """
+
+    backbone: Backbone
+    output: Output | None = None
+    head: bytes | None = None
+    known: RecipeFile | None = None
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The fingerprints of the recipe and, of predictions, of the model."""
+        recipe_id = self.backbone.recipe.recipe_id
+        return {"recipe_id": recipe_id} | ({"model_id": self.output.model_id(recipe_id)} if self.output else {})
+
+    def create_table(self, uri: str) -> Table:
+        """Make the table, with a copy of the head beside it: it stays usable whatever becomes of the model's folder.
+
+        Raises:
+            RecipeMismatchError: another recipe or model is there already.
+            BackboneError: the network's features are not finite.
+        """
+        if self.output is not None and self.output.head is not None:
+            assert self.head is not None
+            open_store(uri).write(join(uri, self.output.head.name), self.head, if_absent=True)
+        file = self.known or make_recipe_file(self.backbone)
+        return Table.create(uri, file.model_copy(update={"output": self.output}))

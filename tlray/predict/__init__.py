@@ -1,0 +1,1 @@
+"""`tlray predict`: a model over new images."""

@@ -1,0 +1,111 @@
+"""`tlray predict`: extraction whose table holds what a model makes of the vectors."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from tlray.config import PredictConfig
+from tlray.errors import ConfigError, RecipeMismatchError
+from tlray.extract.job import bring_up_to_date
+from tlray.lake.local_copy import local_copy
+from tlray.lake.storage import join, open_store, to_uri
+from tlray.output import HeadFile, Output
+from tlray.recipe import Recipe, RecipeFile
+
+if TYPE_CHECKING:
+    from tlray.extract.work import Work
+    from tlray.train.model import Model
+
+
+def predict(config: PredictConfig) -> dict[str, Any]:
+    """Bring a table of predictions to where its source is.
+
+    Args:
+        config: of the command.
+
+    Returns:
+        The command's JSON object: that of `extract`, with the model's id.
+
+    Raises:
+        ConfigError: neither or both of model and recipe, a model that is not there, or as `extract`.
+        RecipeMismatchError: the table holds predictions of another model, or was asked for otherwise.
+        TlrayError: as `extract`.
+    """
+    if (config.model is None) == (config.recipe is None):
+        raise ConfigError(
+            "expected one of --model (a folder that `tlray train` made) and --recipe.backbone (a pretrained network with its "
+            f"own classifier), given {'neither' if config.model is None else 'both'}"
+        )
+    return bring_up_to_date(config, config.out, lambda: _prepare(config))
+
+
+def _prepare(config: PredictConfig) -> "Work":
+    return _trained(config, to_uri(config.model)) if config.model is not None else _as_it_came(config)
+
+
+def _trained(config: PredictConfig, model_uri: str) -> "Work":
+    """A recipe and the head that was trained on its vectors."""
+    from tlray.extract.work import Work
+    from tlray.models.backbones import load_backbone, with_taps
+    from tlray.train.model import HEAD_NAME, NETWORK_NAME, load_model
+
+    model = load_model(model_uri)
+    card = model.card
+    recipe = card.recipe
+    if NETWORK_NAME in card.files:  # beside the card, wherever the folder was when the recipe was written
+        recipe = recipe.model_copy(update={"weights": join(model_uri, NETWORK_NAME)})
+    backbone = with_taps(load_backbone(recipe, local_copy), [card.tap])
+    (column,) = backbone.shapes
+    length = math.prod(backbone.shapes[column])
+    if length != card.head.inputs:
+        raise RecipeMismatchError(
+            f"the head of {model_uri} takes {card.head.inputs} numbers, but {card.tap} of its recipe gives {length}; "
+            "train it anew"
+        )
+    output = Output(
+        model=model_uri,
+        column=column,
+        head=HeadFile(sha256=card.files[HEAD_NAME], spec_json=card.head.model_dump_json()),
+        task=card.task,
+        classes=card.classes,
+        top_k=min(config.top_k, len(card.classes)),
+        threshold=config.threshold,
+        embeddings=(column,) if config.embeddings else (),
+    )
+    head = open_store(model_uri).read(join(model_uri, HEAD_NAME)).data
+    return Work(backbone, output, head, _known(model, backbone.recipe))
+
+
+def _known(model: "Model", recipe: Recipe) -> RecipeFile | None:
+    """The golden vectors that the head was trained beside, for a recipe of the head's tap alone."""
+    there = model.recipe_file
+    if there is None or there.recipe_id != model.card.recipe_id:
+        return None
+    column = there.recipe.columns[model.card.tap]
+    (name,) = recipe.columns.values()
+    changes = {
+        "recipe_id": recipe.recipe_id,
+        "recipe": recipe,
+        "shapes": {name: there.shapes[column]},
+        "golden": {name: there.golden[column]},
+    }
+    return there.model_copy(update=changes)
+
+
+def _as_it_came(config: PredictConfig) -> "Work":
+    """A pretrained network with its own classifier."""
+    from tlray.extract.work import Work
+    from tlray.models.backbones import resolve_backbone
+    from tlray.models.classifier import own_classifier
+
+    assert config.recipe is not None
+    own = own_classifier(resolve_backbone(config.recipe, local_copy), keep_embeddings=config.embeddings)
+    output = Output(
+        model=f"{own.backbone.recipe.backbone} {own.backbone.recipe.weights}",
+        column=own.column,
+        task="single",
+        classes=own.classes,
+        top_k=min(config.top_k, len(own.classes)),
+        threshold=config.threshold,
+        embeddings=own.embeddings,
+    )
+    return Work(own.backbone, output)

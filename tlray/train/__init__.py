@@ -1,0 +1,1 @@
+"""`tlray train`: heads on a table, and partly frozen networks."""

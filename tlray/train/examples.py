@@ -1,0 +1,247 @@
+"""Labelled images: which image has which target and is in which split. Nothing is dropped without being counted.
+
+Shape legend: N images, K outputs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tlray.config import TrainConfig
+from tlray.errors import ExamplesError
+from tlray.output import Task
+from tlray.train.labels import Labels, read_labels, shown
+from tlray.train.splits import LEAST_ROWS, hash_splits, named_splits
+
+__all__ = ["Examples", "Split", "Task", "read_examples"]
+
+
+class Split(IntEnum):
+    """What a row is for."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled images, in the order of the images that were given.
+
+    Attributes:
+        uris: N.
+        targets: int64 N, positions in `classes` (single); float32 N, K of 0 and 1 (multi) or of values (regression).
+        splits_N: uint8, `Split`.
+        task: what is predicted.
+        classes: names of the K outputs.
+        rows_N: int64, where each was among the images that were given.
+        counts: `images` given, `labelled` ones, and what `skip` allowed to be left out, by its name there.
+    """
+
+    uris: pa.StringArray
+    targets: np.ndarray
+    splits_N: np.ndarray
+    task: Task
+    classes: tuple[str, ...]
+    rows_N: np.ndarray
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.splits_N)
+
+    def positions(self, split: Split) -> np.ndarray:
+        """Positions of a split's rows, int64, in order."""
+        return np.flatnonzero(self.splits_N == split)
+
+
+def read_examples(
+    uris: pa.StringArray, column_labels: pa.StringArray, config: TrainConfig, *, groups_N: np.ndarray | None = None
+) -> Examples:
+    """Join images with their labels and split them.
+
+    Args:
+        uris: of the images that can be trained on.
+        column_labels: of the same images, as the source or table has them; null where there is none.
+        config: `labels`, `label_columns`, `separator`, `task`, `split`, `skip` and `seed` are used.
+        groups_N: int64; images of the same number stay on one side of the split (beside `split.group`).
+
+    Raises:
+        ExamplesError: labels and images do not fit together; the message counts what is wrong.
+    """
+    _check_columns(config)
+    labels = read_labels(uris, column_labels, config)
+    counts = {"images": len(uris)}
+    rows_N = _labelled(uris, labels, config, counts)
+    values = [value.take(pa.array(rows_N)) for value in labels.values]
+    classes, targets = _TARGETS[config.task](values, config)
+    if config.task == "single":
+        kept_N = _not_rare(targets, classes, config, counts)
+        rows_N, targets = rows_N[kept_N], targets[kept_N]
+        present, targets = np.unique(targets, return_inverse=True)
+        classes = tuple(classes[at] for at in present)
+        _check_classes(classes)
+    splits_N = _splits(uris.take(pa.array(rows_N)), targets, rows_N, labels, config, groups_N)
+    examples = Examples(uris.take(pa.array(rows_N)), targets, splits_N, config.task, classes, rows_N, counts)
+    counts["labelled"] = len(examples)
+    _check_splits(examples, config)
+    return examples
+
+
+def _check_columns(config: TrainConfig) -> None:
+    if config.task != "regression" and len(config.label_columns) != 1:
+        raise ExamplesError(
+            f"label_columns names {len(config.label_columns)} columns, expected one for task {config.task}; "
+            "several labels of one image go into one cell, see separator"
+        )
+
+
+def _labelled(uris: pa.StringArray, labels: Labels, config: TrainConfig, counts: dict[str, int]) -> np.ndarray:
+    """Rows that have all labels.
+
+    Raises:
+        ExamplesError: there are others, or labels without images, and `skip` does not allow it.
+    """
+    has_N = np.ones(len(uris), bool)
+    for value in labels.values:
+        has_N &= value.is_valid().to_numpy(zero_copy_only=False)
+        if config.task != "multi" and pa.types.is_string(value.type):
+            has_N &= pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(value), ""), False).to_numpy(zero_copy_only=False)
+    rows_N = np.flatnonzero(has_N)
+    if not len(rows_N):
+        raise ExamplesError(
+            f"none of the {len(uris)} images has a label by labels: {config.labels!r}"
+            + (f"; the file names others, such as {shown(labels.missing)}" if labels.missing else "")
+            + "; expected column (the table's own), folder, or a file with a column of URIs and one of labels"
+        )
+    unlabelled = [str(uris[at]) for at in np.flatnonzero(~has_N)[:4]]
+    _allow("unlabelled", len(uris) - len(rows_N), unlabelled, "images have no label", config, counts)
+    _allow(
+        "missing",
+        len(labels.missing),
+        labels.missing,
+        "labels are of images that are not there, or have no vector (`tlray show` counts those that failed)",
+        config,
+        counts,
+    )
+    return rows_N
+
+
+def _allow(name: str, count: int, of: Sequence[str], what: str, config: TrainConfig, counts: dict[str, int]) -> None:
+    if not count:
+        return
+    if name not in config.skip:
+        raise ExamplesError(f"{count} {what}: {shown(of)}; mend the labels, or leave them out and counted with --skip {name}")
+    counts[name] = count
+
+
+def _single(values: list[pa.Array], _: TrainConfig) -> tuple[tuple[str, ...], np.ndarray]:
+    texts = pc.utf8_trim_whitespace(values[0].cast(pa.string()))
+    names = np.array(texts.to_pylist(), object)
+    classes, targets = np.unique(names, return_inverse=True)
+    return tuple(classes.tolist()), targets.astype(np.int64)
+
+
+def _multi(values: list[pa.Array], config: TrainConfig) -> tuple[tuple[str, ...], np.ndarray]:
+    lists = values[0].to_pylist()
+    if not pa.types.is_list(values[0].type) and not pa.types.is_large_list(values[0].type):
+        lists = [str(text).split(config.separator) for text in lists]
+    sets = [{str(name).strip() for name in names} - {""} for names in lists]
+    classes = tuple(sorted(set().union(*sets)))
+    if not classes:
+        raise ExamplesError("no image has any label: every list is empty; expected at least one label")
+    at = {name: position for position, name in enumerate(classes)}
+    targets = np.zeros((len(sets), len(classes)), np.float32)
+    for row, names in enumerate(sets):
+        targets[row, [at[name] for name in names]] = 1
+    return classes, targets
+
+
+def _regression(values: list[pa.Array], config: TrainConfig) -> tuple[tuple[str, ...], np.ndarray]:
+    targets = np.empty((len(values[0]), len(values)), np.float32)
+    for column, value in enumerate(values):
+        numbers = np.array([_number(text) for text in value.to_pylist()], np.float64)
+        odd = np.flatnonzero(~np.isfinite(numbers))
+        if len(odd):
+            texts = [str(value[int(at)].as_py()) for at in odd[:4]]
+            raise ExamplesError(
+                f"{len(odd)} values of {config.label_columns[column]} are not finite numbers ({shown(texts)}); mend them, "
+                "or leave their cells empty and --skip unlabelled"
+            )
+        targets[:, column] = numbers
+    return config.label_columns, targets
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+_TARGETS = {"single": _single, "multi": _multi, "regression": _regression}
+
+
+def _not_rare(targets: np.ndarray, classes: tuple[str, ...], config: TrainConfig, counts: dict[str, int]) -> np.ndarray:
+    """Whether each row's class has enough rows."""
+    sizes = np.bincount(targets, minlength=len(classes))
+    rare = [name for name, size in zip(classes, sizes, strict=True) if size < LEAST_ROWS]
+    what = "classes have one image alone, so that nothing is left to choose or test by"
+    _allow("rare", len(rare), rare, what, config, counts)
+    return np.asarray(sizes[targets] >= LEAST_ROWS)
+
+
+def _check_classes(classes: tuple[str, ...]) -> None:
+    if len(classes) < 2:
+        raise ExamplesError(
+            f"all images have the same label {classes[0]!r}; expected at least two classes" if classes else _EMPTY
+        )
+
+
+_EMPTY = "no class has two images or more; give more labels"
+
+
+def _splits(
+    uris: pa.StringArray,
+    targets: np.ndarray,
+    rows_N: np.ndarray,
+    labels: Labels,
+    config: TrainConfig,
+    groups_N: np.ndarray | None,
+) -> np.ndarray:
+    if labels.split is not None and config.split.column:
+        return named_splits(labels.split.take(pa.array(rows_N)).cast(pa.string()).to_pylist(), config.split.column)
+    if config.split.group_duplicates is not None and groups_N is None:
+        raise ExamplesError("split.group_duplicates compares vectors, and there are none here; name a column with split.group")
+    if labels.group is not None and groups_N is not None:
+        raise ExamplesError("split.group and split.group_duplicates are both given; expected one of them")
+    if labels.group is not None:
+        names = labels.group.take(pa.array(rows_N)).cast(pa.string()).to_pylist()
+        # An image without a group is one of its own.
+        own = [f"group {name}" if name is not None else f"row {at}" for at, name in enumerate(names)]
+        groups_N = np.unique(np.array(own, object), return_inverse=True)[1]
+    elif groups_N is not None:
+        groups_N = groups_N[rows_N]
+    strata_N = targets if config.task == "single" else np.zeros(len(rows_N), np.int64)
+    return hash_splits(uris.to_pylist(), strata_N, config.split, config.seed, groups_N)
+
+
+def _check_splits(examples: Examples, config: TrainConfig) -> None:
+    """Both sides have rows, and each class one to learn from."""
+    for split in (Split.TRAIN, Split.VALIDATION):
+        if not len(examples.positions(split)):
+            raise ExamplesError(
+                f"no image is in the {split.name.lower()} split ({len(examples)} images, validation {config.split.validation}, "
+                f"test {config.split.test}, column {config.split.column}); give more images or other shares"
+            )
+    if examples.task == "single":
+        seen = np.bincount(examples.targets[examples.positions(Split.TRAIN)], minlength=len(examples.classes))
+        unseen = [name for name, count in zip(examples.classes, seen, strict=True) if not count]
+        if unseen:
+            raise ExamplesError(
+                f"{len(unseen)} classes have no image to train on, all theirs are in other splits: {shown(unseen)}; "
+                "move some of them, or leave the classes out"
+            )

@@ -1,0 +1,283 @@
+"""The training loop: epochs of steps that may end at any moment and go on from the last checkpoint.
+
+Everything random is drawn from the seed, the epoch and the step, or the example: a run that goes on does what it would have
+done. The order of an epoch is one permutation of all training rows; each batch of it is shared among the processes, so that
+their number does not change what a step learns, but for batch norms in training mode, which see their own share only, and
+dropout.
+
+Shape legend: B rows of a batch, N rows of a split, K outputs.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tlray.config import TrainConfig
+from tlray.errors import ConfigError, TooManyFailuresError
+from tlray.models.precision import autocast, precision
+from tlray.progress import say
+from tlray.train.average import Average
+from tlray.train.checkpoints import Checkpoints, Epoch, Progress
+from tlray.train.examples import Examples, Split
+from tlray.train.losses import row_losses, row_weights
+from tlray.train.rows import Rows
+from tlray.train.schedule import blocks_in_training, parameter_groups, rate_factor
+from tlray.train.transfer import TransferNetwork
+from tlray.train.world import World
+
+Loaded = tuple[np.ndarray, Tensor, Tensor]
+"""Positions_B, inputs, and 1 for each row that has one (0 where an image cannot be read)."""
+
+STANDARDISED_ROWS = 1024
+"""Training rows by which the head's mean and scale are set."""
+
+
+class Training:
+    """Trains a network; all processes of a world make one each.
+
+    Args:
+        network: on the world's device.
+        examples: all of them, the same in all processes.
+        rows: their inputs.
+        config: of the command; its `network` is given.
+        world: of processes.
+        checkpoints: of this run.
+
+    Attributes:
+        progress: where it is.
+    """
+
+    def __init__(
+        self,
+        network: TransferNetwork,
+        examples: Examples,
+        rows: Rows,
+        config: TrainConfig,
+        world: World,
+        checkpoints: Checkpoints,
+    ) -> None:
+        assert config.network is not None
+        self.progress = Progress()
+        self._network, self._examples, self._rows, self._config = network, examples, rows, config
+        self._settings, self._world, self._checkpoints = config.network, world, checkpoints
+        self._train = examples.positions(Split.TRAIN)
+        self._validation = examples.positions(Split.VALIDATION)
+        self._targets = torch.from_numpy(examples.targets)
+        self._weights_N = row_weights(examples.targets, self._train, examples.task, len(examples.classes), config.class_weights)
+        groups = parameter_groups(
+            network.head, network.backbone, network.anatomy.blocks, network.frozen.trained, config.network
+        )
+        self._optimizer = torch.optim.AdamW(groups)
+        self._average = Average(network, config.network.ema)
+        self._best: dict[str, Tensor] = {}
+        self._steps = math.ceil(len(self._train) / config.batch_size)
+        self._threads = ThreadPoolExecutor(1, "rows")
+        self._runner: nn.Module | None = None
+        self._released = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the threads that read ahead."""
+        self._threads.shutdown(cancel_futures=True)
+        self._rows.close()
+
+    def run(self) -> Progress:
+        """Train to the end, or go on with it; leaves the best epoch's weights in the network."""
+        device = self._world.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), precision(device, "fp32"):
+            if not self._resume() and not self._network.frozen.trained:
+                self._standardise()
+            while not self.progress.is_done:
+                self._run_epoch()
+            if self._best:
+                self._network.load_learned(self._best)
+            elif self._average.is_on:
+                self._network.load_learned(self._average.tensors)
+        return self.progress
+
+    def scores(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores_NK of some examples by the network as it is, in all processes; and which of them could be read."""
+        mine = np.arange(len(positions))[self._world.rank :: self._world.size]
+        found_NK = torch.zeros(len(positions), len(self._examples.classes) + 1)
+        self._network.eval()
+        with torch.no_grad():
+            for numbers, inputs, fine_B in self._load(self._cut(mine), positions, epoch=None):
+                with autocast(self._world.device, self._settings.precision):
+                    scores_BK = self._network(inputs)
+                found_NK[numbers] = torch.cat([scores_BK, fine_B[:, None]], dim=1).cpu()
+        found = self._world.sum(found_NK).numpy()
+        return found[:, :-1], found[:, -1] > 0
+
+    def _standardise(self) -> None:
+        """Of features that stay as they are; those that are trained move away from any mean."""
+        positions = self._order(0)[:STANDARDISED_ROWS]
+        self._network.eval()
+        with torch.no_grad():
+            loaded = self._load(self._cut(np.arange(len(positions))), positions, epoch=None)
+            features = [self._network.features(inputs)[fine_B > 0] for _, inputs, fine_B in loaded]
+            self._network.standardise(torch.cat(features))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self._config.seed, epoch)).permutation(self._train)
+
+    def _cut(self, numbers: np.ndarray) -> list[np.ndarray]:
+        return [numbers[start : start + self._config.batch_size] for start in range(0, len(numbers), self._config.batch_size)]
+
+    def _run_epoch(self) -> None:
+        began, progress, network = time.perf_counter(), self.progress, self._network
+        runner = self._wrapped(blocks_in_training(progress.epoch, len(network.anatomy.blocks), self._settings.unfreeze))
+        runner.train()
+        batches = np.array_split(self._order(progress.epoch), self._steps)[progress.step :]
+        shares = [share_of(batch, self._world.rank, self._world.size) for batch in batches]
+        loaded = self._load(shares, None, epoch=progress.epoch)
+        for batch, (positions_B, inputs, fine_B) in zip(batches, loaded, strict=True):
+            counts_B = fine_B * (self._world.rank < len(batch))
+            self._step(runner, batch, positions_B, inputs, counts_B)
+            if progress.step % self._settings.checkpoint_every == 0 and progress.step < self._steps:
+                self._save()
+        self._end_epoch(began)
+
+    def _wrapped(self, blocks: int) -> nn.Module:
+        """The network with its last blocks in training, wrapped anew only where their number changes."""
+        if self._runner is None or self._released != blocks:
+            self._runner = None  # what wrapped it before has hooks on the parameters, which end with it
+            self._network.release(blocks)
+            self._runner, self._released = self._world.wrap(self._network), blocks
+        return self._runner
+
+    def _step(self, runner: nn.Module, batch: np.ndarray, positions_B: np.ndarray, inputs: Tensor, counts_B: Tensor) -> None:
+        progress, world, device = self.progress, self._world, self._world.device
+        done = progress.epoch * self._steps + progress.step
+        torch.manual_seed(hash((self._config.seed, done, world.rank)) % 2**63)
+        weights_B = self._weights_N[positions_B].to(device) * counts_B
+        with autocast(device, self._settings.precision):
+            scores_BK = runner(inputs)
+        losses_B = row_losses(scores_BK.float(), self._targets[positions_B].to(device), self._examples.task)
+        total = (losses_B * weights_B).sum()
+        # Gradients are averaged over the processes; the loss is the mean over the whole batch.
+        (total * (world.size / float(self._weights_N[batch].sum()))).backward()  # type: ignore[no-untyped-call]
+        if self._settings.clip:
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip)
+        factor = rate_factor(done, self._config.epochs * self._steps, self._settings.warmup)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._average.update(done)
+        progress.loss += float(total.detach())
+        progress.weight += float(weights_B.sum())
+        progress.step, progress.rows = progress.step + 1, progress.rows + len(batch)
+
+    def _end_epoch(self, began: float) -> None:
+        progress, network = self.progress, self._network
+        loss, weight = self._sums()
+        self._check(loss)
+        with self._average.applied():
+            epoch = self._measure(loss / max(weight, 1e-12), began)
+            best = progress.epochs[progress.best_epoch].validation_loss if progress.best_epoch >= 0 else None
+            if epoch.validation_loss is not None and (best is None or epoch.validation_loss < best):
+                progress.best_epoch = progress.epoch
+                self._best = {name: tensor.clone() for name, tensor in network.learned().items()}
+        progress.epochs.append(epoch)
+        progress.epoch, progress.step, progress.loss, progress.weight = progress.epoch + 1, 0, 0.0, 0.0
+        is_stale = progress.best_epoch >= 0 and progress.epoch - 1 - progress.best_epoch >= self._config.patience
+        progress.is_done = progress.epoch >= self._config.epochs or is_stale
+        self._save()
+        metrics = {name: value for name, value in epoch.model_dump().items() if value is not None}
+        if self._world.rank == 0:
+            say(f"epoch {progress.epoch} of {self._config.epochs}: {', '.join(f'{k} {v:.4g}' for k, v in metrics.items())}")
+        self._world.report({"epoch": progress.epoch, "rows": progress.rows, **metrics})
+
+    def _measure(self, train_loss: float, began: float) -> Epoch:
+        seconds = time.perf_counter() - began
+        scores_NK, fine_N = self.scores(self._validation)
+        if not fine_N.any():
+            return Epoch(train_loss=train_loss, validation_loss=None, accuracy=None, seconds=seconds)
+        scores, targets = torch.from_numpy(scores_NK[fine_N]), self._targets[self._validation[fine_N]]
+        loss = float(row_losses(scores, targets, self._examples.task).mean())
+        accuracy = float((scores.argmax(dim=1) == targets).float().mean()) if self._examples.task == "single" else None
+        return Epoch(train_loss=train_loss, validation_loss=loss, accuracy=accuracy, seconds=seconds)
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise ConfigError(
+                f"the training loss is {loss} in epoch {self.progress.epoch + 1}; give a lower network.learning_rate, or clip"
+            )
+        failed = self.count_failed()
+        if failed > self._settings.max_failed_fraction * len(self._examples):
+            raise TooManyFailuresError(
+                f"{failed} of {len(self._examples)} images cannot be read, more than network.max_failed_fraction "
+                f"{self._settings.max_failed_fraction} ({'; '.join(self._rows.notes[:3])}); mend or exclude them"
+            )
+
+    def count_failed(self) -> int:
+        """Images that a process found it could not read."""
+        failed_N = self._world.sum(torch.from_numpy(self._rows.failed_N.astype(np.float32)))
+        return int((failed_N > 0).sum())
+
+    def _load(self, shares: Iterable[np.ndarray], positions: np.ndarray | None, epoch: int | None) -> Iterator[Loaded]:
+        """Inputs on the device, the next ones read while these are used; of `positions[share]` where these are given."""
+
+        def read(share: np.ndarray) -> Loaded:
+            inputs, fine_B = self._rows.take(share if positions is None else positions[share], epoch)
+            return share, torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(fine_B).float()
+
+        waiting = None
+        for share in [*shares, None]:
+            upcoming = self._threads.submit(read, share) if share is not None else None
+            if waiting is not None:
+                numbers, inputs, fine_B = waiting.result()
+                yield numbers, inputs.to(self._world.device), fine_B.to(self._world.device)
+            waiting = upcoming
+
+    def _sums(self) -> list[float]:
+        """Loss and weight of the epoch so far, of all processes."""
+        own = torch.tensor([self.progress.loss, self.progress.weight], dtype=torch.float64)
+        sums: list[float] = self._world.sum(own).tolist()
+        return sums
+
+    def _save(self) -> None:
+        loss, weight = self._sums()
+        if self._world.rank != 0:
+            return
+        progress = self.progress.model_copy(update={"loss": loss, "weight": weight})
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self._network.named_parameters()}
+        parts = {"model": self._network.learned(), "average": self._average.tensors, "best": self._best}
+        for parameter, state in self._optimizer.state.items():
+            parts |= {f"optimizer.{key}": parts.get(f"optimizer.{key}", {}) | {names[parameter]: state[key]} for key in state}
+        self._checkpoints.save(progress.epoch * self._steps + progress.step, parts, progress)
+
+    def _resume(self) -> bool:
+        """Go on from the last checkpoint; False where there is none."""
+        found = self._checkpoints.latest()
+        if found is None:
+            return False
+        parts, self.progress = found
+        device = self._world.device
+        parts = {part: {name: tensor.to(device) for name, tensor in tensors.items()} for part, tensors in parts.items()}
+        self._network.load_learned(parts["model"])
+        self._average.tensors, self._best = parts.get("average", {}), parts.get("best", {})
+        parameters = dict(self._network.named_parameters())
+        for part, tensors in parts.items():
+            if part.startswith("optimizer."):
+                for name, tensor in tensors.items():
+                    key = part.removeprefix("optimizer.")
+                    self._optimizer.state[parameters[name]][key] = tensor.cpu() if key == "step" else tensor
+        if self._world.rank == 0:
+            say(f"going on after epoch {self.progress.epoch}, step {self.progress.step} of {self._steps}")
+        else:
+            self.progress.loss = self.progress.weight = 0.0
+        return True
+
+
+def share_of(batch: np.ndarray, rank: int, size: int) -> np.ndarray:
+    """One process's share of a batch; where there are too few rows for all, a first one that is not to count."""
+    return batch[rank::size] if rank < len(batch) else batch[:1]

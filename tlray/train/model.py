@@ -1,0 +1,214 @@
+"""The model folder: a head, perhaps a network, and the card that says what they are.
+
+::
+
+    model/
+    ├── model.json             the card; written last: with it the model is complete
+    ├── head.safetensors       the head's parameters and buffers
+    ├── network.safetensors    of a fine-tuned network: its parameters and buffers, as `recipe.weights` takes them
+    └── recipe.json, *.png     golden vectors of the recipe, pictures
+
+The card holds the sha256 of every other file.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from tlray import __version__
+from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundError, RecipeMismatchError, first_line
+from tlray.lake.storage import join, open_store
+from tlray.models.heads import Head, HeadSpec
+from tlray.recipe import Recipe, RecipeFile
+from tlray.train.examples import Task
+from tlray.train.metrics import Evaluation
+
+CARD_NAME = "model.json"
+HEAD_NAME = "head.safetensors"
+NETWORK_NAME = "network.safetensors"
+RECIPE_NAME = "recipe.json"
+
+
+class ModelCard(BaseModel):
+    """What a model is.
+
+    Attributes:
+        format: version of this document.
+        created: when, ISO 8601, UTC.
+        task: what is predicted.
+        classes: names of the outputs.
+        head: the head's shape.
+        recipe: how its vectors are made.
+        recipe_id: of that recipe.
+        tap: the layer of the recipe whose vectors the head takes.
+        table: that it was trained on, or None.
+        table_version: of that table.
+        source: of the images that it was trained on, or None.
+        training: how: strategy, counts of the splits, the grid, seeds, times.
+        metrics: by split: `train`, `validation`, `test`.
+        config: of the command.
+        versions: of the packages.
+        files: name to sha256.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    created: str
+    task: Task
+    classes: tuple[str, ...]
+    head: HeadSpec
+    recipe: Recipe
+    recipe_id: str
+    tap: str
+    table: str | None
+    table_version: int | None
+    source: str | None
+    training: dict[str, Any]
+    metrics: dict[str, Evaluation]
+    config: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model in memory.
+
+    Attributes:
+        card: what it is.
+        head: in evaluation mode, on the CPU.
+        recipe_file: with the golden vectors of its recipe, where the folder has them.
+    """
+
+    card: ModelCard
+    head: Head
+    recipe_file: RecipeFile | None = None
+
+
+def now() -> str:
+    """The time for a card."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what computes a model."""
+    return {"tlray": __version__} | {name: version(name) for name in ("torch", "timm", "torchvision", "numpy", "pyarrow")}
+
+
+def save_model(
+    uri: str,
+    card: ModelCard,
+    head: Head,
+    network_state: Mapping[str, Tensor] | None = None,
+    *,
+    files: Mapping[str, bytes] | None = None,
+) -> ModelCard:
+    """Write a model folder; what was there before is no model any more from the first write on.
+
+    Args:
+        uri: of the folder.
+        card: its `files` are filled in here.
+        head: on any device.
+        network_state: state dict of a fine-tuned network.
+        files: others by name: pictures, recipe.json.
+
+    Returns:
+        The card as it was written.
+    """
+    contents = {HEAD_NAME: _to_bytes(head.state_dict()), **(files or {})}
+    if network_state is not None:
+        contents[NETWORK_NAME] = _to_bytes(network_state)
+    store = open_store(uri)
+    store.delete([join(uri, CARD_NAME)])
+    for name, data in contents.items():
+        store.write(join(uri, name), data)
+    card = card.model_copy(update={"files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}})
+    store.write(join(uri, CARD_NAME), card.model_dump_json(indent=1).encode())
+    return card
+
+
+def _to_bytes(state: Mapping[str, Tensor]) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    data: bytes = safetensors.torch.save(tensors)
+    return data
+
+
+def model_exists(uri: str) -> bool:
+    """Whether a complete model is there."""
+    return open_store(uri).stat(join(uri, CARD_NAME)) is not None
+
+
+def read_card(uri: str) -> ModelCard:
+    """The card of a model.
+
+    Raises:
+        ModelMissingError: there is no complete model.
+        ModelCorruptError: the card is not one of this version of tlray.
+    """
+    card_uri = join(uri, CARD_NAME)
+    try:
+        data = open_store(uri).read(card_uri).data
+    except ObjectNotFoundError as error:
+        raise ModelMissingError(f"no model at {uri}; expected a folder that `tlray train` made: check the address") from error
+    try:
+        return ModelCard.model_validate_json(data)
+    except ValidationError as error:
+        raise ModelCorruptError(f"{card_uri} is not a model's card: {first_line(error)}; train the model anew") from error
+
+
+def check_same_recipe(card: ModelCard, there: RecipeFile, model_uri: str, table_uri: str) -> None:
+    """Refuse to bring a head and a table of another recipe together.
+
+    Raises:
+        RecipeMismatchError: names the fields that differ.
+    """
+    if card.recipe_id != there.recipe_id:
+        differences = [line for line in card.recipe.differences(there.recipe) if not line.startswith("weights:")]
+        raise RecipeMismatchError(
+            f"{model_uri} is a head on vectors of recipe {card.recipe_id[:12]}, but {table_uri} holds those of "
+            f"{there.recipe_id[:12]} (field: the head's, the table's; {'; '.join(differences)}); give a table of its recipe, "
+            "or train a new head"
+        )
+
+
+def load_model(uri: str) -> Model:
+    """Read a model folder and check every byte of it.
+
+    Raises:
+        ModelMissingError: there is no complete model.
+        ModelCorruptError: a file is gone, or is not what the card says.
+    """
+    card = read_card(uri)
+    contents = {name: _checked(uri, name, digest) for name, digest in card.files.items()}
+    head = Head.of(card.head)
+    try:
+        head.load_state_dict(safetensors.torch.load(contents[HEAD_NAME]))
+    except (KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelCorruptError(f"{join(uri, HEAD_NAME)} does not fit its card: {error}; train the model anew") from error
+    head.eval()
+    recipe_data = contents.get(RECIPE_NAME)
+    recipe_file = None if recipe_data is None else RecipeFile.from_json(recipe_data, join(uri, RECIPE_NAME))
+    return Model(card, head, recipe_file)
+
+
+def _checked(uri: str, name: str, digest: str) -> bytes:
+    file_uri = join(uri, name)
+    try:
+        data = open_store(uri).read(file_uri).data
+    except ObjectNotFoundError as error:
+        raise ModelCorruptError(f"{file_uri} is gone; restore it, or train the model anew") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise ModelCorruptError(
+            f"{file_uri} has the sha256 {found[:12]}, the card says {digest[:12]}; restore it, or train the model anew"
+        )
+    return data

@@ -1,0 +1,134 @@
+"""A network's training on a Ray cluster: Ray Train starts the processes, and starts them again when some are lost.
+
+What is kept is our own (`tlray.train.checkpoints`), in one format whether Ray is there or not; a run that goes on finds it by
+its fingerprint, whatever the number of processes is then.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, TooManyFailuresError, first_line
+from tlray.lake.storage import delta_options, join, to_path
+from tlray.train.work import Job, work
+
+
+class RayWorld:
+    """The processes of a Ray Train run; made within one."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank, self.size = context.get_world_rank(), context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """DDP: gloo on CPUs, NCCL on GPUs."""
+        if self.size == 1:
+            return network
+        return DistributedDataParallel(network, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Over all processes, on their devices as NCCL needs it."""
+        if self.size == 1:
+            return tensor
+        moved = tensor.to(self.device)
+        torch.distributed.all_reduce(moved)
+        return tensor.copy_(moved)
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """To Ray's own dashboard."""
+        ray.train.report(dict(metrics))
+
+
+def work_on_ray(job: Job) -> None:
+    """Train, and save the model.
+
+    Raises:
+        ConfigError: no cluster, or the input turned out wrong.
+        StorageError: workers failed more often than allowed.
+    """
+    settings = job.config.network
+    assert settings is not None
+    with _cluster():
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
+        many = settings.workers if settings.max_workers is None else (settings.workers, settings.max_workers)
+        path, filesystem = _storage(join(job.folder, "ray"))
+        trainer = ray.train.torch.TorchTrainer(
+            _work,  # type: ignore[arg-type]  # what it returns is `Result.return_value`; Ray's annotation is older
+            train_loop_config={"job": job.model_dump_json()},
+            scaling_config=ScalingConfig(num_workers=many, use_gpu=use_gpu),  # type: ignore[arg-type]
+            run_config=RunConfig(
+                name=job.fingerprint[:16],
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(max_failures=settings.max_failures),
+            ),
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise StorageError(f"the workers failed: {first_line(error)}; {GO_ON}") from error
+    outcome: object = result.return_value  # type: ignore[attr-defined]
+    if isinstance(outcome, TlrayError):
+        raise outcome
+
+
+def _work(settings: dict[str, Any]) -> TlrayError | None:
+    """In each process. What trying again would not mend is returned, so that Ray does not."""
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    try:
+        work(Job.model_validate_json(settings["job"]), RayWorld())
+    except (ConfigError, TooManyFailuresError) as error:
+        return error
+    return None
+
+
+def _storage(uri: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    """Where Ray Train keeps its own notes, as it wants it said."""
+    if uri.startswith("file://"):
+        path = to_path(uri)
+        Path(path).mkdir(parents=True, exist_ok=True)
+        return str(path), None
+    options = delta_options(uri)
+    endpoint = options.get("AWS_ENDPOINT_URL")
+    filesystem = pyarrow.fs.S3FileSystem(
+        access_key=options["AWS_ACCESS_KEY_ID"],
+        secret_key=options["AWS_SECRET_ACCESS_KEY"],
+        session_token=options.get("AWS_SESSION_TOKEN"),
+        region=options["AWS_REGION"],
+        endpoint_override=endpoint,
+        scheme="http" if (endpoint or "").startswith("http://") else "https",
+    )
+    return uri.removeprefix("s3://"), filesystem
+
+
+@contextmanager
+def _cluster() -> Iterator[None]:
+    """Join the cluster that Ray's own settings name, or start one on this machine; leave it at the end."""
+    if ray.is_initialized():
+        yield
+        return
+    own = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "include_dashboard": False}
+    try:
+        ray.init(logging_level=logging.WARNING, **own)  # type: ignore[arg-type]
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or give --local"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

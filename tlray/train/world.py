@@ -1,0 +1,55 @@
+"""What the training loop asks of the processes that it runs in; `tlray.train.on_ray` has the one for several."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tlray.models.encoder import choose_device
+
+
+class World(Protocol):
+    """Processes that train one network together.
+
+    Attributes:
+        rank: this one's number.
+        size: how many there are.
+        device: this one's.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network with gradients that are averaged over all processes."""
+        ...
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of all processes' tensors; changes the one given."""
+        ...
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Say how an epoch went; all processes call it together."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    rank, size = 0, 1
+
+    def __init__(self, device: str = "auto") -> None:
+        self.device = choose_device(device)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network."""
+        return network
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor."""
+        return tensor
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Nobody else listens."""
