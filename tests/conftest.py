@@ -10,6 +10,14 @@ from tlray.demo.s3_server import S3Server, find_weed
 from tlray.errors import StorageError
 
 
+def pytest_configure() -> None:
+    """Of several test processes each keeps to one core: torch's threads of two of them would fight for all."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"s3_server", "s3_bucket"} & set(getattr(item, "fixturenames", ())):

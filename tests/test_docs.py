@@ -74,14 +74,23 @@ def test_the_readme_explains_every_key_of_extract_with_its_default() -> None:
 
 
 def test_the_readme_explains_every_key_of_the_other_commands() -> None:
+    """A section that extract's table explains key by key stands as `source.*`, in the other commands."""
     documented = {names(command)[0]: names(keys) for command, keys, _ in rows("command")}
     models = {name: command.config for name, command in COMMANDS.items() if command.config is not ExtractConfig}
-    assert documented == {name: [key for key, _ in leaves(model)] for name, model in models.items()}
+    known = re.compile(r"^(source|recipe|policy)\..*")
+    expected = {name: [known.sub(r"\1.*", key) for key, _ in leaves(model)] for name, model in models.items()}
+    assert documented == {name: list(dict.fromkeys(keys)) for name, keys in expected.items()}
+
+
+def test_the_readme_explains_every_key_of_a_network() -> None:
+    documented = [name.removeprefix("network.") for key, *_ in rows("key of `network`") for name in names(key)]
+    assert sorted(documented) == sorted(configs.NetworkConfig.model_fields)
 
 
 def test_no_config_model_is_left_out() -> None:
     public = {name for name, value in vars(configs).items() if isinstance(value, type) and name.endswith("Config")}
-    sections = {"SourceConfig", "RecipeConfig", "PreprocessingConfig", "PolicyConfig"}
+    sections = {"RunConfig", "SourceConfig", "RecipeConfig", "PreprocessingConfig", "PolicyConfig"}
+    sections |= {"SplitConfig", "HeadConfig", "GridConfig", "NetworkConfig"}
     assert public - sections == {command.config.__name__ for command in COMMANDS.values()}
 
 

@@ -15,13 +15,17 @@ from pydantic import BaseModel
 
 from tlray import __version__
 from tlray.config import (
+    AliasConfig,
     DuplicatesConfig,
+    ExportConfig,
     ExtractConfig,
     IndexConfig,
     OptimizeConfig,
+    PredictConfig,
     SearchConfig,
     ServeConfig,
     ShowConfig,
+    TrainConfig,
     VacuumConfig,
     VerifyConfig,
 )
@@ -44,7 +48,11 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "extract": Command(ExtractConfig, "tlray.extract.job:extract"),
+    "train": Command(TrainConfig, "tlray.train.job:train"),
+    "predict": Command(PredictConfig, "tlray.predict.job:predict"),
+    "export": Command(ExportConfig, "tlray.train.export:export"),
     "show": Command(ShowConfig, "tlray.tables:show"),
+    "alias": Command(AliasConfig, "tlray.tables:alias"),
     "verify": Command(VerifyConfig, "tlray.tables:verify"),
     "vacuum": Command(VacuumConfig, "tlray.tables:vacuum"),
     "optimize": Command(OptimizeConfig, "tlray.tables:optimize"),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import CliPositionalArg
 
 from tlray.recipe import Fit, Interpolation, Pool, Precision
@@ -41,6 +41,13 @@ class SourceConfig(_Section):
     format: Literal["auto", "images", "manifest", "webdataset", "parquet"] = Field(
         "auto", description="auto looks at the names (and at a Parquet file's columns)"
     )
+    listing: str | None = Field(
+        None,
+        description="instead of listing uri: an S3 Inventory's manifest.json, a .csv, .tsv or .parquet file with a column of "
+        "names, or a text file with one name a line",
+    )
+    keys_from: str | None = Field(None, description="only names from this one on, relative to uri")
+    keys_to: str | None = Field(None, description="only names before this one, relative to uri")
     include: tuple[str, ...] = Field((), description="globs relative to uri, as in .gitignore; default everything")
     exclude: tuple[str, ...] = Field((), description="globs that win over include")
     labels: str = Field("none", description="none, folder (the parent folder's name) or a column of the source")
@@ -91,12 +98,10 @@ class PolicyConfig(_Section):
     )
 
 
-class ExtractConfig(_Section):
-    """`tlray extract`: bring a table of embeddings to where its source is."""
+class RunConfig(_Section):
+    """What the commands have in common that bring a table to where its source is."""
 
     source: SourceConfig
-    recipe: RecipeConfig
-    table: str = Field(description="where the table is or is to be: s3://bucket/key or a local path")
     retry_failed: tuple[FailureCode, ...] = Field(
         ("fetch_failed",), description="embed again the images that failed with these codes"
     )
@@ -104,14 +109,52 @@ class ExtractConfig(_Section):
     max_failed_fraction: float = Field(0.01, ge=0, le=1, description="more failed images of this run: exit code 3")
     local: bool = Field(False, description="one process, no Ray")
     wait: bool = Field(False, description="where another run holds the table, wait until it is free")
+    lease_seconds: float = Field(
+        30.0, ge=2, description="how long a killed run keeps the next one out; a store may be away for less without harm"
+    )
     dry_run: bool = Field(False, description="print the plan and an estimate; write nothing")
 
 
+class ExtractConfig(RunConfig):
+    """`tlray extract`: bring a table of embeddings to where its source is."""
+
+    recipe: RecipeConfig
+    table: str = Field(description="where the table is or is to be: s3://bucket/key or a local path")
+
+
+class PredictConfig(RunConfig):
+    """`tlray predict`: run a model over images, and bring a table of predictions to where their source is."""
+
+    model: str | None = Field(None, description="folder that `tlray train` made: s3://bucket/key or a local path")
+    recipe: RecipeConfig | None = Field(None, description="in place of model: a pretrained network with its own classifier")
+    out: str = Field(description="where the table of predictions is or is to be: s3://bucket/key or a local path")
+    top_k: PositiveInt = Field(5, description="best labels to keep of each image")
+    threshold: float = Field(0.5, gt=0, lt=1, description="several labels an image: those of at least this probability")
+    embeddings: bool = Field(False, description="keep the vectors that the predictions were made from too")
+
+
+class ExportConfig(_Section):
+    """`tlray export`: write a trained model as ONNX, and check that it computes the same."""
+
+    model: CliPositionalArg[str] = Field(description="folder that `tlray train` made: s3://bucket/key or a local path")
+    network: bool = Field(False, description="the whole network with its head, from pixels to scores; default the head alone")
+    out: str | None = Field(None, description="the file to write; default head.onnx or model.onnx in the model's folder")
+
+
 class ShowConfig(_Section):
-    """`tlray show URI`: what a table is: recipe, counts, failures, size."""
+    """`tlray show URI [OTHER]`: what a table is: recipe, counts, failures, size; or how two tables differ."""
 
     table: CliPositionalArg[str] = Field(description="URI or path of the table")
-    version: int | None = Field(None, ge=0, description="default the newest")
+    other: CliPositionalArg[str | None] = Field(None, description="a second table, to be compared with the first")
+    version: int | None = Field(None, ge=0, description="of the first table; default the newest")
+
+
+class AliasConfig(_Section):
+    """`tlray alias URI [TABLE]`: make an alias name a table, or say which it names."""
+
+    alias: CliPositionalArg[str] = Field(description="URI or path of the alias")
+    table: CliPositionalArg[str | None] = Field(None, description="table that it is to name from now on")
+    if_version: int | None = Field(None, ge=0, description="only where the alias is at this version; 0: only if it is new")
 
 
 class VerifyConfig(_Section):
@@ -148,6 +191,7 @@ class IndexConfig(_Section):
     rerank: Literal["auto", "always", "never"] = Field(
         "auto", description="keep the vectors beside a compressed index and compare again; auto: where codes miss the target"
     )
+    shards: PositiveInt = Field(1, description="pieces of an IVF index that Ray builds in parallel, to be merged into one")
     rebuild: bool = Field(False, description="build anew, whatever is there")
     keep_versions: PositiveInt = Field(2, description="older versions and their files are deleted")
     dry_run: bool = Field(False, description="say what would be done; write nothing")
@@ -166,6 +210,7 @@ class SearchConfig(_Section):
     k: int = Field(10, gt=0, le=10_000, description="answers to each query")
     label: tuple[str, ...] = Field((), description="only rows with one of these labels")
     prefix: tuple[str, ...] = Field((), description="only rows whose URI begins with one of these")
+    workers: int = Field(0, ge=0, description="processes on Ray that answer queries; 0: this one, without Ray")
 
 
 class DuplicatesConfig(_Section):
@@ -184,6 +229,7 @@ class ServeConfig(_Section):
     index: str = Field(description="URI or path of the index")
     host: str = Field("127.0.0.1", description="address to listen on; others than loopback need token_file")
     port: int = Field(8080, ge=0, le=65535, description="0 takes a free one")
+    replicas: PositiveInt = Field(1, description="processes that answer; more than one run under Ray Serve")
     token_file: str | None = Field(None, description="file whose first line every request must bring as its bearer token")
     images: bool = Field(True, description="load the network, so that images can be searched by")
     max_body_bytes: PositiveInt = Field(16 * 2**20, description="larger requests are refused: 413")
@@ -193,3 +239,108 @@ class ServeConfig(_Section):
     max_concurrency: PositiveInt = Field(64, description="requests at work or waiting; more are refused: 429")
     timeout_seconds: float = Field(20.0, gt=0, description="a request that takes longer is answered with 504")
     reload_seconds: float = Field(5.0, gt=0, description="how often to look for a newer version of the index")
+
+
+class SplitConfig(_Section):
+    """Which images are trained on, chosen by and tested on."""
+
+    validation: float = Field(0.15, gt=0, lt=1, description="share of each class that the best head is chosen by")
+    test: float = Field(0.15, ge=0, lt=1, description="share of each class that is only measured on")
+    column: str | None = Field(
+        None, description="column of the labels file that says train, validation or test; wins over shares"
+    )
+    group: str | None = Field(None, description="column of the labels file; images of one value stay on one side")
+    group_duplicates: float | None = Field(None, gt=0, le=1, description="images of at least this cosine stay on one side")
+
+
+class HeadConfig(_Section):
+    """What is trained on top of the vectors."""
+
+    kind: Literal["linear", "mlp", "ridge"] = Field("linear", description="ridge: least squares in closed form")
+    hidden: tuple[PositiveInt, ...] = Field((), description="widths of an MLP's hidden layers; default 256")
+    dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer")
+    solver: Literal["auto", "cg", "adamw"] = Field(
+        "auto",
+        description="cg: conjugate gradients on all rows at once, for linear heads on vectors that fit in memory; "
+        "auto: cg where that is so and no learning rates are given",
+    )
+
+
+class GridConfig(_Section):
+    """Heads that are trained together, one for each combination; the best on validation is kept."""
+
+    learning_rates: tuple[float, ...] = Field((), description="of adamw; default 0.001 and 0.01")
+    weight_decays: tuple[float, ...] = Field((), description="L2 penalties (adamw: decoupled); default several, by the solver")
+    columns: tuple[str, ...] = Field((), description="embedding columns; default the only one")
+
+
+class NetworkConfig(_Section):
+    """How a network is trained, from a source's images or from a table of activations; without it only a head is."""
+
+    freeze: str | None = Field(
+        None,
+        description="a layer's name: it and all before it stay as they are; or how many layers with weights at most (12), or "
+        "which share of them (0.5); none; all. Default: none from images, the table's layer from activations",
+    )
+    start: Literal["weights", "scratch"] = Field("weights", description="scratch: first weights drawn from seed")
+    learning_rate: PositiveFloat = Field(1e-3, description="of the head, after warm-up")
+    backbone_rate: PositiveFloat | None = Field(
+        None, description="the backbone's learning rate, as a factor of the head's; default 0.1, from scratch 1"
+    )
+    depth_decay: float = Field(1.0, gt=0, le=1, description="factor from each block's learning rate to the one's before it")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled, as AdamW has it; none on biases and norms")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps in which rates rise; then they fall as a cosine")
+    unfreeze: int = Field(0, ge=0, description="epochs in which blocks join in one after the other, the last one first")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is kept then; 0 for none")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 for any")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: under autocast, weights stay fp32")
+    augment: tuple[Literal["crop", "flip"], ...] | None = Field(
+        None, description="random crops and mirror images; default both from images; none from activations, where none can be"
+    )
+    workers: PositiveInt = Field(1, description="processes of Ray Train, one GPU or CPU each")
+    max_workers: PositiveInt | None = Field(None, description="take as many as the cluster has, from workers up to these")
+    max_failures: int = Field(3, ge=0, description="how often lost workers are replaced")
+    max_failed_fraction: float = Field(0.01, ge=0, le=1, description="images that cannot be read; more end the training")
+    checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints: what a killed run loses at most")
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, (int, float)) else value
+
+
+class TrainConfig(_Section):
+    """`tlray train`: a head on a table's vectors, or a network from a source's images."""
+
+    table: str | None = Field(None, description="table of embeddings to train on: s3://bucket/key or a local path")
+    table_version: int | None = Field(None, ge=0, description="default the newest")
+    source: SourceConfig | None = Field(None, description="images to train a network on, instead of table")
+    recipe: RecipeConfig | None = Field(None, description="the network that is trained; needed with source")
+    out: str = Field(description="folder of the model: s3://bucket/key or a local path")
+    labels: str = Field("column", description="column (the table's or source's own), folder, or a .csv, .tsv or .parquet file")
+    label_columns: tuple[str, ...] = Field(("label",), description="columns of the labels file; several for a regression")
+    separator: str = Field(";", min_length=1, description="between the labels of one image; for task multi")
+    task: Literal["single", "multi", "regression"] = Field("single", description="one label an image, any number, or numbers")
+    skip: tuple[Literal["unlabelled", "missing", "rare"], ...] = Field(
+        (), description="leave out and count, instead of refusing: images without label, labels without image, classes of one"
+    )
+    split: SplitConfig = SplitConfig.model_construct()
+    head: HeadConfig = HeadConfig.model_construct()
+    grid: GridConfig = GridConfig.model_construct()
+    refit: bool = Field(False, description="train the best head again on the validation rows too; not for network")
+    epochs: PositiveInt = Field(100, description="passes over the training rows at most")
+    patience: PositiveInt = Field(5, description="epochs without a better validation loss before a head stops")
+    batch_size: PositiveInt = Field(256, description="rows a step, of adamw")
+    class_weights: Literal["none", "balanced"] = Field("none", description="balanced: each class counts the same")
+    seed: int = Field(0, ge=0, description="of splits, first weights and order")
+    memory_bytes: PositiveInt | None = Field(
+        None, description="what vectors may take; more are streamed; default half of memory"
+    )
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        (), description="where the curves go besides the model folder"
+    )
+    logs: str = Field("tensorboard", description="local folder of TensorBoard's files")
+    rebuild: bool = Field(False, description="train anew, whatever model is there")
+    dry_run: bool = Field(False, description="check the input and say what would be trained; write nothing")
+    network: NetworkConfig | None = Field(None, description="train the network too, not only a head on its vectors")
+    local: bool = Field(False, description="one process, no Ray; heads always train so")

@@ -12,6 +12,8 @@
     │   ├── RecipeMismatchError   the table belongs to another recipe
     │   ├── TableError            no table there, or not one of ours
     │   ├── IndexMissingError     no index there, or no such version
+    │   ├── ModelMissingError     no model there
+    │   ├── ExamplesError         labels, images and splits do not fit together
     │   └── QueryError            a search that names what is not there, or a vector of another length
     ├── StorageError              a store failed in the middle of the work; running again goes on
     │   ├── StoreAwayError        it answers nothing any more, retries included
@@ -23,6 +25,7 @@
     │   └── TableLockedError      another run holds the table, or took it over from this one
     ├── TableCorruptError         verify found damage
     ├── IndexCorruptError         a file of an index is not what its card says
+    ├── ModelCorruptError         a file of a model is not what its card says
     ├── TooManyFailuresError      exit code 3: more images failed than max_failed_fraction allows
     ├── StoppedError              exit code 4: asked to end (SIGTERM); running again goes on
     └── ImageError                one image could not be used; becomes its row's `error`
@@ -90,6 +93,14 @@ class IndexMissingError(ConfigError):
     """There is no index at that place, or no such version of it."""
 
 
+class ModelMissingError(ConfigError):
+    """There is no model at that place."""
+
+
+class ExamplesError(ConfigError):
+    """Labels, images, vectors and splits do not fit together; the message counts what is wrong."""
+
+
 class QueryError(ConfigError):
     """A search names an image, URI or label that is not there, or a vector that does not fit."""
 
@@ -132,6 +143,10 @@ class TableCorruptError(TlrayError):
 
 class IndexCorruptError(TlrayError):
     """A file of an index does not hold what the index's card says."""
+
+
+class ModelCorruptError(TlrayError):
+    """A file of a model does not hold what the model's card says."""
 
 
 class TooManyFailuresError(TlrayError):

@@ -5,6 +5,7 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 
 import hashlib
 import json
+import math
 import re
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from tlray.errors import GoldenMismatchError, RecipeMismatchError
+from tlray.output import Output
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Fit = Literal["cover", "contain", "squash"]
@@ -135,8 +137,9 @@ class RecipeFile(_Strict):
         recipe: the recipe.
         shapes: per column, the shape of one embedding before it was flattened into a list.
         golden: per column, the fp32 embeddings of the golden images, B rows of D floats.
-        exact_below: at 16 bits, layers that sum fewer terms than this stay at fp32; chosen when the table is made, so that
-            all workers of all runs compute alike.
+        exact_below: at 16 bits, so many of the first layers stay at fp32; chosen when the table is made, so that all workers
+            of all runs compute alike.
+        output: what a table of predictions holds in place of embeddings; None for a table of embeddings.
         made_with: versions of the packages that computed `golden`.
     """
 
@@ -145,7 +148,24 @@ class RecipeFile(_Strict):
     shapes: dict[str, tuple[int, ...]]
     golden: dict[str, list[list[float]]]
     exact_below: int = Field(0, ge=0)
+    output: Output | None = None
     made_with: dict[str, str]
+
+    @property
+    def table_id(self) -> str:
+        """What a table belongs to and its parts are marked with: the recipe, or the model that makes predictions."""
+        return self.output.model_id(self.recipe_id) if self.output else self.recipe_id
+
+    @property
+    def embedding_columns(self) -> tuple[str, ...]:
+        """Names of the columns of embeddings; a table of predictions may have none."""
+        return self.output.embeddings if self.output else tuple(self.recipe.columns.values())
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Floats in each row of every column of numbers."""
+        of_embeddings = {column: math.prod(self.shapes[column]) for column in self.embedding_columns}
+        return of_embeddings | (self.output.lengths if self.output else {})
 
     def to_json(self) -> bytes:
         """The document as it is stored."""
