@@ -21,10 +21,11 @@ from tests.extract.test_local import assert_same
 from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster, processes_named
 from tlray.demo.s3_server import S3Server
-from tlray.extract.on_ray import answers, for_plan, share_out
+from tlray.extract.on_ray import for_plan, share_out
 from tlray.lake.plan import Plan, Unit
 from tlray.lake.sources import PAGE_SCHEMA
 from tlray.lake.storage import open_store
+from tlray.ray_session import answers
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 

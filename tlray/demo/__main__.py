@@ -1,4 +1,4 @@
-"""`make demo`: from 1,797 images in a real S3 server to a table of embeddings, and what it is good for."""
+"""`make demo`: from 1,797 images in a real S3 server to a table of embeddings, a head, an index, and a page over it."""
 
 import json
 import os
@@ -26,6 +26,7 @@ from tlray.scoring import knn_accuracy, nearest_neighbours
 
 SOURCE = "s3://photos/digits/"
 TABLE = "s3://lake/digits-efficientnet-lite0"
+MODEL = "s3://lake/digits-head"
 INDEX = "s3://lake/digits-index"
 QUERY = f"{SOURCE}3/0003.png"
 HELD_OUT = 500
@@ -142,6 +143,8 @@ def main(output: Path) -> None:
             _tlray(["verify", TABLE])
         with _step("what it is good for"):
             _use(output)
+        with _step("a head on it: the best of a grid, and how sure that is"):
+            _tlray(["train", "--table", TABLE, "--out", MODEL])
         with _step("an index of it, and what is most like one of the threes"):
             query = Path(scratch) / "query.png"
             query.write_bytes(open_store(SOURCE).read(QUERY).data)

@@ -1,13 +1,10 @@
 """Extraction on a Ray cluster: Ray Data streams units through actors; with GPUs through decode tasks, actors, write tasks."""
 
 import logging
-import os
-import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +12,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError
+from tlray.errors import GO_ON, StorageError, TlrayError
 from tlray.extract.pieces import WrittenPiece
 from tlray.extract.ray_encoder import EncoderActor
 from tlray.extract.ray_tasks import decode, unit_rows, write
@@ -24,6 +21,7 @@ from tlray.extract.units import THREADS_AHEAD
 from tlray.lake.fetch import FetchSpec
 from tlray.lake.plan import Plan
 from tlray.lake.table import Table
+from tlray.ray_session import joined
 
 LANES_PER_ACTOR = 8
 """Cores of one actor on nodes without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the
@@ -34,10 +32,6 @@ IMAGE_BYTES = 100_000
 
 WRITE_CPUS = 0.25
 """A write task mostly waits for the store."""
-
-
-CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 - where Ray documents it
-CONNECT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -79,24 +73,8 @@ def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
 
 @contextmanager
 def cluster() -> Iterator[Workers]:
-    """Join the cluster that Ray's own settings name, or start one on this machine; leave it at the end.
-
-    A caller that has joined one already stays in it.
-
-    Raises:
-        ConfigError: there is none at the address, or none could be started.
-    """
-    joins = not ray.is_initialized()
-    if joins:
-        try:
-            # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
-            own = {} if os.environ.get("RAY_ADDRESS") or answers() else {"address": "local", "include_dashboard": False}
-            ray.init(logging_level=logging.WARNING, **own)  # type: ignore[arg-type]
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or give --local"
-            ) from error
-    try:
+    """Join a cluster (see `joined`), with Ray Data set up for a run, and share it out."""
+    with joined():
         # Its plan and progress are the driver's to report; its warnings stay.
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -109,24 +87,6 @@ def cluster() -> Iterator[Workers]:
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
         yield share_out([each.get("CPU", 0) for each in resources], sum(each.get("GPU", 0) for each in resources))
-    finally:
-        if joins:
-            ray.shutdown()
-
-
-def answers(noted: Path = CURRENT_CLUSTER) -> bool:
-    """Whether the cluster that this machine ran last is still there.
-
-    One whose driver was killed leaves a note of its address, which Ray believes: it then tries for minutes to join it.
-    """
-    if not noted.exists():
-        return False
-    host, _, port = noted.read_text().strip().rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_id: str) -> Generator[WrittenPiece, None, None]:

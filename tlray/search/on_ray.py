@@ -4,8 +4,6 @@ Shape legend: N rows, B queries, D dimensions, K neighbours.
 """
 
 import itertools
-import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +16,7 @@ from ray.util import ActorPool
 
 from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, first_line
 from tlray.lake.parts import Part
+from tlray.ray_session import joined
 from tlray.search.answers import answer_part
 from tlray.search.build import chosen_rows
 from tlray.search.choose import Metric
@@ -28,32 +27,6 @@ from tlray.search.publishing import Stopwatch
 from tlray.search.rows import Filter
 from tlray.search.searcher import Searcher
 from tlray.search.vectors import read_features_of
-
-
-@contextmanager
-def joined() -> Iterator[bool]:
-    """Join the cluster that RAY_ADDRESS names, or start one on this machine; leave it at the end.
-
-    A caller that has joined one already stays in it.
-
-    Yields:
-        Whether the cluster is one of our own, which ends with the block.
-
-    Raises:
-        ConfigError: there is none at the address, or none could be started.
-    """
-    joins, own = not ray.is_initialized(), not os.environ.get("RAY_ADDRESS")
-    if joins:
-        given: dict[str, Any] = {"address": "local", "include_dashboard": False} if own else {}
-        try:
-            ray.init(logging_level=logging.WARNING, **given)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN)") from error
-    try:
-        yield joins and own
-    finally:
-        if joins:
-            ray.shutdown()
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from ray import serve
 
 from tlray.config import ServeConfig
 from tlray.progress import say
+from tlray.ray_session import joined
 from tlray.search.card import read_card
-from tlray.search.on_ray import joined, our_errors
+from tlray.search.on_ray import our_errors
 from tlray.search.service import Service
 from tlray.search.web import guarded, make_app, read_token
 

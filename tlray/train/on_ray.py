@@ -5,9 +5,7 @@ its fingerprint, whatever the number of processes is then.
 """
 
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, TooManyFailuresError, first_line
 from tlray.lake.storage import delta_options, join, to_path
+from tlray.ray_session import joined
 from tlray.train.work import Job, work
 
 
@@ -62,7 +61,7 @@ def work_on_ray(job: Job) -> None:
     """
     settings = job.config.network
     assert settings is not None
-    with _cluster():
+    with joined():
         use_gpu = ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
         many = settings.workers if settings.max_workers is None else (settings.workers, settings.max_workers)
         path, filesystem = _storage(join(job.folder, "ray"))
@@ -113,22 +112,3 @@ def _storage(uri: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
         scheme="http" if (endpoint or "").startswith("http://") else "https",
     )
     return uri.removeprefix("s3://"), filesystem
-
-
-@contextmanager
-def _cluster() -> Iterator[None]:
-    """Join the cluster that Ray's own settings name, or start one on this machine; leave it at the end."""
-    if ray.is_initialized():
-        yield
-        return
-    own = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "include_dashboard": False}
-    try:
-        ray.init(logging_level=logging.WARNING, **own)  # type: ignore[arg-type]
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or give --local"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
