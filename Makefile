@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUTPUT ?= demo-output
 
-.PHONY: help venv demo test lint types layers clusters unit bench pins clean
+.PHONY: help venv demo test lint types layers clusters hosts unit bench pins clean
 
 help:
 	@echo "make demo   set all up and run the main job on real images and weights"
 	@echo "make test   set all up, then lint, type-check, check the layers and run every test"
 	@echo "make bench  images per second of extract, of the model alone and of decoding alone"
-	@echo "make venv | lint | types | layers | clusters | unit | pins | clean"
+	@echo "make venv | lint | types | layers | clusters | hosts | unit | pins | clean"
 
 venv: .venv/installed
 
@@ -29,6 +29,7 @@ demo: venv
 # Clusters mostly wait, for starts and time-outs; the other tests take what they leave of the processor.
 test: lint types layers
 	$(MAKE) --jobs=2 --output-sync=target --no-print-directory clusters unit
+	$(MAKE) --no-print-directory hosts
 
 lint: venv
 	$(BIN)/ruff check .
@@ -41,7 +42,11 @@ layers: venv
 	$(BIN)/lint-imports
 
 clusters: venv
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -m "ray and not hosts"
+
+# Three nodes on one machine, which must notice within seconds that one is gone: alone.
+hosts: venv
+	$(BIN)/pytest -m hosts
 
 unit: venv
 	nice -n 19 $(BIN)/pytest -m "not ray" --numprocesses auto --maxprocesses 4 --dist loadfile

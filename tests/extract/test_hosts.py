@@ -25,7 +25,7 @@ from tests.photos import RECIPE, frame_of, photo, result_of, s3_options, tlray
 from tlray.demo.s3_server import S3Server
 from tlray.lake.storage import open_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
+pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
 IMAGES = 600
 CUT_SECONDS = 8.0

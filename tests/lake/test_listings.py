@@ -15,6 +15,7 @@ import pytest
 
 from tests.lake.test_sources import items, source, tree
 from tlray.errors import SourceError
+from tlray.lake.manifests import resolve_entry
 from tlray.lake.storage import LISTING_SCHEMA, open_store
 
 OBJECTS = [  # key, IsLatest, IsDeleteMarker, size, etag
@@ -178,3 +179,8 @@ def test_an_empty_range_is_refused(tmp_path: Path) -> None:
     tree(tmp_path, "a.jpg")
     with pytest.raises(SourceError, match=r"source.keys_from must come before source.keys_to"):
         items(source(tmp_path, keys_from="b", keys_to="a"))
+
+
+@pytest.mark.parametrize("name", ["~old/1.jpg", "a..b//c.jpg", "..x/.y"])
+def test_odd_names_of_keys_are_names(name: str) -> None:
+    assert resolve_entry("s3://bucket/photos", name, "list.txt", 0) == f"s3://bucket/photos/{name}"

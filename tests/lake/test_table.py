@@ -16,6 +16,7 @@ from tests.factories import make_recipe_file, make_rows, read_with_polars
 from tlray.errors import ConcurrentWriteError, RecipeMismatchError, StorageError, TableCorruptError, TableError
 from tlray.lake import maintenance
 from tlray.lake.parts import Part, write_part
+from tlray.lake.storage import open_store
 from tlray.lake.table import Change, Table
 
 
@@ -240,3 +241,10 @@ def test_show_counts_from_the_log(table: Table) -> None:
     assert (about["ok"], about["failed"], about["failures"], about["parts"]) == (3, 3, {"empty": 3}, 2)
     assert about["recipe"]["backbone"] == "torchvision:alexnet" and about["version"] == 2
     assert maintenance.show(Table.open(table.uri, 1))["failed"] == 0
+
+
+@pytest.mark.parametrize("name", ["a%20b", "t#1", "t?1", "a b"])
+def test_the_log_is_beside_the_parts(name: str, s3_bucket: str) -> None:
+    table = Table.create(f"{s3_bucket}/{name}", make_recipe_file())
+    found = [uri for page in open_store(table.uri).list(table.uri) for uri in page["uri"].to_pylist()]
+    assert {"_delta_log", "recipe.json"} <= {uri.removeprefix(f"{table.uri}/").split("/")[0] for uri in found}

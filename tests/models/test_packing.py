@@ -93,7 +93,9 @@ def test_what_is_tapped_or_used_elsewhere_stays() -> None:
         assert isinstance(ours.act1, nn.ReLU)
         torch.testing.assert_close(features(ours), features(module), rtol=1e-4, atol=1e-5)
     skips = Net(nn.Conv2d(3, 8, 3), nn.ReLU(), lambda before, after: before + after)
-    assert count(packed(skips, "act2")[0]) == 0  # seen in the features only
+    ours, features = packed(skips, "act2")  # seen in the features only: without the activations then
+    assert count(ours) == 2 and isinstance(ours.act1, nn.ReLU) and isinstance(ours.act2, nn.ReLU)
+    torch.testing.assert_close(features(ours), features(skips), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_that_do_more_or_run_twice_stay() -> None:

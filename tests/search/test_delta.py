@@ -1,5 +1,6 @@
 """Small changes go beside the large file, many are merged into it; either way the answers are the table's."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from tests.search.tables import Bench, exact, recall, rows_for, vectors_for
 from tlray.errors import IndexCorruptError
+from tlray.lake.table import Table
 from tlray.search.card import Card, read_card
 from tlray.search.searcher import Searcher
 
@@ -85,6 +87,39 @@ def test_a_damaged_delta_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IndexCorruptError, match="delta-"):
         bench.index()
     assert bench.index(rebuild=True)["action"] == "rebuilt"
+
+
+def test_a_rebuild_mends_damaged_files(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(300)
+    bench.index(factory="Flat")
+    for path in bench.index_path.glob("files/*"):
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert bench.index(rebuild=True)["action"] == "rebuilt"
+    assert len(Searcher.open(str(bench.index_path)).search(vectors_for([1], "1"), 3).scores_BK) == 1
+
+
+def test_a_table_made_anew_is_another_one(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(300)
+    bench.index(factory="Flat")
+    shutil.rmtree(tmp_path / "table")
+    again = Bench(tmp_path)
+    again.commit([rows_for(range(1000, 1300))])
+    assert Table.open(again.table.uri).version == card_of(bench).table_version
+    assert again.index()["added"] == 300
+
+
+def test_an_old_card_that_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(300)
+    for number in range(4):
+        bench.index(rebuild=True, keep_versions=10)
+        if number == 0:
+            next(bench.index_path.glob("versions/*")).write_text("{}")
+    assert bench.index(rebuild=True, keep_versions=2)["action"] == "rebuilt"
+    assert len(list(bench.index_path.glob("versions/*"))) == 2
 
 
 def test_another_recall_target_tunes_anew_without_a_build(tmp_path: Path) -> None:

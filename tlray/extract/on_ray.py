@@ -21,6 +21,7 @@ from tlray.extract.units import THREADS_AHEAD
 from tlray.lake.fetch import FetchSpec
 from tlray.lake.plan import Plan
 from tlray.lake.table import Table
+from tlray.models.memory import as_environment
 from tlray.ray_session import joined
 
 LANES_PER_ACTOR = 8
@@ -147,6 +148,8 @@ def _whole(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dat
             enable_true_multi_threading=True,
         ),
         num_cpus=workers.cpus,
+        # Ray's own threads are there before the actor can say so itself.
+        runtime_env={"env_vars": as_environment()},
         fn_constructor_args=(job.table_uri, job.spec_json, job.run_id, workers.lanes),
     )
 

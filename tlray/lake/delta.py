@@ -1,6 +1,7 @@
 """How tlray opens Delta tables: what delta-rs says, in tlray's words."""
 
 import re
+from urllib.parse import quote
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -12,8 +13,11 @@ _ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def delta_uri(uri: str) -> str:
-    """As delta-rs takes it: local ones as paths."""
-    return str(to_path(uri)) if uri.startswith("file://") else uri
+    """As delta-rs takes it: local ones as paths, others escaped, as it reads them as URLs."""
+    if uri.startswith("file://"):
+        return str(to_path(uri))
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{quote(rest, safe='/')}"
 
 
 def open_delta(uri: str, version: int | None, *, is_second_try: bool = False) -> DeltaTable | None:

@@ -11,8 +11,17 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableCorruptError
-from tlray.lake.parts import RECIPE_KEY, Part, first_uri, part_metadata, read_part, rows_of, vectors_of, write_part
-from tlray.lake.state import READ_THREADS
+from tlray.lake.parts import (
+    READ_THREADS,
+    RECIPE_KEY,
+    Part,
+    first_uri,
+    part_metadata,
+    read_part,
+    rows_of,
+    vectors_of,
+    write_part,
+)
 from tlray.lake.storage import join, open_store
 from tlray.lake.table import Change, Table, row_counts
 

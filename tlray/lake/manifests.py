@@ -139,12 +139,12 @@ def resolve_entry(folder: str, text: str | None, manifest: str, row: int) -> str
     if text.startswith("s3://"):
         return text
     try:
-        if _ABSOLUTE.match(text):
+        if _ABSOLUTE.match(text) and not (text.startswith("~") and folder.startswith("s3://")):
             return to_uri(text)
     except SourceError as error:
         raise SourceError(f"the manifest {manifest}, row {row + 1} (the header not counted): {error}") from error
     scheme, _, rest = join(folder, text).partition("://")
-    odd = text.startswith("./") or "/./" in text or ".." in text
+    odd = not {".", ".."}.isdisjoint(text.split("/"))
     return f"{scheme}://{posixpath.normpath(rest) if odd else rest}"
 
 

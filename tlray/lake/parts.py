@@ -24,6 +24,9 @@ RECIPE_KEY = "tlray.recipe_id"
 ROW_GROUP_ROWS = 8192
 """Rows of a row group: 64 MiB of raw float32 at 2,048 dimensions, so that readers stream a large part."""
 
+READ_THREADS = 8
+"""Parts that are read at once: an object store answers slowly, and many at a time."""
+
 FIXED_FIELDS = (
     pa.field("uri", pa.string(), nullable=False),
     pa.field("etag", pa.string()),

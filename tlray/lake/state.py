@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.lake.containers import containers_of
-from tlray.lake.parts import Part, read_part
+from tlray.lake.parts import READ_THREADS, Part, read_part
 from tlray.lake.table import Table
 
 IDENTITY_SCHEMA = pa.schema(
@@ -23,9 +23,6 @@ IDENTITY_SCHEMA = pa.schema(
 )
 """A live row: its image (or the shard that holds it), the version and label it was embedded with, whether it failed for a
 reason that this run tries again, and where it is: index of the part, position in it."""
-
-READ_THREADS = 8
-"""Parts whose identities are read at once: an object store answers slowly, and many at a time."""
 
 
 def identities(table: Table, parts: Sequence[Part], kind: str, retry_codes: Iterable[str]) -> Iterator[pa.Table]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, StorageError
 from tlray.lake.alias import read_alias
 from tlray.lake.delta import delta_uri, one_line, open_delta
 from tlray.lake.identity import check_recipe, held_in
-from tlray.lake.parts import Part, read_part, table_schema
+from tlray.lake.parts import READ_THREADS, Part, read_part, table_schema
 from tlray.lake.storage import delta_options, join, open_store, to_path
 from tlray.recipe import RecipeFile
 
@@ -137,6 +138,11 @@ class Table:
         return cls.open(uri)
 
     @property
+    def id(self) -> str:
+        """Delta's own, drawn when the table was made: another one at the same place is another table."""
+        return str(self._delta.metadata().id)
+
+    @property
     def version(self) -> int:
         """Of the snapshot at hand."""
         return self._delta.version()
@@ -173,7 +179,9 @@ class Table:
             columns: only these; default all.
             status: `ok` or `failed`.
         """
-        tables = [read_part(self.uri, part.path, columns) for part in self.parts() if part.status == status]
+        paths = [part.path for part in self.parts() if part.status == status]
+        with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="parts") as threads:
+            tables = list(threads.map(lambda path: read_part(self.uri, path, columns), paths))
         if tables:
             return pa.concat_tables(tables)
         schema = table_schema(self.recipe_file)

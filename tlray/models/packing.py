@@ -9,7 +9,7 @@ Shape legend: B images, C channels, H height, W width; O, I, K, L a kernel's out
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from timm.layers.activations import GELU
@@ -104,9 +104,13 @@ def find_packable(
         seen = find_pairs(module, taps, images_BCHW, _is_packable, lambda layer: type(layer) in _ACTIVATIONS)
         activations = dict(seen.pairs)
         found = [Packable(name, shape, activations.get(name)) for name, shape in seen.input_shapes.items()]
-        packed = share_copy(module)
-        pack(packed, found)
-        return found if gives_the_same(module, packed, embed) else []
+        # Where something changes a tensor in place between the two (timm's ResNets add the shortcut so), alone.
+        for some in (found, [replace(each, activation=None) for each in found]):
+            packed = share_copy(module)
+            pack(packed, some)
+            if gives_the_same(module, packed, embed):
+                return some
+        return []
 
 
 def pack(module: nn.Module, found: Sequence[Packable]) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlray.errors import ConcurrentWriteError, IndexCorruptError, IndexMissingError, ObjectNotFoundError, first_line
 from tlray.lake.storage import join, open_store
+from tlray.progress import say
 from tlray.search.choose import Metric
 from tlray.search.files import FileKind, IndexFile
 
@@ -71,6 +72,7 @@ class Card(_Strict):
         version: number of this version.
         created: when, ISO 8601, UTC.
         table: URI of the table.
+        table_id: of the table that was made there (`Table.id`).
         table_version: the version that the index shows.
         recipe_id: of the table.
         column: the embedding column.
@@ -96,6 +98,7 @@ class Card(_Strict):
     version: int
     created: str
     table: str
+    table_id: str
     table_version: int
     recipe_id: str
     column: str
@@ -214,9 +217,13 @@ def prune(index_uri: str, keep: int) -> None:
     old, kept = numbers[:-keep], numbers[-keep:]
     if not old:
         return
-    needed = {file.name for number in kept for file in read_card(index_uri, number).files.values()}
     store = open_store(index_uri)
-    doomed = {file.name for number in old for file in read_card(index_uri, number).files.values()} - needed
+    try:
+        needed = {file.name for number in kept for file in read_card(index_uri, number).files.values()}
+        doomed = {file.name for number in old for file in read_card(index_uri, number).files.values()} - needed
+    except IndexCorruptError as error:
+        say(f"{error}; the files of older versions are left where they are")
+        doomed = set()
     # Cards first: a reader then misses the version by name, not one of its files.
     store.delete(_card_uri(index_uri, number) for number in old)
     store.delete(join(index_uri, "files", name) for name in sorted(doomed))

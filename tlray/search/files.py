@@ -33,7 +33,7 @@ def put_file(index_uri: str, kind: FileKind, path: Path) -> IndexFile:
     uri = join(index_uri, "files", name)
     if not (uri.startswith("file://") and _linked(path, to_path(uri))):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            open_store(uri).write(uri, view, if_absent=True)
+            _put(uri, view, digest)
     return IndexFile(name=name, sha256=digest, size_bytes=size_bytes)
 
 
@@ -45,7 +45,7 @@ def _linked(path: Path, target: Path) -> bool:
     try:
         target.hardlink_to(path)
     except FileExistsError:
-        return True
+        return hash_file(target) == hash_file(path)
     except OSError:
         return False
     return True
@@ -55,8 +55,21 @@ def put_bytes(index_uri: str, kind: FileKind, data: bytes) -> IndexFile:
     """Like `put_file`, for what is in memory."""
     digest = hashlib.sha256(data).hexdigest()
     uri = join(index_uri, "files", f"{kind}-{digest}")
-    open_store(uri).write(uri, data, if_absent=True)
+    _put(uri, data, digest)
     return IndexFile(name=f"{kind}-{digest}", sha256=digest, size_bytes=len(data))
+
+
+def _put(uri: str, data: bytes | memoryview, digest: str) -> None:
+    """Write bytes, also over damaged ones of the same name: a rebuild is what mends an index."""
+    store = open_store(uri)
+    if store.write(uri, data, if_absent=True):
+        return
+    hasher = hashlib.sha256()
+    with store.stream(uri)[0] as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            hasher.update(block)
+    if hasher.hexdigest() != digest:
+        store.write(uri, data)
 
 
 def get_file(index_uri: str, file: IndexFile, scratch: Path) -> Path:

@@ -169,11 +169,11 @@ def update(
     say(", ".join(f"{count} {name}" for name, count in difference.counts.items()))
     if not len(difference.kept) + len(difference.added):
         raise TableError(f"{table.uri} version {table.version} has no embeddings any more; the index is left as it is")
-    with watch.stage("read"):
-        after = _after(table, card, delta, difference)
-    reason = _needs_rebuild(card, after)
+    reason = _needs_rebuild(card, difference)  # before vectors are read: a table that grew much would not fit in memory
     if reason:
         return None, difference.counts, reason
+    with watch.stage("read"):
+        after = _after(table, card, delta, difference)
     if after.delta.size <= MERGE_FRACTION * len(after.rows) and config.recall_target == card.recall_target:
         made: Card | None = publish_delta(
             table, index_uri, card, after.rows, after.delta, dead=after.dead, next_id=after.next_id, watch=watch
@@ -188,15 +188,21 @@ def _after(table: Table, card: Card, delta: Delta, difference: Difference) -> _U
     next_id = card.next_id + len(features_BD)
     added = with_ids(difference.added, np.arange(card.next_id, next_id))
     rows = Rows(pa.concat_tables([difference.kept, added]).cast(ROWS_SCHEMA))
-    # Without removal ids number all vectors that were ever added.
-    dead = 0 if Engine.make(card.factory, card.dimensions, card.metric).removes else next_id - len(rows)
+    dead = _dead(card, difference)
     return _Update(rows, delta.then(difference.removed, features_BD), len(features_BD), difference.removed, dead, next_id)
 
 
-def _needs_rebuild(card: Card, after: _Update) -> str:
-    rows = len(after.rows)
-    if after.dead > MAX_DEAD_FRACTION * (rows + after.dead):
-        return f"{after.dead} of {rows + after.dead} vectors would be dead, more than {MAX_DEAD_FRACTION:.0%}"
+def _dead(card: Card, difference: Difference) -> int:
+    """Without removal ids number all vectors that were ever added."""
+    if Engine.make(card.factory, card.dimensions, card.metric).removes:
+        return 0
+    return card.next_id - len(difference.kept)
+
+
+def _needs_rebuild(card: Card, difference: Difference) -> str:
+    rows, dead = len(difference.kept) + len(difference.added), _dead(card, difference)
+    if dead > MAX_DEAD_FRACTION * (rows + dead):
+        return f"{dead} of {rows + dead} vectors would be dead, more than {MAX_DEAD_FRACTION:.0%}"
     if rows > MAX_GROWTH * card.built_rows:
         return f"{rows} rows are more than {MAX_GROWTH:g} times the {card.built_rows} that it was built for"
     return ""

@@ -77,7 +77,8 @@ def _bring_up_to_date(
     if not config.rebuild:
         card = read_card(index_uri, newest)
         check_same(card, table, config, index_uri)
-        if (card.table, card.table_version, card.recall_target) == (table.uri, table.version, config.recall_target):
+        shown = (card.table, card.table_id, card.table_version, card.recall_target)
+        if shown == (table.uri, table.id, table.version, config.recall_target):
             return "unchanged", {"added": 0, "removed": 0, "moved": 0}, card
         updated, counts, reason = update(table, config, index_uri, card, scratch)
         if updated is not None:

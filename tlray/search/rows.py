@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tlray.errors import QueryError
-from tlray.lake.parts import read_part
+from tlray.lake.parts import READ_THREADS, read_part
 from tlray.lake.table import Table
 
 ROWS_SCHEMA = pa.schema(
@@ -29,9 +29,6 @@ ROWS_SCHEMA = pa.schema(
     ]
 )
 """`part` and `row` say where in the table the vector is."""
-
-READ_THREADS = 8
-"""Parts that are read at once: the store's answers are waited for together; a part's memory is some MB."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableError
-from tlray.lake.parts import read_part, vectors_of
+from tlray.lake.parts import READ_THREADS, read_part, vectors_of
 from tlray.search.choose import Metric
 from tlray.search.delta import StoredVectors
 from tlray.search.engine import BLOCK_ROWS, Engine, nearness_at
 from tlray.search.exact import gathered_nearness
-from tlray.search.rows import READ_THREADS, Rows
+from tlray.search.rows import Rows
 
 _IN_MEMORY_FRACTION = 0.5
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
