@@ -13,10 +13,16 @@ _ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def delta_uri(uri: str) -> str:
-    """As delta-rs takes it: local ones as paths, others escaped, as it reads them as URLs."""
+    """As delta-rs takes it: local ones as paths, others escaped, as it reads them as URLs.
+
+    Raises:
+        TableError: there is a percent sign in it, which delta-rs 1.6 writes to one place and reads from another.
+    """
     if uri.startswith("file://"):
         return str(to_path(uri))
     scheme, _, rest = uri.partition("://")
+    if "%" in rest:
+        raise TableError(f"{uri}: Delta's log cannot be kept below a name with a percent sign; give the table another place")
     return f"{scheme}://{quote(rest, safe='/')}"
 
 
