@@ -38,6 +38,11 @@ def test_a_short_run_is_bound_by_its_start() -> None:
     assert picture["stages"]["start"] == {"seconds": 20.0, "share": 0.8}
 
 
+def test_without_work_there_are_no_shares() -> None:
+    idle = report({"list": 0.1}, images=0, start_seconds=0, run_seconds=0, resources=Resources(cpus=2, gpus=0))
+    assert idle["stages"] == {"list": {"seconds": 0.1}}
+
+
 def test_shares_are_of_the_resource_that_a_stage_uses() -> None:
     picture = report(SECONDS, images=10_000, start_seconds=5.0, run_seconds=100.0, resources=Resources(8, 2))
     assert picture["stages"]["decode"]["share"] == 40 / 800

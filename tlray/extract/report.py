@@ -45,11 +45,12 @@ def report(
 
     Returns:
         `bottleneck`: a stage, or `start`; `advice`: a sentence; `stages`: per stage its seconds and the part of the time that
-        its resource (cores, GPUs, the driver) spent on it.
+        its resource (cores, GPUs, the driver) spent on it, where any image was worked on.
     """
     steady_seconds = max(run_seconds - start_seconds, 0.0)
     stages = {
-        stage: {"seconds": round(value, 3), "share": round(value / max(_capacity(stage, run_seconds, resources), 1e-9), 3)}
+        stage: {"seconds": round(value, 3)}
+        | ({"share": round(value / max(_capacity(stage, run_seconds, resources), 1e-9), 3)} if images else {})
         for stage, value in sorted(seconds.items(), key=lambda item: -item[1])
     }
     if start_seconds > steady_seconds and images:
