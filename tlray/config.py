@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic_settings import CliPositionalArg
 
 from tlray.recipe import Fit, Interpolation, Pool, Precision
@@ -252,6 +252,14 @@ class SplitConfig(_Section):
     group: str | None = Field(None, description="column of the labels file; images of one value stay on one side")
     group_duplicates: float | None = Field(None, gt=0, le=1, description="images of at least this cosine stay on one side")
 
+    @model_validator(mode="after")
+    def _leaves_rows_to_train_on(self) -> "SplitConfig":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation} and test {self.test} leave nothing to train on; expected a sum under 1"
+            )
+        return self
+
 
 class HeadConfig(_Section):
     """What is trained on top of the vectors."""
@@ -269,7 +277,7 @@ class HeadConfig(_Section):
 class GridConfig(_Section):
     """Heads that are trained together, one for each combination; the best on validation is kept."""
 
-    learning_rates: tuple[float, ...] = Field((), description="of adamw; default 0.001 and 0.01")
+    learning_rates: tuple[float, ...] = Field((), description="of adamw; default 0.0001, 0.001 and 0.01")
     weight_decays: tuple[float, ...] = Field((), description="L2 penalties (adamw: decoupled); default several, by the solver")
     columns: tuple[str, ...] = Field((), description="embedding columns; default the only one")
 
@@ -322,7 +330,7 @@ class TrainConfig(_Section):
     separator: str = Field(";", min_length=1, description="between the labels of one image; for task multi")
     task: Literal["single", "multi", "regression"] = Field("single", description="one label an image, any number, or numbers")
     skip: tuple[Literal["unlabelled", "missing", "rare"], ...] = Field(
-        (), description="leave out and count, instead of refusing: images without label, labels without image, classes of one"
+        (), description="leave out and count, instead of refusing: images without label, labels without image, too rare classes"
     )
     split: SplitConfig = SplitConfig.model_construct()
     head: HeadConfig = HeadConfig.model_construct()

@@ -23,13 +23,21 @@ RECIPE = {
     "preprocessing": {"resize": 40, "crop": 32},
 }
 PHOTOS = 30
-NETWORK = {"freeze": "layer2", "augment": [], "learning_rate": 0.01, "checkpoint_every": 1000}
+NETWORK = {"freeze": "layer2", "augment": [], "learning_rate": 0.002, "checkpoint_every": 1000}
 
 
 def photos_in(folder: Path) -> Path:
-    """Photos of two labels."""
+    """Photos of two labels, and beside their folder a list of these and of splits, which are the same wherever it is."""
     write_photos(folder, PHOTOS)
+    names = sorted(path.relative_to(folder.parent).as_posix() for path in folder.rglob("*.jpg"))
+    sides = ["train", "train", "train", "validation", "test"]
+    lines = [f"{name},{name.split('/')[-2]},{sides[at % len(sides)]}\n" for at, name in enumerate(names)]
+    labels_of(folder).write_text("uri,label,split\n" + "".join(lines), encoding="utf-8")
     return folder
+
+
+def labels_of(photos: Path) -> Path:
+    return photos.parent / f"{photos.name}.csv"
 
 
 def training(photos: Path, out: Path | str, *, network: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
@@ -38,7 +46,8 @@ def training(photos: Path, out: Path | str, *, network: dict[str, Any] | None = 
         "source": {"uri": str(photos), "labels": "folder"},
         "recipe": RECIPE,
         "out": str(out),
-        "split": {"validation": 0.2, "test": 0.2},
+        "labels": str(labels_of(photos)),
+        "split": {"column": "split"},
         "epochs": 2,
         "batch_size": 8,
         "local": True,

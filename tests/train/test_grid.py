@@ -8,16 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import nn
 
 from tests.train.tables import CLASSES, blobs, config_for
-from tlray.config import TrainConfig
+from tlray.config import GridConfig, TrainConfig
 from tlray.errors import ConfigError, ExamplesError
 from tlray.train.adamw import train_adamw
 from tlray.train.conjugate import conjugate_gradients
 from tlray.train.examples import Examples, Split
-from tlray.train.grid import best_of, check_head, solver_of, trained_again
+from tlray.train.grid import DEFAULT_RATES, best_of, check_head, solver_of, trained_again
+from tlray.train.metrics import evaluate
 from tlray.train.objective import Objective
 from tlray.train.trials import Data, Fit, Schedule, Trial, scores_of, to_head
 from tlray.train.vectors import LoadedVectors
@@ -167,6 +168,33 @@ def test_what_is_kept_is_what_was_measured(data: Data) -> None:
         scores = torch.from_numpy(scores_of(head, data)[at])
         assert fit.validation_loss == pytest.approx(float(nn.functional.cross_entropy(scores, data.targets[at])), rel=1e-4)
         assert fit.validation_loss <= min(fit.validation_losses) * 1.011
+
+
+@pytest.mark.parametrize("hidden", [(), (16,)])
+def test_a_regression_does_not_depend_on_the_unit_of_its_targets(hidden: tuple[int, ...]) -> None:
+    features, _ = blobs(ROWS)
+    rng = np.random.default_rng(0)
+    signal = (features / features.std(axis=0)) @ rng.standard_normal((features.shape[1], 2))
+    targets = np.float32(signal + 0.5 * rng.standard_normal(signal.shape)) * np.float32([3, 1e-3]) + np.float32([40, 0])
+    data = make_data(features, np.hstack([targets, np.full((ROWS, 1), 7, np.float32)]), "regression")
+    x, y = train_matrix(data)
+    at, held = data.matrix(Split.VALIDATION)
+    closed = LinearRegression().fit(x, y).predict(held.numpy())
+    expected = evaluate(closed, data.examples.targets[at], "regression", data.examples.classes).per_class
+    (fit,) = adamw(data, rates(2e-2), epochs=40, hidden=hidden)
+    scores = scores_of(to_head(fit, data, dropout=0.0), data)[at]
+    found = evaluate(scores, data.examples.targets[at], "regression", data.examples.classes).per_class
+    assert min(row.r2 for row in expected[:2]) > 0.9
+    assert all(row.r2 > oracle.r2 - 0.1 for row, oracle in zip(found[:2], expected[:2], strict=True))
+    assert found[2].mean_absolute_error < 0.3  # the same in all rows
+    # The loss that the best is chosen by is in variances of the training rows.
+    error = ((scores - data.examples.targets[at]) / np.append(y[:, :2].std(axis=0), 1)) ** 2
+    assert fit.validation_loss == pytest.approx(error.mean(), rel=1e-3)
+
+
+def test_the_default_rates_are_those_that_the_config_names() -> None:
+    named = GridConfig.model_fields["learning_rates"].description
+    assert named == "of adamw; default {:g}, {:g} and {:g}".format(*DEFAULT_RATES)
 
 
 def test_the_same_seed_gives_the_same_heads(data: Data) -> None:

@@ -11,11 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tests.factories import make_recipe_file
 from tests.photos import error_of, result_of, tlray
 from tests.train.tables import blobs, config_for, uri_of, write_table
 from tlray.errors import ConfigError, ExamplesError, RecipeMismatchError
 from tlray.lake.parts import vectors_of
 from tlray.lake.table import Table
+from tlray.output import Output
 from tlray.train.examples import Split
 from tlray.train.job import train
 from tlray.train.model import load_model, read_card
@@ -189,6 +191,14 @@ def test_what_is_wrong_is_one_line_and_code_2(folder: Path) -> None:
     ):
         outcome = tlray("train", "--out", folder / "model", *arguments)
         assert outcome.returncode == 2 and message in error_of(outcome), outcome.stderr
+
+
+def test_a_table_of_predictions_alone_is_refused(tmp_path: Path) -> None:
+    output = Output(model="m", column="embedding", task="single", classes=("a", "b"), top_k=1, threshold=0.5)
+    Table.create(f"file://{tmp_path}/table", make_recipe_file().model_copy(update={"output": output}))
+    for columns in ((), ("embedding",)):
+        with pytest.raises(ConfigError, match=r"holds predictions without embeddings; .*`tlray predict --embeddings`"):
+            train(config_for(tmp_path, grid={"columns": columns}))
 
 
 def test_vectors_that_are_not_numbers_end_the_training(tmp_path: Path) -> None:

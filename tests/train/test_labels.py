@@ -137,3 +137,32 @@ def test_splits_and_groups_of_the_file(tmp_path: Path) -> None:
     lost = labels_file(tmp_path, {"uri": URIS, "label": KINDS, "side": ["train" if one == "cat" else "val" for one in KINDS]})
     with pytest.raises(ExamplesError, match=r"1 classes have no image to train on.*: dog"):
         read(tmp_path, labels=lost, split={"column": "side"})
+
+
+def test_labels_that_nothing_is_trained_on_are_refused_or_left_out(tmp_path: Path) -> None:
+    sides = ["train"] * 10 + ["val"] * 6 + ["test"] * 4
+    texts = ["a" if number % 2 else "b" for number in range(18)] + ["a;c", "c"]
+    file = labels_file(tmp_path, {"uri": URIS, "label": texts, "side": sides})
+    with pytest.raises(ExamplesError, match=r"1 labels have no image to train on.*: c;.*--skip rare"):
+        read(tmp_path, labels=file, task="multi", split={"column": "side"})
+    examples = read(tmp_path, labels=file, task="multi", split={"column": "side"}, skip=("rare",))
+    assert examples.classes == ("a", "b") and examples.counts["rare"] == 1 and len(examples) == 20
+    assert examples.targets[-3:].tolist() == [[1, 0], [1, 0], [0, 0]]
+    none = labels_file(tmp_path, {"uri": URIS, "label": [""] * 10 + ["a"] * 10, "side": sides})
+    with pytest.raises(ExamplesError, match="no image to train on has any of the 1 labels"):
+        read(tmp_path, labels=none, task="multi", split={"column": "side"}, skip=("rare",))
+
+
+def test_a_column_of_splits_that_tears_groups_is_refused(tmp_path: Path) -> None:
+    rows = {"uri": URIS, "label": KINDS, "side": ["train"] * 10 + ["val"] * 6 + ["test"] * 4}
+    file = labels_file(tmp_path, rows | {"patient": [f"p{at // 4}" for at in range(20)]})
+    message = r"1 groups, of 4 images, are in more than one split by the column side: s3://photos/dog/08.jpg \(train\), .*"
+    with pytest.raises(ExamplesError, match=message):
+        read(tmp_path, labels=file, split={"column": "side", "group": "patient"})
+    config = config_for(tmp_path, labels=file, split={"column": "side", "group_duplicates": 0.9})
+    groups = np.arange(20) // 4
+    with pytest.raises(ExamplesError, match=message):
+        read_examples(pa.array(URIS), pa.nulls(20, pa.string()), config, groups_N=groups)
+    whole = labels_file(tmp_path, rows | {"patient": [f"p{at // 2}" for at in range(20)]})
+    examples = read(tmp_path, labels=whole, split={"column": "side", "group": "patient"})
+    assert [len(examples.positions(split)) for split in Split] == [10, 6, 4]

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy.stats import binomtest
 from sklearn import metrics as oracle
 
 from tlray.scoring import near_duplicate_groups, probabilities_of
-from tlray.train.metrics import MAX_CONFUSION, average_precision, calibration_error, evaluate, wilson
+from tlray.train.metrics import MAX_CONFUSION, Estimate, Evaluation, average_precision, calibration_error, evaluate, wilson
 
 NAMES = tuple("abcdefg")
 
@@ -78,6 +79,18 @@ def test_calibration() -> None:
 
 def test_nothing_true_has_no_average_precision() -> None:
     assert average_precision(np.ones(3), np.zeros(3, bool)) is None
+
+
+def test_a_split_without_any_label_can_be_written_and_read_back() -> None:
+    found = evaluate(np.random.default_rng(0).standard_normal((6, 3)), np.zeros((6, 3), np.float32), "multi", NAMES[:3])
+    assert found.macro_f1 is None
+    assert Evaluation.model_validate_json(found.model_dump_json()) == found
+    # One label in one row of 60: a third of the resampled ones lack it.
+    truth = np.eye(60, 3, dtype=np.float32)[:, :1]
+    few = evaluate(2 * truth - 1, truth, "multi", NAMES[:1])
+    assert (few.macro_f1.low, few.macro_f1.value, few.macro_f1.high) == (1, 1, 1)
+    with pytest.raises(ValidationError, match="finite"):
+        Estimate(value=float("nan"), low=0, high=1)
 
 
 def test_a_confusion_of_very_many_classes_is_left_out() -> None:

@@ -77,7 +77,7 @@ def test_it_learns_what_plain_torch_learns(photos: Path, tmp_path: Path) -> None
     learning = nn.ModuleList([model.layer3, model.layer4]).requires_grad_(True)
     torch.manual_seed(config.seed)
     head = nn.Linear(model.num_features, 2)
-    parts = [(head, 0.01), (learning, 0.005)]
+    parts = [(head, 0.002), (learning, 0.001)]
     groups = [
         {"params": [p for p in part.parameters() if (p.ndim > 1) == decays], "lr": lr, "weight_decay": 0.1 if decays else 0.0}
         for part, lr in parts
@@ -157,7 +157,8 @@ def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
     process.send_signal(signal.SIGKILL)
     process.wait()
     folder = next((tmp_path / "killed" / "checkpoints").iterdir())
-    _, progress = Checkpoints(f"file://{folder}").latest()
+    checkpoints = Checkpoints(f"file://{folder}")
+    _, progress = checkpoints.read(checkpoints.last_step())
     assert progress.epoch * 9 + progress.step >= steps
     train_network(config("killed"))
     assert f"going on after epoch {progress.epoch}, step {progress.step} of 9" in capsys.readouterr().err
@@ -232,6 +233,7 @@ def test_refusals(photos: Path, table: Path, trained: Path, tmp_path: Path) -> N
     refused("give one of the two", table=str(table))
     refused("which a table of activations has fixed", network={"start": "scratch", "augment": None}, **of_table)
     refused("has a closed form", head={"kind": "ridge"})
+    refused("are of an MLP", head={"hidden": [8]})
     other = {"backbone": "timm:test_resnet", "weights": "random:8", "preprocessing": {"resize": 40, "crop": 32}}
     refused(r"weights_sha256: '", RecipeMismatchError, network={"augment": None}, **of_table | {"recipe": other})
     refused(r"layer2, but network.freeze layer1 means layer1", RecipeMismatchError, network={"freeze": "layer1"}, **of_table)

@@ -19,6 +19,7 @@ from tlray.demo.s3_server import S3Server
 from tlray.lake.storage import open_store, to_uri
 from tlray.train.model import load_model
 from tlray.train.network import train_network
+from tlray.train.on_ray import own_interrupts
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
@@ -41,6 +42,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str,
 def config(folder: Path, out: Path | str, *, network: dict[str, Any] | None = None, **changes: Any) -> Any:
     settings = {"freeze": "blocks.2", "workers": 2, "checkpoint_every": 1, **(network or {})}
     return training(folder / "photos", out, network=settings, recipe=VIT, batch_size=5, **changes)
+
+
+def test_an_interrupted_run_is_not_one_that_went_well() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), own_interrupts():
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.timeout(300)

@@ -10,7 +10,7 @@ from tests.train.tables import blobs
 from tests.train.test_grid import make_data
 from tlray.train.examples import Split
 from tlray.train.ridge import Moments, moments_of, train_ridge
-from tlray.train.trials import Trial
+from tlray.train.trials import Trial, scores_of, to_head
 
 PENALTIES = [1e-6, 1e-2, 10.0]
 
@@ -57,10 +57,13 @@ def test_a_regression_of_a_table_is_scikit_learn() -> None:
     (fit,) = train_ridge(data, trials(1e-2))
     x = data.matrix(Split.TRAIN)[1].numpy()
     oracle = Ridge(alpha=1e-2 * len(x)).fit(x, targets[: len(x)])
-    assert np.allclose(fit.layers[0][0].numpy(), oracle.coef_, atol=1e-4)
+    std = targets[: len(x)].std(axis=0)  # of standardised targets
+    assert np.allclose(fit.layers[0][0].numpy() * std[:, None], oracle.coef_, atol=1e-4)
     assert fit.factor == 1
     held = data.matrix(Split.VALIDATION)[1].numpy()
-    assert fit.validation_loss == pytest.approx(np.mean((oracle.predict(held) - targets[len(x) :]) ** 2), rel=1e-4)
+    assert fit.validation_loss == pytest.approx(np.mean(((oracle.predict(held) - targets[len(x) :]) / std) ** 2), rel=1e-4)
+    at = data.examples.positions(Split.VALIDATION)
+    assert np.allclose(scores_of(to_head(fit, data, dropout=0.0), data)[at], oracle.predict(held), atol=1e-3)
 
 
 def test_scores_of_classes_become_logits() -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tlray.config import SplitConfig
 from tlray.errors import ExamplesError
-from tlray.train.splits import hash_splits, named_splits
+from tlray.train.splits import _cut, hash_splits, named_splits
 
 
 def uris(count: int) -> list[str]:
@@ -51,6 +52,34 @@ def test_groups_meet_the_shares_up_to_one_group() -> None:
     groups = np.repeat(np.arange(100), 5)
     splits = hash_splits(uris(500), np.zeros(500, int), SplitConfig(validation=0.2, test=0.2), 0, groups)
     assert Counter(splits.tolist()) == {0: 300, 1: 100, 2: 100}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares", "expected"),
+    [
+        ([2, 2, 100], {}, [2, 1, 0]),
+        ([1, 1, 1, 60], {}, [2, 2, 1, 0]),
+        ([1, 1, 1], {"test": 0.85, "validation": 0.1}, [2, 1, 0]),
+        ([2, 1, 1], {"test": 0.05, "validation": 0.9}, [1, 1, 0]),
+        ([60, 60], {}, [1, 0]),
+        ([60, 60, 60, 60], {"test": 0}, [1, 0, 0, 0]),
+        ([1], {}, [0]),
+    ],
+)
+def test_large_groups_leave_some_to_train_on_and_some_to_choose_by(sizes: list[int], shares: dict, expected: list[int]) -> None:
+    assert _cut(np.array(sizes), SplitConfig(**shares)).tolist() == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 100), min_size=2, max_size=8), st.floats(0.01, 0.98), st.floats(0, 0.98))
+def test_there_is_always_some_to_train_on_and_some_to_choose_by(sizes: list[int], validation: float, share: float) -> None:
+    splits = _cut(np.array(sizes), SplitConfig(validation=validation, test=share * (1 - validation)))
+    assert {0, 1} <= set(splits.tolist())
+
+
+def test_shares_that_leave_nothing_to_train_on() -> None:
+    with pytest.raises(ValidationError, match=r"validation 0.4 and test 0.6 leave nothing to train on"):
+        SplitConfig(validation=0.4, test=0.6)
 
 
 def test_names_of_splits() -> None:

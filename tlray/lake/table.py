@@ -119,22 +119,28 @@ class Table:
         schema = Schema.from_arrow(table_schema(recipe_file))
         if uri.startswith("file://"):
             to_path(uri).mkdir(parents=True, exist_ok=True)
-        try:
-            DeltaTable.create(
-                delta_uri(uri),
-                schema,
-                mode="ignore",
-                partition_by=["status"],
-                configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
-                description=f"tlray {held_in(recipe_file)} {recipe_file.table_id}",
-                # With retries, several creators at once would all win, one version after the other.
-                commit_properties=CommitProperties(max_commit_retries=0),
-                storage_options=delta_options(uri),
-            )
-        except (DeltaError, OSError) as error:
-            # Another driver may have created it at the same moment; whether it did is what counts.
-            if open_delta(uri, None) is None:
-                raise StorageError(f"cannot create a table at {uri}: {error}; run the same command again") from error
+        for attempt in range(COMMIT_ATTEMPTS):
+            try:
+                DeltaTable.create(
+                    delta_uri(uri),
+                    schema,
+                    mode="ignore",
+                    partition_by=["status"],
+                    configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
+                    description=f"tlray {held_in(recipe_file)} {recipe_file.table_id}",
+                    # With retries, several creators at once would all win, one version after the other.
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                    storage_options=delta_options(uri),
+                )
+                break
+            except (DeltaError, OSError) as error:
+                # Another driver may have created it at the same moment; whether it did is what counts. A connection that broke
+                # is not tried again by delta-rs, as the request may have been carried out.
+                if open_delta(uri, None) is not None:
+                    break
+                if attempt == COMMIT_ATTEMPTS - 1:
+                    raise StorageError(f"cannot create a table at {uri}: {error}; run the same command again") from error
+                time.sleep(COMMIT_FIRST_WAIT_SECONDS * 2**attempt)
         return cls.open(uri)
 
     @property

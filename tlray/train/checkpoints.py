@@ -8,7 +8,6 @@ import safetensors.torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from tlray.errors import ObjectNotFoundError
 from tlray.lake.storage import join, open_store, to_path
 
 _KEY = "tlray"
@@ -20,7 +19,10 @@ Parts = Mapping[str, Mapping[str, Tensor]]
 
 
 class Epoch(BaseModel):
-    """How an epoch went; `validation_loss` and `accuracy` (of task single) are of the validation rows, where there are any."""
+    """How an epoch went; `validation_loss` and `accuracy` (of task single) are of the validation rows, where there are any.
+
+    Losses of a regression are of targets standardised by the training rows.
+    """
 
     train_loss: float
     validation_loss: float | None
@@ -70,31 +72,33 @@ class Checkpoints:
             parts: tensors by part and name, on any device.
             progress: where the run is.
         """
-        store, name = open_store(self._uri), f"step-{step:010d}.safetensors"
+        store, own = open_store(self._uri), self._uri_of(step)
         tensors = {
             f"{part}/{key}": tensor.detach().cpu().contiguous()
             for part, named in parts.items()
             for key, tensor in named.items()
         }
-        store.write(join(self._uri, name), safetensors.torch.save(tensors, {_KEY: progress.model_dump_json()}))
-        store.delete([uri for uri in self._list() if uri.rsplit("/", 1)[-1] < name])
+        store.write(own, safetensors.torch.save(tensors, {_KEY: progress.model_dump_json()}))
+        store.delete([uri for uri in self._list() if uri.rsplit("/", 1)[-1] < own.rsplit("/", 1)[-1]])
 
-    def latest(self) -> tuple[dict[str, dict[str, Tensor]], Progress] | None:
-        """The newest one's parts, on the CPU, and where the run was; None where there is none."""
-        store = open_store(self._uri)
-        for uri in reversed(self._list()):
-            try:
-                data = store.read(uri).data
-            except ObjectNotFoundError:  # another process of the same run has just replaced it
-                continue
-            length = int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
-            header = json.loads(data[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + length])
-            parts: dict[str, dict[str, Tensor]] = {}
-            for name, tensor in safetensors.torch.load(data).items():
-                part, _, key = name.partition("/")
-                parts.setdefault(part, {})[key] = tensor
-            return parts, Progress.model_validate_json(header["__metadata__"][_KEY])
-        return None
+    def last_step(self) -> int:
+        """The step of the newest one; -1 where there is none."""
+        uris = self._list()
+        return int(uris[-1].rsplit("/", 1)[-1][len("step-") : -len(".safetensors")]) if uris else -1
+
+    def read(self, step: int) -> tuple[dict[str, dict[str, Tensor]], Progress]:
+        """The parts of one, on the CPU, and where the run was."""
+        data = open_store(self._uri).read(self._uri_of(step)).data
+        length = int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
+        header = json.loads(data[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + length])
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in safetensors.torch.load(data).items():
+            part, _, key = name.partition("/")
+            parts.setdefault(part, {})[key] = tensor
+        return parts, Progress.model_validate_json(header["__metadata__"][_KEY])
+
+    def _uri_of(self, step: int) -> str:
+        return join(self._uri, f"step-{step:010d}.safetensors")
 
     def _list(self) -> list[str]:
         uris = [uri for page in open_store(self._uri).list(self._uri) for uri in page["uri"].to_pylist()]

@@ -85,6 +85,9 @@ def read_examples(
         classes = tuple(classes[at] for at in present)
         _check_classes(classes)
     splits_N = _splits(uris.take(pa.array(rows_N)), targets, rows_N, labels, config, groups_N)
+    if config.task == "multi":
+        seen_K = _seen(targets[splits_N == Split.TRAIN], classes, config, counts)
+        classes, targets = tuple(np.array(classes, object)[seen_K]), targets[:, seen_K]
     examples = Examples(uris.take(pa.array(rows_N)), targets, splits_N, config.task, classes, rows_N, counts)
     counts["labelled"] = len(examples)
     _check_splits(examples, config)
@@ -194,6 +197,16 @@ def _not_rare(targets: np.ndarray, classes: tuple[str, ...], config: TrainConfig
     return np.asarray(sizes[targets] >= LEAST_ROWS)
 
 
+def _seen(targets_NK: np.ndarray, classes: tuple[str, ...], config: TrainConfig, counts: dict[str, int]) -> np.ndarray:
+    """Whether each label of `multi` has an image to train on; bool, K."""
+    seen_K: np.ndarray = np.any(targets_NK, axis=0)
+    unseen = [name for name, is_seen in zip(classes, seen_K, strict=True) if not is_seen]
+    _allow("rare", len(unseen), unseen, "labels have no image to train on, all theirs are in other splits", config, counts)
+    if not seen_K.any():
+        raise ExamplesError(f"no image to train on has any of the {len(classes)} labels; give more labels or other splits")
+    return seen_K
+
+
 def _check_classes(classes: tuple[str, ...]) -> None:
     if len(classes) < 2:
         raise ExamplesError(
@@ -212,8 +225,18 @@ def _splits(
     config: TrainConfig,
     groups_N: np.ndarray | None,
 ) -> np.ndarray:
+    groups_N = _groups(rows_N, labels, config, groups_N)
     if labels.split is not None and config.split.column:
-        return named_splits(labels.split.take(pa.array(rows_N)).cast(pa.string()).to_pylist(), config.split.column)
+        splits_N = named_splits(labels.split.take(pa.array(rows_N)).cast(pa.string()).to_pylist(), config.split.column)
+        if groups_N is not None:
+            _check_groups(uris, splits_N, groups_N, config.split.column)
+        return splits_N
+    strata_N = targets if config.task == "single" else np.zeros(len(rows_N), np.int64)
+    return hash_splits(uris.to_pylist(), strata_N, config.split, config.seed, groups_N)
+
+
+def _groups(rows_N: np.ndarray, labels: Labels, config: TrainConfig, groups_N: np.ndarray | None) -> np.ndarray | None:
+    """The group of each row, int64; None where there are none."""
     if config.split.group_duplicates is not None and groups_N is None:
         raise ExamplesError("split.group_duplicates compares vectors, and there are none here; name a column with split.group")
     if labels.group is not None and groups_N is not None:
@@ -222,11 +245,23 @@ def _splits(
         names = labels.group.take(pa.array(rows_N)).cast(pa.string()).to_pylist()
         # An image without a group is one of its own.
         own = [f"group {name}" if name is not None else f"row {at}" for at, name in enumerate(names)]
-        groups_N = np.unique(np.array(own, object), return_inverse=True)[1]
-    elif groups_N is not None:
-        groups_N = groups_N[rows_N]
-    strata_N = targets if config.task == "single" else np.zeros(len(rows_N), np.int64)
-    return hash_splits(uris.to_pylist(), strata_N, config.split, config.seed, groups_N)
+        return np.asarray(np.unique(np.array(own, object), return_inverse=True)[1])
+    return None if groups_N is None else groups_N[rows_N]
+
+
+def _check_groups(uris: pa.StringArray, splits_N: np.ndarray, groups_N: np.ndarray, column: str) -> None:
+    """No group is in two of the splits that a column says."""
+    group_of_pair = np.unique(groups_N * len(Split) + splits_N) // len(Split)
+    torn = np.flatnonzero(np.bincount(group_of_pair) > 1)
+    if len(torn):
+        rows = np.flatnonzero(np.isin(groups_N, torn))
+        some = [
+            f"{uris[at]} ({Split(splits_N[at]).name.lower()})" for at in rows[np.argsort(groups_N[rows], kind="stable")][:4]
+        ]
+        raise ExamplesError(
+            f"{len(torn)} groups, of {len(rows)} images, are in more than one split by the column {column}: {shown(some)}; "
+            "mend that column, or leave it out, or leave out split.group and split.group_duplicates"
+        )
 
 
 def _check_splits(examples: Examples, config: TrainConfig) -> None:

@@ -124,12 +124,15 @@ def _train_head(config: TrainConfig) -> dict[str, Any]:
 
 def _columns(table: Table, config: TrainConfig) -> tuple[str, ...]:
     """Embedding columns to train on."""
+    if not table.columns:
+        raise ConfigError(
+            f"{table.uri} holds predictions without embeddings; expected a table that `tlray extract` made, or "
+            "`tlray predict --embeddings`"
+        )
     chosen = config.grid.columns or tuple(table.columns)
     odd = [name for name in chosen if name not in table.columns]
     if odd or len(set(chosen)) != len(chosen):
         raise ConfigError(f"{table.uri} has no columns {', '.join(odd)}; its embedding columns are {', '.join(table.columns)}")
-    if not chosen:
-        raise ConfigError(f"{table.uri} has no embedding column; expected a table that `tlray extract` made")
     if len(chosen) > 1 and not config.grid.columns:
         raise ConfigError(
             f"{table.uri} has {len(chosen)} embedding columns: {', '.join(chosen)}; name one with --grid.columns, or several "

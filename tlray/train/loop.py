@@ -28,7 +28,7 @@ from tlray.train.examples import Examples, Split
 from tlray.train.losses import row_losses, row_weights
 from tlray.train.rows import Rows
 from tlray.train.schedule import blocks_in_training, parameter_groups, rate_factor
-from tlray.train.transfer import TransferNetwork
+from tlray.train.transfer import TransferNetwork, scale_of, share_statistics
 from tlray.train.world import World
 
 Loaded = tuple[np.ndarray, Tensor, Tensor]
@@ -69,6 +69,10 @@ class Training:
         self._train = examples.positions(Split.TRAIN)
         self._validation = examples.positions(Split.VALIDATION)
         self._targets = torch.from_numpy(examples.targets)
+        self._scale = scale_of(self._targets[self._train]) if examples.task == "regression" else None
+        if self._scale is not None:
+            mean_K, std_K = self._scale
+            self._targets = ((self._targets - mean_K) / std_K).float()
         self._weights_N = row_weights(examples.targets, self._train, examples.task, len(examples.classes), config.class_weights)
         groups = parameter_groups(
             network.head, network.backbone, network.anatomy.blocks, network.frozen.trained, config.network
@@ -101,6 +105,9 @@ class Training:
                 self._network.load_learned(self._best)
             elif self._average.is_on:
                 self._network.load_learned(self._average.tensors)
+            share_statistics(self._network, self._world)
+            if self._scale is not None:  # no checkpoint has this, so that a run that goes on does it once as well
+                self._network.scale_outputs(*self._scale)
         return self.progress
 
     def scores(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,6 +188,7 @@ class Training:
         loss, weight = self._sums()
         self._check(loss)
         with self._average.applied():
+            share_statistics(self._network, self._world)
             epoch = self._measure(loss / max(weight, 1e-12), began)
             best = progress.epochs[progress.best_epoch].validation_loss if progress.best_epoch >= 0 else None
             if epoch.validation_loss is not None and (best is None or epoch.validation_loss < best):
@@ -211,12 +219,21 @@ class Training:
             raise ConfigError(
                 f"the training loss is {loss} in epoch {self.progress.epoch + 1}; give a lower network.learning_rate, or clip"
             )
+        self.check_failed()
+
+    def check_failed(self) -> int:
+        """Images that cannot be read, so far.
+
+        Raises:
+            TooManyFailuresError: more than allowed.
+        """
         failed = self.count_failed()
         if failed > self._settings.max_failed_fraction * len(self._examples):
             raise TooManyFailuresError(
                 f"{failed} of {len(self._examples)} images cannot be read, more than network.max_failed_fraction "
                 f"{self._settings.max_failed_fraction} ({'; '.join(self._rows.notes[:3])}); mend or exclude them"
             )
+        return failed
 
     def count_failed(self) -> int:
         """Images that a process found it could not read."""
@@ -257,10 +274,11 @@ class Training:
 
     def _resume(self) -> bool:
         """Go on from the last checkpoint; False where there is none."""
-        found = self._checkpoints.latest()
-        if found is None:
+        own = self._checkpoints.last_step() if self._world.rank == 0 else 0  # one decides: another may have come meanwhile
+        step = int(self._world.sum(torch.tensor([own])))
+        if step < 0:
             return False
-        parts, self.progress = found
+        parts, self.progress = self._checkpoints.read(step)
         device = self._world.device
         parts = {part: {name: tensor.to(device) for name, tensor in tensors.items()} for part, tensors in parts.items()}
         self._network.load_learned(parts["model"])

@@ -28,7 +28,8 @@ Z95 = 1.959964
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no NaN: it would be written as null, which cannot be read back.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Estimate(_Strict):
@@ -60,7 +61,7 @@ class Evaluation(_Strict):
         loss: mean cross-entropy (single), binary cross-entropy (multi) or squared error (regression).
         accuracy: share of rows whose first class is right (single) or whose classes all are (multi), with Wilson's interval.
         top5: share of rows whose class is among the first five; where there are more than five classes.
-        macro_f1: mean F1 of the classes, with a bootstrap interval.
+        macro_f1: mean F1 of the classes that have a row, with a bootstrap interval; None where none has.
         mean_average_precision: of multi, over the classes that have a row.
         ece: expected calibration error (Guo et al. 2017, arXiv 1706.04599), 15 bins of equal width.
         mean_squared_error: of a regression.
@@ -111,12 +112,18 @@ def wilson(right: int, rows: int) -> Estimate:
     return Estimate(value=share, low=float(min(share, middle - half)), high=float(max(share, middle + half)))
 
 
-def _bootstrap(statistic: Callable[[np.ndarray], float], rows: int) -> Estimate:
-    """A statistic of all rows and its 95 % percentile interval over resampled rows (Efron 1979); seeded."""
+def _bootstrap(statistic: Callable[[np.ndarray], float], rows: int) -> Estimate | None:
+    """A statistic of all rows and its 95 % percentile interval over resampled rows (Efron 1979); seeded.
+
+    It may be NaN where rows do not define it: such samples are left out, and of all rows that is None.
+    """
+    value = statistic(np.arange(rows))
+    if np.isnan(value):
+        return None
     generator = np.random.default_rng(0)
     samples = [statistic(generator.integers(rows, size=rows)) for _ in range(RESAMPLES if rows <= MAX_RESAMPLED else 0)]
-    value = statistic(np.arange(rows))
-    low, high = np.nanpercentile(samples, [2.5, 97.5]) if samples else (value, value)
+    known = [sample for sample in samples if not np.isnan(sample)]
+    low, high = np.percentile(known, [2.5, 97.5]) if known else (value, value)
     return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
 

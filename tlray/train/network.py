@@ -14,10 +14,13 @@ from tlray.lake.sources import PAGE_SCHEMA, open_source
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table
 from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.weights import WeightsSpec
 from tlray.progress import say
 from tlray.recipe import Recipe
-from tlray.train.checkpoints import delete_folder
+from tlray.train.checkpoints import Checkpoints, delete_folder
 from tlray.train.examples import Examples, read_examples
+from tlray.train.grid import check_head
+from tlray.train.labels import labels_uri
 from tlray.train.loggers import Loggers
 from tlray.train.model import ModelCard, model_exists, read_card
 from tlray.train.shared import encode_shared, write_shared
@@ -47,6 +50,7 @@ def train_network(config: TrainConfig) -> dict[str, Any]:
     """
     assert config.network is not None
     _check(config)
+    config = _in_full(config)
     table = None if config.table is None else Table.open(to_uri(config.table), config.table_version)
     backbone = resolve_backbone(_recipe_config(config, table), local_copy)
     check_preprocessing(backbone.recipe.preprocessing)
@@ -59,7 +63,7 @@ def train_network(config: TrainConfig) -> dict[str, Any]:
         cut=cut,
         table_version=None if table is None else table.version,
         trust_listing=trust_listing,
-        fingerprint=_fingerprint(config, backbone.recipe, cut, shared),
+        fingerprint=_fingerprint(config, backbone.recipe, cut, table, shared),
     )
     out = to_uri(config.out)
     if config.dry_run:
@@ -68,8 +72,11 @@ def train_network(config: TrainConfig) -> dict[str, Any]:
         card = read_card(out)
         if card.training.get("fingerprint") == job.fingerprint:
             say(f"nothing to do: {out} holds the model of this very training")
+            delete_folder(checkpoints_of(config))
             return _result(out, card, "unchanged")
         raise ConfigError(f"{out} holds another model; give --rebuild to replace it, or another --out")
+    if config.rebuild and model_exists(out):
+        _forget_done(job.folder)
     write_shared(job.folder, shared)
     _run(job)
     card = read_card(out)
@@ -95,6 +102,28 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("refit and grid are for heads on a table's vectors; a network is trained once: leave them out")
     if config.head.kind == "ridge":
         raise ConfigError("head.kind ridge has a closed form for fixed vectors only; a network takes linear or mlp")
+    check_head(config)
+
+
+def _in_full(config: TrainConfig) -> TrainConfig:
+    """With whole addresses for the places that it names.
+
+    Other processes work in other folders, and the fingerprint of a relative address would be the same for two places.
+    """
+    update: dict[str, Any] = {"out": to_uri(config.out), "labels": labels_uri(config) or config.labels}
+    if config.table is not None:
+        update["table"] = to_uri(config.table)
+    if config.source is not None:
+        listing = config.source.listing and to_uri(config.source.listing)
+        update["source"] = config.source.model_copy(update={"uri": to_uri(config.source.uri), "listing": listing})
+    if config.recipe is not None:
+        update["recipe"] = config.recipe.model_copy(update={"weights": _weights_in_full(config.recipe.weights)})
+    return config.model_copy(update=update)
+
+
+def _weights_in_full(weights: str) -> str:
+    spec = WeightsSpec.parse(weights)
+    return to_uri(spec.location) + ("#order" if spec.by_order else "") if spec.kind == "file" else weights
 
 
 def _recipe_config(config: TrainConfig, table: Table | None) -> RecipeConfig:
@@ -108,7 +137,7 @@ def _recipe_config(config: TrainConfig, table: Table | None) -> RecipeConfig:
     given = recipe.preprocessing.model_dump(exclude={"fill"})
     return RecipeConfig(
         backbone=recipe.backbone,
-        weights=recipe.weights,
+        weights=_weights_in_full(recipe.weights),
         weights_sha256=recipe.weights_sha256,
         precision=recipe.precision,
         preprocessing=PreprocessingConfig(**given),
@@ -155,7 +184,7 @@ def _check_recipes(uri: str, theirs: Recipe, ours: Recipe) -> None:
 def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Table, bool]:
     """Labelled images in the order of their URIs, what is known of each, and whether a listing's etags are to be trusted."""
     if table is not None:
-        rows, trust_listing = table.read(["uri", "label"]), False
+        rows, trust_listing = table.read(["uri", "etag", "label"]), False
     else:
         assert config.source is not None
         source = open_source(config.source)
@@ -172,9 +201,18 @@ def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Ta
     return examples, rows.take(pa.array(examples.rows_N)), trust_listing
 
 
-def _fingerprint(config: TrainConfig, recipe: Recipe, cut: str | None, shared: bytes) -> str:
+def _fingerprint(config: TrainConfig, recipe: Recipe, cut: str | None, table: Table | None, shared: bytes) -> str:
     document = config.model_dump_json(exclude=_DOES_NOT_MATTER)
-    return hashlib.sha256(f"{document}\n{recipe.recipe_id}\n{cut}\n".encode() + shared).hexdigest()
+    theirs = "" if table is None else table.recipe_file.recipe_id
+    return hashlib.sha256(f"{document}\n{recipe.recipe_id}\n{cut}\n{theirs}\n".encode() + shared).hexdigest()
+
+
+def _forget_done(folder: str) -> None:
+    """Delete what a run to its end has left behind; one that is under way stays, to go on."""
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.last_step()
+    if step >= 0 and checkpoints.read(step)[1].is_done:
+        delete_folder(folder)
 
 
 def _run(job: Job) -> None:

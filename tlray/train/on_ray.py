@@ -5,7 +5,10 @@ its fingerprint, whatever the number of processes is then.
 """
 
 import logging
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ class RayWorld:
     def __init__(self) -> None:
         context = ray.train.get_context()
         self.rank, self.size = context.get_world_rank(), context.get_world_size()
+        self.local_size = context.get_local_world_size()
         self.device: torch.device = ray.train.torch.get_device()
 
     def wrap(self, network: nn.Module) -> nn.Module:
@@ -46,6 +50,13 @@ class RayWorld:
         moved = tensor.to(self.device)
         torch.distributed.all_reduce(moved)
         return tensor.copy_(moved)
+
+    def gather_text(self, text: str) -> list[str]:
+        """By Ray's process group."""
+        texts = [text] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(texts, text)
+        return texts
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """To Ray's own dashboard."""
@@ -77,12 +88,32 @@ def work_on_ray(job: Job) -> None:
             ),
         )
         try:
-            result = trainer.fit()
+            with own_interrupts():
+                result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise StorageError(f"the workers failed: {first_line(error)}; {GO_ON}") from error
     outcome: object = result.return_value  # type: ignore[attr-defined]
     if isinstance(outcome, TlrayError):
         raise outcome
+
+
+@contextmanager
+def own_interrupts() -> Iterator[None]:
+    """Have Ctrl-C be what it was before: Ray Train's handler outlives the run, and ends in an exit that says all went well.
+
+    Raises:
+        KeyboardInterrupt: Ray Train ended so.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no handler can be set there, by Ray neither
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(settings: dict[str, Any]) -> TlrayError | None:

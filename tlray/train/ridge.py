@@ -78,11 +78,11 @@ class Moments:
 
 
 def moments_of(data: Data, *splits: Split) -> Moments:
-    """Of standardised vectors, block by block; one-hot targets for classes."""
+    """Of standardised vectors, block by block; one-hot targets for classes, standardised ones of a regression."""
     outputs = len(data.examples.classes)
     total: Moments | None = None
     for positions_B, features_BD in data.blocks(*splits):
-        targets = data.examples.targets[positions_B]
+        targets = data.targets[positions_B].numpy()
         targets_BK = np.eye(outputs)[targets] if data.examples.task == "single" else targets
         part = Moments.of(features_BD.numpy(), targets_BK, data.weights_N[positions_B].numpy())
         total = part if total is None else total.merge(part)

@@ -56,7 +56,9 @@ class Rows(Protocol):
         ...
 
 
-def make_room(shape: tuple[int, ...], dtype: type, memory_bytes: int | None, scratch: Path) -> np.ndarray | None:
+def make_room(
+    shape: tuple[int, ...], dtype: type, memory_bytes: int | None, scratch: Path, sharers: int = 1
+) -> np.ndarray | None:
     """An array in memory, or in a file where it is too large for that, or none where the disk is too small as well.
 
     Args:
@@ -64,11 +66,12 @@ def make_room(shape: tuple[int, ...], dtype: type, memory_bytes: int | None, scr
         dtype: likewise.
         memory_bytes: what it may take; default half of this machine's.
         scratch: folder of the file.
+        sharers: processes on this machine that each make one; memory and disk are divided among them.
     """
     size_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if size_bytes <= (memory_bytes or memory_budget_bytes()):
+    if size_bytes <= (memory_bytes or memory_budget_bytes()) // sharers:
         return np.empty(shape, dtype)
-    if size_bytes <= _DISK_FRACTION * shutil.disk_usage(scratch).free:
+    if size_bytes <= _DISK_FRACTION * shutil.disk_usage(scratch).free / sharers:
         return np.lib.format.open_memmap(scratch / "rows.npy", "w+", dtype, shape)
     return None
 
@@ -83,6 +86,7 @@ class ImageRows:
         seed: likewise.
         memory_bytes: what decoded images may take; default half of this machine's memory.
         scratch: folder for a file where they take more.
+        sharers: see `make_room`.
     """
 
     def __init__(
@@ -94,12 +98,13 @@ class ImageRows:
         seed: int,
         memory_bytes: int | None,
         scratch: Path,
+        sharers: int = 1,
     ) -> None:
         self._items, self._kinds, self._seed = items, frozenset(kinds), seed
         self._crop = spec.preprocessing.crop
         self._spec = spec.model_copy(update={"preprocessing": canvas_of(spec.preprocessing, kinds)})
         self._shape_HWC = (*self._spec.preprocessing.crop, 3)
-        self._kept_NHWC = make_room((len(items), *self._shape_HWC), np.uint8, memory_bytes, scratch)
+        self._kept_NHWC = make_room((len(items), *self._shape_HWC), np.uint8, memory_bytes, scratch, sharers)
         self._known_N = np.zeros(len(items), bool)
         self.failed_N = np.zeros(len(items), bool)
         self._threads = ThreadPoolExecutor(os.cpu_count(), "decode")
@@ -150,14 +155,24 @@ class ActivationRows:
         uris: of the N examples.
         memory_bytes: what they may take in memory; default half of this machine's.
         scratch: folder for a file where they take more.
+        sharers: see `make_room`.
 
     Raises:
         ExamplesError: some are not finite, or not there, or there is no room for them.
     """
 
-    def __init__(self, table: Table, column: str, uris: pa.StringArray, *, memory_bytes: int | None, scratch: Path) -> None:
+    def __init__(
+        self,
+        table: Table,
+        column: str,
+        uris: pa.StringArray,
+        *,
+        memory_bytes: int | None,
+        scratch: Path,
+        sharers: int = 1,
+    ) -> None:
         length = int(np.prod(table.recipe_file.shapes[column]))
-        rows_ND = make_room((len(uris), length), np.float32, memory_bytes, scratch)
+        rows_ND = make_room((len(uris), length), np.float32, memory_bytes, scratch, sharers)
         if rows_ND is None:
             raise ExamplesError(
                 f"{len(uris)} activations of {length} floats fit neither in memory_bytes nor on the disk of {scratch}; "

@@ -66,11 +66,12 @@ def _cut(sizes: np.ndarray, config: SplitConfig) -> np.ndarray:
     test = _share(rows, config.test) if len(sizes) > LEAST_ROWS else 0
     validation = _share(rows, config.validation)
     splits = np.where(middles < test, 2, np.where(middles < test + validation, 1, 0)).astype(np.uint8)
-    if len(sizes) >= LEAST_ROWS:  # large groups: neither side may be without any
-        if not (splits == 1).any():
-            splits[np.flatnonzero(splits != 2)[0]] = 1
-        if not (splits == 0).any():
-            splits[-1] = 0
+    # Large groups or shares: neither side may be without any, training first.
+    if not (splits == 0).any():
+        splits[-1] = 0
+    if len(sizes) >= LEAST_ROWS and not (splits == 1).any():
+        trained_on = np.flatnonzero(splits == 0)
+        splits[trained_on[0] if len(trained_on) > 1 else -2] = 1
     return splits
 
 

@@ -1,6 +1,6 @@
 """The network in training: a backbone, frozen up to its cut, and the head on its tap.
 
-Shape legend: B rows, H height, W width, C channels, D length of the tap's vector, K outputs.
+Shape legend: B rows, N rows of a split, H height, W width, C channels, D length of the tap's vector, K outputs.
 """
 
 import hashlib
@@ -13,12 +13,17 @@ from tlray.models.freezing import Anatomy, Frozen
 from tlray.models.heads import Head
 from tlray.models.suffix import Suffix
 from tlray.models.taps import Pooling, TapRunner
+from tlray.train.world import World
 
 _NORM_FLOOR = 1e-12
 """As the encoder's."""
 
 LEAST_SPREAD = 1e-3
 """Of a feature's standard deviation, relative to the mean one; features that vary less are not scaled up."""
+
+
+_STD_FLOOR = 1e-12
+"""Of a regression's targets that are all the same."""
 
 
 class TransferNetwork(nn.Module):
@@ -85,9 +90,11 @@ class TransferNetwork(nn.Module):
         return features_BD
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """scores_BK."""
-        scores_BK: Tensor = self.head(self.features(inputs))
-        return scores_BK.float()
+        """scores_BK; the head computes at fp32 at any precision, as it does in predictions."""
+        features_BD = self.features(inputs)
+        with torch.autocast(features_BD.device.type, enabled=False):
+            scores_BK: Tensor = self.head(features_BD.float())
+        return scores_BK
 
     def standardise(self, features_BD: Tensor) -> None:
         """Set the head's mean and scale by features of the network as it is."""
@@ -95,6 +102,13 @@ class TransferNetwork(nn.Module):
         is_flat_D = spread_D < LEAST_SPREAD * spread_D.mean()
         self.head.mean_D.copy_(features_BD.mean(dim=0))
         self.head.scale_D.copy_(torch.where(is_flat_D, torch.ones_like(spread_D), 1 / spread_D.clamp(min=_NORM_FLOOR)))
+
+    def scale_outputs(self, mean_K: Tensor, std_K: Tensor) -> None:
+        """From a head that gives standardised values to one that gives the values themselves."""
+        last = self.head.linears[-1]
+        with torch.no_grad():
+            last.weight.mul_(std_K[:, None].to(last.weight))
+            last.bias.mul_(std_K.to(last.bias)).add_(mean_K.to(last.bias))
 
     def learned(self) -> dict[str, Tensor]:
         """All tensors that training changes, by their names in `state_dict`; shared with the network."""
@@ -117,6 +131,21 @@ class TransferNetwork(nn.Module):
         """Put back what `learned` gave, in place."""
         for name, tensor in self.learned().items():
             tensor.copy_(tensors[name])
+
+
+def share_statistics(network: TransferNetwork, world: World) -> None:
+    """Have all processes use the first one's statistics of batch norms; each has seen its own share of the rows."""
+    learned = network.learned()
+    for name, _ in network.named_buffers():
+        if world.size > 1 and name in learned and learned[name].is_floating_point():
+            own = learned[name]
+            own.copy_(world.sum(own.clone() if world.rank == 0 else torch.zeros_like(own)))
+
+
+def scale_of(targets_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean_K and std_K, float64, of a regression's training rows."""
+    rows_NK = targets_NK.double()
+    return rows_NK.mean(dim=0), rows_NK.std(dim=0, correction=0).clamp(min=_STD_FLOOR)
 
 
 def _unflatten(rows_BD: Tensor, shape: tuple[int, ...]) -> Tensor:

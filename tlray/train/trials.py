@@ -50,13 +50,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained head, of standardised vectors.
+    """A trained head, of standardised vectors; of a regression also for standardised targets.
 
     Attributes:
         trial: which one.
         layers: weight_KH and bias_K of each linear layer, as torch has them.
         best_epoch: number of the epoch (iteration) that it is of, from 1 up.
-        validation_losses: of each epoch; a closed form has one, a refit none.
+        validation_losses: of each epoch; a closed form has one, a refit none. Of a regression, of standardised targets.
         factor: of ridge, what makes its scores logits.
     """
 
@@ -100,6 +100,9 @@ class Data:
     def __init__(self, vectors: Vectors, examples: Examples, weights_N: Tensor, table_rows: int) -> None:
         self.vectors, self.examples, self.weights_N = vectors, examples, weights_N
         self.targets = torch.from_numpy(examples.targets)
+        if examples.task == "regression":
+            mean_K, std_K = self.target_standard
+            self.targets = torch.from_numpy(((examples.targets - mean_K) / std_K).astype(np.float32))
         self._position_T = np.full(table_rows, -1, np.int64)
         self._position_T[examples.rows_N] = np.arange(len(examples))
 
@@ -112,6 +115,17 @@ class Data:
     def positions(self, rows_B: np.ndarray) -> np.ndarray:
         """Positions among the examples of rows of the table."""
         return np.asarray(self._position_T[rows_B])
+
+    @cached_property
+    def target_standard(self) -> tuple[np.ndarray, np.ndarray]:
+        """mean_K and std_K, float64, of a regression's targets in the training rows; std is 1 where they are all the same.
+
+        Heads learn (target - mean) / std: a step of AdamW moves a bias by the learning rate at most, whatever the unit, and
+        the loss, by which the best is chosen, counts each output by its own variance.
+        """
+        targets_NK = self.examples.targets[self.examples.positions(Split.TRAIN)].astype(np.float64)
+        varies_K = targets_NK.max(axis=0) > targets_NK.min(axis=0)
+        return targets_NK.mean(axis=0), np.where(varies_K, targets_NK.std(axis=0), 1.0)
 
     @cached_property
     def standard(self) -> tuple[Tensor, Tensor]:
@@ -161,8 +175,13 @@ class Data:
 
 
 def to_head(fit: Fit, data: Data, *, dropout: float) -> Head:
-    """A fit as a head of vectors as the table has them, in evaluation mode."""
-    weights = [weight_KH for weight_KH, _ in fit.layers]
+    """A fit as a head of vectors as the table has them, in evaluation mode; of a regression, with values as they were given."""
+    layers = list(fit.layers)
+    if data.examples.task == "regression":
+        mean_K, std_K = (torch.from_numpy(values_K) for values_K in data.target_standard)
+        weight_KH, bias_K = layers[-1]
+        layers[-1] = (weight_KH * std_K[:, None], bias_K * std_K + mean_K)
+    weights = [weight_KH for weight_KH, _ in layers]
     hidden = tuple(len(weight_KH) for weight_KH in weights[:-1])
     spec = HeadSpec(
         kind="mlp" if hidden else "linear",
@@ -173,7 +192,7 @@ def to_head(fit: Fit, data: Data, *, dropout: float) -> Head:
     )
     head = Head.of(spec)
     with torch.no_grad():
-        for linear, (weight_KH, bias_K) in zip(head.linears, fit.layers, strict=True):
+        for linear, (weight_KH, bias_K) in zip(head.linears, layers, strict=True):
             linear.weight.copy_(weight_KH)
             linear.bias.copy_(bias_K)
         head.mean_D.copy_(data.standard[0])

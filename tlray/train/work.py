@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from tlray.config import TrainConfig
-from tlray.errors import ConfigError
+from tlray.errors import ConfigError, TlrayError, first_line
 from tlray.lake.fetch import FetchSpec
 from tlray.lake.local_copy import local_copy
 from tlray.lake.storage import join, to_uri
@@ -22,12 +22,14 @@ from tlray.models.backbones import Backbone, load_backbone, to_network_input
 from tlray.models.freezing import Anatomy, examine
 from tlray.models.golden import make_recipe_file
 from tlray.models.heads import Head, HeadSpec
+from tlray.models.precision import precision
 from tlray.models.suffix import Suffix, split_suffix
 from tlray.models.taps import Pooling, TapRunner
 from tlray.models.weights import hash_weights
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Recipe, RecipeFile, check_golden, golden_images
 from tlray.train.checkpoints import Checkpoints, Progress
 from tlray.train.examples import Examples, Split
+from tlray.train.grid import hidden_of
 from tlray.train.loop import Training
 from tlray.train.metrics import Evaluation, evaluate
 from tlray.train.model import NETWORK_NAME, RECIPE_NAME, ModelCard, now, package_versions, save_model
@@ -36,9 +38,6 @@ from tlray.train.rows import ActivationRows, ImageRows, Rows
 from tlray.train.shared import read_shared
 from tlray.train.transfer import TransferNetwork
 from tlray.train.world import World
-
-MLP_HIDDEN = (256,)
-"""Where an MLP's hidden layers are not given, as for heads on a table."""
 
 
 class Job(BaseModel):
@@ -114,20 +113,54 @@ def check_activations(backbone: Backbone, file: RecipeFile, cut: str) -> None:
 
 def work(job: Job, world: World) -> None:
     """Train, and save the model; called in all processes of a world."""
-    examples, items = read_shared(job.folder)
-    backbone = load_backbone(job.recipe, local_copy)
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
-        table = None
-        if job.config.table is not None:
-            table = Table.open(to_uri(job.config.table), job.table_version)
-        network = _network(job, backbone, examples, table, world)
-        rows = _rows(job, examples, items, table, Path(scratch))
+        begun: _Begun | None = None
+        failure: TlrayError | None = None
+        try:
+            begun = _begin(job, world, Path(scratch))
+        except TlrayError as error:
+            failure = error
+        agree(world, failure)
+        assert begun is not None
+        backbone, examples, network, rows = begun
         with Training(network, examples, rows, job.config, world, Checkpoints(job.folder)) as training:
             progress = training.run()
-            metrics = _measure(training, examples)
-            failed = training.count_failed()
+            with precision(world.device, "fp32"):
+                metrics = _measure(training, examples)
+            failed = training.check_failed()
     if world.rank == 0:
         _save(job, replace(backbone, module=backbone.module.cpu()), network, examples, progress, metrics, failed)
+
+
+def agree(world: World, failure: TlrayError | None) -> None:
+    """Go on in all processes, or in none: one that is missing would be waited for.
+
+    Args:
+        world: all its processes call this.
+        failure: why this one cannot go on.
+
+    Raises:
+        TlrayError: it is the failure given.
+        ConfigError: another process has one.
+    """
+    texts = world.gather_text("" if failure is None else first_line(failure))
+    if failure is not None:
+        raise failure
+    if others := [text for text in texts if text]:
+        raise ConfigError(f"another worker could not begin: {others[0]}")
+
+
+_Begun = tuple[Backbone, Examples, TransferNetwork, Rows]
+
+
+def _begin(job: Job, world: World, scratch: Path) -> _Begun:
+    examples, items = read_shared(job.folder)
+    backbone = load_backbone(job.recipe, local_copy)
+    table = None
+    if job.config.table is not None:
+        table = Table.open(to_uri(job.config.table), job.table_version)
+    network = _network(job, backbone, examples, table, world)
+    return backbone, examples, network, _rows(job, examples, items, table, scratch, world.local_size)
 
 
 def _network(job: Job, backbone: Backbone, examples: Examples, table: Table | None, world: World) -> TransferNetwork:
@@ -138,7 +171,7 @@ def _network(job: Job, backbone: Backbone, examples: Examples, table: Table | No
         kind=head.kind,
         inputs=int(torch.Size(features).numel()),
         outputs=len(examples.classes),
-        hidden=(head.hidden or MLP_HIDDEN) if head.kind == "mlp" else (),
+        hidden=hidden_of(job.config),
         dropout=head.dropout,
     )
     anatomy = anatomy_of(backbone)
@@ -155,19 +188,21 @@ def _network(job: Job, backbone: Backbone, examples: Examples, table: Table | No
     return network.to(world.device)
 
 
-def _rows(job: Job, examples: Examples, items: Any, table: Table | None, scratch: Path) -> Rows:
+def _rows(job: Job, examples: Examples, items: Any, table: Table | None, scratch: Path, sharers: int) -> Rows:
     config, settings = job.config, job.config.network
     assert settings is not None
     if table is not None:
         assert job.cut is not None
         column = table.recipe_file.recipe.columns[job.cut]
-        return ActivationRows(table, column, examples.uris, memory_bytes=config.memory_bytes, scratch=scratch)
+        return ActivationRows(table, column, examples.uris, memory_bytes=config.memory_bytes, scratch=scratch, sharers=sharers)
     assert config.source is not None
     spec = FetchSpec(
         kind="images", source=config.source, preprocessing=job.recipe.preprocessing, trust_listing=job.trust_listing
     )
     kinds = ("crop", "flip") if settings.augment is None else settings.augment
-    return ImageRows(items, spec, kinds=kinds, seed=config.seed, memory_bytes=config.memory_bytes, scratch=scratch)
+    return ImageRows(
+        items, spec, kinds=kinds, seed=config.seed, memory_bytes=config.memory_bytes, scratch=scratch, sharers=sharers
+    )
 
 
 def _measure(training: Training, examples: Examples) -> dict[str, Evaluation]:

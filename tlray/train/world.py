@@ -15,11 +15,13 @@ class World(Protocol):
     Attributes:
         rank: this one's number.
         size: how many there are.
+        local_size: how many of them are on this machine.
         device: this one's.
     """
 
     rank: int
     size: int
+    local_size: int
     device: torch.device
 
     def wrap(self, network: nn.Module) -> nn.Module:
@@ -30,6 +32,10 @@ class World(Protocol):
         """The sum of all processes' tensors; changes the one given."""
         ...
 
+    def gather_text(self, text: str) -> list[str]:
+        """All processes' texts, by their numbers, in all of them."""
+        ...
+
     def report(self, metrics: Mapping[str, float]) -> None:
         """Say how an epoch went; all processes call it together."""
         ...
@@ -38,7 +44,7 @@ class World(Protocol):
 class Alone:
     """One process."""
 
-    rank, size = 0, 1
+    rank, size, local_size = 0, 1, 1
 
     def __init__(self, device: str = "auto") -> None:
         self.device = choose_device(device)
@@ -50,6 +56,10 @@ class Alone:
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor."""
         return tensor
+
+    def gather_text(self, text: str) -> list[str]:
+        """The text alone."""
+        return [text]
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody else listens."""
