@@ -7,16 +7,16 @@ from typing import Self
 
 
 class Forwarder:
-    """Takes connections at one address and hands each, with one of its own to another address, to `connect`.
+    """Takes connections of a listening socket and hands each, with one of its own to an address, to `connect`.
 
     Attributes:
         endpoint: `http://<host>:<port>`.
     """
 
-    def __init__(self, host: str, target: tuple[str, int]) -> None:
+    def __init__(self, listener: socket.socket, target: tuple[str, int]) -> None:
         self._target = target
-        self._listener = socket.create_server((host, 0))
-        self.endpoint = f"http://{host}:{self._listener.getsockname()[1]}"
+        self._listener = listener
+        self.endpoint = "http://{}:{}".format(*listener.getsockname())
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()

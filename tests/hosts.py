@@ -1,7 +1,8 @@
 """Hosts with addresses of their own on one machine: network namespaces joined by a bridge, and processes in them.
 
-For root on Linux with iproute2. All names carry the test's process id; nothing in them reaches the world outside, as neither
-the bridge nor a namespace has a route to it. Interfaces, namespaces and the processes in them end with the `with`.
+For root on Linux with iproute2. All names carry the test's process id. The bridge has a namespace of its own too, so this
+machine's own interfaces, routes and firewall have no part in it, and nothing reaches the world outside. Namespaces and the
+processes in them end with the `with`.
 """
 
 import contextlib
@@ -9,7 +10,9 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -18,7 +21,13 @@ from types import TracebackType
 from typing import Self
 
 NETWORK = "10.213.77"
-"""Of the bridge, private as all of 10.0.0.0/8; `.1` is this machine, `.11` and up are the hosts."""
+"""Of the bridge, private as all of 10.0.0.0/8; `.1` is the gateway, `.11` and up are the hosts."""
+
+_LISTEN = """
+import socket, sys
+with socket.socket(fileno=int(sys.argv[2])) as way, socket.create_server((sys.argv[1], 0)) as listener:
+    socket.send_fds(way, [b"."], [listener.fileno()])
+"""
 
 START_SECONDS = 90
 
@@ -31,8 +40,7 @@ def why_not() -> str | None:
         return "network namespaces need iproute2's `ip`"
     probe = f"tlp{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
-    bridged = subprocess.run(["ip", "link", "add", probe, "type", "bridge"], capture_output=True, text=True)
-    subprocess.run(["ip", "link", "delete", probe], capture_output=True)
+    bridged = subprocess.run(["ip", "-netns", probe, "link", "add", probe, "type", "bridge"], capture_output=True, text=True)
     subprocess.run(["ip", "netns", "delete", probe], capture_output=True)
     if made.returncode or bridged.returncode:
         return f"this machine makes no network namespaces: {made.stderr}{bridged.stderr}"
@@ -43,7 +51,7 @@ class Hosts:
     """So many hosts as a context manager.
 
     Attributes:
-        gateway: this machine's address on the bridge, which all hosts reach.
+        gateway: the bridge's own address, which all hosts reach; `listen` takes connections there.
         addresses: of the hosts.
     """
 
@@ -55,14 +63,15 @@ class Hosts:
 
     def __enter__(self) -> Self:
         try:
-            _ip("link", "add", self._tag, "type", "bridge")
-            _ip("address", "add", f"{self.gateway}/24", "dev", self._tag)
-            _ip("link", "set", self._tag, "up")
+            _ip("netns", "add", self._tag)
+            _ip("-netns", self._tag, "link", "add", self._tag, "type", "bridge")
+            _ip("-netns", self._tag, "address", "add", f"{self.gateway}/24", "dev", self._tag)
+            _ip("-netns", self._tag, "link", "set", self._tag, "up")
             for index, address in enumerate(self.addresses):
                 name, outer, inner = self._names(index)
                 _ip("netns", "add", name)
-                _ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
-                _ip("link", "set", outer, "master", self._tag, "up")
+                _ip("-netns", self._tag, "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
+                _ip("-netns", self._tag, "link", "set", outer, "master", self._tag, "up")
                 _ip("-netns", name, "address", "add", f"{address}/24", "dev", inner)
                 _ip("-netns", name, "link", "set", inner, "up")
                 _ip("-netns", name, "link", "set", "lo", "up")
@@ -76,11 +85,17 @@ class Hosts:
             self.end(index)
         for process in self._processes:
             process.wait(20)
-        for index in range(len(self.addresses)):
-            name, outer, _ = self._names(index)
-            subprocess.run(["ip", "link", "delete", outer], capture_output=True)
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
-        subprocess.run(["ip", "link", "delete", self._tag], capture_output=True)
+        for name in (*(self._names(index)[0] for index in range(len(self.addresses))), self._tag):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)  # and with it the ends of cables in it
+
+    def listen(self) -> socket.socket:
+        """A socket of this process that listens at the gateway's address, at any port: a process there makes and sends it."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            command = ["ip", "netns", "exec", self._tag, sys.executable, "-c", _LISTEN, self.gateway, str(theirs.fileno())]
+            subprocess.run(command, pass_fds=[theirs.fileno()], check=True)
+            (descriptor,) = socket.recv_fds(ours, 1, 1)[1]
+        return socket.socket(fileno=descriptor)
 
     def start(self, host: int, command: list[str], *, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
         """A process on a host."""
@@ -114,11 +129,11 @@ class Hosts:
 
     def cut(self, host: int) -> None:
         """Take a host off the network, as pulling its cable does: packets vanish, and nobody is told."""
-        _ip("link", "set", self._names(host)[1], "nomaster")
+        _ip("-netns", self._tag, "link", "set", self._names(host)[1], "nomaster")
 
     def mend(self, host: int) -> None:
         """Put it back."""
-        _ip("link", "set", self._names(host)[1], "master", self._tag)
+        _ip("-netns", self._tag, "link", "set", self._names(host)[1], "master", self._tag)
 
     def _names(self, index: int) -> tuple[str, str, str]:
         """Of the namespace, the bridge's end of its cable, and its own (15 characters at most)."""

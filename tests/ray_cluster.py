@@ -18,7 +18,7 @@ class RayCluster:
     def __init__(self, folder: Path, *, cpus: int = 2, gpus: int = 0, env: dict[str, str] | None = None) -> None:
         self._folder = folder
         self._cpus, self._gpus = cpus, gpus
-        self._port, self._dashboard_port = _free_ports(2)
+        self._port, self._dashboard_port = free_ports(2)
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._env = {**os.environ, **(env or {}), **token}
@@ -76,7 +76,8 @@ def processes_named(text: str) -> list[int]:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Of loopback, which nothing listens at."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

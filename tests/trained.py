@@ -7,6 +7,7 @@ import safetensors.torch
 import timm
 import torch
 
+from tests.photos import write_photos
 from tlray.config import RecipeConfig
 from tlray.lake.local_copy import local_copy
 from tlray.models.backbones import resolve_backbone
@@ -26,6 +27,15 @@ def save_weights(path: Path, seed: int = 3) -> dict[str, torch.Tensor]:
     state = timm.create_model("test_resnet").state_dict()
     safetensors.torch.save_file(state, path)
     return state
+
+
+def write_lake(folder: Path, photos: int, bad: bytes) -> Path:
+    """Photos, a file among them that is none, weights and a model."""
+    write_photos(folder / "photos", photos)
+    (folder / "photos" / "bad.jpg").write_bytes(bad)
+    save_weights(folder / "weights.safetensors")
+    save_trained(folder / "model", folder / "weights.safetensors")
+    return folder
 
 
 def save_trained(

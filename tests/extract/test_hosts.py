@@ -1,8 +1,7 @@
 """`tlray extract` on a cluster of three hosts with their own addresses, of which one dies and one is cut off.
 
-The driver runs on the head, and so does nothing else: no task has its memory. The S3 server stands on this machine; hosts reach
-it through a forwarder at the bridge's address, so that it listens on loopback alone, as does all else that the test starts
-outside the hosts.
+The driver runs on the head, and so does nothing else: no task has its memory. The S3 server listens on this machine's loopback,
+as does all else that the test starts outside the hosts; they reach it through a forwarder at the bridge's address.
 """
 
 import contextlib
@@ -42,7 +41,7 @@ LATENCY_SECONDS = 0.3
 
 
 class SlowForwarder(Forwarder):
-    """Passes connections at the bridge's address, which only hosts can reach, on to the store."""
+    """Passes connections on to the store."""
 
     def connect(self, client: socket.socket, server: socket.socket) -> None:
         for one, other, seconds in ((client, server, 0), (server, client, LATENCY_SECONDS)):
@@ -99,7 +98,7 @@ def test_a_dead_node_and_a_cut_link_change_nothing(hosts: Hosts, lake: str, s3_e
     reference, table, log = rows_of(f"{lake}/reference"), f"{lake}/table", tmp_path / "driver.log"
     server, _, port = s3_env.endpoint.removeprefix("http://").rpartition(":")
     with (
-        SlowForwarder(hosts.gateway, (server, int(port))) as way,
+        SlowForwarder(hosts.listen(), (server, int(port))) as way,
         RayHosts(hosts, cpus=2, env=HEALTH | {"AWS_ENDPOINT_URL": way.endpoint}) as cluster,
     ):
         driver = hosts.start(0, [sys.executable, "-m", "tlray", *arguments(lake, "table")], env=cluster.env, log=log)

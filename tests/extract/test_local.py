@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -172,6 +173,24 @@ def test_a_listing_stands_in_for_listing(tmp_path: Path) -> None:
     fewer = run("--source.listing", str(listing.rename(tmp_path / "listing.txt")), "--source.keys-to", "dog")
     assert (fewer["listed"], fewer["unchanged"], fewer["deleted"]) == (1, 1, 2)
     assert frame_of(tmp_path / "t")["uri"].to_list() == sorted(f"file://{paths[number]}" for number in (0, 1, 2, 4))
+
+
+def test_a_range_that_became_empty_takes_its_rows_with_it(tmp_path: Path) -> None:
+    paths = write_photos(tmp_path / "photos", 6)
+    cats = ("--source.keys-from", "cat", "--source.keys-to", "dog")
+    source = ("--source.uri", tmp_path / "photos", "--source.keys-from", "x")
+    none = error_of(tlray("extract", "--local", *source, "--table", tmp_path / "t", *RECIPE))
+    assert "source.keys_from" in none and not (tmp_path / "t").exists()
+    extract(tmp_path / "photos", tmp_path / "t")
+    left = [path for path in paths if path.parent.name != "cat"]
+    shutil.rmtree(tmp_path / "photos" / "cat")
+    result = extract(tmp_path / "photos", tmp_path / "t", *cats)
+    assert (result["listed"], result["deleted"]) == (0, 6 - len(left))
+    assert frame_of(tmp_path / "t")["uri"].to_list() == sorted(f"file://{path}" for path in left)
+    listing = tmp_path / "listing.txt"
+    listing.write_text(f"{left[-1]}\n")
+    last = extract(tmp_path / "photos", tmp_path / "t", *cats, "--source.listing", str(listing))
+    assert (last["listed"], last["deleted"]) == (0, 0)
 
 
 def test_tar_shards_and_parquet_give_the_same_vectors_as_files(tmp_path: Path) -> None:

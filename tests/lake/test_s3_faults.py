@@ -20,7 +20,7 @@ class CuttingProxy(Forwarder):
     """Passes bytes on to a server, and cuts the next `cuts` answers to GETs after `after_bytes`."""
 
     def __init__(self, port: int, after_bytes: int) -> None:
-        super().__init__("127.0.0.1", ("127.0.0.1", port))
+        super().__init__(socket.create_server(("127.0.0.1", 0)), ("127.0.0.1", port))
         self.cuts, self._after_bytes = 0, after_bytes
 
     def connect(self, client: socket.socket, server: socket.socket) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.photos import frame_of, result_of, start_tlray, tlray, write_photos
-from tests.trained import save_trained, save_weights
+from tests.photos import frame_of, result_of, start_tlray, tlray
+from tests.trained import write_lake
 from tlray.config import SourceConfig
 from tlray.extract import ray_encoder
 from tlray.extract.pieces import WrittenPiece
@@ -20,11 +20,7 @@ from tlray.lake.table import Table
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos, a model, and the table that one process makes of them."""
-    folder = tmp_path_factory.mktemp("lake")
-    write_photos(folder / "photos", 20)
-    (folder / "photos" / "bad.jpg").write_bytes(b"")
-    save_weights(folder / "weights.safetensors")
-    save_trained(folder / "model", folder / "weights.safetensors")
+    folder = write_lake(tmp_path_factory.mktemp("lake"), 20, b"")
     result_of(tlray(*arguments(folder, "local"), "--local"))
     return folder
 

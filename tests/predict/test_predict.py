@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from tests.photos import RECIPE, error_of, frame_of, plain_embeddings, result_of, tlray, write_photos
-from tests.trained import CLASSES, plain_scores, save_trained, save_weights
+from tests.trained import CLASSES, plain_scores, save_trained, write_lake
 
 LITE0 = [
     *("--recipe.backbone", "timm:tf_efficientnet_lite0"),
@@ -27,12 +27,7 @@ ATOL = 5e-3
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos, one file that is none, weights and a model."""
-    folder = tmp_path_factory.mktemp("lake")
-    write_photos(folder / "photos", 36)
-    (folder / "photos" / "bad.jpg").write_bytes(b"no picture")
-    save_weights(folder / "weights.safetensors")
-    save_trained(folder / "model", folder / "weights.safetensors")
-    return folder
+    return write_lake(tmp_path_factory.mktemp("lake"), 36, b"no picture")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import polars as pl
 import pytest
 import ray
 
+from tests.ray_cluster import free_ports
 from tests.search.tables import Bench, rows_for, vectors_for
 from tests.search.test_service import TOKEN, Client
 from tlray.config import SearchConfig, ServeConfig
@@ -72,7 +72,7 @@ def test_replicas_answer_alike_and_follow_the_index(bench: Bench, tmp_path: Path
     (tmp_path / "token").write_text(TOKEN)
     config = ServeConfig(
         index=str(bench.index_path),
-        port=free_port(),
+        port=free_ports(1)[0],
         replicas=2,
         images=False,
         reload_seconds=0.3,
@@ -101,12 +101,6 @@ def test_replicas_answer_alike_and_follow_the_index(bench: Bench, tmp_path: Path
         stop.set()
         thread.join(60)
     assert results and results[0]["replicas"] == 2
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(port: int, thread: threading.Thread) -> Client:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig, RunConfig
-from tlray.errors import ConcurrentWriteError, TooManyFailuresError
+from tlray.errors import ConcurrentWriteError, SourceError, TooManyFailuresError
 from tlray.extract.report import Resources, report
 from tlray.extract.stop import Stop
 from tlray.lake.committer import Committer
@@ -133,8 +133,8 @@ def _bring_up_to_date(config: RunConfig, table_uri: str, prepare: Callable[[], "
     check_preprocessing(recipe.preprocessing)
     if table is not None:
         check_recipe(table.recipe_file, recipe, table_uri, output=work.output)
-    else:
-        next(iter(source.pages()), None)  # a source that cannot be listed leaves nothing at the table's place
+    elif next(source.pages(), None) is None:  # a source that cannot be listed leaves nothing at the table's place
+        raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
     spec = FetchSpec(
         kind=source.kind,
         source=config.source,

@@ -65,12 +65,14 @@ class Source:
     def pages(self) -> Iterator[pa.Table]:
         """The items, streamed. A manifest may name one twice; no other source does.
 
+        None at all is an error, as a wrong prefix must not empty a table; but a range of names may have become empty.
+
         Yields:
             Pages of PAGE_SCHEMA. Etag and size are null where a manifest does not say them, the label where there is none
             (that of a member is known only when its file is read).
 
         Raises:
-            SourceError: nothing is left in the end, or a manifest is broken.
+            SourceError: nothing is left in the end (in a range: of what is listed), or a manifest is broken.
             AccessError: the credentials do not allow to list.
             StorageError: the store failed.
         """
@@ -83,7 +85,7 @@ class Source:
             listed, kept = listed + len(page), kept + len(rows)
             if len(rows):
                 yield rows
-        if not kept:
+        if not kept and (listed or self._range == (None, None)):
             seen = f"{listed} listed ({example} ...), all left out" if listed else "nothing is listed there"
             where = f"the listing {self.listing} of {self.uri}" if self.listing else f"the source {self.uri}"
             raise SourceError(f"{where} has no {self._wanted()}: {seen}")
@@ -123,8 +125,8 @@ class Source:
 
     def _found(self) -> Iterator[pa.Table]:
         if self.listing is not None:
-            for page in read_listing(self.listing, self.uri, self.config):
-                yield in_range(page.filter(self._is_below(page["uri"])), *self._range)
+            for page in self._listed(self.listing):
+                yield in_range(page, *self._range)
         elif self.format == "manifest":
             for page in read_manifest(self.uri, self.config):
                 yield in_range(page, *self._range)
@@ -133,6 +135,11 @@ class Source:
         else:
             first, end = self._range
             yield from open_store(self.uri).list(self.uri, first=first, end=end)
+
+    def _listed(self, listing: str) -> Iterator[pa.Table]:
+        """What a listing that was made before names below the prefix."""
+        for page in read_listing(listing, self.uri, self.config):
+            yield page.filter(self._is_below(page["uri"]))
 
     def _files(self) -> pa.Table:
         """The one file, or those of a pattern."""
@@ -207,7 +214,7 @@ def open_source(config: SourceConfig) -> Source:
 def _open_listed(uri: str, listing: str, config: SourceConfig) -> Source:
     """A prefix whose listing was made before; the store is not asked for any."""
     source = Source("images", "images", uri, config, is_file=False, listing=listing)
-    first = next((page for page in source._found() if len(page)), None)
+    first = next((page for page in source._listed(listing) if len(page)), None)
     if first is None:
         raise SourceError(f"the listing {listing} names nothing below {uri}; source.uri is the prefix that it is complete for")
     return _below(uri, first, config, listing)
@@ -250,7 +257,8 @@ def _form_of_names(uris: list[str]) -> Format:
 def _check_labels(source: Source) -> None:
     """Refuse a label column that cannot be there; those of manifests are checked as they are read."""
     if source.kind == "parquet":
-        check_columns(next(source.pages())["uri"][0].as_py(), source.config)
+        if first := next(source.pages(), None):
+            check_columns(first["uri"][0].as_py(), source.config)
     elif source.format == "images" and source.config.labels not in ("none", "folder") and not _is_table(source.listing):
         raise SourceError(
             f"{source.uri} has no columns, so source.labels cannot be {source.config.labels!r}; "

@@ -5,7 +5,7 @@ import mmap
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,21 +31,21 @@ def put_file(index_uri: str, kind: FileKind, path: Path) -> IndexFile:
     digest, size_bytes = hash_file(path)
     name = f"{kind}-{digest}"
     uri = join(index_uri, "files", name)
-    if not (uri.startswith("file://") and _linked(path, to_path(uri))):
+    if not (uri.startswith("file://") and _linked(path, to_path(uri), digest)):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
             _put(uri, view, digest)
     return IndexFile(name=name, sha256=digest, size_bytes=size_bytes)
 
 
-def _linked(path: Path, target: Path) -> bool:
-    """Give a file that is on the disk, all of it, a second name; False where that is on another file system."""
+def _linked(path: Path, target: Path, digest: str) -> bool:
+    """Give a file that is on the disk, all of it, a second name; False where that cannot be, or other bytes have that name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     try:
         target.hardlink_to(path)
     except FileExistsError:
-        return hash_file(target) == hash_file(path)
+        return hash_file(target)[0] == digest
     except OSError:
         return False
     return True
@@ -64,11 +64,7 @@ def _put(uri: str, data: bytes | memoryview, digest: str) -> None:
     store = open_store(uri)
     if store.write(uri, data, if_absent=True):
         return
-    hasher = hashlib.sha256()
-    with store.stream(uri)[0] as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            hasher.update(block)
-    if hasher.hexdigest() != digest:
+    if _digest(store, uri) != digest:
         store.write(uri, data)
 
 
@@ -84,7 +80,8 @@ def get_file(index_uri: str, file: IndexFile, scratch: Path) -> Path:
             path = to_path(uri)
             digest = hash_file(path)[0] if path.is_file() else "(gone)"
         else:
-            path, digest = _download(open_store(uri), uri, scratch)
+            with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as copy:
+                path, digest = Path(copy.name), _digest(open_store(uri), uri, copy)
     except ObjectNotFoundError:
         digest = "(gone)"
     if digest != file.sha256:
@@ -95,14 +92,15 @@ def get_file(index_uri: str, file: IndexFile, scratch: Path) -> Path:
     return path
 
 
-def _download(store: Store, uri: str, scratch: Path) -> tuple[Path, str]:
+def _digest(store: Store, uri: str, copy: IO[bytes] | None = None) -> str:
+    """Sha256 in hex of a stored object, and a copy of its bytes where one is wanted."""
     hasher = hashlib.sha256()
-    stream, _ = store.stream(uri)
-    with stream, tempfile.NamedTemporaryFile(dir=scratch, delete=False) as copy:
+    with store.stream(uri)[0] as stream:
         while block := stream.read(_BLOCK_BYTES):
             hasher.update(block)
-            copy.write(block)
-    return Path(copy.name), hasher.hexdigest()
+            if copy is not None:
+                copy.write(block)
+    return hasher.hexdigest()
 
 
 def hash_file(path: Path) -> tuple[str, int]:

@@ -23,6 +23,7 @@ from tlray.train.grid import check_head
 from tlray.train.labels import labels_uri
 from tlray.train.loggers import Loggers
 from tlray.train.model import ModelCard, model_exists, read_card
+from tlray.train.rerun import short_metrics
 from tlray.train.shared import encode_shared, write_shared
 from tlray.train.work import Job, anatomy_of, check_activations, checkpoints_of, suffix_of, work
 from tlray.train.world import Alone
@@ -233,9 +234,7 @@ def _log(config: TrainConfig, out: str, card: ModelCard) -> None:
 
 def _result(out: str, card: ModelCard, action: str) -> dict[str, Any]:
     told = ("frozen_up_to", "epochs", "best_epoch", "unreadable_images", "counts")
-    long = {"per_class", "confusion"}
-    metrics = {split: evaluation.model_dump(exclude_none=True, exclude=long) for split, evaluation in card.metrics.items()}
     return {"model": out, "action": action, "recipe_id": card.recipe_id, "task": card.task, "outputs": len(card.classes)} | {
         **{key: card.training[key] for key in told},
-        "metrics": metrics,
+        "metrics": short_metrics(card),
     }

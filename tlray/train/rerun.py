@@ -14,7 +14,7 @@ from tlray.train.model import ModelCard, check_same_recipe, model_exists, read_c
 _NOT_IDENTITY = {"out", "rebuild", "dry_run", "memory_bytes", "loggers", "logs", "local"}
 """Keys that do not change what is trained."""
 
-_LONG = ("per_class", "confusion")
+_LONG = {"per_class", "confusion"}
 """What the card alone has of an evaluation."""
 
 
@@ -53,12 +53,13 @@ def action_of(model_uri: str, identity: dict[str, Any], table: Table, config: Tr
     return "retrained"
 
 
+def short_metrics(card: ModelCard) -> dict[str, dict[str, Any]]:
+    """Of each split what fits on a line."""
+    return {name: evaluation.model_dump(exclude_none=True, exclude=_LONG) for name, evaluation in card.metrics.items()}
+
+
 def result_of(model_uri: str, card: ModelCard, action: str, began: float) -> dict[str, Any]:
     """The command's JSON object, out of the card alone."""
-    short = {
-        name: {key: value for key, value in evaluation.model_dump(exclude_none=True).items() if key not in _LONG}
-        for name, evaluation in card.metrics.items()
-    }
     return {
         "model": model_uri,
         "action": action,
@@ -71,6 +72,6 @@ def result_of(model_uri: str, card: ModelCard, action: str, began: float) -> dic
         "heads": card.training["heads"],
         "best": card.training["grid"][0],
         "knn": card.training["knn"],
-        "metrics": short,
+        "metrics": short_metrics(card),
         "seconds": round(time.monotonic() - began, 3),
     }
