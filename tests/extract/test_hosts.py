@@ -2,6 +2,7 @@
 
 The driver runs on the head, and so does nothing else: no task has its memory. The S3 server listens on this machine's loopback,
 as does all else that the test starts outside the hosts; they reach it through a forwarder at the bridge's address.
+`--cut-seconds 60` cuts for a whole minute, with as much work as lasts for it.
 """
 
 import contextlib
@@ -25,10 +26,6 @@ from tlray.demo.s3_server import S3Server
 from tlray.lake.storage import open_store
 
 pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
-
-IMAGES = 600
-CUT_SECONDS = 8.0
-"""Twice as long as Ray needs to notice, as it is told to here; of the minute that the issue says it needs the first 15 s."""
 
 HEALTH = {
     "RAY_health_check_period_ms": "1000",
@@ -66,10 +63,16 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture
-def lake(s3_env: S3Server, s3_bucket: str) -> str:
+def images(cut_seconds: float) -> int:
+    """So many that most are still to do when the link is mended; workers make some 20 a second of them."""
+    return int(max(600, 40 * cut_seconds))
+
+
+@pytest.fixture
+def lake(s3_env: S3Server, s3_bucket: str, images: int) -> str:
     """A bucket of photos, and the table of them as one process makes it without interruption."""
     store, photos = open_store(s3_bucket), [photo(number, (32, 24)) for number in range(50)]
-    for number in range(IMAGES):
+    for number in range(images):
         store.write(f"{s3_bucket}/photos/{number:05d}.jpg", photos[number % 50])
     result_of(tlray(*arguments(s3_bucket, "reference"), "--local"))
     return s3_bucket
@@ -93,8 +96,10 @@ def parts(table: str) -> int:
     return sum(map(len, open_store(table).list(f"{table}/status=ok/")))
 
 
-@pytest.mark.timeout(290)
-def test_a_dead_node_and_a_cut_link_change_nothing(hosts: Hosts, lake: str, s3_env: S3Server, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_a_dead_node_and_a_cut_link_change_nothing(
+    hosts: Hosts, lake: str, images: int, cut_seconds: float, s3_env: S3Server, tmp_path: Path
+) -> None:
     reference, table, log = rows_of(f"{lake}/reference"), f"{lake}/table", tmp_path / "driver.log"
     server, _, port = s3_env.endpoint.removeprefix("http://").rpartition(":")
     with (
@@ -118,15 +123,15 @@ def test_a_dead_node_and_a_cut_link_change_nothing(hosts: Hosts, lake: str, s3_e
         wait_for_parts(driver, table, before + 1)
         hosts.cut(2)
         note("cut")
-        time.sleep(CUT_SECONDS)
+        time.sleep(cut_seconds)
         note("mended")
         hosts.mend(2)
-        driver.wait(150)
+        driver.wait(400)
         print(f"{events}, ended {time.monotonic() - began:.1f} s after its start")
     print("\n".join(line[:200] for line in log.read_text().splitlines() if " images" in line))
     assert driver.returncode == 0, log.read_text()[-5000:]
     (line,) = [line for line in log.read_text().splitlines() if line.startswith('{"table"')]
     result = json.loads(line)
-    assert (result["ok"], result["failed"]) == (IMAGES, 0)
+    assert (result["ok"], result["failed"]) == (images, 0)
     assert_same(rows_of(table), reference)
     assert tlray("verify", table).returncode == 0
