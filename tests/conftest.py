@@ -61,7 +61,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             use_server(s3_server, patch)
-            cluster = stack.enter_context(RayCluster(tmp_path_factory.mktemp("ray")))
+            cluster = stack.enter_context(RayCluster(tmp_path_factory.mktemp("ray"), dashboard=True))
         yield cluster
 
 

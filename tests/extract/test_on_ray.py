@@ -139,27 +139,42 @@ def test_a_worker_that_computes_other_numbers_stops_the_run(lake: str) -> None:
     assert "tlray extract: GoldenMismatchError: the encoder on node" in outcome.stderr
 
 
-def test_a_job_submitted_to_a_cluster_with_gpus_makes_the_same_table(
-    lake: str, reference: pl.DataFrame, tmp_path: Path
+def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, ray_cluster: RayCluster, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    config = tmp_path / "job.yaml"
+    config.write_text(tlray(*arguments(lake, "submitted"), "--print-config").stdout)
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    process = subprocess.run(
+        [
+            str(Path(sysconfig.get_path("scripts")) / "ray"),
+            *("job", "submit", "--address", ray_cluster.dashboard),
+            *("--runtime-env-json", json.dumps({"env_vars": environment})),
+            *("--", sys.executable, str(root / "jobs" / "extract.py"), "--config", str(config)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    lines = [line for line in process.stdout.splitlines() if line.startswith('{"table"')]
+    assert json.loads(lines[-1])["ok"] == IMAGES
+    assert_same(rows_of(lake, "submitted"), reference)
+
+
+def test_a_cluster_with_gpus_makes_the_same_table(
+    lake: str, reference: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its encoders take a GPU each, while tasks decode and write; where torch sees none of them, they compute on the CPU."""
-    config, log = tmp_path / "job.yaml", tmp_path / "job.log"
-    config.write_text(tlray(*arguments(lake, "on-gpus"), "--print-config").stdout)
-    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    with RayCluster(tmp_path, gpus=1, dashboard=True) as cluster, log.open("w") as file:
-        command = [
-            str(Path(sysconfig.get_path("scripts")) / "ray"),
-            *("job", "submit", "--address", cluster.dashboard, "--runtime-env-json", json.dumps({"env_vars": environment})),
-            *("--", sys.executable, str(Path(__file__).parents[2] / "jobs" / "extract.py"), "--config", str(config)),
-        ]
-        # Ray asks the cluster of RAY_ADDRESS, where there is one, for its dashboard, whatever --address says.
-        with subprocess.Popen(command, env=os.environ | cluster.env, stdout=file, stderr=subprocess.STDOUT) as process:
-            while process.poll() is None and not (encoders := cluster.pids("EncoderActor")):
-                time.sleep(0.05)
-        assert process.returncode == 0, log.read_text()
+    with RayCluster(tmp_path, gpus=1) as cluster:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        process = start_tlray(*arguments(lake, "on-gpus"))
+        while process.poll() is None and not (encoders := cluster.pids("EncoderActor")):
+            time.sleep(0.05)
+        stdout, stderr = process.communicate(timeout=250)
+    assert process.returncode == 0, stderr
     assert len(encoders) == 1
-    *_, line = (line for line in log.read_text().splitlines() if line.startswith('{"table"'))
-    result = json.loads(line)
+    result = json.loads(stdout.splitlines()[-1])
     assert (result["ok"], result["failed"]) == (IMAGES, 5)
     assert {"decode", "transfer", "encode", "write"} <= set(result["stages"])
     assert_same(rows_of(lake, "on-gpus"), reference)

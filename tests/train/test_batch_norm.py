@@ -36,9 +36,9 @@ class Two(Alone):
 def test_two_compute_what_one_does_on_the_whole_batch(shares: tuple[int, int]) -> None:
     """A process without rows has one that is not to count."""
     torch.manual_seed(0)
-    whole = nn.Sequential(
-        nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), BatchNormAct2d(4), nn.Flatten(), nn.BatchNorm1d(36, affine=False)
-    )
+    convolution = nn.Conv2d(3, 4, 3, 2, bias=False)  # the gradient of one before a norm is rounding alone
+    norms = nn.BatchNorm2d(4), nn.ReLU(), BatchNormAct2d(4), nn.Flatten(), nn.BatchNorm1d(36, affine=False)
+    whole = nn.Sequential(convolution, *norms)
     images, wanted = 5 * torch.randn(5, 3, 7, 7) + 100, torch.randn(5, 36)
     parts = [copy.deepcopy(whole), copy.deepcopy(whole)]
     expected = whole(images)
@@ -58,9 +58,11 @@ def test_two_compute_what_one_does_on_the_whole_batch(shares: tuple[int, int]) -
     with ThreadPoolExecutor(2) as threads:
         outputs = list(threads.map(work, range(2)))
     assert torch.allclose(torch.cat(outputs), expected, atol=1e-4)
+    # What a later norm undoes, as a scale, has a gradient of rounding alone: against the largest of all.
+    largest = max(float(parameter.grad.abs().max()) for parameter in whole.parameters())
     for name, parameter in whole.named_parameters():
         found = sum(part.get_parameter(name).grad for part in parts)
-        assert torch.allclose(found, parameter.grad, rtol=1e-3, atol=1e-3 * float(parameter.grad.abs().max())), name
+        assert torch.allclose(found, parameter.grad, rtol=1e-3, atol=1e-5 * largest), name
     for part in parts:
         for name, buffer in whole.named_buffers():
             assert torch.allclose(part.get_buffer(name).double(), buffer.double(), rtol=1e-4, atol=1e-4), name

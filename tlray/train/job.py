@@ -83,6 +83,7 @@ def _train_head(config: TrainConfig) -> dict[str, Any]:
     _say_plan(examples, trials, rows, counts)
     if config.dry_run:
         return _plan(model_uri, table, action, examples, trials, rows, counts)
+    _ = [data.standard for data in data_of.values()]  # vectors that are not finite end it before anything is written
     with hold(model_uri, "train", wait=config.wait, seconds=config.lease_seconds) as lease:
         action = action_of(model_uri, identity, table, config)  # another run may have ended meanwhile
         if action == "unchanged":
