@@ -140,13 +140,14 @@ def agree(world: World, failure: TlrayError | None) -> None:
         failure: why this one cannot go on.
 
     Raises:
-        TlrayError: the failure given, or one that says what another process's is.
+        TlrayError: it is the failure given.
+        ConfigError: another process has one.
     """
     texts = world.gather_text("" if failure is None else first_line(failure))
     if failure is not None:
         raise failure
     if others := [text for text in texts if text]:
-        raise TlrayError(f"another worker could not begin: {others[0]}")
+        raise ConfigError(f"another worker could not begin: {others[0]}")
 
 
 _Begun = tuple[Backbone, Examples, TransferNetwork, Rows]
