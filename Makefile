@@ -42,14 +42,14 @@ layers: venv
 	$(BIN)/lint-imports
 
 clusters: venv
-	$(BIN)/pytest -m "ray and not hosts"
+	$(BIN)/pytest -m "ray and not hosts" --durations=15
 
 # Three nodes on one machine, which must notice within seconds that one is gone: alone.
 hosts: venv
 	$(BIN)/pytest -m hosts
 
 unit: venv
-	nice -n 19 $(BIN)/pytest -m "not ray" --numprocesses auto --maxprocesses 4 --dist loadfile
+	nice -n 19 $(BIN)/pytest -m "not ray" --numprocesses auto --maxprocesses 4 --dist loadfile --durations=15
 
 bench: venv
 	$(BIN)/python -m tests.bench.pipeline

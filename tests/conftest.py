@@ -1,17 +1,24 @@
 """Fixtures that tests of several folders share."""
 
+import contextlib
 import os
+import secrets
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server, find_weed
 from tlray.errors import StorageError
 
 
 def pytest_configure() -> None:
-    """Of several test processes each keeps to one core: torch's threads of two of them would fight for all."""
+    """Clusters of this process take no strangers' drivers and jobs: Ray reads the first of these when it is imported.
+
+    Of several test processes each keeps to one core: torch's threads of two of them would fight for all.
+    """
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -46,6 +53,16 @@ def s3_env(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 def s3_bucket(s3_env: S3Server) -> str:
     """URI of a fresh bucket, `s3://test-...`, that the environment's credentials reach."""
     return s3_env.make_bucket(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[RayCluster]:
+    """One cluster of two CPUs for all tests, whose workers reach the server; a test of other nodes starts its own."""
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            use_server(s3_server, patch)
+            cluster = stack.enter_context(RayCluster(tmp_path_factory.mktemp("ray"), dashboard=True))
+        yield cluster
 
 
 def use_server(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

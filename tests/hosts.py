@@ -7,7 +7,6 @@ processes in them end with the `with`.
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -29,7 +28,7 @@ with socket.socket(fileno=int(sys.argv[2])) as way, socket.create_server((sys.ar
     socket.send_fds(way, [b"."], [listener.fileno()])
 """
 
-START_SECONDS = 90
+START_SECONDS = 180
 
 
 def why_not() -> str | None:
@@ -148,10 +147,9 @@ class RayHosts:
     """
 
     def __init__(self, hosts: Hosts, *, cpus: int, env: dict[str, str]) -> None:
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._hosts, self._cpus = hosts, cpus
         self._address = f"{hosts.addresses[0]}:6379"
-        self.env = {**os.environ, **env, **token, "RAY_ADDRESS": self._address}
+        self.env = {**os.environ, **env, "RAY_ADDRESS": self._address}
 
     def __enter__(self) -> Self:
         # Short, as the paths of Unix sockets must be; hosts share this machine's disk, and so this folder.

@@ -1,28 +1,33 @@
 """A Ray cluster of one node on this machine, ended by process id."""
 
+import contextlib
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-START_SECONDS = 90
+START_SECONDS = 180
 
 
 class RayCluster:
-    """`ray start --head --block` as a context manager; drivers join it by `env`."""
+    """`ray start --head --block` as a context manager.
 
-    def __init__(self, folder: Path, *, cpus: int = 2, gpus: int = 0, env: dict[str, str] | None = None) -> None:
+    Attributes:
+        address: for a driver's `RAY_ADDRESS`; the token that it needs as well is in this process's environment.
+        dashboard: its URL, where `ray job submit` goes; there is one only when asked for, as it takes seconds of two cores.
+    """
+
+    def __init__(self, folder: Path, *, cpus: int = 2, gpus: int = 0, dashboard: bool = False) -> None:
         self._folder = folder
-        self._cpus, self._gpus = cpus, gpus
+        self._cpus, self._gpus, self._has_dashboard = cpus, gpus, dashboard
         self._port, self._dashboard_port = free_ports(2)
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self._env = {**os.environ, **(env or {}), **token}
-        self.env = {"RAY_ADDRESS": f"127.0.0.1:{self._port}", **token}
+        self.address = f"127.0.0.1:{self._port}"
+        self.env = {"RAY_ADDRESS": self.address}
 
     def __enter__(self) -> "RayCluster":
         self.log_path = self._folder / "ray.log"
@@ -31,17 +36,12 @@ class RayCluster:
                 [
                     str(Path(sysconfig.get_path("scripts")) / "ray"),
                     *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={self._port}"),
-                    *(
-                        f"--num-cpus={self._cpus}",
-                        f"--num-gpus={self._gpus}",
-                        "--dashboard-host=127.0.0.1",
-                        f"--dashboard-port={self._dashboard_port}",
-                    ),
-                    *("--include-dashboard=true", "--disable-usage-stats", f"--object-store-memory={512 * 2**20}"),
+                    *(f"--num-cpus={self._cpus}", f"--num-gpus={self._gpus}", "--disable-usage-stats"),
+                    *("--dashboard-host=127.0.0.1", f"--dashboard-port={self._dashboard_port}"),
+                    *(f"--include-dashboard={self._has_dashboard}", f"--object-store-memory={512 * 2**20}"),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._env,
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
@@ -61,6 +61,10 @@ class RayCluster:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
+    def pids(self, named: str) -> list[int]:
+        """Processes of this cluster whose title contains a text; Ray names its workers after what they run."""
+        return [pid for pid in processes_named(named) if self._process.pid in _ancestors(pid)]
+
 
 def processes_named(text: str) -> list[int]:
     """Process ids whose title contains a text; Ray names its workers after what they run."""
@@ -74,6 +78,15 @@ def processes_named(text: str) -> list[int]:
             if text.encode() in title:
                 found.append(int(entry.name))
     return found
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    """Of a process, while they live."""
+    with contextlib.suppress(OSError):
+        while pid > 1:
+            # The title before it, in parentheses, may contain anything.
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            yield pid
 
 
 def free_ports(count: int) -> list[int]:

@@ -102,7 +102,7 @@ class TestCronJob:
             env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "POLL_SECONDS": "0"},
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=120,
         )
         assert process.returncode == code, process.stderr
         assert process.stdout.strip() == said

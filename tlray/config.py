@@ -339,16 +339,20 @@ class TrainConfig(_Section):
     epochs: PositiveInt = Field(100, description="passes over the training rows at most")
     patience: PositiveInt = Field(5, description="epochs without a better validation loss before a head stops")
     batch_size: PositiveInt = Field(256, description="rows a step, of adamw")
-    class_weights: Literal["none", "balanced"] = Field("none", description="balanced: each class counts the same")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: each class (multi: each label's two sides) counts the same"
+    )
     seed: int = Field(0, ge=0, description="of splits, first weights and order")
     memory_bytes: PositiveInt | None = Field(
-        None, description="what vectors may take; more are streamed; default half of memory"
+        None, description="what vectors or images may take on each machine; more are streamed, or go to its disk; default half"
     )
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
         (), description="where the curves go besides the model folder"
     )
     logs: str = Field("tensorboard", description="local folder of TensorBoard's files")
     rebuild: bool = Field(False, description="train anew, whatever model is there")
+    wait: bool = Field(False, description="where another run trains this model, wait until it has ended")
+    lease_seconds: float = Field(30.0, ge=2, description="how long a killed run keeps the next one out")
     dry_run: bool = Field(False, description="check the input and say what would be trained; write nothing")
     network: NetworkConfig | None = Field(None, description="train the network too, not only a head on its vectors")
     local: bool = Field(False, description="one process, no Ray; heads always train so")

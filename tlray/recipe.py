@@ -156,6 +156,10 @@ class RecipeFile(_Strict):
         """What a table belongs to and its parts are marked with: the recipe, or the model that makes predictions."""
         return self.output.model_id(self.recipe_id) if self.output else self.recipe_id
 
+    def with_weights(self, weights: str) -> "RecipeFile":
+        """The same with its weights at another place: they may have moved since the table was made."""
+        return self.model_copy(update={"recipe": self.recipe.model_copy(update={"weights": weights})})
+
     @property
     def embedding_columns(self) -> tuple[str, ...]:
         """Names of the columns of embeddings; a table of predictions may have none."""

@@ -37,8 +37,17 @@ def tlray(job: Job, *, local: bool) -> dict[str, Any]:
     return {
         "images_per_second": steady_rate_of_table(table),
         "own_images_per_second": result["images_per_second"],
+        "write_and_commit_share": write_and_commit_share(result["stages"]),
         "bottleneck": result["bottleneck"],
     }
+
+
+def write_and_commit_share(stages: dict[str, dict[str, float]]) -> float:
+    """What writing takes of a run by its own account: `write` and `upload` of the cores' time, `commit` of the driver's.
+
+    At most, as an upload (with a local table: the time until the disk has the file) only waits, and other threads go on.
+    """
+    return sum(stages[stage]["share"] for stage in ("write", "upload", "commit") if stage in stages)
 
 
 def steady_rate_of_table(table: Path) -> float | None:

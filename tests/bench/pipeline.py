@@ -83,7 +83,8 @@ def summarize(measured: dict[str, dict[str, Any]], *, gpu: bool) -> dict[str, An
         result[f"{prefix}ratio_to_best_documented_peer"] = ratio(ours, best(DOCUMENTED))
         result[f"{prefix}ratio_to_best_peer_same_encoder"] = ratio(ours, best(SAME_ENCODER))
     result["images_per_second"] = rates | {"limit": limit(rates.get("decode"), rates.get("encode"), gpu=gpu)}
-    result["own_images_per_second"] = {name: measured[name]["own_images_per_second"] for name in OURS if name in measured}
+    for key in ("own_images_per_second", "write_and_commit_share"):
+        result[key] = {name: measured[name][key] for name in OURS if name in measured}
     result["total_seconds"] = {name: measurements["total_seconds"] for name, measurements in measured.items()}
     return result
 
@@ -126,6 +127,7 @@ def main() -> None:
             "images/s steady": measured[name]["images_per_second"],
             "images/s by itself": measured[name].get("own_images_per_second"),
             "seconds in all": measured[name]["total_seconds"],
+            "write + commit": measured[name].get("write_and_commit_share"),
             "bottleneck": measured[name].get("bottleneck"),
         }
         for name in measured

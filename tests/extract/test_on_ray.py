@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,8 @@ import pytest
 
 from tests.conftest import use_server
 from tests.extract.test_local import assert_same
-from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, s3_options, start_tlray, tlray
-from tests.ray_cluster import RayCluster, processes_named
+from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, result_of, s3_options, start_tlray, tlray
+from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
 from tlray.extract.on_ray import for_plan, share_out
 from tlray.lake.plan import Plan, Unit
@@ -33,21 +34,18 @@ IMAGES = 600
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket with photos, a Ray cluster that can reach it, and a driver's environment for both."""
-    with pytest.MonkeyPatch.context() as patch, S3Server() as server:
-        use_server(server, patch)
-        bucket = server.make_bucket("lake")
-        store = open_store(bucket)
+def lake(s3_server: S3Server, ray_cluster: RayCluster) -> Iterator[str]:
+    """A bucket with photos, and a driver's environment for it and for the cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_server(s3_server, patch)
+        patch.setenv("RAY_ADDRESS", ray_cluster.address)
+        bucket = s3_server.make_bucket("on-ray")
+        store, photos = open_store(bucket), [photo(number, (32, 24)) for number in range(50)]
         for number in range(IMAGES):
-            store.write(f"{bucket}/photos/{'cat' if number % 2 else 'dog'}/{number:05d}.jpg", photo(number, (32, 24)))
+            store.write(f"{bucket}/photos/{'cat' if number % 2 else 'dog'}/{number:05d}.jpg", photos[number % 50])
         for number in range(5):
             store.write(f"{bucket}/photos/bad/{number}.jpg", b"not a picture")
-        with RayCluster(tmp_path_factory.mktemp("ray")) as cluster:
-            for name, value in cluster.env.items():
-                patch.setenv(name, value)
-            patch.setenv("TEST_RAY_DASHBOARD", cluster.dashboard)
-            yield bucket
+        yield bucket
 
 
 def arguments(lake: str, table: str) -> list[str]:
@@ -58,30 +56,21 @@ def rows_of(lake: str, table: str) -> pl.DataFrame:
     return frame_of(f"{lake}/{table}", s3_options())
 
 
-def finish(process: subprocess.Popen[str]) -> dict:
-    stdout, stderr = process.communicate(timeout=250)
-    assert process.returncode == 0, stderr
-    return json.loads(stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def reference(lake: str) -> pl.DataFrame:
     """The table as one process makes it without interruption."""
-    outcome = tlray(*arguments(lake, "reference"), "--local")
-    assert outcome.returncode == 0, outcome.stderr
+    result_of(tlray(*arguments(lake, "reference"), "--local"))
     frame = rows_of(lake, "reference")
     assert len(frame) == IMAGES + 5
     return frame
 
 
 def test_ray_makes_the_same_table(lake: str, reference: pl.DataFrame) -> None:
-    process = start_tlray(*arguments(lake, "on-ray"))
-    result = finish(process)
+    result = result_of(tlray(*arguments(lake, "on-ray")))
     assert (result["listed"], result["ok"], result["failures"]) == (IMAGES + 5, IMAGES, {"not_an_image": 5})
     assert_same(rows_of(lake, "on-ray"), reference)
     again = tlray(*arguments(lake, "on-ray"))
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout.splitlines()[-1])["unchanged"] == IMAGES + 5
+    assert result_of(again)["unchanged"] == IMAGES + 5
     assert "nothing to do" in again.stderr
 
 
@@ -109,39 +98,57 @@ def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFram
         process.communicate()
         if tlray("show", f"{lake}/{table}").returncode == 0:
             seen.append((more, len(rows_of(lake, table))))
-    finish(start_tlray(*arguments(lake, table), *SHORT_LEASE, mode))
+    result_of(tlray(*arguments(lake, table), *SHORT_LEASE, mode))
     assert_same(rows_of(lake, table), reference)
     assert tlray("verify", f"{lake}/{table}").returncode == 0
     print(f"(objects before the kill, rows after it): {seen} of {len(reference)}")
 
 
-def test_a_killed_encoder_is_replaced(lake: str, reference: pl.DataFrame) -> None:
-    process = start_tlray(*arguments(lake, "actor-killed"))
-    killed = 0
-    deadline = time.monotonic() + 120
-    while killed < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-        parts = list(open_store(lake).list(f"{lake}/actor-killed/"))
-        if sum(map(len, parts)) >= 4 * (killed + 1):  # it has written some: it is in the middle of the work
-            for pid in processes_named("UnitActor"):
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-    result = finish(process)
-    assert killed >= 1 and result["ok"] == IMAGES
+def test_a_killed_encoder_is_replaced(lake: str, reference: pl.DataFrame, ray_cluster: RayCluster) -> None:
+    killed, has_ended = list[int](), threading.Event()
+
+    def kill_two() -> None:
+        store = open_store(lake)
+        while len(killed) < 2 and not has_ended.wait(0.05):
+            # It has written some objects: it is in the middle of the work.
+            if sum(map(len, store.list(f"{lake}/actor-killed/"))) >= 4 * (len(killed) + 1):
+                for pid in ray_cluster.pids("UnitActor"):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    killer = threading.Thread(target=kill_two)
+    killer.start()
+    try:
+        outcome = tlray(*arguments(lake, "actor-killed"))
+    finally:
+        has_ended.set()
+        killer.join()
+    assert killed and result_of(outcome)["ok"] == IMAGES
     assert_same(rows_of(lake, "actor-killed"), reference)
 
 
-def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_worker_that_computes_other_numbers_stops_the_run(lake: str) -> None:
+    store = open_store(lake)
+    assert tlray(*arguments(lake, "golden"), "--local", "--source.include", "dog/000?0.jpg").returncode == 0
+    document = json.loads(store.read(f"{lake}/golden/recipe.json").data)
+    golden = np.array(document["golden"]["embedding"])
+    document["golden"]["embedding"] = golden[:, ::-1].tolist()
+    store.write(f"{lake}/golden/recipe.json", json.dumps(document).encode())
+    outcome = tlray(*arguments(lake, "golden"))
+    assert outcome.returncode == 1
+    assert "tlray extract: GoldenMismatchError: the encoder on node" in outcome.stderr
+
+
+def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, ray_cluster: RayCluster, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     config = tmp_path / "job.yaml"
-    outcome = tlray(*arguments(lake, "submitted"), "--print-config")
-    config.write_text(outcome.stdout)
-    names = [name for name in os.environ if name.startswith("AWS_")]
+    config.write_text(tlray(*arguments(lake, "submitted"), "--print-config").stdout)
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     process = subprocess.run(
         [
             str(Path(sysconfig.get_path("scripts")) / "ray"),
-            *("job", "submit", "--address", os.environ["TEST_RAY_DASHBOARD"]),
-            *("--runtime-env-json", json.dumps({"env_vars": {name: os.environ[name] for name in names}})),
+            *("job", "submit", "--address", ray_cluster.dashboard),
+            *("--runtime-env-json", json.dumps({"env_vars": environment})),
             *("--", sys.executable, str(root / "jobs" / "extract.py"), "--config", str(config)),
         ],
         capture_output=True,
@@ -155,33 +162,19 @@ def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, tmp_path: Pa
     assert_same(rows_of(lake, "submitted"), reference)
 
 
-def test_a_worker_that_computes_other_numbers_stops_the_run(lake: str, reference: pl.DataFrame) -> None:
-    assert len(reference)
-    store = open_store(lake)
-    small = [*arguments(lake, "golden"), "--source.exclude", "cat/", "--source.exclude", "bad/"]
-    assert tlray(*small, "--local").returncode == 0
-    document = json.loads(store.read(f"{lake}/golden/recipe.json").data)
-    golden = np.array(document["golden"]["embedding"])
-    document["golden"]["embedding"] = golden[:, ::-1].tolist()
-    store.write(f"{lake}/golden/recipe.json", json.dumps(document).encode())
-    process = start_tlray(*arguments(lake, "golden"))
-    _, stderr = process.communicate(timeout=200)
-    assert process.returncode == 1
-    assert "tlray extract: GoldenMismatchError: the encoder on node" in stderr
-
-
 def test_a_cluster_with_gpus_makes_the_same_table(
     lake: str, reference: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its encoders take a GPU each, while tasks decode and write; where torch sees none of them, they compute on the CPU."""
     with RayCluster(tmp_path, gpus=1) as cluster:
-        for name, value in cluster.env.items():
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         process = start_tlray(*arguments(lake, "on-gpus"))
-        while process.poll() is None and not (encoders := processes_named("EncoderActor")):
+        while process.poll() is None and not (encoders := cluster.pids("EncoderActor")):
             time.sleep(0.05)
-        assert len(encoders) == 1
-        result = finish(process)
+        stdout, stderr = process.communicate(timeout=250)
+    assert process.returncode == 0, stderr
+    assert len(encoders) == 1
+    result = json.loads(stdout.splitlines()[-1])
     assert (result["ok"], result["failed"]) == (IMAGES, 5)
     assert {"decode", "transfer", "encode", "write"} <= set(result["stages"])
     assert_same(rows_of(lake, "on-gpus"), reference)

@@ -1,10 +1,9 @@
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,25 +20,29 @@ with hold(sys.argv[1], "dead", seconds=float(sys.argv[2])):
 """
 
 
-@pytest.fixture
-def holder(tmp_path: Path):
-    """A process that holds a table for a lease of 0.6 s."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, f"file://{tmp_path}/t", "0.6"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+@contextlib.contextmanager
+def another_holder(folder: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a table for a lease of so many seconds."""
+    command = [sys.executable, "-c", HOLDER, f"file://{folder}/t", str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
 
 
-def test_a_living_holder_is_named(holder: subprocess.Popen, tmp_path: Path) -> None:
-    said = rf"run dead \(process {holder.pid} on .*, since 20.*UTC\)"
-    with pytest.raises(TableLockedError, match=said), hold(f"file://{tmp_path}/t", "second"):
+def test_a_living_holder_is_named(tmp_path: Path) -> None:
+    """At its first renewal; one of a lease of seconds comes in time on a busy machine too."""
+    with another_holder(tmp_path, 6) as holder:
+        said = rf"run dead \(process {holder.pid} on .*, since 20.*UTC\)"
+        with pytest.raises(TableLockedError, match=said), hold(f"file://{tmp_path}/t", "second"):
+            pass
+
+
+def test_a_killed_holder_keeps_others_out_for_its_lease_only(tmp_path: Path) -> None:
+    with another_holder(tmp_path, 0.6):
         pass
-
-
-def test_a_killed_holder_keeps_others_out_for_its_lease_only(holder: subprocess.Popen, tmp_path: Path) -> None:
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
     began = time.monotonic()
     with hold(f"file://{tmp_path}/t", "second"):
         assert time.monotonic() - began > 0.6
@@ -61,7 +64,7 @@ def test_an_end_frees_the_table_at_once(tmp_path: Path) -> None:
                 raise error
         began = time.monotonic()
         with hold(f"file://{tmp_path}/t", "second"):
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
     assert len(list((tmp_path / "t" / "_lease").iterdir())) == 1
 
 
@@ -86,7 +89,7 @@ def test_of_many_one_holds_at_a_time(tmp_path: Path) -> None:
 
 def test_on_s3_as_well(s3_bucket: str) -> None:
     uri = f"{s3_bucket}/t"
-    with hold(uri, "first", seconds=1.0), pytest.raises(TableLockedError, match="run first"), hold(uri, "second"):
+    with hold(uri, "first", seconds=6.0), pytest.raises(TableLockedError, match="run first"), hold(uri, "second"):
         pass
     with hold(f"{s3_bucket}/t", "third") as lease:
         lease.check()

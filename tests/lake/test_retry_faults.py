@@ -110,10 +110,10 @@ def test_a_stalled_answer_is_waited_out_and_a_dead_one_asked_for_again(
     began = time.monotonic()
     assert len(store.read(uri).data) == 10_000
     assert time.monotonic() - began > 1.4 and proxy.requests == 2
-    config = s3_client._CONFIG.merge(type(s3_client._CONFIG)(read_timeout=0.5))
+    config = s3_client._CONFIG.merge(type(s3_client._CONFIG)(read_timeout=2))
     monkeypatch.setattr(s3_client, "_CONFIG", config)
     monkeypatch.setattr(s3_client, "_CONNECTIONS", s3_client._Connections())
-    script.faults = ["stall"]
+    script.faults, proxy.stall_seconds = ["stall"], 6
     assert len(store.read(uri).data) == 10_000
     assert proxy.requests == 4
 

@@ -17,6 +17,7 @@ from deltalake.exceptions import DeltaError
 
 from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError
+from tlray.lake import s3_upload
 from tlray.lake.storage import ObjectInfo, Store, delta_options, join, open_store, to_path, to_uri
 
 ODD_NAMES = [
@@ -331,6 +332,22 @@ class TestS3Store(StoreConformance):
             file.seek(3 * 2**20)
             with pytest.raises(ObjectChangedError):
                 file.read(10)
+
+    def test_a_large_object_goes_in_parts(self, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(s3_upload, "LARGE_BYTES", 12 * 2**20)
+        monkeypatch.setattr(s3_upload, "PART_BYTES", 5 * 2**20)
+        uri, store, data = s3_bucket + "/large", open_store(s3_bucket), os.urandom(12 * 2**20 + 1)
+        bucket, client = s3_bucket.removeprefix("s3://"), boto3.client("s3")
+        assert store.write(uri, memoryview(data), if_absent=True)
+        info = store.stat(uri)
+        assert info is not None and info.etag.endswith("-3") and store.read(uri).data == data
+        assert not store.write(uri, data[::-1], if_absent=True)
+        assert not store.write(uri, data[::-1], if_match="0" * 32 + "-3")
+        assert store.read(uri).data == data
+        assert store.write(uri, data[::-1], if_match=info.etag) and store.read(uri).data == data[::-1]
+        assert not store.write(s3_bucket + "/other", data, if_match=info.etag)
+        assert list(listed(store, s3_bucket)) == [uri]
+        assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
 
     def test_threads_share_one_client(self, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         from tlray.lake import s3_client

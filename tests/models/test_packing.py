@@ -98,6 +98,23 @@ def test_what_is_tapped_or_used_elsewhere_stays() -> None:
     torch.testing.assert_close(features(ours), features(skips), rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_changed_in_place_between_stays() -> None:
+    """As timm's ResNets add their shortcuts; only that activation stays."""
+
+    class Shortcut(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            before = self.first(x)
+            before += x.mean()
+            out: Tensor = self.act2(self.second(self.act1(before)))
+            return out
+
+    torch.manual_seed(0)
+    module = Shortcut(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True))
+    ours, features = packed(module, "act2")
+    assert count(ours) == 2 and isinstance(ours.act1, nn.ReLU) and isinstance(ours.act2, nn.Identity)
+    torch.testing.assert_close(features(ours), features(module), rtol=1e-4, atol=1e-5)
+
+
 def test_layers_that_do_more_or_run_twice_stay() -> None:
     class Double(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.photos import frame_of, result_of, start_tlray, tlray
+from tests.photos import frame_of, result_of, tlray
+from tests.ray_cluster import RayCluster
 from tests.trained import write_lake
 from tlray.config import SourceConfig
 from tlray.extract import ray_encoder
@@ -39,7 +40,7 @@ def test_stages_of_a_gpu_run_make_the_same_rows(lake: Path, monkeypatch: pytest.
     preprocessing = table.recipe_file.recipe.preprocessing
     spec = FetchSpec(kind="images", source=config, preprocessing=preprocessing, trust_listing=False)
     (page,) = open_source(config).pages()
-    actor = ray_encoder.EncoderActor(table.uri, len(page))
+    actor = ray_encoder.EncoderActor(table.uri, table.recipe_file.recipe.weights, len(page))
     documents = []
     for row in unit_rows([Unit(0, page)]):
         for piece in decode(row, spec_json=spec.model_dump_json()):
@@ -58,11 +59,9 @@ def test_stages_of_a_gpu_run_make_the_same_rows(lake: Path, monkeypatch: pytest.
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_on_ray_makes_the_same_rows(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    process = start_tlray(*arguments(lake, "on-ray"))
-    stdout, stderr = process.communicate(timeout=240)
-    assert process.returncode == 0, stderr
+def test_a_run_on_ray_makes_the_same_rows(lake: Path, ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    result_of(tlray(*arguments(lake, "on-ray")))
     numbers = ["top_probabilities", "probability", "embedding"]
-    assert stdout and frame_of(lake / "on-ray").drop(numbers).equals(frame_of(lake / "local").drop(numbers))
+    assert frame_of(lake / "on-ray").drop(numbers).equals(frame_of(lake / "local").drop(numbers))
     result_of(tlray("verify", lake / "on-ray"))

@@ -62,12 +62,21 @@ def test_small_changes_go_beside_and_many_are_merged(factory: str, rerank: str, 
     bench.commit([rows_for([*range(10, 200), *range(5005, 5020)]).set_column(2, "label", [["new"] * 205])], [third])
     assert bench.index(**config)["moved"] == 205
     assert card_of(bench).files["delta"] == card.files["delta"]
+    assert card_of(bench).measured_version == card.measured_version
+
+    # What was trained is measured again once a twentieth has changed; a graph and an exact index need not be.
+    bench.commit([rows_for(range(5500, 5600))])
+    bench.index(**config)
+    card, is_trained = card_of(bench), factory.startswith("IVF")
+    assert card.files | large == card.files and card.measured_version == (5 if is_trained else 1)
+    assert card.quality.queries == (256 if is_trained else built.quality.queries)
+    check(bench, 0.93)
 
     bench.commit([rows_for(range(6000, 6300))])
     assert bench.index(**config)["action"] == "updated"
     merged = card_of(bench)
-    assert "delta" not in merged.files and merged.measured_version == merged.version == 5
-    assert merged.base_next_id == merged.next_id == 2320
+    assert "delta" not in merged.files and merged.measured_version == merged.version == 6
+    assert merged.base_next_id == merged.next_id == 2420
     assert ("vectors" in merged.files) == (rerank == "always")
     check(bench, 0.93)
 

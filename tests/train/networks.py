@@ -51,6 +51,7 @@ def training(photos: Path, out: Path | str, *, network: dict[str, Any] | None = 
         "epochs": 2,
         "batch_size": 8,
         "local": True,
+        "lease_seconds": 2,
         "network": NETWORK | (network or {}),
     }
     return TrainConfig.model_validate(fields | changes)

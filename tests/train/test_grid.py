@@ -213,24 +213,24 @@ def test_heads_stop_when_they_get_no_better() -> None:
 @pytest.mark.parametrize("task", ["single", "multi", "regression"])
 def test_derivatives_are_those_of_autograd(task: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(20, 3, 4, dtype=torch.float64, generator=generator)
+    scores = torch.randn(3, 4, 20, dtype=torch.float64, generator=generator)
     targets = (
         torch.randint(4, (20,), generator=generator)
         if task == "single"
         else torch.rand(20, 4, dtype=torch.float64, generator=generator).round()
     )
     objective = Objective(targets, torch.rand(20, dtype=torch.float64, generator=generator), task)
-    along = torch.randn(20, 3, 4, dtype=torch.float64, generator=generator)
+    along = torch.randn(3, 4, 20, dtype=torch.float64, generator=generator)
     first, second = objective.expand(scores)
     leaf = scores.clone().requires_grad_()
     (expected,) = torch.autograd.grad(objective.losses(leaf).sum(), leaf, create_graph=True)
     assert torch.allclose(first, expected)
     (hessian_along,) = torch.autograd.grad((expected * along).sum(), leaf)
-    assert torch.allclose(objective.curvature(second, along), (hessian_along * along).sum(dim=(0, 2)))
+    assert torch.allclose(objective.curvature(second, along), (hessian_along * along).sum(dim=(1, 2)))
     diagonal = torch.zeros(3, 4, dtype=torch.float64)
     for output in range(4):
         one = torch.zeros_like(scores)
-        one[:, :, output] = 1
+        one[:, output] = 1
         diagonal[:, output] = objective.curvature(second, one)
     assert torch.allclose(objective.diagonal(second), diagonal)
 

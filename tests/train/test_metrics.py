@@ -47,7 +47,9 @@ def test_several_labels() -> None:
         expected = oracle.average_precision_score(truth[:, at], scores[:, at])
         assert found.per_class[at].average_precision == pytest.approx(expected)
     assert found.per_class[3].average_precision is None
-    assert found.mean_average_precision.value == pytest.approx(np.mean([row.average_precision for row in found.per_class[:3]]))
+    # scikit-learn's own mean would count the class that no row has as 0.
+    expected = oracle.average_precision_score(truth[:, :3], scores[:, :3], average="macro")
+    assert found.mean_average_precision.value == pytest.approx(expected)
     likely = probabilities_of(scores, "multi")
     assert found.loss == pytest.approx(
         np.mean([oracle.log_loss(truth[:, at], likely[:, at], labels=[0, 1]) for at in range(4)]), rel=1e-4
@@ -82,13 +84,18 @@ def test_nothing_true_has_no_average_precision() -> None:
 
 
 def test_a_split_without_any_label_can_be_written_and_read_back() -> None:
-    found = evaluate(np.random.default_rng(0).standard_normal((6, 3)), np.zeros((6, 3), np.float32), "multi", NAMES[:3])
-    assert found.macro_f1 is None
+    scores, truth = np.random.default_rng(0).standard_normal((6, 3)), np.zeros((6, 3), np.float32)
+    found = evaluate(scores, truth, "multi", NAMES[:3])
+    with pytest.warns(UserWarning, match="No positive class found"):  # the mean of nothing, says scikit-learn too
+        oracle.average_precision_score(truth, scores)
+    assert found.macro_f1 is None and found.mean_average_precision is None
+    assert found.score == found.accuracy.value == oracle.accuracy_score(truth, scores > 0)
     assert Evaluation.model_validate_json(found.model_dump_json()) == found
     # One label in one row of 60: a third of the resampled ones lack it.
     truth = np.eye(60, 3, dtype=np.float32)[:, :1]
     few = evaluate(2 * truth - 1, truth, "multi", NAMES[:1])
-    assert (few.macro_f1.low, few.macro_f1.value, few.macro_f1.high) == (1, 1, 1)
+    for estimate in (few.macro_f1, few.mean_average_precision):
+        assert (estimate.low, estimate.value, estimate.high) == (1, 1, 1)
     with pytest.raises(ValidationError, match="finite"):
         Estimate(value=float("nan"), low=0, high=1)
 

@@ -1,5 +1,6 @@
 """Networks trained in one process: against plain torch, from images and from activations, killed and resumed, refused."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tests.train.networks import (
 )
 from tlray.errors import BackboneError, ConfigError, RecipeMismatchError, TooManyFailuresError
 from tlray.lake.local_copy import local_copy
-from tlray.lake.storage import to_path, to_uri
+from tlray.lake.storage import open_store, to_path, to_uri
 from tlray.models.backbones import load_backbone, resolve_backbone
 from tlray.models.taps import Pooling, TapRunner
 from tlray.train.checkpoints import Checkpoints
@@ -170,10 +171,12 @@ def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
     assert not (tmp_path / "killed" / "checkpoints").exists()
 
 
-def wait_for_step(out: Path, wanted: Callable[[int], bool], process: subprocess.Popen[bytes]) -> int:
+def wait_for_step(out: Path | str, wanted: Callable[[int], bool], process: subprocess.Popen[bytes]) -> int:
     """Until a run has a checkpoint of a step that is wanted."""
+    folder = to_uri(f"{out}/checkpoints")
     while process.poll() is None:
-        steps = [int(path.name[5:15]) for path in out.glob("checkpoints/*/step-*.safetensors")]
+        names = [name for page in open_store(folder).list(folder) for name in page["uri"].to_pylist()]
+        steps = [int(found[1]) for name in names if (found := re.search(r"/step-(\d+)\.safetensors$", name))]
         if steps and wanted(max(steps)):
             return max(steps)
         time.sleep(0.005)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.train.networks import extract_activations, largest_difference, photos_in, tensors_of, training
-from tlray.errors import ConfigError, ExamplesError, StorageError
+from tlray.errors import ConfigError, ExamplesError, StorageError, TableLockedError, TlrayError
+from tlray.lake.lease import hold
 from tlray.lake.storage import to_uri
 from tlray.train import work
 from tlray.train.checkpoints import Checkpoints, Progress
@@ -59,6 +60,11 @@ def test_a_regression_reaches_targets_far_from_0(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="away"):
         patch.setattr(work, "_save", fail)
         train_network(config("again"))
+    with (
+        hold(to_uri(str(tmp_path / "again")), "train", seconds=2),
+        pytest.raises(TableLockedError, match=r"run train .* alive"),
+    ):
+        train_network(config("again"))
     train_network(config("again"))
     whole, again = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "again")
     assert largest_difference(whole, again) == 0
@@ -85,7 +91,7 @@ def test_all_processes_begin_or_none_does() -> None:
         def gather_text(self, text: str) -> list[str]:
             return ["", text or "no room"]
 
-    with pytest.raises(ConfigError, match="another worker could not begin: no room"):
+    with pytest.raises(TlrayError, match="another worker could not begin: no room"):
         work.agree(Two("cpu"), None)
     with pytest.raises(ExamplesError, match=r"^too large$"):
         work.agree(Two("cpu"), ExamplesError("too large"))

@@ -278,7 +278,7 @@ def _engine(spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Worke
         return lambda plan: run_locally(plan, worker, lanes)
     from tlray.extract.on_ray import run_on_ray
 
-    return lambda plan: run_on_ray(plan, spec, table, workers, run_id)
+    return lambda plan: run_on_ray(plan, spec, table, backbone.recipe.weights, workers, run_id)
 
 
 def _pieces(plan: Plan, engine: Engine | None) -> Generator["WrittenPiece", None, None]:

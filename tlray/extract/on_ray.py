@@ -90,8 +90,10 @@ def cluster() -> Iterator[Workers]:
         yield share_out([each.get("CPU", 0) for each in resources], sum(each.get("GPU", 0) for each in resources))
 
 
-def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_id: str) -> Generator[WrittenPiece, None, None]:
-    """Work a plan off.
+def run_on_ray(
+    plan: Plan, spec: FetchSpec, table: Table, weights: str, workers: Workers, run_id: str
+) -> Generator[WrittenPiece, None, None]:
+    """Work a plan off; the network's weights are where this run has them, wherever they were when the table was made.
 
     Yields:
         Written pieces as they are finished, in no particular order. Closed early, the workers are ended.
@@ -103,7 +105,7 @@ def run_on_ray(plan: Plan, spec: FetchSpec, table: Table, workers: Workers, run_
     units = ray.data.from_arrow(unit_rows(plan.units))
     workers = for_plan(workers, plan)
     images = plan.todo if plan.kind == "images" else plan.todo_bytes // IMAGE_BYTES
-    job = _Job(spec.model_dump_json(), table.uri, table.recipe_file.table_id, run_id, images // workers.actors)
+    job = _Job(spec.model_dump_json(), table.uri, weights, table.recipe_file.table_id, run_id, images // workers.actors)
     written = (_staged if workers.gpus else _whole)(units, workers, job)
     try:
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -120,6 +122,7 @@ class _Job:
 
     spec_json: str
     table_uri: str
+    weights: str
     recipe_id: str
     run_id: str
     images: int
@@ -150,7 +153,7 @@ def _whole(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dat
         num_cpus=workers.cpus,
         # Ray's own threads are there before the actor can say so itself.
         runtime_env={"env_vars": as_environment()},
-        fn_constructor_args=(job.table_uri, job.spec_json, job.run_id, workers.lanes),
+        fn_constructor_args=(job.table_uri, job.weights, job.spec_json, job.run_id, workers.lanes),
     )
 
 
@@ -165,7 +168,7 @@ def _staged(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Da
         # Given even where it is 0: with other resources than the decode tasks', Ray Data does not fuse the two into one actor.
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
-        fn_constructor_args=(job.table_uri, job.images),
+        fn_constructor_args=(job.table_uri, job.weights, job.images),
     )
     return encoded.map_batches(
         partial(write, table_uri=job.table_uri, recipe_id=job.recipe_id, run_id=job.run_id),

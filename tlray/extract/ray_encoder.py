@@ -22,14 +22,14 @@ def on_this_node() -> str:
 class EncoderActor:
     """Loads the backbone by itself, so that a restarted actor needs nothing from the object store."""
 
-    def __init__(self, table_uri: str, images: int) -> None:
-        self._table_uri = table_uri
+    def __init__(self, table_uri: str, weights: str, images: int) -> None:
+        self._table_uri, self._weights = table_uri, weights
         self._images = images
         self._ready = False
 
     def _prepare(self) -> None:
         # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
-        self._recipe_file = Table.open(self._table_uri).recipe_file
+        self._recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)
         encoder = TuningEncoder(self._recipe_file, where=on_this_node(), images=self._images)
         self._encoder = with_head(encoder, self._recipe_file, self._table_uri)
         self._ready = True

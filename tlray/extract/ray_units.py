@@ -22,8 +22,8 @@ from tlray.models.golden import make_encoder
 class UnitActor:
     """Loads the backbone by itself, so that a restarted actor needs nothing from the object store. Several threads call it."""
 
-    def __init__(self, table_uri: str, spec_json: str, run_id: str, lanes: int) -> None:
-        self._table_uri = table_uri
+    def __init__(self, table_uri: str, weights: str, spec_json: str, run_id: str, lanes: int) -> None:
+        self._table_uri, self._weights = table_uri, weights
         self._spec = FetchSpec.model_validate_json(spec_json)
         self._run_id = run_id
         self._lanes = lanes
@@ -34,7 +34,7 @@ class UnitActor:
         # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
         with self._lock:
             if self._worker is None:
-                recipe_file = Table.open(self._table_uri).recipe_file
+                recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)
                 where = on_this_node()
                 encoder = make_encoder(recipe_file, local_copy, where=where, lanes=self._lanes)
                 scoring = with_head(encoder, recipe_file, self._table_uri)

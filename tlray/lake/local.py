@@ -65,7 +65,9 @@ class LocalStore:
                 if _says_missing(error):
                     return None
                 raise
-        return ObjectInfo(uri, _etag(status), status.st_size) if stat.S_ISREG(status.st_mode) else None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return ObjectInfo(uri, _etag(status), status.st_size, status.st_mtime)
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_match: str | None = None) -> Blob:
         """See `Store.read`."""

@@ -136,11 +136,15 @@ def vector_column(features_BD: np.ndarray, storage: Storage) -> pa.FixedSizeList
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
-def vectors_of(column: pa.ChunkedArray) -> np.ndarray:
+def vectors_of(column: pa.ChunkedArray, into_BD: np.ndarray | None = None) -> np.ndarray:
     """The reverse of `vector_column`, for a column without nulls, whatever list type it was read as.
 
+    Args:
+        column: of lists.
+        into_BD: where to put the vectors, contiguous float32; default a new array.
+
     Returns:
-        features_BD, float32.
+        features_BD, float32; `into_BD` where it was given.
 
     Raises:
         TableCorruptError: rows of different lengths, or nulls.
@@ -149,7 +153,11 @@ def vectors_of(column: pa.ChunkedArray) -> np.ndarray:
         raise TableCorruptError(f"{column.null_count} of {len(column)} embeddings are null where all were expected")
     if not len(column):
         return np.empty((0, 0), np.float32)
-    values = np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks])
+    pieces = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    floats = sum(len(piece) for piece in pieces)
+    if into_BD is not None and into_BD.size != floats:
+        raise TableCorruptError(f"a column of {len(column)} rows has {floats} floats, expected {into_BD.size}")
+    values = np.concatenate(pieces, out=None if into_BD is None else into_BD.reshape(-1))
     length = len(values) // len(column)
     for chunk in column.chunks:
         if pa.types.is_list(chunk.type) and len(chunk) and not np.all(np.diff(chunk.offsets.to_numpy()) == length):

@@ -1,12 +1,14 @@
 """Sorted runs: rows by key in bounded memory, whatever their number (an external merge sort).
 
 Rows are added in any order. Whenever a chunk is full it is sorted, and when another one follows it goes to local disk as an
-Arrow file. Then all runs are read together, range of keys after range of keys. Rows that come in order, as a listing of S3
-does, are not sorted again, and what fits one chunk never touches the disk. Keys are compared by code points, which is the
-order of their UTF-8 bytes, of Arrow and of S3.
+Arrow file; a thread does both while the next chunk gathers, as a store takes longer to list than a disk to write. Then all
+runs are read together, range of keys after range of keys. Rows that come in order, as a listing of S3 does, are not sorted
+again, and what fits one chunk never touches the disk. Keys are compared by code points, which is the order of their UTF-8
+bytes, of Arrow and of S3.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ CHUNK_ROWS = 2**20
 """Rows that are sorted in memory: about 150 MB of identities with names of 90 characters."""
 
 BATCH_ROWS = 2**13
-"""Rows that are read from disk at once; one key for each such batch stays in memory."""
+"""Rows that are read from disk at once; two keys for each such batch stay in memory."""
 
 
 class SortedRuns:
@@ -36,34 +38,40 @@ class SortedRuns:
         self.rows = 0
         self._folder = folder
         self._chunk_rows = chunk_rows
-        self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
         self._runs: list[_Run] = []
 
     @classmethod
     def of(cls, tables: Iterable[pa.Table], schema: pa.Schema, key: str, folder: Path, *, chunk_rows: int) -> "SortedRuns":
         """All rows of some tables."""
         runs = cls(schema, key, folder, chunk_rows=chunk_rows)
-        for table in tables:
-            runs._add(table)
-        runs._close_run()
+        with ThreadPoolExecutor(1, thread_name_prefix="runs") as thread:
+            sorting: Future[None] | None = None
+            for chunk in runs._chunks(tables):
+                if sorting is not None:
+                    sorting.result()  # raises what failed there; never more than three chunks in memory
+                sorting = thread.submit(runs._add_run, chunk)
+                del chunk  # its sorted copy takes its place
+            if sorting is not None:
+                sorting.result()
         return runs
 
-    def _add(self, rows: pa.Table) -> None:
-        self._waiting.append(rows)
-        self._waiting_rows += len(rows)
-        self.rows += len(rows)
-        if self._waiting_rows >= self._chunk_rows:
-            self._close_run()
+    def _chunks(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        waiting: list[pa.Table] = []
+        waiting_rows = 0
+        for rows in tables:
+            waiting.append(rows)
+            waiting_rows += len(rows)
+            if waiting_rows >= self._chunk_rows:
+                yield pa.concat_tables(waiting)
+                waiting, waiting_rows = [], 0
+        if waiting_rows:
+            yield pa.concat_tables(waiting)
 
-    def _close_run(self) -> None:
-        if not self._waiting_rows:
-            return
+    def _add_run(self, rows: pa.Table) -> None:
+        self.rows += len(rows)
         if self._runs:
             self._runs[-1].spill(self._folder / f"{self.key}-{len(self._runs):06d}.arrow")
-        rows = sort_by(pa.concat_tables(self._waiting), self.key)
-        self._waiting, self._waiting_rows = [], 0
-        self._runs.append(_Run(rows, self.key))
+        self._runs.append(_Run(sort_by(rows, self.key), self.key))
 
     def batch_keys(self) -> list[tuple[str, int]]:
         """The last key and the rows of each batch: where ranges may be cut."""
@@ -83,6 +91,7 @@ class _Run:
         self._rows: pa.Table | None = rows
         self._file: pa.ipc.RecordBatchFileReader | None = None
         self._starts = np.append(np.arange(0, len(rows), BATCH_ROWS), len(rows))
+        self._first_keys: list[str] = rows[key].take(pa.array(self._starts[:-1])).to_pylist()
         self._last_keys: list[str] = rows[key].take(pa.array(self._starts[1:] - 1)).to_pylist()
         self._batch = self._offset = 0
 
@@ -99,9 +108,11 @@ class _Run:
 
     def pop_below(self, bound: str | None) -> Iterator[pa.Table]:
         while self._batch < len(self._last_keys):
+            if bound is not None and self._first_keys[self._batch] >= bound:
+                return  # not even read: where rows came in order, most runs have nothing in a range
             batch = self._read().slice(self._offset)
             if bound is not None and self._last_keys[self._batch] >= bound:
-                below = pc.sum(pc.less(batch[self._key], bound)).as_py() or 0
+                below = pc.sum(pc.less(batch[self._key], bound)).as_py()
                 self._offset += below
                 yield batch.slice(0, below)
                 return

@@ -1,9 +1,7 @@
 """The S3 store (see `tlray.lake.storage.Store`), on boto3; for AWS and for servers that speak its protocol."""
 
-import base64
 import contextlib
 import functools
-import hashlib
 import io
 import re
 from collections import defaultdict
@@ -24,14 +22,12 @@ from tlray.lake.retry import BODY_ATTEMPTS, LONGEST_PAUSE_SECONDS, PATIENCE_SECO
 from tlray.lake.s3_client import CONNECT_SECONDS, READ_SECONDS, call, connection
 from tlray.lake.s3_errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
 from tlray.lake.s3_reader import Body, S3Reader, pause_or_raise
+from tlray.lake.s3_upload import put
 from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, split_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import DeleteObjectsOutputTypeDef, GetObjectOutputTypeDef
-
-MAX_PUT_BYTES = 5 * 2**30
-"""S3's limit for one PUT (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
 
 _DELETE_BATCH = 1000
 """S3's limit for one DeleteObjects (https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html)."""
@@ -75,7 +71,7 @@ class S3Store:
             answer = call(uri, lambda client: client.head_object(**where))
         except ObjectNotFoundError:
             return None
-        return ObjectInfo(uri, _bare(answer["ETag"]), answer["ContentLength"])
+        return ObjectInfo(uri, _bare(answer["ETag"]), answer["ContentLength"], answer["LastModified"].timestamp())
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_match: str | None = None) -> Blob:
         """See `Store.read`; a body that breaks off is asked for again."""
@@ -107,18 +103,12 @@ class S3Store:
         return self._reader(info, answer["Body"]), info.etag
 
     def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
-        """See `Store.write`; both conditions are those of a PUT."""
-        size_bytes = memoryview(data).nbytes
-        if size_bytes > MAX_PUT_BYTES:
-            raise StorageError(f"{uri} would have {size_bytes} bytes, but one PUT takes at most {MAX_PUT_BYTES}; write less")
-        where = _where(uri)
+        """See `Store.write`; both conditions are S3's own."""
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         if if_match is not None:
             condition["IfMatch"] = f'"{if_match}"'
-        # Without it SeaweedFS (4.48) keeps an empty object where an upload ends before its first byte.
-        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         try:
-            call(uri, lambda client: client.put_object(**where, Body=bytes(data), ContentMD5=digest, **condition))
+            put(uri, _where(uri), data, condition)
         except ObjectChangedError:
             return False
         except ObjectNotFoundError:

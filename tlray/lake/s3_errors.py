@@ -18,7 +18,7 @@ from tlray.errors import (
 )
 from tlray.lake.storage import split_s3
 
-NOT_FOUND = {"NoSuchKey", "NotFound", "404", "KeyTooLongError"}
+NOT_FOUND = {"NoSuchKey", "NoSuchUpload", "NotFound", "404", "KeyTooLongError"}
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 _NO_ACCESS = {"AccessDenied", "AllAccessDisabled", "AccountProblem"}
 _BAD_CREDENTIALS = {

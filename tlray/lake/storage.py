@@ -9,7 +9,7 @@ A local file name that is not UTF-8 has its odd bytes written as `\xNN` in its U
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -28,11 +28,19 @@ _SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3"}
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a listing says of an object; `etag` changes with its bytes (locally `<size>-<mtime in ns>`)."""
+    """What a store says of an object.
+
+    Attributes:
+        uri: its name.
+        etag: changes with its bytes (locally `<size>-<mtime in ns>`).
+        size_bytes: its length.
+        modified_seconds: since 1970, when it was written, by the store's clock; `stat` alone says it.
+    """
 
     uri: str
     etag: str
     size_bytes: int
+    modified_seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,7 @@ class Store(Protocol):
         ...
 
     def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
-        """Write an object whole or not at all, with the folders above it; at most 5 GiB (one S3 PUT).
+        """Write an object whole or not at all, with the folders above it.
 
         Args:
             uri: of the object.

@@ -26,7 +26,7 @@ Activation = tuple[str, list[float], str]
 
 NO_ACTIVATION: Activation = ("none", [], "")
 
-PACKED_BATCH = 16
+PACKED_BATCH = 8
 """Images that the weights' layout is chosen for; other batches compute the same."""
 
 _ACTIVATIONS: dict[type[nn.Module], Callable[[nn.Module], Activation]] = {
@@ -104,7 +104,7 @@ def find_packable(
         seen = find_pairs(module, taps, images_BCHW, _is_packable, lambda layer: type(layer) in _ACTIVATIONS)
         activations = dict(seen.pairs)
         found = [Packable(name, shape, activations.get(name)) for name, shape in seen.input_shapes.items()]
-        # Where something changes a tensor in place between the two (timm's ResNets add the shortcut so), alone.
+        # Where a function uses what comes before an activation too, all of them alone.
         for some in (found, [replace(each, activation=None) for each in found]):
             packed = share_copy(module)
             pack(packed, some)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tlray.models.taps import INPUT_SUFFIX
@@ -27,27 +28,27 @@ class Seen:
 
 
 class _Watch:
-    """Hooks' notes. What passes through `nn.Identity` stays what it was; what a layer changes in place does not."""
+    """Hooks' notes. What passes through `nn.Identity` stays what it was; what is changed in place does not."""
 
     def __init__(self, taps: Sequence[str], is_first: IsKind) -> None:
         self.taps = taps
         self.is_first = is_first
         self.calls: Counter[str] = Counter()
-        self.users: dict[str, list[str]] = {}
+        self.users: dict[str, list[str | None]] = {}  # None: of what it has become
         self.tapped: set[str] = set()
         self.input_shapes: dict[str, tuple[int, ...]] = {}
-        self._makers: dict[int, str] = {}
+        self._makers: dict[int, tuple[str, int]] = {}  # by a tensor's identity: the layer, and the version that it made
         self._held: list[Tensor] = []  # so that no other tensor takes their identity
 
     def enter(self, name: str, is_user: bool, layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self.calls[name] += 1
         values = [*arguments, *keywords.values()]
-        makers = [self._makers[id(value)] for value in values if id(value) in self._makers]
+        made = [(value, *self._makers[id(value)]) for value in values if id(value) in self._makers]
         if name + INPUT_SUFFIX in self.taps:
-            self.tapped.update(makers)
+            self.tapped.update(maker for _, maker, _ in made)
         if is_user and not isinstance(layer, nn.Identity):
-            for maker in makers:
-                self.users[maker].append(name)
+            for value, maker, version in made:
+                self.users[maker].append(name if value._version == version else None)
         if self.is_first(layer) and isinstance(values[0], Tensor):
             self.input_shapes[name] = tuple(values[0].shape)
 
@@ -55,18 +56,19 @@ class _Watch:
         if is_user and not isinstance(layer, nn.Identity):
             self._makers.pop(id(output), None)
         if self.is_first(layer) and isinstance(output, Tensor):
-            self._makers[id(output)] = name
+            self._makers[id(output)] = (name, output._version)
             self._held.append(output)
             self.users.setdefault(name, [])
         if name in self.taps and id(output) in self._makers:
-            self.tapped.add(self._makers[id(output)])
+            self.tapped.add(self._makers[id(output)][0])
 
 
 def find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, is_first: IsKind, is_second: IsKind) -> Seen:
     """Watch one forward pass.
 
-    A pair is two layers that both run once, where what the first puts out goes into the second alone and is no tap's. No hook
-    sees a function that uses it too: the caller compares the features before and after.
+    A pair is two layers that both run once, where what the first puts out goes into the second alone, unchanged (timm's ResNets
+    add the shortcut in place), and is no tap's. No hook sees a function that uses it too: the caller compares the features
+    before and after.
 
     Args:
         module: in eval mode; it has its hooks for this pass only.
@@ -83,12 +85,14 @@ def find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, is_f
         handles.append(layer.register_forward_pre_hook(partial(watch.enter, name, is_user), with_kwargs=True))
         handles.append(layer.register_forward_hook(partial(watch.leave, name, is_user)))
     try:
-        module(images_BCHW)
+        with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode have no versions
+            module(images_BCHW)
     finally:
         for handle in handles:
             handle.remove()
     candidates = [(name, users[0]) for name, users in watch.users.items() if len(users) == 1 and name not in watch.tapped]
+    once = [(one, two) for one, two in candidates if two is not None and watch.calls[one] == watch.calls[two] == 1]
     return Seen(
-        [(one, two) for one, two in candidates if watch.calls[one] == watch.calls[two] == 1 and is_second(layers[two])],
+        [(one, two) for one, two in once if is_second(layers[two])],
         {name: shape for name, shape in watch.input_shapes.items() if watch.calls[name] == 1},
     )

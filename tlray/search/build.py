@@ -5,7 +5,7 @@ Shape legend: N rows, B queries, D dimensions, K neighbours.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +14,12 @@ import numpy as np
 
 from tlray.config import IndexConfig
 from tlray.errors import TableError
-from tlray.lake.parts import Part
 from tlray.lake.table import Table
 from tlray.progress import say
 from tlray.search.card import Card
 from tlray.search.choose import Choice, choose, training_rows
-from tlray.search.engine import Engine
-from tlray.search.exact import exact_neighbours
-from tlray.search.files import put_file
+from tlray.search.engine import Engine, knn, leave_a_core
+from tlray.search.files import IndexFile, put_file
 from tlray.search.measure import QUERIES, K, Probe, measure, tune
 from tlray.search.publishing import Contents, Stopwatch, column_of, publish_whole
 from tlray.search.retrieve import Vectors
@@ -71,48 +69,51 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
     engine = Engine.make(choice.factory, dimensions, config.metric)
     with watch.stage("read"):
         rows = Rows(with_ids(read_rows(table, [part.path for part in parts]), np.arange(count)))
+    vectors_ND = None
     if config.shards > 1:
         from tlray.search.on_ray import fill_in_shards  # Ray only where work is spread out
 
         probe = fill_in_shards(engine, choice.factory, table.uri, column, parts, config.shards, watch)
         exact: Vectors = ExactVectors(engine, rows, None, table.uri, column)
     else:
-        probe, exact = _fill_here(engine, choice.factory, table.uri, column, parts, scratch, memory_for(config), watch)
-    with watch.stage("save"):
-        engine.save(scratch / "index.faiss")
-    # No parameter of a search is in the file: it is hashed and stored while they are sought.
-    with ThreadPoolExecutor(1) as beside:
-        stored = beside.submit(put_file, index_uri, "faiss", scratch / "index.faiss")
+        with watch.stage("read"):
+            sizes = [(part.path, part.rows) for part in parts]
+            vectors_ND = read_features(table.uri, column, sizes, engine, scratch, memory_for(config))
+        chosen = chosen_rows(choice.factory, count, dimensions)
+        fill(engine, vectors_ND, chosen, watch)
+        exact = ArrayVectors(vectors_ND, engine.metric)
+    # No parameter of a search is in the file: one core writes, hashes and stores it while the others seek them.
+    with ThreadPoolExecutor(1) as storing, ThreadPoolExecutor(1, initializer=leave_a_core) as seeking:
+        stored = storing.submit(_store, engine, index_uri, scratch / "index.faiss")
+        if vectors_ND is not None:
+            with watch.stage("exact search"):
+                probe = seeking.submit(probe_of, engine, vectors_ND, chosen.probe_ids).result()
         with watch.stage("tune"):
-            parameters = tune(engine, exact, probe, target=config.recall_target, mode=config.rerank)
+            sought = seeking.submit(tune, engine, exact, probe, target=config.recall_target, mode=config.rerank)
+            parameters = sought.result()
+        kept = None
+        if parameters.rerank > 1 or (config.rerank == "always" and not engine.is_exact):
+            if vectors_ND is not None:
+                blocks = in_blocks(vectors_ND)
+            else:
+                blocks = (engine.prepared(read_features_of(table.uri, part.path, column)) for part in parts)
+            kept = storing.submit(_keep, blocks, (count, dimensions), index_uri, scratch / "vectors.npy")
         with watch.stage("store"):
-            file = stored.result()
+            file, vectors = stored.result(), kept.result() if kept else None
     with watch.stage("measure"):
         quality = measure(engine, exact, probe, parameters, engine.reconstruction_error(probe.queries_BD, probe.ids_B))
-    vectors = None
-    if parameters.rerank > 1 or (config.rerank == "always" and not engine.is_exact):
-        with watch.stage("keep vectors"):
-            vectors = scratch / "vectors.npy"
-            blocks = (engine.prepared(read_features_of(table.uri, part.path, column)) for part in parts)
-            save_vectors(vectors, blocks, (count, dimensions))
     contents = Contents(engine, file, rows, parameters, quality, vectors, next_id=count, built_rows=count)
     return publish_whole(table, config, index_uri, version, contents, choice, watch)
 
 
-def _fill_here(
-    engine: Engine,
-    factory: str,
-    table_uri: str,
-    column: str,
-    parts: list[Part],
-    scratch: Path,
-    memory_bytes: int,
-    watch: Stopwatch,
-) -> tuple[Probe, Vectors]:
-    with watch.stage("read"):
-        sizes = [(part.path, part.rows) for part in parts]
-        vectors_ND = read_features(table_uri, column, sizes, engine, scratch, memory_bytes)
-    return fill(engine, vectors_ND, factory, watch), ArrayVectors(vectors_ND, engine.metric)
+def _store(engine: Engine, index_uri: str, path: Path) -> IndexFile:
+    engine.save(path)
+    return put_file(index_uri, "faiss", path)
+
+
+def _keep(blocks: Iterable[np.ndarray], shape: tuple[int, int], index_uri: str, path: Path) -> IndexFile:
+    save_vectors(path, blocks, shape)
+    return put_file(index_uri, "vectors", path)
 
 
 class ChosenRows(NamedTuple):
@@ -139,26 +140,22 @@ def chosen_rows(factory: str, count: int, dimensions: int) -> ChosenRows:
     return ChosenRows(training, np.sort(shuffled[:probes]))
 
 
-def fill(engine: Engine, vectors_ND: np.ndarray, factory: str, watch: Stopwatch) -> Probe:
-    """Train an empty index on rows that are not probed, add all, and find the probes' exact neighbours on the way."""
-    training_ids, probe_ids = chosen_rows(factory, len(vectors_ND), engine.dimensions)
+def fill(engine: Engine, vectors_ND: np.ndarray, chosen: ChosenRows, watch: Stopwatch) -> None:
+    """Train an empty index on the rows that are chosen for it, and add all."""
     with watch.stage("train"):
         if not engine.is_trained:
-            engine.train(vectors_ND[training_ids] if len(training_ids) else np.array(vectors_ND))
-    queries_BD = np.array(vectors_ND[probe_ids])
-
-    def added() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            engine.train(vectors_ND[chosen.training_ids] if len(chosen.training_ids) else np.array(vectors_ND))
+    with watch.stage("add"):
         start = 0
         for vectors_BD in in_blocks(vectors_ND):
-            with watch.stage("add"):
-                engine.add(vectors_BD, start)
-            yield np.arange(start, start + len(vectors_BD)), vectors_BD
+            engine.add(vectors_BD, start)
             start += len(vectors_BD)
 
+
+def probe_of(engine: Engine, vectors_ND: np.ndarray, probe_ids: np.ndarray) -> Probe:
+    """Rows to measure with, and their exact neighbours, where an index may miss some."""
+    queries_BD = vectors_ND[probe_ids]
     if engine.is_exhaustive:
-        for _ in added():
-            pass
         return Probe.exhaustive(probe_ids, queries_BD, len(vectors_ND))
-    with watch.stage("add and exact search"):
-        exact_ids_BK, nearness_BK = exact_neighbours(queries_BD, added(), K + 1, engine.metric)
+    exact_ids_BK, nearness_BK = knn(queries_BD, vectors_ND, min(K + 1, len(vectors_ND)), engine.metric)
     return Probe.of(probe_ids, queries_BD, exact_ids_BK, nearness_BK, len(vectors_ND))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlray.errors import ConcurrentWriteError, IndexCorruptError, IndexMissingError, ObjectNotFoundError, first_line
 from tlray.lake.storage import join, open_store
-from tlray.progress import say
+from tlray.lake.table import RECIPE_NAME
 from tlray.search.choose import Metric
 from tlray.search.files import FileKind, IndexFile
 
@@ -179,8 +179,8 @@ def read_card(index_uri: str, version: int | None = None) -> Card:
     """
     number = newest_version(index_uri) if version is None else version
     if number is None:
-        raise IndexMissingError(f"no index at {index_uri}; expected a folder that `tlray index` made: check the address")
-    uri = _card_uri(index_uri, number)
+        raise IndexMissingError(f"no index at {index_uri}; expected a folder that `tlray index` made: {_advice(index_uri)}")
+    uri = card_uri(index_uri, number)
     try:
         data = open_store(uri).read(uri).data
     except ObjectNotFoundError as error:
@@ -191,13 +191,24 @@ def read_card(index_uri: str, version: int | None = None) -> Card:
     return card
 
 
+def holds_table(uri: str) -> bool:
+    """Whether a table is there."""
+    return open_store(uri).stat(join(uri, RECIPE_NAME)) is not None
+
+
+def _advice(uri: str) -> str:
+    if holds_table(uri):
+        return f"this is a table; `tlray index --table {uri} --out ANOTHER_PLACE` makes an index of it"
+    return "check the address"
+
+
 def publish(index_uri: str, card: Card) -> None:
     """Make a version visible.
 
     Raises:
         ConcurrentWriteError: somebody else published a version of that number.
     """
-    uri = _card_uri(index_uri, card.version)
+    uri = card_uri(index_uri, card.version)
     store, data = open_store(uri), card.to_json()
     # After a lost answer the card that is there may be this very one.
     if not store.write(uri, data, if_absent=True) and store.read(uri).data != data:
@@ -206,28 +217,6 @@ def publish(index_uri: str, card: Card) -> None:
         )
 
 
-def prune(index_uri: str, keep: int) -> None:
-    """Delete all but the newest versions, and the files that only they name.
-
-    Args:
-        index_uri: of the index.
-        keep: how many versions stay, for readers that are about to load one.
-    """
-    numbers = versions(index_uri)
-    old, kept = numbers[:-keep], numbers[-keep:]
-    if not old:
-        return
-    store = open_store(index_uri)
-    try:
-        needed = {file.name for number in kept for file in read_card(index_uri, number).files.values()}
-        doomed = {file.name for number in old for file in read_card(index_uri, number).files.values()} - needed
-    except IndexCorruptError as error:
-        say(f"{error}; the files of older versions are left where they are")
-        doomed = set()
-    # Cards first: a reader then misses the version by name, not one of its files.
-    store.delete(_card_uri(index_uri, number) for number in old)
-    store.delete(join(index_uri, "files", name) for name in sorted(doomed))
-
-
-def _card_uri(index_uri: str, version: int) -> str:
+def card_uri(index_uri: str, version: int) -> str:
+    """Where the card of a version is."""
     return join(index_uri, "versions", f"{version:020d}.json")

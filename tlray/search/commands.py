@@ -13,6 +13,7 @@ from tlray.lake.storage import open_store, to_uri
 from tlray.lake.table import Table
 from tlray.progress import say
 from tlray.search.answers import ANSWER_SCHEMA, answer_part, as_table
+from tlray.search.publishing import column_of
 from tlray.search.rows import Filter
 from tlray.search.searcher import Hits, Searcher
 
@@ -100,7 +101,9 @@ def _answer_table(searcher: Searcher, config: SearchConfig, where: Filter) -> di
     """Every row of a table as a query, part by part, so that memory holds one part and its answers."""
     assert config.queries is not None and config.out is not None
     table = Table.open(to_uri(config.queries))
-    searcher.check_recipe(table.recipe_file.recipe_id)
+    if table.columns:
+        searcher.check_recipe(table.recipe_file.recipe_id)
+    column_of(table, searcher.card.column)
     parts = [part for part in table.parts() if part.status == "ok"]
     paths = [part.path for part in parts]
     if config.workers:

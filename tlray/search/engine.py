@@ -26,6 +26,7 @@ BLOCK_ROWS = 65_536
 """Vectors handled at once: 128 MiB at 512 dimensions, which bounds the copies that normalising makes."""
 
 MAX_EF_SEARCH = 4096
+LIBRARY_VERSION = str(faiss.__version__)
 
 
 class Engine:
@@ -42,8 +43,7 @@ class Engine:
         self.metric = metric
         self._transformed = isinstance(self.index, faiss.IndexPreTransform)
         self.core = faiss.downcast_index(self.index.index) if self._transformed else self.index
-        self._lock = threading.Lock()
-        self._has_map = False
+        self._lock, self._has_map = threading.Lock(), False
         self._plain: tuple[Parameters, Any] | None = None
 
     @classmethod
@@ -79,11 +79,12 @@ class Engine:
             raise IndexCorruptError(f"{path} cannot be read by FAISS {faiss.__version__}: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write it to a local file."""
-        if self._has_map:
-            self.core.set_direct_map_type(faiss.DirectMap.NoMap)
-            self._has_map = False
-        faiss.write_index(self.index, str(path))
+        """Write it to a local file; searches may go on."""
+        with self._lock:
+            if self._has_map:
+                self.core.set_direct_map_type(faiss.DirectMap.NoMap)
+                self._has_map = False
+            faiss.write_index(self.index, str(path))
 
     def to_bytes(self) -> bytes:
         """The index as it is sent to another process."""
@@ -145,13 +146,16 @@ class Engine:
         if self.metric != "cosine":
             return np.ascontiguousarray(features_BD, np.float32)
         unit_BD = np.array(features_BD, np.float32, order="C")
-        faiss.normalize_L2(unit_BD)  # a zero row stays zero
+        self.prepare(unit_BD)
         return unit_BD
+
+    def prepare(self, features_BD: np.ndarray) -> None:
+        """Make contiguous float32 vectors what `prepared` gives, where they are."""
+        if self.metric == "cosine":
+            faiss.normalize_L2(features_BD)  # a zero row stays zero
 
     def train(self, vectors_BD: np.ndarray) -> None:
         """Train on a prepared sample; k-means runs on GPUs where FAISS has any."""
-        if self.index.is_trained:
-            return
         if self.lists and hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
             self.core.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlat(self.core.d, self.core.metric_type))
         self.index.train(vectors_BD)
@@ -193,19 +197,15 @@ class Engine:
                 self._plain = plain = (parameters, self._faiss_parameters(parameters, None))
             given = plain[1]
         distances_BK, ids_BK = self.index.search(queries_BD, k, params=given)
-        return ids_BK, self._nearness(distances_BK)
-
-    def _nearness(self, distances_BK: np.ndarray) -> np.ndarray:
         if self.metric == "ip":
-            return distances_BK
-        return 1 - distances_BK / 2 if self.metric == "cosine" else -distances_BK
+            return ids_BK, distances_BK
+        return ids_BK, 1 - distances_BK / 2 if self.metric == "cosine" else -distances_BK
 
     def _faiss_parameters(self, parameters: Parameters, selector: Any) -> Any:
         own: Any
         if self.lists:
             own = faiss.SearchParametersIVF(sel=selector, nprobe=min(parameters.nprobe or 1, self.lists))
-            quantizer = faiss.downcast_index(self.core.quantizer)
-            if isinstance(quantizer, faiss.IndexHNSW):
+            if isinstance(faiss.downcast_index(self.core.quantizer), faiss.IndexHNSW):
                 # As autofaiss has it: a graph that finds n lists is asked for twice as many candidates.
                 own.quantizer_params = faiss.SearchParametersHNSW(efSearch=2 * (parameters.nprobe or 1))
         elif self.is_graph:
@@ -225,7 +225,7 @@ class Engine:
             if not self._has_map:
                 self.core.set_direct_map_type(faiss.DirectMap.Hashtable)
                 self._has_map = True
-        vectors_BD: np.ndarray = self.index.reconstruct_batch(np.ascontiguousarray(ids, np.int64))
+            vectors_BD: np.ndarray = self.index.reconstruct_batch(np.ascontiguousarray(ids, np.int64))
         return vectors_BD
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -289,9 +289,9 @@ def nearness_at(queries_BD: np.ndarray, vectors_ND: np.ndarray, at_BC: np.ndarra
     return nearness_BC
 
 
-def library_version() -> str:
-    """Of FAISS."""
-    return str(faiss.__version__)
+def leave_a_core() -> None:
+    """Keep one core out of the calling thread's FAISS calls, from now on."""
+    faiss.omp_set_num_threads(max(1, faiss.omp_get_max_threads() - 1))
 
 
 def set_threads(count: int) -> None:

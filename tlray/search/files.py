@@ -27,25 +27,27 @@ class IndexFile(BaseModel):
 
 
 def put_file(index_uri: str, kind: FileKind, path: Path) -> IndexFile:
-    """Store a local file under a name that holds its hash; at most 5 GiB on S3 (one PUT)."""
+    """Store a local file under a name that holds its hash, and leave none behind; at most 5 GiB on S3 (one PUT).
+
+    Also over one of that name: it may be damaged, and a rebuild is what mends an index; or old, and about to be deleted.
+    """
     digest, size_bytes = hash_file(path)
     name = f"{kind}-{digest}"
     uri = join(index_uri, "files", name)
-    if not (uri.startswith("file://") and _linked(path, to_path(uri), digest)):
+    if not (uri.startswith("file://") and _moved(path, to_path(uri))):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            _put(uri, view, digest)
+            open_store(uri).write(uri, view)
+        path.unlink()
     return IndexFile(name=name, sha256=digest, size_bytes=size_bytes)
 
 
-def _linked(path: Path, target: Path, digest: str) -> bool:
-    """Give a file that is on the disk, all of it, a second name; False where that cannot be, or other bytes have that name."""
+def _moved(path: Path, target: Path) -> bool:
+    """Move a file once all of it is on the disk; False where the two are not on the same one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     try:
-        target.hardlink_to(path)
-    except FileExistsError:
-        return hash_file(target)[0] == digest
+        path.replace(target)
     except OSError:
         return False
     return True
@@ -55,17 +57,8 @@ def put_bytes(index_uri: str, kind: FileKind, data: bytes) -> IndexFile:
     """Like `put_file`, for what is in memory."""
     digest = hashlib.sha256(data).hexdigest()
     uri = join(index_uri, "files", f"{kind}-{digest}")
-    _put(uri, data, digest)
+    open_store(uri).write(uri, data)
     return IndexFile(name=f"{kind}-{digest}", sha256=digest, size_bytes=len(data))
-
-
-def _put(uri: str, data: bytes | memoryview, digest: str) -> None:
-    """Write bytes, also over damaged ones of the same name: a rebuild is what mends an index."""
-    store = open_store(uri)
-    if store.write(uri, data, if_absent=True):
-        return
-    if _digest(store, uri) != digest:
-        store.write(uri, data)
 
 
 def get_file(index_uri: str, file: IndexFile, scratch: Path) -> Path:

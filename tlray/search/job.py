@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tlray.config import IndexConfig
+from tlray.errors import ConfigError
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table
 from tlray.progress import say
 from tlray.search.build import build, choice_for
-from tlray.search.card import Card, newest_version, prune, read_card
-from tlray.search.follow import check_same, compare, live_parts, update
+from tlray.search.card import Card, holds_table, newest_version, read_card
+from tlray.search.difference import check_same, compare, live_parts
+from tlray.search.follow import update
 from tlray.search.loading import load_rows
+from tlray.search.prune import prune
 from tlray.search.publishing import column_of
 from tlray.search.rows import read_rows
 
@@ -37,13 +40,14 @@ def index(config: IndexConfig) -> dict[str, Any]:
     table = Table.open(to_uri(config.table))
     column_of(table, config.column)
     newest = newest_version(index_uri)
+    if newest is None and holds_table(index_uri):
+        raise ConfigError(f"out is {index_uri}, where a table is; expected a place of the index's own")
     with tempfile.TemporaryDirectory(prefix="tlray-index-") as folder:
         scratch = Path(folder)
         if config.dry_run:
             return _plan(table, config, index_uri, newest, scratch)
         action, counts, card = _bring_up_to_date(table, config, index_uri, newest, scratch)
-    if action != "unchanged":
-        prune(index_uri, config.keep_versions)
+    prune(index_uri, config.keep_versions)
     if card.quality.recall_at_10 < card.recall_target:
         say(
             f"recall at 10 is {card.quality.recall_at_10}, under the target of {card.recall_target}: allow re-ranking, "

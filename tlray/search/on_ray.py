@@ -89,7 +89,8 @@ def fill_in_shards(
             found = []
             for reference in made:
                 data, ids_BK, nearness_BK = ray.get(reference)
-                engine.merge(Engine.from_bytes(data, engine.metric))
+                with watch.stage("merge"):
+                    engine.merge(Engine.from_bytes(data, engine.metric))
                 found.append((ids_BK, nearness_BK))
     ids_BK, nearness_BK = nearest_of(found, K + 1)
     return Probe.of(chosen.probe_ids, queries_BD, ids_BK, nearness_BK, int(starts[-1]))

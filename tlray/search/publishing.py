@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
 from tlray import __version__
 from tlray.config import IndexConfig
-from tlray.errors import ConfigError
+from tlray.errors import ConfigError, TableError
 from tlray.lake.table import Table
 from tlray.search.card import Card, Parameters, Quality, publish
 from tlray.search.choose import Choice
 from tlray.search.delta import Delta
-from tlray.search.engine import Engine, library_version
-from tlray.search.files import FileKind, IndexFile, put_bytes, put_file
+from tlray.search.engine import LIBRARY_VERSION, Engine
+from tlray.search.files import FileKind, IndexFile, put_bytes
 from tlray.search.rows import Rows
 
 
@@ -48,7 +47,7 @@ class Contents:
         rows: its live rows.
         parameters: of a search.
         quality: what was measured.
-        vectors: a local file with the exact vectors of the rows, in their order, where they are kept.
+        vectors: where the exact vectors of the rows are stored, in their order, if they are kept.
         next_id: over every id that was ever given.
         built_rows: live rows when it was built as a whole.
     """
@@ -58,7 +57,7 @@ class Contents:
     rows: Rows
     parameters: Parameters
     quality: Quality
-    vectors: Path | None
+    vectors: IndexFile | None
     next_id: int
     built_rows: int
 
@@ -67,12 +66,19 @@ def column_of(table: Table, name: str | None) -> str:
     """The embedding column that is meant.
 
     Raises:
+        TableError: a table of predictions, with no embeddings in it.
         ConfigError: there is none of that name, or there are several and none was named.
     """
+    if not table.columns:
+        raise TableError(
+            f"{table.uri} is a table of predictions without embeddings; expected a table of embeddings: name one that `tlray "
+            "extract` made, or run `tlray predict` with --embeddings and another --out, which keeps them"
+        )
     if name is None and len(table.columns) == 1:
         return table.columns[0]
     if name not in table.columns:
-        raise ConfigError(f"column is {name}; expected one of the table's: {', '.join(table.columns)}")
+        given = "not given, and the table has several" if name is None else f"{name}"
+        raise ConfigError(f"column is {given}; expected one of {table.uri}'s: {', '.join(table.columns)}")
     return str(name)
 
 
@@ -107,7 +113,7 @@ def publish_whole(
             "recipe": put_bytes(index_uri, "recipe", table.recipe_file.to_json()),
         }
         if contents.vectors is not None:
-            files["vectors"] = put_file(index_uri, "vectors", contents.vectors)
+            files["vectors"] = contents.vectors
     card = Card(
         version=version,
         created=_now(),
@@ -183,4 +189,4 @@ def _now() -> str:
 
 
 def _made_with() -> dict[str, str]:
-    return {"tlray": __version__, "faiss": library_version(), "numpy": np.__version__}
+    return {"tlray": __version__, "faiss": LIBRARY_VERSION, "numpy": np.__version__}

@@ -19,7 +19,7 @@ import anyio.to_thread
 import numpy as np
 
 from tlray.config import ServeConfig
-from tlray.errors import QueryError, TlrayError
+from tlray.errors import QueryError, RecipeMismatchError, TlrayError
 from tlray.lake.storage import to_uri
 from tlray.progress import say
 from tlray.search.api import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
@@ -119,6 +119,8 @@ class Service:
             return False
         searcher = await asyncio.to_thread(Searcher.open, self.index_uri, newest)
         self.searcher.check_recipe(searcher.card.recipe_id)
+        if searcher.card.column != self.searcher.card.column:
+            raise RecipeMismatchError(f"version {newest} is of column {searcher.card.column}; start the service again for it")
         self._loaded = self._load(searcher)
         self.metrics.reloads.labels("loaded").inc()
         say(f"version {newest} of the index answers from now on")

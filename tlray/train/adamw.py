@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tlray.train.examples import Split
 from tlray.train.objective import Objective
+from tlray.train.products import product
 from tlray.train.trials import IMPROVEMENT, Data, Fit, Schedule, Trial
 
 BETAS = (0.9, 0.999)
@@ -26,7 +27,7 @@ Log = Callable[[int, dict[str, float]], None]
 
 
 class Stack:
-    """The same layers G times: weights_GHK and biases_G1K of each, ReLU and dropout between them.
+    """The same layers G times: weights_GKH and biases_GK1 of each, ReLU and dropout between them.
 
     Args:
         widths: of the vectors, the hidden layers and the outputs.
@@ -44,31 +45,30 @@ class Stack:
             for inputs, outputs in pairwise(widths):
                 layer = nn.Linear(inputs, outputs)
                 is_linear_head = len(widths) == 2
-                for tensor in (layer.weight.detach().T, layer.bias.detach()[None]):
+                for tensor in (layer.weight.detach(), layer.bias.detach()[:, None]):
                     stacked = tensor.expand(heads, *tensor.shape).clone()
                     self.tensors.append(stacked.zero_() if is_linear_head else stacked)
 
     def scores(self, features_BH: Tensor, *, training: bool) -> Tensor:
-        """BGK."""
-        weights_GHK, bias_G1K = self.tensors[:2]
-        heads = len(weights_GHK)
+        """GKB."""
+        weights_GKH, bias_GK1 = self.tensors[:2]
         # All heads share the first layer's input: one product.
-        flat = features_BH @ weights_GHK.permute(1, 0, 2).reshape(len(weights_GHK[0]), -1)
-        values_GBK: Tensor = flat.view(len(flat), heads, -1).transpose(0, 1) + bias_G1K
-        for weights_GHK, bias_G1K in zip(self.tensors[2::2], self.tensors[3::2], strict=True):
-            values_GBK = torch.relu(values_GBK)
+        flat = product(weights_GKH.flatten(0, 1), features_BH.T)
+        values_GKB: Tensor = flat.view(*weights_GKH.shape[:2], -1) + bias_GK1
+        for weights_GKH, bias_GK1 in zip(self.tensors[2::2], self.tensors[3::2], strict=True):
+            values_GKB = torch.relu(values_GKB)
             if training and self._dropout:
                 # The same mask for all heads, so that a head does not depend on how many there are.
-                kept_BK = torch.rand(values_GBK.shape[1:], generator=self._generator) >= self._dropout
-                values_GBK = values_GBK * kept_BK / (1 - self._dropout)
-            values_GBK = torch.baddbmm(bias_G1K, values_GBK, weights_GHK)
-        return values_GBK.transpose(0, 1)
+                kept_KB = torch.rand(values_GKB.shape[1:], generator=self._generator) >= self._dropout
+                values_GKB = values_GKB * kept_KB / (1 - self._dropout)
+            values_GKB = torch.baddbmm(bias_GK1, weights_GKH, values_GKB)
+        return values_GKB
 
     def layers(self, head: int) -> tuple[tuple[Tensor, Tensor], ...]:
         """weight_KH and bias_K of each layer of one head."""
         pairs = zip(self.tensors[::2], self.tensors[1::2], strict=True)
         # Clones: a view would go on being trained.
-        return tuple((weights[head].T.clone(), bias[head, 0].clone()) for weights, bias in pairs)
+        return tuple((weights[head].clone(), bias[head, :, 0].clone()) for weights, bias in pairs)
 
 
 class _AdamW:
@@ -92,7 +92,7 @@ class _AdamW:
             tensor.mul_(1 - rate_G11 * self._decay_G11)
             first.lerp_(gradient, 1 - BETAS[0])
             second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            tensor.sub_(step_G11 * first / (second.sqrt() / correction + EPSILON))
+            tensor.sub_((first * step_G11).div_(second.sqrt().div_(correction).add_(EPSILON)))
 
     def keep(self, kept_G: Tensor) -> None:
         self._rate_G11, self._decay_G11 = self._rate_G11[kept_G], self._decay_G11[kept_G]
@@ -162,7 +162,7 @@ def _updated(fit: Fit, epoch: int, loss: float, stack: Stack, at: int) -> Fit:
 
 
 def _gradients(stack: Stack, data: Data, positions_B: np.ndarray, features_BD: Tensor) -> Sequence[Tensor]:
-    objective = Objective(data.targets[positions_B], data.weights_N[positions_B], data.examples.task)
+    objective = Objective(data.targets[positions_B], data.weights[positions_B], data.examples.task)
     for tensor in stack.tensors:
         tensor.requires_grad_(True)
     loss = objective.losses(stack.scores(features_BD, training=True)).sum()

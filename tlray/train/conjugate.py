@@ -1,6 +1,6 @@
 """Many linear heads at once by preconditioned nonlinear conjugate gradients on all rows: no learning rate, no batches.
 
-All heads share the vectors: an iteration is two products with all of them, `rows_NR @ directions_R,(G K)` and its transpose.
+All heads share the vectors: an iteration is two products with all of them, `directions_(G K),R @ rows_RN` and its transpose.
 What makes it short is the basis: in that of the principal components the Hessian of every head is nearly diagonal, (mean
 second derivative by the scores) x (variance of the component) + weight decay, and at zero weights exactly so for equal
 classes; its inverse is the preconditioner, so that the first step is nearly Newton's. A rotation does not change |W|, so the
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tlray.train.examples import Split
 from tlray.train.objective import Objective
+from tlray.train.products import product
 from tlray.train.trials import IMPROVEMENT, Data, Fit, Schedule, Trial
 
 MAX_COMPONENTS = 4096
@@ -40,16 +41,16 @@ Log = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Basis:
-    """Principal components of the training rows.
+    """Principal components of the training rows, and as the last of the R a constant 1, whose weight is the bias.
 
     Attributes:
-        axes_DR: orthonormal columns.
-        variance_R: along each.
+        axes_RD: orthonormal rows; that of the constant is 0.
+        variance_R: along each; second moment of the constant.
         rows_NR: the training rows in it.
         rows_RN: its transpose, contiguous.
     """
 
-    axes_DR: Tensor
+    axes_RD: Tensor
     variance_R: Tensor
     rows_NR: Tensor
     rows_RN: Tensor
@@ -58,15 +59,26 @@ class Basis:
     def of(cls, features_ND: Tensor) -> "Basis":
         """Of standardised vectors, by the smaller of the two Gram matrices."""
         count, dimensions = features_ND.shape
+        features_DN = features_ND.T.contiguous()
         if dimensions <= count:
-            variance, axes = torch.linalg.eigh(features_ND.T @ features_ND / count)
+            variance, axes = torch.linalg.eigh(product(features_DN, features_ND) / count)
         else:
-            variance, vectors_NN = torch.linalg.eigh(features_ND @ features_ND.T / count)
-            axes = features_ND.T @ (vectors_NN / (count * variance.clamp_min(1e-30)).sqrt())
+            variance, vectors_NN = torch.linalg.eigh(product(features_ND, features_DN) / count)
+            axes = product(features_DN, vectors_NN / (count * variance.clamp_min(1e-30)).sqrt())
         kept = variance > _LEAST_VARIANCE * variance[-1].clamp_min(1e-30)
-        axes_DR = axes[:, kept].contiguous()
-        rows_NR = features_ND @ axes_DR
-        return cls(axes_DR, variance[kept], rows_NR, rows_NR.T.contiguous())
+        axes_RD = torch.cat([axes.T[kept], torch.zeros(1, dimensions)])
+        rows_RN = _in_basis(features_DN, axes_RD)
+        return cls(axes_RD, torch.cat([variance[kept], torch.ones(1)]), rows_RN.T.contiguous(), rows_RN)
+
+    def rows(self, features_MD: Tensor) -> Tensor:
+        """Other standardised vectors in it; RM."""
+        return _in_basis(features_MD.T.contiguous(), self.axes_RD)
+
+
+def _in_basis(features_DM: Tensor, axes_RD: Tensor) -> Tensor:
+    rows_RM = product(axes_RD, features_DM)
+    rows_RM[-1] = 1
+    return rows_RM
 
 
 def heads_at_once(data: Data, memory_bytes: int) -> int:
@@ -89,15 +101,15 @@ def conjugate_gradients(data: Data, trials: Sequence[Trial], schedule: Schedule,
     splits = (Split.TRAIN, Split.VALIDATION) if schedule.refit else (Split.TRAIN,)
     positions, features_ND = data.matrix(*splits)
     basis = Basis.of(features_ND)
-    objective = Objective(data.targets[positions], data.weights_N[positions], data.examples.task)
+    objective = Objective(data.targets[positions], data.weights[positions], data.examples.task)
     positions, features_MD = data.matrix(Split.VALIDATION)
-    rows_MR = features_MD @ basis.axes_DR
+    rows_RM = basis.rows(features_MD)
     judge = Objective(data.targets[positions], torch.ones(len(positions)), data.examples.task)
     fits = []
     for start in range(0, len(trials), at_once):
         some = trials[start : start + at_once]
         descent = _Descent(basis, objective, some, len(data.examples.classes))
-        fits += _run(descent, some, schedule, lambda scores: judge.losses(scores), rows_MR, log)
+        fits += _run(descent, some, schedule, judge.losses, rows_RM, log)
     return fits
 
 
@@ -105,86 +117,77 @@ class _Descent:
     """The state of the heads that are still being trained; g counts these."""
 
     def __init__(self, basis: Basis, objective: Objective, trials: Sequence[Trial], outputs: int) -> None:
-        heads, count = len(trials), len(basis.rows_NR)
+        heads, (count, components) = len(trials), basis.rows_NR.shape
         self._basis, self._objective = basis, objective
-        self._decay_G = torch.tensor([trial.weight_decay for trial in trials])
-        self.weights_RGK = torch.zeros(len(basis.variance_R), heads, outputs)
-        self.bias_GK = torch.zeros(heads, outputs)
-        self._scores_NGK = torch.zeros(count, heads, outputs)
-        self._losses_G = objective.losses(self._scores_NGK)
-        self._direction: tuple[Tensor, Tensor] | None = None
-        self._gradient: tuple[Tensor, Tensor] = (self.weights_RGK, self.bias_GK)
+        self._decay_G1R = torch.tensor([trial.weight_decay for trial in trials])[:, None, None].repeat(1, 1, components)
+        self._decay_G1R[:, :, -1] = 0  # none on the bias
+        self.weights_GKR = torch.zeros(heads, outputs, components)
+        self._scores_GKN = torch.zeros(heads, outputs, count)
+        self._losses_G = objective.losses(self._scores_GKN)
+        self._penalty_G = torch.zeros(heads)
+        # With these the first direction is the preconditioned gradient alone.
+        self._direction_GKR, self._gradient_GKR = torch.zeros_like(self.weights_GKR), torch.zeros_like(self.weights_GKR)
         self._norm_G = torch.ones(heads)
 
-    def scores(self, rows_MR: Tensor) -> Tensor:
-        """Of other rows; MGK."""
-        return _times(rows_MR, self.weights_RGK) + self.bias_GK
+    def scores(self, rows_RM: Tensor) -> Tensor:
+        """Of other rows; GKM."""
+        return _times(self.weights_GKR, rows_RM)
 
     def step(self) -> None:
         """One iteration of all heads."""
-        residuals_NGK, second_NGK = self._objective.expand(self._scores_NGK)
-        gradient = (
-            _times(self._basis.rows_RN, residuals_NGK) + self._decay_G[:, None] * self.weights_RGK,
-            residuals_NGK.sum(dim=0),
-        )
-        diagonal_GK = self._objective.diagonal(second_NGK).clamp_min(_LEAST_CURVATURE)
-        newton = (
-            gradient[0] / (self._basis.variance_R[:, None, None] * diagonal_GK + self._decay_G[:, None]),
-            gradient[1] / diagonal_GK,
-        )
-        norm_G = _dot(newton, gradient)
-        if self._direction is None:
-            direction = (-newton[0], -newton[1])
-        else:
-            momentum_G1 = ((norm_G - _dot(newton, self._gradient)) / self._norm_G).clamp_min(0)[:, None]
-            direction = (momentum_G1 * self._direction[0] - newton[0], momentum_G1 * self._direction[1] - newton[1])
-            uphill_G1 = (_dot(direction, gradient) >= 0)[:, None]
-            direction = (torch.where(uphill_G1, -newton[0], direction[0]), torch.where(uphill_G1, -newton[1], direction[1]))
-        self._direction, self._gradient, self._norm_G = direction, gradient, norm_G.clamp_min(1e-30)
-        self._move(direction, -_dot(direction, gradient), second_NGK)
+        residuals_GKN, second_GKN = self._objective.expand(self._scores_GKN)
+        gradient_GKR = _times(residuals_GKN, self._basis.rows_NR).addcmul_(self._decay_G1R, self.weights_GKR)
+        diagonal_GK1 = self._objective.diagonal(second_GKN).clamp_min(_LEAST_CURVATURE)[:, :, None]
+        newton_GKR = gradient_GKR / (self._basis.variance_R * diagonal_GK1 + self._decay_G1R)
+        norm_G = _dot(newton_GKR, gradient_GKR)
+        momentum_G = ((norm_G - _dot(newton_GKR, self._gradient_GKR)) / self._norm_G).clamp_min(0)
+        descent_G = norm_G - momentum_G * _dot(self._direction_GKR, gradient_GKR)
+        uphill_G = ~(descent_G > 0)
+        momentum_G, descent_G = momentum_G.masked_fill(uphill_G, 0), torch.where(uphill_G, norm_G, descent_G)
+        self._direction_GKR = self._direction_GKR.mul_(momentum_G[:, None, None]).sub_(newton_GKR)
+        self._gradient_GKR, self._norm_G = gradient_GKR, norm_G.clamp_min(1e-30)
+        self._move(descent_G, second_GKN)
 
-    def _move(self, direction: tuple[Tensor, Tensor], descent_G: Tensor, second_NGK: Tensor) -> None:
+    def _move(self, descent_G: Tensor, second_GKN: Tensor) -> None:
         """Go Newton's step along the direction, or a half, a quarter... of it where the loss would rise."""
-        along_NGK = _times(self._basis.rows_NR, direction[0]) + direction[1]
-        square_G = (direction[0] ** 2).sum(dim=(0, 2))
-        curvature_G = self._objective.curvature(second_NGK, along_NGK) + self._decay_G * square_G
+        along_GKN = _times(self._direction_GKR, self._basis.rows_RN)
+        decayed_GKR = self._decay_G1R * self._direction_GKR
+        slope_G, square_G = _dot(decayed_GKR, self.weights_GKR), _dot(decayed_GKR, self._direction_GKR)
+        curvature_G = self._objective.curvature(second_GKN, along_GKN) + square_G
         step_G = descent_G / curvature_G.clamp_min(1e-30)
-        product_G, norm_G = (self.weights_RGK * direction[0]).sum(dim=(0, 2)), (self.weights_RGK**2).sum(dim=(0, 2))
         for halving in range(_HALVINGS + 1):
-            scores_NGK = torch.addcmul(self._scores_NGK, step_G[:, None], along_NGK)
-            penalty_G = self._decay_G / 2 * (norm_G + 2 * step_G * product_G + step_G**2 * square_G)
-            losses_G = self._objective.losses(scores_NGK) + penalty_G
+            scores_GKN = torch.addcmul(self._scores_GKN, step_G[:, None, None], along_GKN)
+            penalty_G = self._penalty_G + step_G * slope_G + step_G**2 / 2 * square_G
+            losses_G = self._objective.losses(scores_GKN) + penalty_G
             rose_G = ~(losses_G <= self._losses_G)
             if not rose_G.any():
                 break
             # What cannot fall any more is where it ends: stay.
             step_G = torch.where(rose_G, step_G / 2 if halving < _HALVINGS - 1 else torch.zeros(()), step_G)
-        self._scores_NGK, self._losses_G = scores_NGK, losses_G
-        self.weights_RGK = torch.addcmul(self.weights_RGK, step_G[:, None], direction[0])
-        self.bias_GK = torch.addcmul(self.bias_GK, step_G[:, None], direction[1])
+        self._scores_GKN, self._losses_G, self._penalty_G = scores_GKN, losses_G, penalty_G
+        self.weights_GKR.addcmul_(step_G[:, None, None], self._direction_GKR)
 
     def keep(self, kept_G: Tensor) -> None:
         """Go on with some of the heads."""
-        assert self._direction is not None
-        self._direction = (self._direction[0][:, kept_G], self._direction[1][kept_G])
-        self._gradient = (self._gradient[0][:, kept_G], self._gradient[1][kept_G])
-        self.weights_RGK, self.bias_GK = self.weights_RGK[:, kept_G], self.bias_GK[kept_G]
-        self._scores_NGK, self._losses_G = self._scores_NGK[:, kept_G], self._losses_G[kept_G]
-        self._decay_G, self._norm_G = self._decay_G[kept_G], self._norm_G[kept_G]
+        self._direction_GKR, self._gradient_GKR = self._direction_GKR[kept_G], self._gradient_GKR[kept_G]
+        self.weights_GKR, self._decay_G1R = self.weights_GKR[kept_G], self._decay_G1R[kept_G]
+        self._scores_GKN, self._losses_G = self._scores_GKN[kept_G], self._losses_G[kept_G]
+        self._penalty_G, self._norm_G = self._penalty_G[kept_G], self._norm_G[kept_G]
 
-    def layers(self, weights_RGK: Tensor, bias_GK: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def layers(self, weights_GKR: Tensor) -> list[tuple[Tensor, Tensor]]:
         """weight_KD and bias_K of heads, in the original basis."""
-        weights_DGK = _times(self._basis.axes_DR, weights_RGK)
-        return [(weights_DGK[:, head].T.contiguous(), bias_GK[head].clone()) for head in range(len(bias_GK))]
+        weights_GKD = _times(weights_GKR, self._basis.axes_RD)
+        return list(zip(weights_GKD.unbind(), weights_GKR[:, :, -1].unbind(), strict=True))
 
 
-def _times(left: Tensor, right_RGK: Tensor) -> Tensor:
+def _times(left_GKR: Tensor, right: Tensor) -> Tensor:
     """One matrix product for all heads."""
-    return (left @ right_RGK.flatten(1)).view(-1, *right_RGK.shape[1:])
+    return product(left_GKR.flatten(0, 1), right).view(*left_GKR.shape[:2], -1)
 
 
-def _dot(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
-    return torch.einsum("rgk,rgk->g", left[0], right[0]) + (left[1] * right[1]).sum(dim=1)
+def _dot(left_GKR: Tensor, right_GKR: Tensor) -> Tensor:
+    dot_G: Tensor = torch.linalg.vecdot(left_GKR.flatten(1), right_GKR.flatten(1))
+    return dot_G
 
 
 def _run(
@@ -192,7 +195,7 @@ def _run(
     trials: Sequence[Trial],
     schedule: Schedule,
     judge: Callable[[Tensor], Tensor],
-    rows_MR: Tensor,
+    rows_RM: Tensor,
     log: Log,
 ) -> list[Fit]:
     """Iterate until no head gets better on the validation rows, or all have converged."""
@@ -200,19 +203,18 @@ def _run(
     losses: list[list[float]] = [[] for _ in trials]
     best_G = np.full(len(trials), np.inf)
     best_epoch_G = np.ones(len(trials), np.int64)
-    kept = (torch.zeros_like(descent.weights_RGK), torch.zeros_like(descent.bias_GK))
+    kept_GKR = torch.zeros_like(descent.weights_GKR)
     for epoch in range(1, schedule.epochs + 1):
         descent.step()
         if schedule.refit:
             continue
-        now_G = judge(descent.scores(rows_MR)).numpy().astype(np.float64)
+        now_G = judge(descent.scores(rows_RM)).numpy().astype(np.float64)
         for head, loss in zip(active, now_G, strict=True):
             losses[head].append(float(loss))
         better = now_G < best_G[active] * (1 - IMPROVEMENT)
         heads = active[better]
         best_G[heads], best_epoch_G[heads] = now_G[better], epoch
-        kept[0][:, heads] = descent.weights_RGK[:, better]
-        kept[1][heads] = descent.bias_GK[better]
+        kept_GKR[heads] = descent.weights_GKR[better]
         log(epoch, {"heads": float(len(active)), "validation/loss": float(best_G.min())})
         going = epoch - best_epoch_G[active] < schedule.patience
         if not going.all():
@@ -221,9 +223,9 @@ def _run(
                 break
             descent.keep(torch.from_numpy(going))
     if schedule.refit:
-        layers = descent.layers(descent.weights_RGK, descent.bias_GK)
+        layers = descent.layers(descent.weights_GKR)
         return [Fit(trial, (layer,), schedule.epochs, ()) for trial, layer in zip(trials, layers, strict=True)]
     return [
         Fit(trial, (layer,), int(epoch), tuple(values))
-        for trial, layer, epoch, values in zip(trials, descent.layers(*kept), best_epoch_G, losses, strict=True)
+        for trial, layer, epoch, values in zip(trials, descent.layers(kept_GKR), best_epoch_G, losses, strict=True)
     ]

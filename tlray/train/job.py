@@ -1,7 +1,7 @@
 """`tlray train`: a head on a table's vectors; a network's training is handed on to `tlray.train.network`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
+from tlray.lake.lease import hold
 from tlray.lake.storage import to_uri
 from tlray.lake.table import Table
 from tlray.models.heads import Head
@@ -18,7 +19,7 @@ from tlray.scoring import knn_accuracy, near_duplicate_groups
 from tlray.train.examples import Examples, Split, read_examples
 from tlray.train.grid import best_of, check_head, solver_of, table_of, train_trials, trained_again, trials_of
 from tlray.train.loggers import Loggers
-from tlray.train.losses import row_weights
+from tlray.train.losses import check_class_weights, row_weights
 from tlray.train.metrics import Evaluation, evaluate, wilson
 from tlray.train.model import RECIPE_NAME, ModelCard, now, package_versions, read_card, save_model
 from tlray.train.pictures import draw_confusion, draw_curves
@@ -48,6 +49,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: the input is wrong, or another model is there; nothing was written.
+        TableLockedError: another run trains a model there.
     """
     if config.network is not None:
         from tlray.train.network import train_network
@@ -61,6 +63,7 @@ def _train_head(config: TrainConfig) -> dict[str, Any]:
     if config.table is None:
         raise ConfigError("table is missing: a head is trained on a table of embeddings; to train a network, give network too")
     check_head(config)
+    check_class_weights(config)
     model_uri = to_uri(config.out)
     table = Table.open(to_uri(config.table), config.table_version)
     columns = _columns(table, config)
@@ -80,32 +83,60 @@ def _train_head(config: TrainConfig) -> dict[str, Any]:
     _say_plan(examples, trials, rows, counts)
     if config.dry_run:
         return _plan(model_uri, table, action, examples, trials, rows, counts)
-    parameters = {"table": table.uri, "table_version": table.version, "heads": len(trials)}
-    with Loggers(config.loggers, folder=Path(config.logs), name=model_uri, parameters=parameters) as loggers:
+    _ = [data.standard for data in data_of.values()]  # vectors that are not finite end it before anything is written
+    with hold(model_uri, "train", wait=config.wait, seconds=config.lease_seconds) as lease:
+        action = action_of(model_uri, identity, table, config)  # another run may have ended meanwhile
+        if action == "unchanged":
+            return result_of(model_uri, read_card(model_uri), action, began)
+        fits = _fit(trials_by, data_of, table, config, memory_bytes)
+        best = best_of(fits)
+        data = data_of[best.trial.column]
+        head = to_head(best, data, dropout=config.head.dropout)
+        metrics = _evaluations(head, data, (Split.TRAIN, Split.VALIDATION, Split.TEST))
+        if config.refit:
+            head = to_head(trained_again(best, data, config, memory_bytes), data, dropout=config.head.dropout)
+            metrics |= _evaluations(head, data, (Split.TEST,))
+        training = {
+            "strategy": "head",
+            "identity": identity,
+            "counts": counts,
+            "heads": len(trials),
+            "refit": config.refit,
+            "grid": table_of(fits, data_of),
+            "knn": _probe(data, config),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        card = _card(head, best, data, table, config, training, metrics)
+        files = {RECIPE_NAME: table.recipe_file.to_json()} | _pictures(fits, best, metrics, examples)
+        lease.check()
+        return result_of(model_uri, save_model(model_uri, card, head, files=files), action, began)
+
+
+def _fit(
+    trials_by: Mapping[str, list[Trial]], data_of: Mapping[str, Data], table: Table, config: TrainConfig, memory_bytes: int
+) -> list[Fit]:
+    """All trials of all columns."""
+    parameters = {"table": table.uri, "table_version": table.version, "heads": sum(map(len, trials_by.values()))}
+    with Loggers(config.loggers, folder=Path(config.logs), name=to_uri(config.out), parameters=parameters) as loggers:
         schedule, fits = Schedule(config.epochs, config.patience), list[Fit]()
         for name, some in trials_by.items():
             fits += train_trials(data_of[name], some, schedule, config, memory_bytes, _logging(name, loggers.log))
-    best = best_of(fits)
-    data = data_of[best.trial.column]
-    head = to_head(best, data, dropout=config.head.dropout)
-    metrics = _evaluations(head, data, (Split.TRAIN, Split.VALIDATION, Split.TEST))
-    if config.refit:
-        head = to_head(trained_again(best, data, config, memory_bytes), data, dropout=config.head.dropout)
-        metrics |= _evaluations(head, data, (Split.TEST,))
-    training = {
-        "strategy": "head",
-        "identity": identity,
-        "counts": counts,
-        "heads": len(trials),
-        "refit": config.refit,
-        "grid": table_of(fits, data_of),
-        "knn": _probe(data, config),
-        "seconds": round(time.monotonic() - began, 3),
-    }
-    card = ModelCard(
+    return fits
+
+
+def _card(
+    head: Head,
+    best: Fit,
+    data: Data,
+    table: Table,
+    config: TrainConfig,
+    training: dict[str, Any],
+    metrics: dict[str, Evaluation],
+) -> ModelCard:
+    return ModelCard(
         created=now(),
-        task=examples.task,
-        classes=examples.classes,
+        task=data.examples.task,
+        classes=data.examples.classes,
         head=head.spec,
         recipe=table.recipe_file.recipe,
         recipe_id=table.recipe_file.recipe_id,
@@ -118,8 +149,6 @@ def _train_head(config: TrainConfig) -> dict[str, Any]:
         config=config.model_dump(mode="json"),
         versions=package_versions(),
     )
-    files = {RECIPE_NAME: table.recipe_file.to_json()} | _pictures(fits, best, metrics, examples)
-    return result_of(model_uri, save_model(model_uri, card, head, files=files), action, began)
 
 
 def _columns(table: Table, config: TrainConfig) -> tuple[str, ...]:
@@ -157,8 +186,8 @@ def _groups(rows: TableRows, config: TrainConfig) -> np.ndarray | None:
 
 def _data(rows: TableRows, examples: Examples, config: TrainConfig) -> dict[str, Data]:
     train_rows = examples.positions(Split.TRAIN)
-    weights_N = row_weights(examples.targets, train_rows, examples.task, len(examples.classes), config.class_weights)
-    return {name: Data(vectors, examples, weights_N, len(rows.uris)) for name, vectors in rows.vectors.items()}
+    weights = row_weights(examples.targets, train_rows, examples.task, len(examples.classes), config.class_weights)
+    return {name: Data(vectors, examples, weights, len(rows.uris)) for name, vectors in rows.vectors.items()}
 
 
 def _say_plan(examples: Examples, trials: list[Trial], rows: TableRows, counts: dict[str, int]) -> None:

@@ -23,13 +23,14 @@ from tlray.errors import ConfigError, TooManyFailuresError
 from tlray.models.precision import autocast, precision
 from tlray.progress import say
 from tlray.train.average import Average
+from tlray.train.batch_norm import shared_batch_norms
 from tlray.train.checkpoints import Checkpoints, Epoch, Progress
 from tlray.train.examples import Examples, Split
 from tlray.train.losses import row_losses, row_weights
 from tlray.train.rows import Rows
 from tlray.train.schedule import blocks_in_training, parameter_groups, rate_factor
 from tlray.train.transfer import TransferNetwork, scale_of, share_statistics
-from tlray.train.world import World
+from tlray.train.world import World, share_of
 
 Loaded = tuple[np.ndarray, Tensor, Tensor]
 """Positions_B, inputs, and 1 for each row that has one (0 where an image cannot be read)."""
@@ -73,7 +74,8 @@ class Training:
         if self._scale is not None:
             mean_K, std_K = self._scale
             self._targets = ((self._targets - mean_K) / std_K).float()
-        self._weights_N = row_weights(examples.targets, self._train, examples.task, len(examples.classes), config.class_weights)
+        weights = row_weights(examples.targets, self._train, examples.task, len(examples.classes), config.class_weights)
+        self._weights_NX = weights.reshape(len(examples), -1)
         groups = parameter_groups(
             network.head, network.backbone, network.anatomy.blocks, network.frozen.trained, config.network
         )
@@ -164,13 +166,14 @@ class Training:
         progress, world, device = self.progress, self._world, self._world.device
         done = progress.epoch * self._steps + progress.step
         torch.manual_seed(hash((self._config.seed, done, world.rank)) % 2**63)
-        weights_B = self._weights_N[positions_B].to(device) * counts_B
-        with autocast(device, self._settings.precision):
+        weights_BX = self._weights_NX[positions_B].to(device) * counts_B[:, None]
+        with autocast(device, self._settings.precision), shared_batch_norms(world, counts=world.rank < len(batch)):
             scores_BK = runner(inputs)
-        losses_B = row_losses(scores_BK.float(), self._targets[positions_B].to(device), self._examples.task)
-        total = (losses_B * weights_B).sum()
+        targets = self._targets[positions_B].to(device)
+        total = row_losses(scores_BK.float(), targets, self._examples.task, weights_BX).sum()
         # Gradients are averaged over the processes; the loss is the mean over the whole batch.
-        (total * (world.size / float(self._weights_N[batch].sum()))).backward()  # type: ignore[no-untyped-call]
+        share = world.size / float(self._weights_NX[batch].mean(dim=1).sum())
+        (total * share).backward()  # type: ignore[no-untyped-call]
         if self._settings.clip:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip)
         factor = rate_factor(done, self._config.epochs * self._steps, self._settings.warmup)
@@ -180,7 +183,7 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
         self._average.update(done)
         progress.loss += float(total.detach())
-        progress.weight += float(weights_B.sum())
+        progress.weight += float(weights_BX.mean(dim=1).sum())
         progress.step, progress.rows = progress.step + 1, progress.rows + len(batch)
 
     def _end_epoch(self, began: float) -> None:
@@ -294,8 +297,3 @@ class Training:
         else:
             self.progress.loss = self.progress.weight = 0.0
         return True
-
-
-def share_of(batch: np.ndarray, rank: int, size: int) -> np.ndarray:
-    """One process's share of a batch; where there are too few rows for all, a first one that is not to count."""
-    return batch[rank::size] if rank < len(batch) else batch[:1]

@@ -62,7 +62,7 @@ class Evaluation(_Strict):
         accuracy: share of rows whose first class is right (single) or whose classes all are (multi), with Wilson's interval.
         top5: share of rows whose class is among the first five; where there are more than five classes.
         macro_f1: mean F1 of the classes that have a row, with a bootstrap interval; None where none has.
-        mean_average_precision: of multi, over the classes that have a row.
+        mean_average_precision: of multi, over the classes that have a row; None where none has.
         ece: expected calibration error (Guo et al. 2017, arXiv 1706.04599), 15 bins of equal width.
         mean_squared_error: of a regression.
         r2: mean coefficient of determination of the outputs.
@@ -175,7 +175,7 @@ def _multi(scores_NK: np.ndarray, targets: np.ndarray, classes: tuple[str, ...])
     def mean_average_precision(chosen: np.ndarray) -> float:
         values = [average_precision(scores_NK[chosen, at], truth_NK[chosen, at]) for at in range(len(classes))]
         known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else 0.0
+        return float(np.mean(known)) if known else float("nan")
 
     likely_NK = probabilities_of(scores_NK, "multi")
     sure_NK = np.where(guess_NK, likely_NK, 1 - likely_NK)

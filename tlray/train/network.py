@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
 from tlray.errors import ConfigError, RecipeMismatchError
+from tlray.lake.lease import hold
 from tlray.lake.local_copy import local_copy
 from tlray.lake.resize import check_preprocessing
 from tlray.lake.sources import PAGE_SCHEMA, open_source
@@ -22,6 +23,7 @@ from tlray.train.examples import Examples, read_examples
 from tlray.train.grid import check_head
 from tlray.train.labels import labels_uri
 from tlray.train.loggers import Loggers
+from tlray.train.losses import check_class_weights
 from tlray.train.model import ModelCard, model_exists, read_card
 from tlray.train.rerun import short_metrics
 from tlray.train.shared import encode_shared, write_shared
@@ -29,7 +31,7 @@ from tlray.train.work import Job, anatomy_of, check_activations, checkpoints_of,
 from tlray.train.world import Alone
 
 _DOES_NOT_MATTER: Any = {
-    **dict.fromkeys(("out", "memory_bytes", "loggers", "logs", "rebuild", "dry_run", "local"), True),
+    **dict.fromkeys(("out", "memory_bytes", "loggers", "logs", "rebuild", "wait", "lease_seconds", "dry_run", "local"), True),
     "network": {"workers", "max_workers", "max_failures", "checkpoint_every"},
 }
 """Keys that a run may change when it goes on."""
@@ -47,6 +49,7 @@ def train_network(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ConfigError: the input is wrong; nothing was started.
         TooManyFailuresError: more images cannot be read than allowed.
+        TableLockedError: another run trains a model there.
         StorageError: workers or a store failed for good; the same command goes on from the last checkpoint.
     """
     assert config.network is not None
@@ -69,21 +72,43 @@ def train_network(config: TrainConfig) -> dict[str, Any]:
     out = to_uri(config.out)
     if config.dry_run:
         return {"model": out, "dry_run": True, "frozen_up_to": cut, "counts": dict(examples.counts)}
-    if model_exists(out) and not config.rebuild:
-        card = read_card(out)
-        if card.training.get("fingerprint") == job.fingerprint:
+    _is_made(job, out)  # refuses before anything is written
+    with hold(out, "train", wait=config.wait, seconds=config.lease_seconds) as lease:
+        is_made = _is_made(job, out)  # another run may have ended meanwhile
+        if is_made:
             say(f"nothing to do: {out} holds the model of this very training")
-            delete_folder(checkpoints_of(config))
-            return _result(out, card, "unchanged")
+        else:
+            _train(job, shared, out)
+            lease.check()
+        card = read_card(out)
+        delete_folder(checkpoints_of(config))
+    return _result(out, card, "unchanged" if is_made else "trained")
+
+
+def _is_made(job: Job, out: str) -> bool:
+    """Whether the model is there already.
+
+    Raises:
+        ConfigError: another one is, and is not to be replaced.
+    """
+    if job.config.rebuild or not model_exists(out):
+        return False
+    if read_card(out).training.get("fingerprint") != job.fingerprint:
         raise ConfigError(f"{out} holds another model; give --rebuild to replace it, or another --out")
-    if config.rebuild and model_exists(out):
+    return True
+
+
+def _train(job: Job, shared: bytes, out: str) -> None:
+    if job.config.rebuild and model_exists(out):
         _forget_done(job.folder)
     write_shared(job.folder, shared)
-    _run(job)
-    card = read_card(out)
-    _log(config, out, card)
-    delete_folder(checkpoints_of(config))
-    return _result(out, card, "trained")
+    if job.config.local:
+        work(job, Alone())
+    else:
+        from tlray.train.on_ray import work_on_ray  # ray is slow to import, and --local does without it
+
+        work_on_ray(job)
+    _log(job.config, out, read_card(out))
 
 
 def _check(config: TrainConfig) -> None:
@@ -104,6 +129,7 @@ def _check(config: TrainConfig) -> None:
     if config.head.kind == "ridge":
         raise ConfigError("head.kind ridge has a closed form for fixed vectors only; a network takes linear or mlp")
     check_head(config)
+    check_class_weights(config)
 
 
 def _in_full(config: TrainConfig) -> TrainConfig:
@@ -214,15 +240,6 @@ def _forget_done(folder: str) -> None:
     step = checkpoints.last_step()
     if step >= 0 and checkpoints.read(step)[1].is_done:
         delete_folder(folder)
-
-
-def _run(job: Job) -> None:
-    if job.config.local:
-        work(job, Alone())
-        return
-    from tlray.train.on_ray import work_on_ray  # ray is slow to import, and --local does without it
-
-    work_on_ray(job)
 
 
 def _log(config: TrainConfig, out: str, card: ModelCard) -> None:

@@ -1,6 +1,9 @@
 """The losses of many linear heads at once, with what a second-order step needs.
 
-Shape legend: N rows, G heads, K outputs.
+Rows come last, so that sums over few classes are sums of long vectors: a softmax over the classes of 64 heads takes a twentieth
+of the time that it takes with the classes last.
+
+Shape legend: N rows, G heads, K outputs, X 1 or K.
 """
 
 import torch
@@ -15,61 +18,63 @@ class Objective:
 
     Args:
         targets: int64 N, or float32 N, K.
-        weights_N: float32; divided by their sum here.
+        weights: float32 N, or N, K of each output's loss (multi, regression); divided here by the sum of the rows' means.
         task: which loss.
     """
 
-    def __init__(self, targets: Tensor, weights_N: Tensor, task: Task) -> None:
-        self._targets, self._task = targets, task
-        self._weights_N = weights_N / weights_N.sum()
+    def __init__(self, targets: Tensor, weights: Tensor, task: Task) -> None:
+        self._task = task
+        self._targets = targets[None, None] if task == "single" else targets.T[None].contiguous()
+        weights_XN = weights.reshape(len(weights), -1).T.contiguous()
+        self._weights_XN = weights_XN / weights_XN.mean(dim=0).sum()
 
-    def losses(self, scores_NGK: Tensor) -> Tensor:
+    def losses(self, scores_GKN: Tensor) -> Tensor:
         """Of each head; G."""
         if self._task == "single":
-            at_NG1 = self._targets[:, None, None].expand(-1, scores_NGK.shape[1], 1)
-            rows_NG = scores_NGK.logsumexp(dim=2) - scores_NGK.gather(2, at_NG1)[..., 0]
+            at_G1N = self._targets.expand(len(scores_GKN), 1, -1)
+            losses_GXN = -scores_GKN.log_softmax(dim=1).gather(1, at_G1N)
         else:
-            targets_NGK = self._targets[:, None, :].expand_as(scores_NGK)
             loss = F.binary_cross_entropy_with_logits if self._task == "multi" else F.mse_loss
-            rows_NG = loss(scores_NGK, targets_NGK, reduction="none").mean(dim=2)
-        return self._weights_N @ rows_NG
+            losses_GXN = loss(scores_GKN, self._targets.expand_as(scores_GKN), reduction="none")
+        return self._weighted(losses_GXN).sum(dim=1) / losses_GXN.shape[1]
 
-    def expand(self, scores_NGK: Tensor) -> tuple[Tensor, Tensor]:
+    def expand(self, scores_GKN: Tensor) -> tuple[Tensor, Tensor]:
         """First and second derivatives.
 
         Returns:
             The gradient by the scores, weighted, and what `diagonal` and `curvature` take: the probabilities (single) or the
             second derivatives (else).
         """
-        outputs = scores_NGK.shape[2]
-        weights_N11 = self._weights_N[:, None, None]
+        outputs = scores_GKN.shape[1]
         if self._task == "single":
-            # torch.softmax takes three times as long where there are few classes.
-            probabilities_NGK = (scores_NGK - scores_NGK.logsumexp(dim=2, keepdim=True)).exp_()
-            residuals_NGK = probabilities_NGK.clone()
-            at_NG1 = self._targets[:, None, None].expand(-1, scores_NGK.shape[1], 1)
-            residuals_NGK.scatter_add_(2, at_NG1, residuals_NGK.new_tensor(-1.0).expand(at_NG1.shape))
-            return residuals_NGK.mul_(weights_N11), probabilities_NGK
-        targets_N1K = self._targets[:, None, :]
+            probabilities_GKN = scores_GKN.softmax(dim=1)
+            at_G1N = self._targets.expand(len(scores_GKN), 1, -1)
+            residuals_GKN = probabilities_GKN.scatter_add(1, at_G1N, scores_GKN.new_tensor(-1.0).expand(at_G1N.shape))
+            return residuals_GKN.mul_(self._weights_XN), probabilities_GKN
         if self._task == "multi":
-            probabilities_NGK = torch.sigmoid(scores_NGK)
-            residuals_NGK = (probabilities_NGK - targets_N1K).mul_(weights_N11 / outputs)
-            return residuals_NGK, probabilities_NGK * (1 - probabilities_NGK) / outputs
-        residuals_NGK = (scores_NGK - targets_N1K).mul_(2 * weights_N11 / outputs)
-        return residuals_NGK, torch.full_like(scores_NGK, 2 / outputs)
+            probabilities_GKN = torch.sigmoid(scores_GKN)
+            residuals_GKN = (probabilities_GKN - self._targets).mul_(self._weights_XN / outputs)
+            return residuals_GKN, probabilities_GKN * (1 - probabilities_GKN) / outputs
+        residuals_GKN = (scores_GKN - self._targets).mul_(2 * self._weights_XN / outputs)
+        return residuals_GKN, torch.full_like(scores_GKN, 2 / outputs)
 
-    def diagonal(self, second_NGK: Tensor) -> Tensor:
+    def diagonal(self, second_GKN: Tensor) -> Tensor:
         """Weighted mean of the Hessian's diagonal by the scores; GK."""
-        diagonal_NGK = second_NGK * (1 - second_NGK) if self._task == "single" else second_NGK
-        return torch.einsum("n,ngk->gk", self._weights_N, diagonal_NGK)
+        diagonal_GKN = second_GKN * (1 - second_GKN) if self._task == "single" else second_GKN
+        return self._weighted(diagonal_GKN)
 
-    def curvature(self, second_NGK: Tensor, along_NGK: Tensor) -> Tensor:
+    def curvature(self, second_GKN: Tensor, along_GKN: Tensor) -> Tensor:
         """Second derivative of the loss along a direction of the scores; G.
 
         For softmax the Hessian is diag(p) - p p', so it is the variance of the direction under p.
         """
-        product_NGK = second_NGK * along_NGK
-        rows_NG = torch.einsum("ngk,ngk->ng", product_NGK, along_NGK)
-        if self._task == "single":
-            rows_NG = rows_NG - product_NGK.sum(dim=2) ** 2
-        return self._weights_N @ rows_NG
+        product_GKN = second_GKN * along_GKN
+        if self._task != "single":
+            return self._weighted(product_GKN.mul_(along_GKN)).sum(dim=1)
+        mean_GN = product_GKN.sum(dim=1)
+        rows_GN = product_GKN.mul_(along_GKN).sum(dim=1) - mean_GN**2
+        return rows_GN @ self._weights_XN[0]
+
+    def _weighted(self, values_GKN: Tensor) -> Tensor:
+        """Sums over rows; GK."""
+        return torch.einsum("gkn,kn->gk", values_GKN, self._weights_XN.expand(values_GKN.shape[1], -1))

@@ -18,7 +18,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -68,7 +68,8 @@ def work_on_ray(job: Job) -> None:
 
     Raises:
         ConfigError: no cluster, or the input turned out wrong.
-        StorageError: workers failed more often than allowed.
+        TooManyFailuresError: more images cannot be read than allowed.
+        TlrayError: workers failed more often than allowed; it is what the first of them said.
     """
     settings = job.config.network
     assert settings is not None
@@ -77,7 +78,7 @@ def work_on_ray(job: Job) -> None:
         many = settings.workers if settings.max_workers is None else (settings.workers, settings.max_workers)
         path, filesystem = _storage(join(job.folder, "ray"))
         trainer = ray.train.torch.TorchTrainer(
-            _work,  # type: ignore[arg-type]  # what it returns is `Result.return_value`; Ray's annotation is older
+            _work,
             train_loop_config={"job": job.model_dump_json()},
             scaling_config=ScalingConfig(num_workers=many, use_gpu=use_gpu),  # type: ignore[arg-type]
             run_config=RunConfig(
@@ -85,16 +86,39 @@ def work_on_ray(job: Job) -> None:
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=settings.max_failures),
+                callbacks=[_EndAtOnce()],  # type: ignore[list-item]  # Ray types its older RunConfig
             ),
         )
         try:
             with own_interrupts():
-                result = trainer.fit()
+                trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise StorageError(f"the workers failed: {first_line(error)}; {GO_ON}") from error
-    outcome: object = result.return_value  # type: ignore[attr-defined]
-    if isinstance(outcome, TlrayError):
-        raise outcome
+            raise our_own(error) from error
+
+
+class _EndAtOnce(UserCallback):
+    """Ends a run at an error of any worker that trying again would not mend.
+
+    Ray Train looks at its workers every two seconds. What one of them raises ends them all, though they wait for it in a
+    collective; without this it would also be tried again.
+    """
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        """What Ray Train calls; an error raised here ends the run."""
+        for error in worker_exceptions.values():
+            if isinstance(error, (ConfigError, TooManyFailuresError)):
+                raise error
+
+
+def our_own(error: ray.train.TrainingFailedError) -> TlrayError:
+    """What a worker raised of our own errors, or else a StorageError that carries the text of the first failure."""
+    failures: list[Exception] = []
+    if isinstance(error, ControllerError):
+        failures = [error.controller_failure]
+    elif isinstance(error, WorkerGroupError):
+        failures = [*error.worker_failures.values()]
+    ours = next((failure for failure in failures if isinstance(failure, TlrayError)), None)
+    return ours or StorageError(f"the workers failed: {first_line(next(iter(failures), error))}; {GO_ON}")
 
 
 @contextmanager
@@ -116,14 +140,10 @@ def own_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(settings: dict[str, Any]) -> TlrayError | None:
-    """In each process. What trying again would not mend is returned, so that Ray does not."""
+def _work(settings: dict[str, Any]) -> None:
+    """In each process."""
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
-    try:
-        work(Job.model_validate_json(settings["job"]), RayWorld())
-    except (ConfigError, TooManyFailuresError) as error:
-        return error
-    return None
+    work(Job.model_validate_json(settings["job"]), RayWorld())
 
 
 def _storage(uri: str) -> tuple[str, pyarrow.fs.FileSystem | None]:

@@ -11,7 +11,7 @@ from tlray.progress import say
 from tlray.train.labels import labels_uri
 from tlray.train.model import ModelCard, check_same_recipe, model_exists, read_card
 
-_NOT_IDENTITY = {"out", "rebuild", "dry_run", "memory_bytes", "loggers", "logs", "local"}
+_NOT_IDENTITY = {"out", "rebuild", "wait", "lease_seconds", "dry_run", "memory_bytes", "loggers", "logs", "local"}
 """Keys that do not change what is trained."""
 
 _LONG = {"per_class", "confusion"}

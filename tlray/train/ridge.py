@@ -84,7 +84,7 @@ def moments_of(data: Data, *splits: Split) -> Moments:
     for positions_B, features_BD in data.blocks(*splits):
         targets = data.targets[positions_B].numpy()
         targets_BK = np.eye(outputs)[targets] if data.examples.task == "single" else targets
-        part = Moments.of(features_BD.numpy(), targets_BK, data.weights_N[positions_B].numpy())
+        part = Moments.of(features_BD.numpy(), targets_BK, data.weights[positions_B].numpy())
         total = part if total is None else total.merge(part)
     assert total is not None
     return total
@@ -124,10 +124,11 @@ def _tempered(data: Data, weights_GDK: np.ndarray, bias_GK: np.ndarray, shift: f
         targets = data.targets[data.positions(rows_B)]
         judge = Objective(targets, torch.ones(len(rows_B)), data.examples.task)
         x_BD = data.standardised(features_BD).numpy().astype(np.float64)
-        scores = [_tensor(x_BD @ weights_DK + bias_K - shift) for weights_DK, bias_K in zip(weights_GDK, bias_GK, strict=True)]
+        fitted = zip(weights_GDK, bias_GK, strict=True)
+        scores = [_tensor((x_BD @ weights_DK + bias_K - shift).T)[None] for weights_DK, bias_K in fitted]
         if not factors:
-            factors = [float(tried[np.argmin([judge.losses(factor * one[:, None]) for factor in tried])]) for one in scores]
-        now_G = [float(judge.losses(factor * one[:, None])) for factor, one in zip(factors, scores, strict=True)]
+            factors = [float(tried[np.argmin([judge.losses(factor * one) for factor in tried])]) for one in scores]
+        now_G = [float(judge.losses(factor * one)) for factor, one in zip(factors, scores, strict=True)]
         losses_G += len(rows_B) * np.array(now_G)
         rows += len(rows_B)
     return factors, (losses_G / rows).tolist()

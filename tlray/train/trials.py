@@ -93,12 +93,12 @@ class Data:
     Args:
         vectors: of the table's rows.
         examples: some of these rows.
-        weights_N: float32, how much each example counts, of mean 1 over the training rows.
+        weights: float32, how much each example counts, of mean 1 over the training rows; N, or N, K of each label.
         table_rows: T.
     """
 
-    def __init__(self, vectors: Vectors, examples: Examples, weights_N: Tensor, table_rows: int) -> None:
-        self.vectors, self.examples, self.weights_N = vectors, examples, weights_N
+    def __init__(self, vectors: Vectors, examples: Examples, weights: Tensor, table_rows: int) -> None:
+        self.vectors, self.examples, self.weights = vectors, examples, weights
         self.targets = torch.from_numpy(examples.targets)
         if examples.task == "regression":
             mean_K, std_K = self.target_standard

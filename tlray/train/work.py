@@ -140,14 +140,13 @@ def agree(world: World, failure: TlrayError | None) -> None:
         failure: why this one cannot go on.
 
     Raises:
-        TlrayError: it is the failure given.
-        ConfigError: another process has one.
+        TlrayError: the failure given, or one that says what another process's is.
     """
     texts = world.gather_text("" if failure is None else first_line(failure))
     if failure is not None:
         raise failure
     if others := [text for text in texts if text]:
-        raise ConfigError(f"another worker could not begin: {others[0]}")
+        raise TlrayError(f"another worker could not begin: {others[0]}")
 
 
 _Begun = tuple[Backbone, Examples, TransferNetwork, Rows]

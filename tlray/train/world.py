@@ -1,8 +1,12 @@
-"""What the training loop asks of the processes that it runs in; `tlray.train.on_ray` has the one for several."""
+"""What the training loop asks of the processes that it runs in; `tlray.train.on_ray` has the one for several.
+
+Shape legend: B rows of a batch.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,3 +67,8 @@ class Alone:
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody else listens."""
+
+
+def share_of(batch_B: np.ndarray, rank: int, size: int) -> np.ndarray:
+    """One process's share of a batch; where there are too few rows for all, a first one that is not to count."""
+    return batch_B[rank::size] if rank < len(batch_B) else batch_B[:1]

@@ -1,0 +1,94 @@
+"""How a table differs from an index of it, by the parts that the table's log names.
+
+Parts never change, so rows in parts that both have are the same. What is left are the rows of parts that went and of parts that
+came: a row of the same URI and etag in both has only moved (a rewrite, a compaction), any other is new or gone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tlray.config import IndexConfig
+from tlray.errors import ConfigError, RecipeMismatchError
+from tlray.lake.table import Table
+from tlray.search.card import Card
+from tlray.search.publishing import column_of
+from tlray.search.rows import with_ids
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a table differs from its index.
+
+    Attributes:
+        kept: rows that stay, with their ids, labels and places as they are now.
+        removed: ids of rows that are gone or have other bytes.
+        added: rows that are new, without ids.
+        moved: rows that only changed place or label.
+    """
+
+    kept: pa.Table
+    removed: np.ndarray
+    added: pa.Table
+    moved: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Added, removed and moved rows."""
+        return {"added": len(self.added), "removed": len(self.removed), "moved": self.moved}
+
+
+def compare(rows: pa.Table, live_parts: Sequence[str], read: Callable[[Sequence[str]], pa.Table]) -> Difference:
+    """Hold an index's rows against a table's parts.
+
+    Args:
+        rows: of the index, ROWS_SCHEMA.
+        live_parts: paths of the table's parts of embeddings.
+        read: rows of some parts, ROWS_SCHEMA without `id`.
+    """
+    stays = pc.is_in(rows["part"], value_set=pa.array(live_parts, pa.string()))
+    old = rows.filter(pc.invert(stays))
+    known = set(pc.unique(rows["part"]).to_pylist())
+    new = read([path for path in live_parts if path not in known])
+    at_old = pc.index_in(_keys(new), value_set=_keys(old))
+    has_moved = pc.is_valid(at_old)
+    moved = with_ids(new.filter(has_moved), old["id"].take(at_old.filter(has_moved)).to_numpy())
+    found = np.zeros(len(old), bool)
+    found[at_old.filter(has_moved).to_numpy()] = True
+    kept = pa.concat_tables([rows.filter(stays), moved]).sort_by("id")
+    return Difference(kept, old["id"].to_numpy()[~found], new.filter(pc.invert(has_moved)), len(moved))
+
+
+def _keys(rows: pa.Table) -> pa.Array:
+    """What says that two rows are the same image of the same bytes."""
+    keys = pc.binary_join_element_wise(rows["uri"], pc.fill_null(rows["etag"], ""), "\n")
+    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+
+
+def check_same(card: Card, table: Table, config: IndexConfig, index_uri: str) -> None:
+    """Refuse to follow a table of another recipe, or to make another kind of index of one that is there.
+
+    Raises:
+        RecipeMismatchError: another recipe, or another of its columns.
+        ConfigError: another metric or factory.
+    """
+    if table.recipe_file.recipe_id != card.recipe_id:
+        raise RecipeMismatchError(
+            f"{index_uri} is an index of recipe {card.recipe_id[:12]}, but {table.uri} holds recipe "
+            f"{table.recipe_file.recipe_id[:12]}; name another place for its index"
+        )
+    if column_of(table, config.column) != card.column:
+        raise RecipeMismatchError(f"{index_uri} is an index of column {card.column}; name another place for {config.column}'s")
+    if config.metric != card.metric or config.factory not in ("auto", card.factory):
+        raise ConfigError(
+            f"{index_uri} is {card.factory} by {card.metric}, the configuration says {config.factory} by {config.metric}; "
+            "give --rebuild to replace it, or name another place"
+        )
+
+
+def live_parts(table: Table) -> list[str]:
+    """Paths of the parts that hold embeddings."""
+    return [part.path for part in table.parts() if part.status == "ok"]
