@@ -22,8 +22,9 @@ Level = Annotated[int, Field(ge=0, le=255)]
 Compute = Literal["fp32", "bf16", "fp16"]
 Storage = Literal["full", "half"]
 
-IMAGE_RULE: Literal[1] = 1
-"""Version of the rule in `tlray.lake.images` that brings any image to RGB uint8; a change of pixels raises it."""
+IMAGE_RULE: Literal[2] = 2
+"""Version of the rule in `tlray.lake.images` that brings any image to RGB uint8; a change of pixels raises it. 1 resized by
+Pillow's filters alone."""
 
 GOLDEN_IMAGE_COUNT = 4
 GOLDEN_TOLERANCE: dict[Compute, float] = {"fp32": 0.9999, "bf16": 0.995, "fp16": 0.999}
@@ -97,7 +98,7 @@ class Recipe(_Strict):
     normalize: bool = False
     precision: Precision = Precision()
     preprocessing: Preprocessing
-    image_rule: Literal[1] = IMAGE_RULE
+    image_rule: Literal[2] = IMAGE_RULE
 
     @property
     def recipe_id(self) -> str:

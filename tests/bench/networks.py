@@ -4,6 +4,7 @@ Both load the same weights. Shape legend: B images, H height, W width, C channel
 """
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,6 +18,10 @@ from tlray.lake.resize import apply_preprocessing
 from tlray.models.backbones import Backbone, resolve_backbone
 from tlray.models.encoder import Encoder
 from tlray.recipe import Precision, Preprocessing
+
+
+OURS = ("", "+encoder", "+encoder+resize")
+"""What of ours a peer has inside."""
 
 
 def recipe_config(job: Job) -> RecipeConfig:
@@ -83,16 +88,24 @@ def eager_transform(preprocessing: Preprocessing, *, from_array: bool) -> transf
     return transforms.Compose([*geometry, transforms.ToTensor(), normalize])
 
 
-class OurTransform:
-    """Our resizing, for engines that have our encoder inside: uint8 HWC, normalised on the device.
+def transform_for(preprocessing: Preprocessing, ours: str, *, from_array: bool) -> Callable[[Image.Image | np.ndarray], object]:
+    """A peer's transform: to float32 CHW for the eager network, to uint8 HWC for our encoder, which normalises on the device.
 
     Args:
         preprocessing: of the weights.
+        ours: one of `OURS`.
+        from_array: as of `eager_transform`.
     """
+    if not ours:
+        return eager_transform(preprocessing, from_array=from_array)
+    assert preprocessing.resize is not None
+    resize = transforms.Resize(preprocessing.resize[0], transforms.InterpolationMode(preprocessing.interpolation))
+    crop = transforms.CenterCrop(preprocessing.crop)
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-
-    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    def transform(image: Image.Image | np.ndarray) -> np.ndarray:
         picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        return apply_preprocessing(picture, self.preprocessing).copy()
+        if ours == "+encoder":
+            return np.asarray(crop(resize(picture))).copy()
+        return apply_preprocessing(picture, preprocessing).copy()
+
+    return transform

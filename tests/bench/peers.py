@@ -1,7 +1,7 @@
 """Other engines at the same work: photos in a folder to one vector each, kept in memory and not written anywhere.
 
-The first three are as the engines' own documents write image inference, with the network eagerly at fp32; the others are
-the same engines with our resizing and our encoder inside, so that engine is compared with engine.
+The first three are as the engines' own documents write image inference, with the network eagerly at fp32; `+encoder` are the
+same with our encoder inside, so that engine is compared with engine, and `+encoder+resize` with our resizing as well.
 
 - DataLoader: https://docs.pytorch.org/tutorials/beginner/basics/data_tutorial.html with torchvision's ImageFolder;
 - Ray Data: https://docs.ray.io/en/latest/data/examples/pytorch_resnet_batch_prediction.html;
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tests.bench.harness import Job, engine_main
-from tests.bench.networks import EagerNetwork, OurNetwork, OurTransform, eager_transform, gpus, load
+from tests.bench.networks import OURS, EagerNetwork, OurNetwork, gpus, load, transform_for
 
 DATALOADER_WORKERS = 2
 
@@ -26,14 +26,13 @@ def _measured(job: Job, images: int) -> dict[str, Any]:
     return {"images_per_second": job.batch_log.steady_rate()}
 
 
-def dataloader(job: Job, *, ours: bool) -> dict[str, Any]:
+def dataloader(job: Job, *, ours: str) -> dict[str, Any]:
     """torchvision's ImageFolder, a DataLoader with worker processes, and a loop."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
     network = OurNetwork(job) if ours else EagerNetwork(job)
-    preprocessing = load(job).recipe.preprocessing
-    transform = OurTransform(preprocessing) if ours else eager_transform(preprocessing, from_array=False)
+    transform = transform_for(load(job).recipe.preprocessing, ours, from_array=False)
     loader = DataLoader(
         ImageFolder(str(job.photos), transform),
         batch_size=job.batch_size,
@@ -45,19 +44,18 @@ def dataloader(job: Job, *, ours: bool) -> dict[str, Any]:
 
 
 class _RayNetwork:
-    def __init__(self, job: Job, ours: bool) -> None:
+    def __init__(self, job: Job, ours: str) -> None:
         self.network = OurNetwork(job) if ours else EagerNetwork(job)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"output": self.network(torch.from_numpy(batch["transformed_image"].copy()))}
 
 
-def ray_data(job: Job, *, ours: bool) -> dict[str, Any]:
+def ray_data(job: Job, *, ours: str) -> dict[str, Any]:
     """`read_images`, `map` and `map_batches` with a pool of one actor."""
     import ray
 
-    preprocessing = load(job).recipe.preprocessing
-    transform = OurTransform(preprocessing) if ours else eager_transform(preprocessing, from_array=True)
+    transform = transform_for(load(job).recipe.preprocessing, ours, from_array=True)
 
     def preprocess_image(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"transformed_image": np.asarray(transform(row["image"]))}
@@ -77,14 +75,14 @@ def ray_data(job: Job, *, ours: bool) -> dict[str, Any]:
     return _measured(job, images)
 
 
-def daft(job: Job, *, ours: bool) -> dict[str, Any]:
+def daft(job: Job, *, ours: str) -> dict[str, Any]:
     """`from_glob_path`, download, decode, a function for each image, and a class for the network."""
     import daft
     from daft import DataType
     from daft.functions import decode_image, download
 
     preprocessing = load(job).recipe.preprocessing
-    transform = OurTransform(preprocessing) if ours else eager_transform(preprocessing, from_array=True)
+    transform = transform_for(preprocessing, ours, from_array=True)
     crop = preprocessing.crop
     tensor = DataType.tensor(DataType.uint8(), (*crop, 3)) if ours else DataType.tensor(DataType.float32(), (3, *crop))
 
@@ -107,8 +105,8 @@ def daft(job: Job, *, ours: bool) -> dict[str, Any]:
 
 
 ENGINES: dict[str, Callable[[Job], dict[str, Any]]] = {
-    f"{name}{suffix}": partial(engine, ours=ours)
-    for suffix, ours in (("", False), ("+encoder", True))
+    f"{name}{ours}": partial(engine, ours=ours)
+    for ours in OURS
     for name, engine in (("dataloader", dataloader), ("ray_data", ray_data), ("daft", daft))
 }
 

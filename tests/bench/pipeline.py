@@ -16,9 +16,11 @@ OURS = ("tlray", "tlray_local")
 ALONE = ("decode", "encode")
 DOCUMENTED = ("dataloader", "ray_data", "daft")
 SAME_ENCODER = tuple(f"{name}+encoder" for name in DOCUMENTED)
-MODULES = dict.fromkeys(OURS + ALONE, "tests.bench.ours") | dict.fromkeys(DOCUMENTED + SAME_ENCODER, "tests.bench.peers")
+SAME_RESIZE = tuple(f"{name}+resize" for name in SAME_ENCODER)
+PEERS = DOCUMENTED + SAME_ENCODER + SAME_RESIZE
+MODULES = dict.fromkeys(OURS + ALONE, "tests.bench.ours") | dict.fromkeys(PEERS, "tests.bench.peers")
 
-DOCUMENTED_PART = 4
+DOCUMENTED_PART = 8
 """The documented peers get every so many-th part of the photos: they take as much longer, and a steady rate needs no more."""
 
 Samples = dict[str, list[dict[str, Any]]]
@@ -65,7 +67,8 @@ def run_engines(arguments: argparse.Namespace, photos: Path, few_photos: Path) -
                 except EngineError as error:
                     failures[name] = str(error)
                     samples[name] = []
-            print(f"{repetition + 1}/{arguments.repetitions} {name}: {failures.get(name, 'done')}", file=sys.stderr, flush=True)
+            outcome = failures.get(name) or samples[name][-1]
+            print(f"{repetition + 1}/{arguments.repetitions} {name}: {outcome}", file=sys.stderr, flush=True)
     return samples, failures
 
 
@@ -82,6 +85,7 @@ def summarize(measured: dict[str, dict[str, Any]], *, gpu: bool) -> dict[str, An
         result[f"{prefix}ratio_to_limit"] = ratio(ours, limit(rates.get("decode"), rates.get("encode"), gpu=gpu))
         result[f"{prefix}ratio_to_best_documented_peer"] = ratio(ours, best(DOCUMENTED))
         result[f"{prefix}ratio_to_best_peer_same_encoder"] = ratio(ours, best(SAME_ENCODER))
+        result[f"{prefix}ratio_to_best_peer_same_encoder_and_resize"] = ratio(ours, best(SAME_RESIZE))
     result["images_per_second"] = rates | {"limit": limit(rates.get("decode"), rates.get("encode"), gpu=gpu)}
     for key in ("own_images_per_second", "write_and_commit_share"):
         result[key] = {name: measured[name][key] for name in OURS if name in measured}
@@ -93,7 +97,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with what `--quick` stands for filled in."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few images, one repetition: does it run?")
-    parser.add_argument("--images", type=int, help="photos of 500x375 pixels (1600); the documented peers get a quarter")
+    parser.add_argument("--images", type=int, help="photos of 500x375 pixels (2400); the documented peers get an eighth")
     parser.add_argument("--repetitions", type=int, help="turns of each engine (3)")
     parser.add_argument("--seconds", type=float, help="least time for decoding and for encoding alone (5)")
     parser.add_argument("--batch-size", type=int, default=32, help="of the peers; with a GPU take 256")
@@ -105,7 +109,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     sizes = (
         {"images": 96, "repetitions": 1, "seconds": 1.0}
         if arguments.quick
-        else {"images": 1600, "repetitions": 3, "seconds": 5.0}
+        else {"images": 2400, "repetitions": 3, "seconds": 5.0}
     )
     for name, value in sizes.items():
         if getattr(arguments, name) is None:

@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, pil_to_tensor
+from torchvision.transforms.v2.functional import resize as resize_tensor
 
 from tests.bench.photos import photo_bytes
 from tests.factories import make_recipe
@@ -79,10 +82,9 @@ def test_the_rule_takes_the_most_that_leaves_enough(width: int, height: int, box
 def test_it_is_off_unless_asked_for() -> None:
     assert not FULL.scaled_decoding
     data = photo_bytes(0, (2048, 1536))
-    resized = Image.open(io.BytesIO(data)).resize((341, 256), Image.Resampling.BICUBIC)
-    left, top = round((341 - 224) / 2), round((256 - 224) / 2)
-    expected_HWC = np.asarray(resized.crop((left, top, left + 224, top + 224)))
-    np.testing.assert_array_equal(decode(data, FULL).pixels_HWC, expected_HWC)
+    whole_CHW = pil_to_tensor(Image.open(io.BytesIO(data)))
+    expected_CHW = center_crop(resize_tensor(whole_CHW, [256], InterpolationMode.BICUBIC, antialias=True), [224])
+    np.testing.assert_array_equal(decode(data, FULL).pixels_HWC, expected_CHW.permute(1, 2, 0).numpy())
     assert levels_off(data).any()
 
 

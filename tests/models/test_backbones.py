@@ -149,6 +149,16 @@ def test_default_taps(name: str, tap: str) -> None:
     assert resolve(f"torchvision:{name}").recipe.taps == (tap,)
 
 
+def assert_near(image: Image.Image, preprocessing: Preprocessing, expected_CHW: torch.Tensor) -> None:
+    """The library's network input on a Pillow image, but for roundings of its pixels (`tlray.lake.resample`)."""
+    pixels_BHWC = torch.tensor(apply_preprocessing(image, preprocessing))[None]
+    levels_CHW = (
+        (to_network_input(pixels_BHWC, preprocessing)[0] - expected_CHW) * torch.tensor(preprocessing.std)[:, None, None] * 255
+    )
+    assert levels_CHW.abs().max() < 2.01
+    assert levels_CHW.abs().mean() < 0.2
+
+
 @pytest.mark.parametrize("size", [(640, 427), (333, 500), (90, 130)])
 @pytest.mark.parametrize(
     "name",
@@ -162,8 +172,7 @@ def test_preprocessing_is_that_of_the_weights(name: str, size: tuple[int, int]) 
         transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone.module))
     else:
         transform = torchvision.models.get_model_weights(name.removeprefix("torchvision:")).DEFAULT.transforms()
-    pixels_BHWC = torch.tensor(apply_preprocessing(image, backbone.recipe.preprocessing))[None]
-    torch.testing.assert_close(to_network_input(pixels_BHWC, backbone.recipe.preprocessing)[0], transform(image))
+    assert_near(image, backbone.recipe.preprocessing, transform(image))
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
@@ -175,8 +184,7 @@ def test_crop_modes_and_sizes_of_timm(mode: str, input_size: tuple[int, int, int
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(module))
     for width, height in ((640, 427), (333, 500)):
         image = Image.fromarray(golden_images(height, width)[1])
-        pixels_BHWC = torch.tensor(apply_preprocessing(image, preprocessing))[None]
-        torch.testing.assert_close(to_network_input(pixels_BHWC, preprocessing)[0], transform(image))
+        assert_near(image, preprocessing, transform(image))
 
 
 def test_overrides_replace_single_fields() -> None:

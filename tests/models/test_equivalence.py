@@ -1,4 +1,8 @@
-"""Embeddings equal the libraries' own forward pass on the libraries' own preprocessing of the same images."""
+"""Embeddings equal the libraries' own forward pass on the libraries' own preprocessing of the same images.
+
+Networks of random weights tell apart what differs by a level in some pixels; so they get torchvision's resizing of uint8
+tensors, which ours equals. The trained network gets what its library makes of Pillow's images.
+"""
 
 import io
 from collections.abc import Callable, Iterable
@@ -14,6 +18,8 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from tests.models.lively import enliven
 from tlray.config import RecipeConfig
@@ -108,10 +114,22 @@ def resolve(backbone: str, state: dict[str, torch.Tensor], path: Path) -> Backbo
     return resolve_backbone(RecipeConfig(backbone=backbone, weights=str(path)), Path)
 
 
+def on_tensors(library: Any) -> transforms.Compose:
+    """A library's evaluation transform with torchvision's resizing of uint8 tensors in place of that of Pillow's images."""
+    if isinstance(library, transforms.Compose):
+        resize, crop, _, normalize = library.transforms  # timm's
+    else:
+        resize = transforms.Resize(library.resize_size, library.interpolation)
+        crop, normalize = transforms.CenterCrop(library.crop_size), transforms.Normalize(library.mean, library.std)
+    resize = v2.Resize(resize.size, resize.interpolation, antialias=True)
+    return transforms.Compose([transforms.PILToTensor(), resize, crop, v2.ToDtype(torch.float32, scale=True), normalize])
+
+
 @pytest.mark.parametrize("name", names(CLASSIFIERS))
 def test_equals_torchvision(name: str, images: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    inputs_BCHW = torch.stack([weights.transforms()(image) for image in images])
+    transform = on_tensors(weights.transforms())
+    inputs_BCHW = torch.stack([transform(image) for image in images])
     torch.manual_seed(0)
     arguments = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     state = enliven(torchvision.models.get_model(name, **arguments), inputs_BCHW).state_dict()
@@ -128,8 +146,10 @@ def test_equals_torchvision(name: str, images: list[Image.Image], tmp_path: Path
     check(backbone, images, features)
 
 
-def timm_features(model: nn.Module, images: list[Image.Image]) -> tuple[torch.Tensor, Callable[[], np.ndarray]]:
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+def timm_features(
+    model: nn.Module, images: list[Image.Image], change: Callable[[Any], Any] = lambda transform: transform
+) -> tuple[torch.Tensor, Callable[[], np.ndarray]]:
+    transform = change(timm.data.create_transform(**timm.data.resolve_model_data_config(model)))
     inputs_BCHW = torch.stack([transform(image) for image in images])
 
     def features() -> np.ndarray:
@@ -143,7 +163,7 @@ def timm_features(model: nn.Module, images: list[Image.Image]) -> tuple[torch.Te
 def test_equals_timm(name: str, images: list[Image.Image], tmp_path: Path) -> None:
     torch.manual_seed(0)
     oracle = timm.create_model(name).eval()
-    inputs_BCHW, features = timm_features(oracle, images)
+    inputs_BCHW, features = timm_features(oracle, images, on_tensors)
     enliven(oracle, inputs_BCHW)
     check(
         resolve(f"timm:{name}", oracle.state_dict(), tmp_path / "weights.safetensors"),

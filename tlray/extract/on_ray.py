@@ -1,9 +1,9 @@
 """Extraction on a Ray cluster: Ray Data streams units through actors; with GPUs through decode tasks, actors, write tasks."""
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ class Workers:
         gpus: likewise; where 0, an actor decodes and writes as well.
         lanes: of each actor's encoder; None on a GPU.
         slots: units that can be worked on at once.
+        env: environment variables that actors are yet to be given.
     """
 
     actors: int
@@ -52,6 +53,7 @@ class Workers:
     gpus: float
     lanes: int | None
     slots: int
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
@@ -75,7 +77,8 @@ def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
 @contextmanager
 def cluster() -> Iterator[Workers]:
     """Join a cluster (see `joined`), with Ray Data set up for a run, and share it out."""
-    with joined():
+    # Ray's own threads are in an actor before it could say so itself.
+    with joined(as_environment()) as is_own:
         # Its plan and progress are the driver's to report; its warnings stay.
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -87,7 +90,8 @@ def cluster() -> Iterator[Workers]:
         context.downstream_capacity_backpressure_ratio = 10.0
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
-        yield share_out([each.get("CPU", 0) for each in resources], sum(each.get("GPU", 0) for each in resources))
+        workers = share_out([each.get("CPU", 0) for each in resources], sum(each.get("GPU", 0) for each in resources))
+        yield workers if is_own else replace(workers, env=as_environment())
 
 
 def run_on_ray(
@@ -151,8 +155,8 @@ def _whole(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dat
             enable_true_multi_threading=True,
         ),
         num_cpus=workers.cpus,
-        # Ray's own threads are there before the actor can say so itself.
-        runtime_env={"env_vars": as_environment()},
+        # Only where it must be: Ray starts a process of its own for it, in seconds, beside those that it has waiting.
+        runtime_env={"env_vars": dict(workers.env)} if workers.env else None,
         fn_constructor_args=(job.table_uri, job.weights, job.spec_json, job.run_id, workers.lanes),
     )
 

@@ -1,8 +1,8 @@
 """The geometry of `Preprocessing`: an RGB image of any size to exactly the pixels that a backbone takes.
 
-The pixels are those of torchvision's `ImageClassification` preset and of timm's evaluation transforms (crop modes center,
-squash and border) on Pillow images: same filters, same roundings. Subtracting the mean and dividing by the
-standard deviation is left to the device.
+The geometry is that of torchvision's `ImageClassification` preset and of timm's evaluation transforms (crop modes center,
+squash and border); the filters are in `tlray.lake.resample`. Subtracting the mean and dividing by the standard deviation is
+left to the device.
 
 Shape legend: H height, W width, C channels.
 """
@@ -13,19 +13,8 @@ import numpy as np
 from PIL import Image
 
 from tlray.errors import ConfigError
+from tlray.lake.resample import Box, resample
 from tlray.recipe import Interpolation, Preprocessing
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom of a part of a picture, in its pixels."""
-
-_FILTERS: dict[Interpolation, Image.Resampling] = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 WITHOUT_ANTIALIAS: tuple[Interpolation, ...] = ("nearest", "bilinear")
 """Filters that `antialias=False` is defined for. Pillow's unwidened bicubic has another kernel (a = -1) than torch's
@@ -111,17 +100,19 @@ def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing, origin
     width, height = resized_size(*original.size, preprocessing)
     left, top = _crop_offset(width, crop_width), _crop_offset(height, crop_height)
     if width * height > WHOLE_RESIZE_MAX_PIXELS:
-        image = _resample_kept_part(image, (width, height), original.box, preprocessing)
+        resized_HWC = _resample_kept_part(image, (width, height), original.box, preprocessing)
         left, top = min(left, 0), min(top, 0)
     else:
-        image = _resample(image, (width, height), original.box, preprocessing)
-    if image.size == (crop_width, crop_height):
-        return np.asarray(image)
-    if image.width >= crop_width and image.height >= crop_height:
-        return np.asarray(image.crop((left, top, left + crop_width, top + crop_height)))
-    padded = Image.new("RGB", (crop_width, crop_height), preprocessing.fill)
-    padded.paste(image, (-left, -top))
-    return np.asarray(padded)
+        resized_HWC = resample(image, (width, height), original.box, preprocessing)
+    kept_HWC = resized_HWC[max(0, top) :, max(0, left) :][:crop_height, :crop_width]
+    if kept_HWC.shape[:2] != preprocessing.crop:
+        padded_HWC = np.full((crop_height, crop_width, 3), preprocessing.fill, np.uint8)
+        part_HWC = padded_HWC[max(0, -top) :, max(0, -left) :]
+        part_HWC[: len(kept_HWC), : kept_HWC.shape[1]] = kept_HWC
+        kept_HWC = padded_HWC
+    kept_HWC = np.ascontiguousarray(kept_HWC)
+    kept_HWC.flags.writeable = False
+    return kept_HWC
 
 
 def _crop_offset(side: int, crop_side: int) -> int:
@@ -129,20 +120,7 @@ def _crop_offset(side: int, crop_side: int) -> int:
     return round((side - crop_side) / 2.0) if side >= crop_side else -((crop_side - side) // 2)
 
 
-def _resample(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> Image.Image:
-    """Bring the box of the image to `size` (width, height)."""
-    resampling = _FILTERS[preprocessing.interpolation]
-    if image.size == size and box == (0, 0, *size):
-        return image
-    if preprocessing.antialias or preprocessing.interpolation == "nearest":
-        return image.resize(size, resampling, box)
-    left, top, right, bottom = box
-    scale_x, scale_y = (right - left) / size[0], (bottom - top) / size[1]
-    # Pillow's transform cuts the fraction off instead of rounding, so levels lie half of one lower on average.
-    return image.transform(size, Image.Transform.AFFINE, (scale_x, 0, left, 0, scale_y, top), resampling)
-
-
-def _resample_kept_part(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> Image.Image:
+def _resample_kept_part(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> np.ndarray:
     """Bring the box of the image to `size` (width, height), but only compute what the crop keeps."""
     bounds, kept = [], []
     for low, high, resized_side, crop_side in zip(box[:2], box[2:], size, reversed(preprocessing.crop), strict=True):
@@ -151,4 +129,4 @@ def _resample_kept_part(image: Image.Image, size: tuple[int, int], box: Box, pre
         side = high - low
         bounds.append((low + start * side / resized_side, low + (start + kept[-1]) * side / resized_side))
     (left, right), (top, bottom) = bounds
-    return _resample(image, (kept[0], kept[1]), (left, top, right, bottom), preprocessing)
+    return resample(image, (kept[0], kept[1]), (left, top, right, bottom), preprocessing)
