@@ -214,8 +214,10 @@ def test_a_small_plan_is_cut_for_all_workers() -> None:
     assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=10, slots=1).units) == 100
 
 
-def test_a_large_difference_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_path) -> None:
-    """Runs on local disk, ranges of names, and positions in a part that an earlier piece of the same run rewrote."""
+def test_a_large_difference_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_path, monkeypatch) -> None:
+    """Runs of several batches on local disk, ranges of names, and positions in a part that an earlier piece rewrote."""
+    monkeypatch.setattr("tlray.lake.runs.BATCH_ROWS", 3)
+    monkeypatch.setattr("tlray.lake.compare.STEP_ROWS", 4)
     table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
     names = [f"s3://b/{number:03d}" for number in range(100)]
     random.Random(0).shuffle(names)  # a manifest's order

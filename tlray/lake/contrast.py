@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tlray.lake.parts import Part, vectors_of
-from tlray.lake.runs import CHUNK_ROWS, SortedRuns, cut_ranges
+from tlray.lake.runs import MEMORY_ROWS, SortedRuns, cut_ranges
 from tlray.lake.state import IDENTITY_SCHEMA, identities
 from tlray.lake.storage import join, open_store
 from tlray.lake.table import Table
@@ -40,8 +40,8 @@ def contrast(first: Table, second: Table) -> dict[str, Any]:
             folder = Path(scratch) / str(number)
             folder.mkdir()
             rows = identities(table, parts[number], "images", ())
-            sides.append(SortedRuns.of(rows, IDENTITY_SCHEMA, "item", folder, chunk_rows=CHUNK_ROWS))
-        for bound in cut_ranges(sides, CHUNK_ROWS):
+            sides.append(SortedRuns.of(rows, IDENTITY_SCHEMA, "item", folder, memory_rows=MEMORY_ROWS))
+        for bound in cut_ranges(sides, MEMORY_ROWS):
             pairs += _contrast_range(sides[0].pop_below(bound), sides[1].pop_below(bound), parts, counts)
     recipes = first.recipe_file.recipe, second.recipe_file.recipe
     return {

@@ -1,22 +1,26 @@
 """Sorted runs: rows by key in bounded memory, whatever their number (an external merge sort).
 
-Rows are added in any order. Whenever a chunk is full it is sorted, and when another one follows it goes to local disk as an
-Arrow file; a thread does both while the next chunk gathers, as a store takes longer to list than a disk to write. Then all
-runs are read together, range of keys after range of keys. Rows that come in order, as a listing of S3 does, are not sorted
-again, and what fits one chunk never touches the disk. Keys are compared by code points, which is the order of their UTF-8
+Rows are added in any order. Whenever a run's worth is there it is sorted, and once they are more than fit in memory, all but
+the last run go to local disk, into one Arrow file; a thread does both while the next run gathers, as a store takes longer to
+list than a disk to write. Then all runs are read together, range of keys after range of keys. Rows that come in order, as a
+listing of S3 does, are only looked at, never sorted. Keys are compared by code points, which is the order of their UTF-8
 bytes, of Arrow and of S3.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-CHUNK_ROWS = 2**20
-"""Rows that are sorted in memory: about 150 MB of identities with names of 90 characters."""
+MEMORY_ROWS = 2**20
+"""Rows that never touch the disk: about 150 MB of identities with names of 90 characters."""
+
+RUNS_IN_MEMORY = 4
+"""Runs that so many rows make. Once rows go to disk, one run gathers while another is sorted and a third is written; the
+smaller they are, the less memory has to be provided for them, which takes longer than sorting what is in order already."""
 
 BATCH_ROWS = 2**13
 """Rows that are read from disk at once; two keys for each such batch stay in memory."""
@@ -29,39 +33,40 @@ class SortedRuns:
         schema: of the rows.
         key: the string column to sort by; equal keys keep the order in which they were added.
         folder: an existing one, for what does not fit in memory; the caller removes it.
-        chunk_rows: rows of a run.
+        memory_rows: as many rows stay in memory.
     """
 
-    def __init__(self, schema: pa.Schema, key: str, folder: Path, *, chunk_rows: int = CHUNK_ROWS) -> None:
+    def __init__(self, schema: pa.Schema, key: str, folder: Path, *, memory_rows: int = MEMORY_ROWS) -> None:
         self.schema = schema
         self.key = key
         self.rows = 0
-        self._folder = folder
-        self._chunk_rows = chunk_rows
+        self._memory_rows = memory_rows
+        self._batches = _Batches(schema, folder / f"{key}.arrow")
         self._runs: list[_Run] = []
 
     @classmethod
-    def of(cls, tables: Iterable[pa.Table], schema: pa.Schema, key: str, folder: Path, *, chunk_rows: int) -> "SortedRuns":
+    def of(cls, tables: Iterable[pa.Table], schema: pa.Schema, key: str, folder: Path, *, memory_rows: int) -> "SortedRuns":
         """All rows of some tables."""
-        runs = cls(schema, key, folder, chunk_rows=chunk_rows)
+        runs = cls(schema, key, folder, memory_rows=memory_rows)
         with ThreadPoolExecutor(1, thread_name_prefix="runs") as thread:
             sorting: Future[None] | None = None
-            for chunk in runs._chunks(tables):
+            for rows in runs._gathered(tables):
                 if sorting is not None:
-                    sorting.result()  # raises what failed there; never more than three chunks in memory
-                sorting = thread.submit(runs._add_run, chunk)
-                del chunk  # its sorted copy takes its place
+                    sorting.result()  # raises what failed there
+                sorting = thread.submit(runs._add_run, rows)
+                del rows  # their sorted copy takes their place
             if sorting is not None:
                 sorting.result()
+        runs._batches.close()
         return runs
 
-    def _chunks(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    def _gathered(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         waiting: list[pa.Table] = []
         waiting_rows = 0
         for rows in tables:
             waiting.append(rows)
             waiting_rows += len(rows)
-            if waiting_rows >= self._chunk_rows:
+            if waiting_rows * RUNS_IN_MEMORY >= self._memory_rows:
                 yield pa.concat_tables(waiting)
                 waiting, waiting_rows = [], 0
         if waiting_rows:
@@ -69,71 +74,123 @@ class SortedRuns:
 
     def _add_run(self, rows: pa.Table) -> None:
         self.rows += len(rows)
-        if self._runs:
-            self._runs[-1].spill(self._folder / f"{self.key}-{len(self._runs):06d}.arrow")
-        self._runs.append(_Run(sort_by(rows, self.key), self.key))
+        if self.rows > self._memory_rows:
+            self._batches.spill()
+        pieces = _sorted_pieces(rows, self.key)
+        self._runs.append(_Run(pieces, self.key, self._batches))
 
     def batch_keys(self) -> list[tuple[str, int]]:
         """The last key and the rows of each batch: where ranges may be cut."""
         return [pair for run in self._runs for pair in run.batch_keys()]
 
     def pop_below(self, bound: str | None) -> pa.Table:
-        """Rows not given yet whose key is under the bound (None: all that is left), sorted."""
-        found = [piece for run in self._runs for piece in run.pop_below(bound)]
-        return sort_by(pa.concat_tables([self.schema.empty_table(), *found]), self.key)
+        """Rows not given yet whose key is under the bound (None: all that is left), sorted, perhaps in many chunks."""
+        pieces = [piece for run in self._runs for piece in run.pop_below(bound)]
+        rows = pa.concat_tables([self.schema.empty_table(), *pieces])
+        return rows if _follow(pieces, self.key) else _sort(rows, self.key)
+
+
+class _Batches:
+    """Batches of rows by number, in the order in which they were added: on local disk, or still in memory."""
+
+    def __init__(self, schema: pa.Schema, path: Path) -> None:
+        self._schema = schema
+        self._path = path
+        self._count = 0
+        self._in_memory: dict[int, pa.Table] = {}
+        self._writer: pa.ipc.RecordBatchFileWriter | None = None
+        self._reader: pa.ipc.RecordBatchFileReader | None = None
+
+    def add(self, rows: pa.Table) -> int:
+        """Keep a batch; its number."""
+        self._in_memory[self._count] = rows
+        self._count += 1
+        return self._count - 1
+
+    def spill(self) -> None:
+        """Move all that is in memory to the disk."""
+        if self._writer is None:
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            self._writer = pa.ipc.new_file(str(self._path), self._schema, options=options)
+        for rows in self._in_memory.values():
+            self._writer.write_table(rows)
+        self._in_memory.clear()
+
+    def close(self) -> None:
+        """No more are added; from now on they can be read."""
+        if self._writer is not None:
+            self._writer.close()
+            self._reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
+
+    def read(self, number: int) -> pa.Table:
+        """A batch; one that is on disk is read each time."""
+        if number in self._in_memory:
+            return self._in_memory[number]
+        assert self._reader is not None
+        return pa.Table.from_batches([self._reader.get_batch(number)])
+
+    def drop(self, number: int) -> None:
+        """It is not read again."""
+        self._in_memory.pop(number, None)
 
 
 class _Run:
-    """A sorted chunk that is read once, from front to back."""
+    """Sorted rows that are read once, from front to back."""
 
-    def __init__(self, rows: pa.Table, key: str) -> None:
+    def __init__(self, pieces: Sequence[pa.Table], key: str, batches: _Batches) -> None:
         self._key = key
-        self._rows: pa.Table | None = rows
-        self._file: pa.ipc.RecordBatchFileReader | None = None
-        self._starts = np.append(np.arange(0, len(rows), BATCH_ROWS), len(rows))
-        self._first_keys: list[str] = rows[key].take(pa.array(self._starts[:-1])).to_pylist()
-        self._last_keys: list[str] = rows[key].take(pa.array(self._starts[1:] - 1)).to_pylist()
-        self._batch = self._offset = 0
-
-    def spill(self, path: Path) -> None:
-        assert self._rows is not None
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self._rows.schema, options=options) as writer:
-            writer.write_table(self._rows, max_chunksize=BATCH_ROWS)
-        self._rows = None
-        self._file = pa.ipc.open_file(pa.OSFile(str(path), "rb"))
+        self._batches = batches
+        self._numbers = [batches.add(piece) for piece in pieces]
+        self._rows = [len(piece) for piece in pieces]
+        self._first_keys: list[str] = [piece[key][0].as_py() for piece in pieces]
+        self._last_keys: list[str] = [piece[key][-1].as_py() for piece in pieces]
+        self._at = self._offset = 0
 
     def batch_keys(self) -> list[tuple[str, int]]:
-        return list(zip(self._last_keys, np.diff(self._starts).tolist(), strict=True))
+        return list(zip(self._last_keys, self._rows, strict=True))
 
     def pop_below(self, bound: str | None) -> Iterator[pa.Table]:
-        while self._batch < len(self._last_keys):
-            if bound is not None and self._first_keys[self._batch] >= bound:
+        while self._at < len(self._numbers):
+            if bound is not None and self._first_keys[self._at] >= bound:
                 return  # not even read: where rows came in order, most runs have nothing in a range
-            batch = self._read().slice(self._offset)
-            if bound is not None and self._last_keys[self._batch] >= bound:
+            batch = self._batches.read(self._numbers[self._at]).slice(self._offset)
+            if bound is not None and self._last_keys[self._at] >= bound:
                 below = pc.sum(pc.less(batch[self._key], bound)).as_py()
                 self._offset += below
-                yield batch.slice(0, below)
+                if below:
+                    yield batch.slice(0, below)
                 return
             yield batch
-            self._batch, self._offset = self._batch + 1, 0
-        self._rows = None
-
-    def _read(self) -> pa.Table:
-        if self._file is not None:
-            return pa.Table.from_batches([self._file.get_batch(self._batch)])
-        assert self._rows is not None
-        return self._rows.slice(self._starts[self._batch], self._starts[self._batch + 1] - self._starts[self._batch])
+            self._batches.drop(self._numbers[self._at])
+            self._at, self._offset = self._at + 1, 0
 
 
-def sort_by(rows: pa.Table, key: str) -> pa.Table:
-    """Rows by their key in one chunk, equal ones in the order that they have; costs little where they are in order already."""
+def _sorted_pieces(rows: pa.Table, key: str) -> list[pa.Table]:
+    """Rows by their key in pieces of a batch's length, each in one chunk."""
+    pieces = [piece.combine_chunks() for piece in _slices(rows)]
+    if all(_is_sorted(piece[key]) for piece in pieces) and _follow(pieces, key):
+        return pieces
+    return list(_slices(_sort(rows, key)))
+
+
+def _slices(rows: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, len(rows), BATCH_ROWS):
+        yield rows.slice(start, BATCH_ROWS)
+
+
+def _is_sorted(keys: pa.ChunkedArray) -> bool:
+    return len(keys) < 2 or pc.all(pc.less_equal(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py() is True
+
+
+def _follow(pieces: Sequence[pa.Table], key: str) -> bool:
+    """Whether each piece, sorted and not empty, begins where the one before it ended, or later."""
+    return all(one[key][-1].as_py() <= other[key][0].as_py() for one, other in pairwise(pieces))
+
+
+def _sort(rows: pa.Table, key: str) -> pa.Table:
+    """Rows by their key in one chunk, equal ones in the order that they have."""
     rows = rows.combine_chunks()
-    keys = rows[key]
-    if len(rows) > 1 and not pc.all(pc.less_equal(keys.slice(0, len(rows) - 1), keys.slice(1))).as_py():
-        rows = rows.take(pc.sort_indices(keys))  # Arrow's sort of one column is stable
-    return rows
+    return rows.take(pc.sort_indices(rows[key]))  # Arrow's sort of one column is stable
 
 
 def cut_ranges(sides: Sequence[SortedRuns], rows: int) -> list[str | None]:
