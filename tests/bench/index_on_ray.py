@@ -4,13 +4,17 @@
 held against FAISS Flat. Shards are asked for at once, so on one machine they share the cores that one process has to itself.
 
 `queries`: a table of queries answered by one process (a part of it) and by workers (all of it). The answers are counted, and a
-sample is held against FAISS Flat. The index is loaded within the time, and Ray starts within it.
+sample is held against FAISS Flat. The index is loaded within the time, and Ray starts within it. `megabytes` is the memory that
+this process and the largest worker have for themselves: after a quarter of the time, at the end, and at most.
 """
 
 import argparse
+import contextlib
 import tempfile
+import threading
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -66,14 +70,61 @@ def shards(
     return rows
 
 
+class MemoryLog:
+    """Anonymous memory of this process and of the largest worker, twice a second."""
+
+    def __init__(self) -> None:
+        self.megabytes: list[tuple[float, float]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "MemoryLog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.5):
+            self.megabytes.append((own_megabytes(Path("/proc/self")), max(map(own_megabytes, worker_processes()), default=0.0)))
+
+    def summary(self) -> dict[str, list[int]]:
+        """After a quarter, at the end, at most."""
+        columns = dict(zip(("this", "worker"), zip(*self.megabytes, strict=True), strict=True))
+        return {name: [round(of[len(of) // 4]), round(of[-1]), round(max(of))] for name, of in columns.items()}
+
+
+def worker_processes() -> list[Path]:
+    """Those that answer queries, as folders of /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cmdline").read_bytes().startswith(b"ray::_Answerer"):
+                found.append(folder)
+    return found
+
+
+def own_megabytes(process: Path) -> float:
+    with contextlib.suppress(OSError):
+        for line in (process / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
 def answered(index_path: str, queries: Table, out: Path, workers: int) -> dict[str, Any]:
     began = time.perf_counter()
     config = SearchConfig(index=index_path, queries=queries.uri, out=str(out), k=K, workers=workers)
-    count = search(config)["queries"]
+    with MemoryLog() as memory:
+        count = search(config)["queries"]
     seconds = time.perf_counter() - began
     answers = pl.scan_parquet(out).select(pl.len(), pl.col("query").n_unique().alias("names")).collect()
     assert answers.row(0) == (count * K, count), answers
-    return {"step": f"{workers} workers", "queries": count, "seconds": seconds, "queries_per_second": count / seconds}
+    return {"step": f"{workers} workers", "queries": count, "seconds": seconds, "queries_per_second": count / seconds} | {
+        "megabytes": memory.summary()
+    }
 
 
 def sample_recall(collection: Collection, queries: Table, out: Path, dimensions: int) -> float:

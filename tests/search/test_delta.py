@@ -8,6 +8,7 @@ import pytest
 
 from tests.search.tables import Bench, exact, recall, rows_for, vectors_for
 from tlray.errors import IndexCorruptError
+from tlray.lake.parts import vector_column
 from tlray.lake.table import Table
 from tlray.search.card import Card, read_card
 from tlray.search.searcher import Searcher
@@ -79,6 +80,31 @@ def test_small_changes_go_beside_and_many_are_merged(factory: str, rerank: str, 
     assert merged.base_next_id == merged.next_id == 2420
     assert ("vectors" in merged.files) == (rerank == "always")
     check(bench, 0.93)
+
+
+def test_rows_unlike_the_others_are_measured_at_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(2000)
+    bench.index(factory="PCA28,IVF64,Flat", rerank="always", recall_target=0.8)
+    bench.commit([rows_for(range(5000, 5040))])
+    bench.index(recall_target=0.8)
+    assert card_of(bench).measured_version == 1
+    rows = rows_for(range(6000, 6040))
+    strange = 3 * np.random.default_rng(0).standard_normal((40, bench.dimensions)).astype(np.float32)
+    bench.commit([rows.set_column(5, "embedding", vector_column(strange, "half"))])
+    assert bench.index(recall_target=0.8)["measured_version"] == 3
+    bench.commit([rows_for(range(7000, 7010))])
+    assert bench.index(recall_target=0.8)["measured_version"] == 3
+
+
+def test_a_target_out_of_reach_is_not_built_for_again_and_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(2000)
+    config = {"factory": "IVF8,PQ4x4", "rerank": "never"}
+    assert bench.index(**config)["recall_at_10"] < 0.9
+    bench.commit([rows_for(range(5000, 5250))])
+    assert bench.index(**config)["action"] == "updated"
+    assert card_of(bench).measured_version == 2
 
 
 def test_a_damaged_delta_is_refused(tmp_path: Path) -> None:

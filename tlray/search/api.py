@@ -80,6 +80,7 @@ class IndexInfo(_Strict):
     metric: str
     factory: str
     recall_at_10: float
+    measured_version: int = Field(description="the version of the index that the recall was measured on")
     labels: dict[str, int] = Field(description="rows of each label, the most frequent ones")
     images: bool = Field(description="whether images can be searched by")
     max_k: int

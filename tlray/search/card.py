@@ -64,6 +64,20 @@ class Quality(_Strict):
     reconstruction_error: float
 
 
+class Built(_Strict):
+    """What an index was when it was built as a whole.
+
+    Attributes:
+        rows: live rows.
+        recall_at_10: as measured then; where the target is out of reach, updates are held against this.
+        outlier_nearness: see `tlray.search.drift`; None without lists.
+    """
+
+    rows: int
+    recall_at_10: float
+    outlier_nearness: float | None
+
+
 class Card(_Strict):
     """What one version of an index is.
 
@@ -84,7 +98,7 @@ class Card(_Strict):
         dead: removed rows whose vectors are still inside and never shown.
         next_id: ids are given once, from 0 up.
         base_next_id: ids from here on came after the FAISS file was written; their vectors are in the delta file.
-        built_rows: live rows when it was built as a whole.
+        built: what it was when it was built as a whole.
         recall_target: what was asked for.
         parameters: of a search.
         quality: what was measured.
@@ -94,7 +108,7 @@ class Card(_Strict):
         made_with: versions of the packages.
     """
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     version: int
     created: str
     table: str
@@ -110,7 +124,7 @@ class Card(_Strict):
     dead: int
     next_id: int
     base_next_id: int
-    built_rows: int
+    built: Built
     recall_target: float
     parameters: Parameters
     quality: Quality

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlray.errors import IndexCorruptError, first_line
-from tlray.search.engine import Engine, nearness_at
+from tlray.search.brute import nearness_at
+from tlray.search.engine import Engine
 from tlray.search.rows import Rows
 
 

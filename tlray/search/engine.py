@@ -1,4 +1,4 @@
-"""The one module that knows FAISS: making an index, changing it, and searching it with our ids.
+"""FAISS's indexes: making one, changing it, and searching it with our ids.
 
 Ids are given once, from 0 up. Inverted files (IVF) keep them and can remove; all others number vectors in the order of their
 addition, so what is removed stays inside and is left out of every answer ("dead").
@@ -44,7 +44,8 @@ class Engine:
         self._transformed = isinstance(self.index, faiss.IndexPreTransform)
         self.core = faiss.downcast_index(self.index.index) if self._transformed else self.index
         self._lock, self._has_map = threading.Lock(), False
-        self._plain: tuple[Parameters, Any] | None = None
+        self._last: tuple[Parameters, np.ndarray | None, Any] | None = None
+        self._own: Parameters | None = None
 
     @classmethod
     def make(cls, factory: str, dimensions: int, metric: Metric) -> "Engine":
@@ -136,6 +137,17 @@ class Engine:
         """Inverted lists, 0 where it has none."""
         return int(self.core.nlist) if isinstance(self.core, faiss.IndexIVF) else 0
 
+    def centres(self) -> "Engine | None":
+        """The centres of its lists as an index of its own, behind the same transforms, for as long as this one lives."""
+        if not self.lists:
+            return None
+        centres = self.core.quantizer
+        if self._transformed:
+            centres = faiss.IndexPreTransform(centres)
+            for at in reversed(range(self.index.chain.size())):
+                centres.prepend_transform(self.index.chain.at(at))
+        return Engine(centres, self.metric)
+
     @property
     def is_graph(self) -> bool:
         """Whether it is an HNSW."""
@@ -168,6 +180,12 @@ class Engine:
         assert first_id == self.total
         self.index.add(vectors_BD)
 
+    def set_default(self, parameters: Parameters) -> None:
+        """Keep parameters in the index itself, where FAISS finds them quicker in searches by this very object; before any."""
+        if self.lists and not isinstance(faiss.downcast_index(self.core.quantizer), faiss.IndexHNSW):
+            self.core.nprobe = min(parameters.nprobe or 1, self.lists)
+            self._own = parameters
+
     def remove(self, ids: np.ndarray) -> None:
         """Remove what can be removed; the rest is dead once nobody names it."""
         if self.removes and len(ids):
@@ -182,27 +200,26 @@ class Engine:
             queries_BD: as `prepared` gives them.
             k: how many.
             parameters: of the search.
-            allowed: for each id from 0 up whether it may be found; None means all.
+            allowed: for each id from 0 up whether it may be found, not changed later; None means all.
 
         Returns:
             ids_BK (int64, -1 where there are fewer) and nearness_BK (float32), nearest first.
         """
-        if allowed is not None:
-            selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-            given = self._faiss_parameters(parameters, selector)
-        else:
+        given: Any = None
+        if parameters is not self._own or allowed is not None:
             # Kept from call to call: making them takes as long as a small search.
-            plain = self._plain
-            if plain is None or plain[0] is not parameters:
-                self._plain = plain = (parameters, self._faiss_parameters(parameters, None))
-            given = plain[1]
+            last = self._last
+            if last is None or last[0] is not parameters or last[1] is not allowed:
+                self._last = last = (parameters, allowed, self._faiss_parameters(parameters, allowed))
+            given = last[2]
         distances_BK, ids_BK = self.index.search(queries_BD, k, params=given)
         if self.metric == "ip":
             return ids_BK, distances_BK
         return ids_BK, 1 - distances_BK / 2 if self.metric == "cosine" else -distances_BK
 
-    def _faiss_parameters(self, parameters: Parameters, selector: Any) -> Any:
+    def _faiss_parameters(self, parameters: Parameters, allowed: np.ndarray | None) -> Any:
         own: Any
+        selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         if self.lists:
             own = faiss.SearchParametersIVF(sel=selector, nprobe=min(parameters.nprobe or 1, self.lists))
             if isinstance(faiss.downcast_index(self.core.quantizer), faiss.IndexHNSW):
@@ -267,33 +284,3 @@ class Engine:
 
 def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([ids_B for ids_B, _ in pieces]), np.concatenate([vectors_BD for _, vectors_BD in pieces])
-
-
-def knn(queries_BD: np.ndarray, vectors_ND: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """FAISS's brute force: positions_BK among prepared vectors and nearness_BK, nearest first; k is at most N."""
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    scores_BK, at_BK = faiss.knn(queries_BD, np.ascontiguousarray(vectors_ND), k, metric=kind)
-    return at_BK, -scores_BK if metric == "l2" else scores_BK
-
-
-def nearness_at(queries_BD: np.ndarray, vectors_ND: np.ndarray, at_BC: np.ndarray, metric: Metric) -> np.ndarray:
-    """Exact nearness_BC of each query to vectors of its own, by position (minus infinity at -1); `vectors_ND` is not copied."""
-    at_BC = np.ascontiguousarray(at_BC, np.int64)
-    nearness_BC = np.empty(at_BC.shape, np.float32)
-    given = [faiss.swig_ptr(each) for each in (nearness_BC, np.ascontiguousarray(queries_BD, np.float32), vectors_ND, at_BC)]
-    compare = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
-    compare(*given, vectors_ND.shape[1], *at_BC.shape)
-    if metric == "l2":
-        np.negative(nearness_BC, out=nearness_BC)
-    nearness_BC[at_BC < 0] = -np.inf
-    return nearness_BC
-
-
-def leave_a_core() -> None:
-    """Keep one core out of the calling thread's FAISS calls, from now on."""
-    faiss.omp_set_num_threads(max(1, faiss.omp_get_max_threads() - 1))
-
-
-def set_threads(count: int) -> None:
-    """Threads of one FAISS call, in the whole process."""
-    faiss.omp_set_num_threads(count)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from tlray.search.brute import knn, nearness_at
 from tlray.search.choose import Metric
-from tlray.search.engine import knn, nearness_at
 
 _GATHERED_FLOATS = 2**25
 """Candidates' floats in memory at once: 128 MiB."""
@@ -64,7 +64,10 @@ def exact_neighbours(
 
 def nearest_of(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of several answers to the same queries, each ids_BJ and nearness_BJ."""
-    ids_BJ = np.concatenate([ids for ids, _ in found], axis=1)
-    nearness_BJ = np.concatenate([nearness for _, nearness in found], axis=1)
+    ids_BJ, nearness_BJ = found[0]
+    if len(found) > 1:
+        ids_BJ = np.concatenate([ids for ids, _ in found], axis=1)
+        nearness_BJ = np.concatenate([nearness for _, nearness in found], axis=1)
     order_BK = np.argsort(-nearness_BJ, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(ids_BJ, order_BK, axis=1), np.take_along_axis(nearness_BJ, order_BK, axis=1)
+    rows_B1 = np.arange(len(order_BK))[:, None]  # take_along_axis takes longer than a search of few codes
+    return ids_BJ[rows_B1, order_BK], nearness_BJ[rows_B1, order_BK]

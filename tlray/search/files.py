@@ -4,6 +4,7 @@ import hashlib
 import mmap
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Literal
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tlray.errors import IndexCorruptError, ObjectNotFoundError
 from tlray.lake.storage import Store, join, open_store, to_path
 
-FileKind = Literal["faiss", "rows", "recipe", "vectors", "delta"]
+FileKind = Literal["faiss", "rows", "recipe", "vectors", "delta", "centres"]
 _BLOCK_BYTES = 8 * 2**20
 
 
@@ -31,26 +32,41 @@ def put_file(index_uri: str, kind: FileKind, path: Path) -> IndexFile:
 
     Also over one of that name: it may be damaged, and a rebuild is what mends an index; or old, and about to be deleted.
     """
-    digest, size_bytes = hash_file(path)
+    folder = _folder_on_the_same_disk(index_uri, path)
+    with ThreadPoolExecutor(1) as syncing:  # the disk writes while the bytes are hashed
+        synced = syncing.submit(_sync, path) if folder else None
+        digest, size_bytes = hash_file(path)
+    if synced is not None:
+        synced.result()
     name = f"{kind}-{digest}"
-    uri = join(index_uri, "files", name)
-    if not (uri.startswith("file://") and _moved(path, to_path(uri))):
+    if not (folder and _moved(path, folder / name)):
+        uri = join(index_uri, "files", name)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
             open_store(uri).write(uri, view)
         path.unlink()
     return IndexFile(name=name, sha256=digest, size_bytes=size_bytes)
 
 
+def _folder_on_the_same_disk(index_uri: str, path: Path) -> Path | None:
+    """Where a file can be moved to, most likely."""
+    if not index_uri.startswith("file://"):
+        return None
+    folder = to_path(join(index_uri, "files"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder if folder.stat().st_dev == path.stat().st_dev else None
+
+
 def _moved(path: Path, target: Path) -> bool:
-    """Move a file once all of it is on the disk; False where the two are not on the same one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
     try:
         path.replace(target)
     except OSError:
-        return False
+        return False  # one disk, mounted twice
     return True
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def put_bytes(index_uri: str, kind: FileKind, data: bytes) -> IndexFile:

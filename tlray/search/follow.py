@@ -2,7 +2,7 @@
 
 What changed is told without reading vectors (`tlray.search.difference`). They are read for new rows alone, and go into a small
 file beside the large one (`tlray.search.delta`). Once many have gathered there, they are merged into the large file. The recall
-is measured anew then, and before it where new rows may not suit what was trained for others.
+is measured anew then, and before it where new rows may not suit what was trained for others (`tlray.search.drift`).
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ from tlray.search.card import Card, Parameters, Quality
 from tlray.search.choose import Choice
 from tlray.search.delta import Delta
 from tlray.search.difference import Difference, compare, live_parts
+from tlray.search.drift import is_due
 from tlray.search.engine import BLOCK_ROWS, Engine
 from tlray.search.exact import exact_neighbours
-from tlray.search.files import put_file
+from tlray.search.files import FileKind, IndexFile, put_file
 from tlray.search.loading import load_index, load_rows
 from tlray.search.measure import K, Probe, find_themselves, measure, tune
 from tlray.search.publishing import Contents, Stopwatch, publish_delta, publish_whole
@@ -33,11 +34,6 @@ MERGE_FRACTION = 0.1
 what every reader replays (a tenth of what a build adds) and what a merge writes; also the most by which an index may differ
 from the one that its recall was measured on."""
 
-MEASURE_FRACTION = 0.05
-"""Changes, as a share of all rows, after which an index that was trained is measured anew, as its lists and codes were made for
-other rows. Not at every update: loading and exact search took 1.0 s where a rebuild takes 6.8 s (IVF1024,Flat, 100,000 rows of
-512, two cores). Rows that are found by none and find none themselves take about this share twice from the mean recall."""
-
 UPDATE_QUERIES = 256
 """Fewer than a build's, as exact search is most of what measuring costs; the standard error is under a point. With 128, FAISS
 1.15 does not use matrix products and takes three times as long."""
@@ -48,6 +44,10 @@ CHECKED_NEW_ROWS = 2048
 MAX_DEAD_FRACTION = 0.2
 MAX_GROWTH = 2.0
 """A rule of thumb: lists and links were chosen for the rows of the build, and grow with their square root (FAISS wiki)."""
+
+MAX_LOSS = 0.1
+"""Of the recall of a build that could not reach its target. A rule of thumb: such a recall falls as rows come, and would after
+another build as well."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,13 @@ def update(
     with watch.stage("read"):
         after = _after(table, card, delta, difference)
     merges = after.delta.size > MERGE_FRACTION * len(after.rows) or config.recall_target != card.recall_target
-    if merges or _is_due(card, delta, after):
+    with watch.stage("check"):
+        measures = merges or is_due(index_uri, card, len(after.rows), delta, after.delta, scratch)
+    if measures:
         measured = _measured(table, config, index_uri, card, after, watch, scratch)
-        if measured.quality.recall_at_10 + measured.quality.standard_error < config.recall_target:
-            return None, difference.counts, f"recall fell to {measured.quality.recall_at_10}, under {config.recall_target}"
+        reason = _needs_another_build(card, measured.quality, config.recall_target)
+        if reason:
+            return None, difference.counts, reason
         if merges:
             return _merge(table, config, index_uri, card, after, measured, watch, scratch), difference.counts, ""
         found = {"parameters": measured.parameters, "quality": measured.quality, "measured_version": card.version + 1}
@@ -135,21 +138,18 @@ def _needs_rebuild(card: Card, difference: Difference) -> str:
     rows, dead = len(difference.kept) + len(difference.added), _dead(card, difference)
     if dead > MAX_DEAD_FRACTION * (rows + dead):
         return f"{dead} of {rows + dead} vectors would be dead, more than {MAX_DEAD_FRACTION:.0%}"
-    if rows > MAX_GROWTH * card.built_rows:
-        return f"{rows} rows are more than {MAX_GROWTH:g} times the {card.built_rows} that it was built for"
+    if rows > MAX_GROWTH * card.built.rows:
+        return f"{rows} rows are more than {MAX_GROWTH:g} times the {card.built.rows} that it was built for"
     return ""
 
 
-def _is_due(card: Card, before: Delta, after: _Update) -> bool:
-    """Whether to measure an index whose changes are not merged: each time that they pass a further twentieth of its rows.
-
-    A graph is not trained: it grows by the rule that it was built by. Exact vectors that are in the table alone are read for
-    merges alone: all of them would take longer than the update.
-    """
-    step = MEASURE_FRACTION * len(after.rows)
-    engine = Engine.make(card.factory, card.dimensions, card.metric)
-    has_vectors = engine.is_exact or "vectors" in card.files
-    return before.size // step < after.delta.size // step and not engine.is_trained and has_vectors
+def _needs_another_build(card: Card, quality: Quality, target: float) -> str:
+    """Whether the recall fell under the target; or where a build for it did not reach it, far under what that one reached."""
+    least = target
+    if target == card.recall_target and card.built.recall_at_10 < target:
+        least = round((1 - MAX_LOSS) * card.built.recall_at_10, 4)
+    fell = quality.recall_at_10 + quality.standard_error < least
+    return f"recall fell to {quality.recall_at_10}, under {least}" if fell else ""
 
 
 @dataclass(frozen=True)
@@ -208,16 +208,17 @@ def _merge(
     scratch: Path,
 ) -> Card:
     """Write the FAISS file with all that changed since."""
-    engine, rows, vectors = measured.engine, after.rows, None
+    engine, rows = measured.engine, after.rows
+    files: dict[FileKind, IndexFile] = {kind: file for kind, file in card.files.items() if kind == "centres"}
     with watch.stage("store"):
         engine.save(scratch / "index.faiss")
-        file = put_file(index_uri, "faiss", scratch / "index.faiss")
+        files["faiss"] = put_file(index_uri, "faiss", scratch / "index.faiss")
         if measured.is_stored:
             starts = range(0, len(rows), BLOCK_ROWS)
             blocks = (measured.exact.take(rows.ids_N[start : start + BLOCK_ROWS]) for start in starts)
             save_vectors(scratch / "vectors.npy", blocks, (len(rows), card.dimensions))
-            vectors = put_file(index_uri, "vectors", scratch / "vectors.npy")
-    contents = Contents(engine, file, rows, measured.parameters, measured.quality, vectors, after.next_id, card.built_rows)
+            files["vectors"] = put_file(index_uri, "vectors", scratch / "vectors.npy")
+    contents = Contents(engine, files, rows, measured.parameters, measured.quality, after.next_id, card.built)
     return publish_whole(table, config, index_uri, card.version + 1, contents, Choice(card.factory, card.reasons), watch)
 
 

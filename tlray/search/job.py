@@ -65,6 +65,7 @@ def index(config: IndexConfig) -> dict[str, Any]:
         "factory": card.factory,
         "parameters": card.parameters.model_dump(exclude_none=True),
         "recall_at_10": card.quality.recall_at_10,
+        "measured_version": card.measured_version,
         "milliseconds_single": card.quality.milliseconds_single,
         "size_bytes": card.size_bytes,
         "seconds": round(time.monotonic() - began, 3),

@@ -64,6 +64,7 @@ def load_index(index_uri: str, card: Card, scratch: Path) -> LoadedIndex:
     large = {kind: get_file(index_uri, file, scratch) for kind, file in card.files.items() if kind not in ("rows", "delta")}
     recipe_file = RecipeFile.from_json(large["recipe"].read_bytes(), f"{index_uri}: {RECIPE_NAME}")
     engine = Engine.load(large["faiss"], card.metric)
+    engine.set_default(card.parameters)
     delta.apply(engine, rows)
     stored = StoredVectors(np.load(large["vectors"], mmap_mode="r"), rows, delta, engine) if "vectors" in large else None
     shape_is_right = engine.index.d == card.dimensions and engine.total == card.rows + card.dead and len(rows) == card.rows

@@ -86,12 +86,13 @@ def fill_in_shards(
             shared = [ray.put(value) for value in (engine.to_bytes(), queries_BD)]
             build = _remote(_shard)
             made = [build(*shared, engine.metric, table_uri, column, *piece) for piece in pieces]
-            found = []
-            for reference in made:
+        found = []
+        for reference in made:
+            with watch.stage("add"):
                 data, ids_BK, nearness_BK = ray.get(reference)
-                with watch.stage("merge"):
-                    engine.merge(Engine.from_bytes(data, engine.metric))
-                found.append((ids_BK, nearness_BK))
+            with watch.stage("merge"):  # while others are still being filled
+                engine.merge(Engine.from_bytes(data, engine.metric))
+            found.append((ids_BK, nearness_BK))
     ids_BK, nearness_BK = nearest_of(found, K + 1)
     return Probe.of(chosen.probe_ids, queries_BD, ids_BK, nearness_BK, int(starts[-1]))
 

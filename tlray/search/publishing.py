@@ -15,7 +15,7 @@ from tlray import __version__
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, TableError
 from tlray.lake.table import Table
-from tlray.search.card import Card, Parameters, Quality, publish
+from tlray.search.card import Built, Card, Parameters, Quality, publish
 from tlray.search.choose import Choice
 from tlray.search.delta import Delta
 from tlray.search.engine import LIBRARY_VERSION, Engine
@@ -43,23 +43,21 @@ class Contents:
 
     Attributes:
         engine: the FAISS index.
-        file: where it is stored.
+        files: where it is stored, its vectors and centres too, where they are kept.
         rows: its live rows.
         parameters: of a search.
         quality: what was measured.
-        vectors: where the exact vectors of the rows are stored, in their order, if they are kept.
         next_id: over every id that was ever given.
-        built_rows: live rows when it was built as a whole.
+        built: what it was when it was built as a whole.
     """
 
     engine: Engine
-    file: IndexFile
+    files: dict[FileKind, IndexFile]
     rows: Rows
     parameters: Parameters
     quality: Quality
-    vectors: IndexFile | None
     next_id: int
-    built_rows: int
+    built: Built
 
 
 def column_of(table: Table, name: str | None) -> str:
@@ -107,13 +105,10 @@ def publish_whole(
     """
     engine = contents.engine
     with watch.stage("write"):
-        files: dict[FileKind, IndexFile] = {
-            "faiss": contents.file,
+        small: dict[FileKind, IndexFile] = {
             "rows": put_bytes(index_uri, "rows", contents.rows.to_bytes()),
             "recipe": put_bytes(index_uri, "recipe", table.recipe_file.to_json()),
         }
-        if contents.vectors is not None:
-            files["vectors"] = contents.vectors
     card = Card(
         version=version,
         created=_now(),
@@ -130,13 +125,13 @@ def publish_whole(
         dead=engine.total - len(contents.rows),
         next_id=contents.next_id,
         base_next_id=contents.next_id,
-        built_rows=contents.built_rows,
+        built=contents.built,
         recall_target=config.recall_target,
         parameters=contents.parameters,
         quality=contents.quality,
         measured_version=version,
         seconds=watch.seconds,
-        files=files,
+        files=contents.files | small,
         made_with=_made_with(),
     )
     publish(index_uri, card)

@@ -216,9 +216,8 @@ class Searcher:
         out_BK = hits.positions_BK == leave_out_B[:, None]
         order_BK = np.argsort(out_BK | (hits.positions_BK < 0), axis=1, kind="stable")[:, :k]
         positions_BK = np.where(out_BK, -1, hits.positions_BK)
-        return Hits(
-            self.rows, np.take_along_axis(positions_BK, order_BK, axis=1), np.take_along_axis(hits.scores_BK, order_BK, axis=1)
-        )
+        take = np.take_along_axis
+        return Hits(self.rows, take(positions_BK, order_BK, axis=1), take(hits.scores_BK, order_BK, axis=1))
 
     def _search(self, queries_BD: np.ndarray, k: int, where: Filter) -> Hits:
         engine, rows = self._index.engine, self.rows
@@ -228,8 +227,7 @@ class Searcher:
         else:
             allowed = self._allowed(where) if self.card.dead else None
             ids_BK, nearness_BK = self._find(queries_BD, k, self.card.parameters, allowed, len(rows))
-        # Without removals an id is its row's position.
-        is_dense = len(rows) == self.card.next_id
+        is_dense = len(rows) == self.card.next_id  # without removals an id is its row's position
         positions_BK = ids_BK if is_dense else rows.positions(ids_BK.reshape(-1)).reshape(ids_BK.shape)
         scores_BK = np.sqrt(np.maximum(-nearness_BK, 0)) if engine.metric == "l2" else nearness_BK
         return Hits(rows, positions_BK, scores_BK)
@@ -240,12 +238,13 @@ class Searcher:
         """Search; and where lists held too few rows, look into more, or where a graph did not lead to enough, compare all."""
         engine = self._index.engine
         ids_BK, nearness_BK = find(engine, self._exact, queries_BD, k, parameters, allowed)
-        while k <= available and (ids_BK < 0).any() and engine.lists > (parameters.nprobe or engine.lists):
+        if k > available or not (ids_BK[:, -1] < 0).any():
+            return ids_BK, nearness_BK
+        while (ids_BK[:, -1] < 0).any() and engine.lists > (parameters.nprobe or engine.lists):
             parameters = parameters.model_copy(update={"nprobe": min(engine.lists, _MORE * (parameters.nprobe or 1))})
             ids_BK, nearness_BK = find(engine, self._exact, queries_BD, k, parameters, allowed)
-        short_B = (ids_BK < 0).any(axis=1)
-        if k <= available and engine.is_graph and short_B.any() and self._vectors_at_hand:
-            # Rows in tight clusters hang together in graphs of their own.
+        if engine.is_graph and self._vectors_at_hand:
+            short_B = ids_BK[:, -1] < 0  # rows in tight clusters hang together in graphs of their own
             ids_BK[short_B], nearness_BK[short_B] = exact_neighbours(
                 queries_BD[short_B], self._allowed_blocks(allowed), k, self.card.metric
             )
@@ -296,4 +295,5 @@ class Searcher:
             "metric": self.card.metric,
             "factory": self.card.factory,
             "recall_at_10": self.card.quality.recall_at_10,
+            "measured_version": self.card.measured_version,
         }

@@ -23,8 +23,8 @@ from tlray.errors import QueryError, RecipeMismatchError, TlrayError
 from tlray.lake.storage import to_uri
 from tlray.progress import say
 from tlray.search.api import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
+from tlray.search.brute import set_threads
 from tlray.search.card import newest_version
-from tlray.search.engine import set_threads
 from tlray.search.guard import Metrics
 from tlray.search.map import map_of
 from tlray.search.rows import Filter

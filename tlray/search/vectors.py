@@ -6,17 +6,20 @@ Shape legend: N rows, M ids asked for, D dimensions.
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from tlray.errors import ObjectNotFoundError, TableError
+from tlray.errors import ObjectNotFoundError, TableCorruptError, TableError
 from tlray.lake.parts import READ_THREADS, read_part, vectors_of
+from tlray.search.brute import nearness_at
 from tlray.search.choose import Metric
 from tlray.search.delta import StoredVectors
-from tlray.search.engine import BLOCK_ROWS, Engine, nearness_at
+from tlray.search.engine import BLOCK_ROWS, Engine
 from tlray.search.exact import gathered_nearness
 from tlray.search.rows import Rows
 
@@ -102,18 +105,47 @@ def save_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int
         path: of the file.
         blocks: the vectors, in order.
         shape: of all of them.
+
+    Raises:
+        TableCorruptError: the blocks are not of that shape in all.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    rows = 0
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for block_BD in blocks:
-            block_BD.tofile(file)
+            if block_BD.shape[1:] != shape[1:]:
+                raise TableCorruptError(f"vectors of {block_BD.shape[1:]} floats, expected {shape[1:]}; run `tlray verify`")
+            np.asarray(block_BD, np.float32).tofile(file)
+            rows += len(block_BD)
+    if rows != shape[0]:
+        raise TableCorruptError(f"the table's parts have {rows} rows, its log says {shape[0]}; run `tlray verify`")
 
 
 def in_blocks(vectors_ND: np.ndarray) -> Iterator[np.ndarray]:
     """Slices that bound what is handled at once."""
     for start in range(0, len(vectors_ND), BLOCK_ROWS):
         yield vectors_ND[start : start + BLOCK_ROWS]
+
+
+@contextmanager
+def leaving_out(vectors_ND: np.ndarray, ids: np.ndarray) -> Iterator[np.ndarray]:
+    """All rows but some, in order and without a copy: the others move up within the array, and back at the end.
+
+    Args:
+        vectors_ND: not to be read by anybody else meanwhile.
+        ids: of the rows that are left out, in order.
+    """
+    left_out_BD = vectors_ND[ids]
+    pieces = list(enumerate(pairwise([*ids.tolist(), len(vectors_ND)]), 1))
+    for by, (before, end) in pieces:
+        vectors_ND[before + 1 - by : end - by] = vectors_ND[before + 1 : end]
+    try:
+        yield vectors_ND[: len(vectors_ND) - len(ids)]
+    finally:
+        for by, (before, end) in reversed(pieces):
+            vectors_ND[before + 1 : end] = vectors_ND[before + 1 - by : end - by]
+        vectors_ND[ids] = left_out_BD
 
 
 @dataclass(frozen=True)
