@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +32,15 @@ class RayCluster:
 
     def __enter__(self) -> "RayCluster":
         self.log_path = self._folder / "ray.log"
+        # Of its own: there Ray notes the latest cluster, which its jobs join whichever they were submitted to. Its sockets'
+        # names are too long for pytest's folders.
+        self._temporary = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [
                     str(Path(sysconfig.get_path("scripts")) / "ray"),
                     *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={self._port}"),
+                    f"--temp-dir={self._temporary.name}",
                     *(f"--num-cpus={self._cpus}", f"--num-gpus={self._gpus}", "--disable-usage-stats"),
                     *("--dashboard-host=127.0.0.1", f"--dashboard-port={self._dashboard_port}"),
                     *(f"--include-dashboard={self._has_dashboard}", f"--object-store-memory={512 * 2**20}"),
@@ -60,6 +65,7 @@ class RayCluster:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._temporary.cleanup()
 
     def pids(self, named: str) -> list[int]:
         """Processes of this cluster whose title contains a text; Ray names its workers after what they run."""

@@ -154,7 +154,7 @@ def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
         return training(photos, tmp_path / name, network=network, **changes)
 
     process = subprocess.Popen([sys.executable, "-c", DRIVER, config("killed").model_dump_json()])
-    steps = wait_for_step(tmp_path / "killed", lambda step: step >= 11 and step % 9 not in (0, 1), process)
+    steps = wait_for_step(tmp_path / "killed", lambda step: step >= 11 and step % 9 not in (0, 1), process.poll)
     process.send_signal(signal.SIGKILL)
     process.wait()
     folder = next((tmp_path / "killed" / "checkpoints").iterdir())
@@ -171,15 +171,17 @@ def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
     assert not (tmp_path / "killed" / "checkpoints").exists()
 
 
-def wait_for_step(out: Path | str, wanted: Callable[[int], bool], process: subprocess.Popen[bytes]) -> int:
-    """Until a run has a checkpoint of a step that is wanted."""
-    folder = to_uri(f"{out}/checkpoints")
-    while process.poll() is None:
+def wait_for_step(out: Path | str, wanted: Callable[[int], bool], poll: Callable[[], int | None]) -> int:
+    """Until a run has a checkpoint of a step that is wanted; seldom looked for while the run does not move yet."""
+    folder, first = to_uri(f"{out}/checkpoints"), None
+    while poll() is None:
         names = [name for page in open_store(folder).list(folder) for name in page["uri"].to_pylist()]
         steps = [int(found[1]) for name in names if (found := re.search(r"/step-(\d+)\.safetensors$", name))]
         if steps and wanted(max(steps)):
             return max(steps)
-        time.sleep(0.005)
+        last = max(steps, default=-1)
+        first = last if first is None else first
+        time.sleep(0.2 if last == first else 0.01)
     raise AssertionError("the run ended before it could be killed")
 
 

@@ -1,46 +1,49 @@
-"""Training on a Ray cluster: several processes learn what one does, and lost ones are replaced."""
+"""Training on a Ray cluster: several processes learn what one does, lost ones are replaced, and one's error ends them all."""
 
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.exceptions import ClientError
+import ray
 
 from tests.conftest import use_server
-from tests.ray_cluster import RayCluster, processes_named
+from tests.fault_proxy import FaultProxy
+from tests.ray_cluster import RayCluster
 from tests.train.networks import largest_difference, photos_in, tensors_of, training
 from tests.train.test_network import DRIVER, wait_for_step
 from tlray.demo.s3_server import S3Server
+from tlray.errors import AccessError
 from tlray.lake.storage import open_store, to_uri
+from tlray.train.checkpoints import Checkpoints, Progress
 from tlray.train.model import load_model
 from tlray.train.network import train_network
 from tlray.train.on_ray import own_interrupts
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
-Place = tuple[Path, S3Server, dict[str, str]]
+STEPS = 4
+"""Of an epoch."""
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A folder with photos, a store, and a driver's environment.
-
-    The cluster is these tests' own: for three minutes it takes what a killed driver had asked for as in use.
-    """
+def folder(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, ray_cluster: RayCluster) -> Iterator[Path]:
+    """With photos, in the environment of a driver."""
     folder = tmp_path_factory.mktemp("train")
     photos_in(folder / "photos")
-    with pytest.MonkeyPatch.context() as patch, S3Server() as server:
-        use_server(server, patch)
-        with RayCluster(tmp_path_factory.mktemp("ray")) as cluster:
-            yield folder, server, {**os.environ, **cluster.env, "RAY_DEDUP_LOGS": "0"}
+    with pytest.MonkeyPatch.context() as patch:
+        use_server(s3_server, patch)
+        patch.setenv("RAY_ADDRESS", ray_cluster.address)
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process of each group, for nodes that are to be taken away
+        yield folder
 
 
 def config(folder: Path, out: Path | str, *, network: dict[str, Any] | None = None, **changes: Any) -> Any:
@@ -49,29 +52,79 @@ def config(folder: Path, out: Path | str, *, network: dict[str, Any] | None = No
     return training(folder / "photos", out, network=settings, batch_size=5, patience=1000, **changes)
 
 
-@contextmanager
-def driver(config: Any, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that trains, and writes to a log."""
-    with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-c", DRIVER, config.model_dump_json()], env=env, stdout=file, stderr=file)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def is_in_an_epoch(after: int) -> Callable[[int], bool]:
+    """Of a step, that it is later than another one and not the last of an epoch."""
+    return lambda step: step > after and step % STEPS in (1, 2)
 
 
-def remove_bucket(name: str) -> None:
-    """With all that is in it, though a run goes on writing."""
-    bucket = boto3.resource("s3").Bucket(name)
-    for _ in range(100):
-        bucket.objects.delete()
+def left_behind(out: str, cluster: RayCluster) -> Progress:
+    """How far a run had come, once its workers of this moment have ended."""
+    workers = set(cluster.pids("RayTrainWorker"))
+    while workers & set(cluster.pids("RayTrainWorker")):
+        time.sleep(0.2)
+    written = [uri for page in open_store(out).list(f"{out}/checkpoints") for uri in page["uri"].to_pylist()]
+    checkpoints = Checkpoints(next(uri for uri in written if "/step-" in uri).rpartition("/")[0])
+    return checkpoints.read(checkpoints.last_step())[1]
+
+
+def kill_a_worker(out: str, cluster: RayCluster, after: int, poll: Callable[[], int | None]) -> Progress:
+    wait_for_step(out, is_in_an_epoch(after), poll)
+    os.kill(cluster.pids("RayTrainWorker")[-1], signal.SIGKILL)
+    return left_behind(out, cluster)
+
+
+def test_an_error_of_one_worker_ends_them_all(folder: Path, s3_server: S3Server) -> None:
+    """The first one alone writes checkpoints; the other one waits for it, by itself for half an hour.
+
+    The only elastic run, and none is killed before it: for three minutes it would wait for what that had asked for.
+    """
+    out, elastic = f"{s3_server.make_bucket('refused')}/model", {"workers": 1, "max_workers": 2}
+    with FaultProxy(
+        s3_server.endpoint, lambda request: "denied" if request.method == "PUT" and "/step-" in request.key else None
+    ) as proxy:
+        ray.init(runtime_env={"env_vars": {"AWS_ENDPOINT_URL": proxy.endpoint}}, logging_level="WARNING")
         try:
-            bucket.delete()
-        except ClientError:
-            continue
-        return
-    raise AssertionError(f"{name} is still there")
+            with pytest.raises(AccessError, match=rf"^{re.escape(out)}/checkpoints/.*/step-0000000001.*S3 refuses"):
+                train_network(config(folder, out, epochs=10_000, local=False, network=elastic))
+        finally:
+            ray.shutdown()
+        assert proxy.faults["denied"] == 1  # nobody tried again
+
+
+@pytest.mark.timeout(600)
+def test_kill_9_of_the_driver_and_of_a_worker_change_nothing(
+    folder: Path, s3_server: S3Server, ray_cluster: RayCluster
+) -> None:
+    """One worker, then two, then one of them anew learn what one process does that nobody disturbs; no row counts twice."""
+    out, epochs, ended = f"{s3_server.make_bucket('models')}/killed", 8, threading.Event()
+    train_network(config(folder, folder / "calm", epochs=epochs))
+    of_one = config(folder, out, epochs=epochs, local=False, network={"workers": 1})
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, of_one.model_dump_json()])
+    try:
+        wait_for_step(out, is_in_an_epoch(STEPS), driver.poll)
+    finally:
+        driver.kill()
+        driver.wait()
+    seen = [left_behind(out, ray_cluster)]
+    with ThreadPoolExecutor(1) as threads:
+        poll, after = lambda: 0 if ended.is_set() else None, seen[0].epoch * STEPS + seen[0].step
+        killed = threads.submit(kill_a_worker, out, ray_cluster, after, poll)
+        try:
+            train_network(config(folder, out, epochs=epochs, local=False))
+        finally:
+            ended.set()
+        seen.append(killed.result())
+    cards = [load_model(to_uri(str(one))).card for one in (folder / "calm", out)]
+    for progress in seen:  # how long epochs took says that they were not trained again
+        assert 0 < progress.epoch < epochs
+        assert cards[1].training["history"][: progress.epoch] == [epoch.model_dump() for epoch in progress.epochs]
+    assert seen[0].rows < seen[1].rows
+    assert [card.training["rows_trained_on"] for card in cards] == [epochs * cards[0].metrics["train"].rows] * 2
+    assert largest_difference(tensors_of(out), tensors_of(folder / "calm")) < 1e-4
+    for split, evaluation in cards[0].metrics.items():
+        assert cards[1].metrics[split].accuracy == evaluation.accuracy
+        assert cards[1].metrics[split].loss == pytest.approx(evaluation.loss, abs=1e-4)
+    assert not list(open_store(out).list(f"{out}/checkpoints"))
 
 
 def test_an_interrupted_run_is_not_one_that_went_well() -> None:
@@ -80,42 +133,3 @@ def test_an_interrupted_run_is_not_one_that_went_well() -> None:
         signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.mark.timeout(600)
-def test_an_error_of_one_worker_ends_them_all(place: Place) -> None:
-    """The first one alone writes checkpoints; the other one waits for it, by itself for half an hour."""
-    folder, server, env = place
-    bucket = server.make_bucket("gone")
-    log = folder / "gone.log"
-    with driver(config(folder, f"{bucket}/model", epochs=10_000, local=False), env, log) as process:
-        wait_for_step(f"{bucket}/model", lambda step: step >= 2, process)
-        remove_bucket("gone")
-        assert process.wait(timeout=200) == 1
-    assert re.search(r"SourceError: s3://gone/.*there is no bucket 'gone'", log.read_text().splitlines()[-1])
-    assert "going on after" not in log.read_text()
-
-
-@pytest.mark.timeout(600)
-def test_kill_9_of_the_driver_and_of_a_worker_change_nothing(place: Place) -> None:
-    """Two workers learn what one process does that nobody disturbs, batch norms included; no row counts twice."""
-    folder, server, env = place
-    out, log, epochs = f"{server.make_bucket('models')}/killed", folder / "killed.log", 6
-    train_network(config(folder, folder / "calm", epochs=epochs))
-    elastic = config(folder, out, epochs=epochs, local=False, network={"workers": 1, "max_workers": 2})
-    with driver(elastic, env, log) as process:
-        wait_for_step(out, lambda step: step % 4 in (1, 2), process)
-        process.kill()
-    with driver(config(folder, out, epochs=epochs, local=False), env, log) as process:
-        step = wait_for_step(out, lambda _: "going on after epoch" in log.read_text(), process)
-        wait_for_step(out, lambda later: later > step, process)
-        os.kill(processes_named("RayTrainWorker")[-1], signal.SIGKILL)
-        assert process.wait(timeout=250) == 0, log.read_text()[-3000:]
-    assert log.read_text().count("going on after epoch") == 2
-    cards = [load_model(to_uri(str(one))).card for one in (folder / "calm", out)]
-    assert [card.training["rows_trained_on"] for card in cards] == [epochs * cards[0].metrics["train"].rows] * 2
-    assert largest_difference(tensors_of(out), tensors_of(folder / "calm")) < 1e-4
-    for split, evaluation in cards[0].metrics.items():
-        assert cards[1].metrics[split].accuracy == evaluation.accuracy
-        assert cards[1].metrics[split].loss == pytest.approx(evaluation.loss, abs=1e-4)
-    assert not list(open_store(out).list(f"{out}/checkpoints"))

@@ -202,10 +202,9 @@ class Training:
         is_stale = progress.best_epoch >= 0 and progress.epoch - 1 - progress.best_epoch >= self._config.patience
         progress.is_done = progress.epoch >= self._config.epochs or is_stale
         self._save()
-        metrics = {name: value for name, value in epoch.model_dump().items() if value is not None}
         if self._world.rank == 0:
+            metrics = {name: value for name, value in epoch.model_dump().items() if value is not None}
             say(f"epoch {progress.epoch} of {self._config.epochs}: {', '.join(f'{k} {v:.4g}' for k, v in metrics.items())}")
-        self._world.report({"epoch": progress.epoch, "rows": progress.rows, **metrics})
 
     def _measure(self, train_loss: float, began: float) -> Epoch:
         seconds = time.perf_counter() - began

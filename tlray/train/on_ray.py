@@ -1,16 +1,17 @@
 """A network's training on a Ray cluster: Ray Train starts the processes, and starts them again when some are lost.
 
 What is kept is our own (`tlray.train.checkpoints`), in one format whether Ray is there or not; a run that goes on finds it by
-its fingerprint, whatever the number of processes is then.
+its fingerprint, whatever the number of processes is then. Epochs are not reported to Ray Train, which
+shows them nowhere and takes a report every two seconds only: no epoch would be shorter.
 """
 
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs
 import ray
@@ -25,7 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, TooManyFailuresError, first_line
 from tlray.lake.storage import delta_options, join, to_path
 from tlray.ray_session import joined
-from tlray.train.work import Job, work
+
+if TYPE_CHECKING:
+    from tlray.train.work import Job
 
 
 class RayWorld:
@@ -58,12 +61,8 @@ class RayWorld:
             torch.distributed.all_gather_object(texts, text)
         return texts
 
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """To Ray's own dashboard."""
-        ray.train.report(dict(metrics))
 
-
-def work_on_ray(job: Job) -> None:
+def work_on_ray(job: "Job") -> None:
     """Train, and save the model.
 
     Raises:
@@ -142,7 +141,10 @@ def own_interrupts() -> Iterator[None]:
 
 def _work(settings: dict[str, Any]) -> None:
     """In each process."""
+    from tlray.train.work import Job, work  # Ray Train's controller reads this module too, and needs no networks
+
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # Ray Train shows all from INFO on
     work(Job.model_validate_json(settings["job"]), RayWorld())
 
 

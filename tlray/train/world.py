@@ -3,7 +3,6 @@
 Shape legend: B rows of a batch.
 """
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -40,10 +39,6 @@ class World(Protocol):
         """All processes' texts, by their numbers, in all of them."""
         ...
 
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Say how an epoch went; all processes call it together."""
-        ...
-
 
 class Alone:
     """One process."""
@@ -64,9 +59,6 @@ class Alone:
     def gather_text(self, text: str) -> list[str]:
         """The text alone."""
         return [text]
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Nobody else listens."""
 
 
 def share_of(batch_B: np.ndarray, rank: int, size: int) -> np.ndarray:
