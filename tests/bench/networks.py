@@ -19,7 +19,6 @@ from tlray.models.backbones import Backbone, resolve_backbone
 from tlray.models.encoder import Encoder
 from tlray.recipe import Precision, Preprocessing
 
-
 OURS = ("", "+encoder", "+encoder+resize")
 """What of ours a peer has inside."""
 
