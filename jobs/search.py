@@ -1,8 +1,6 @@
 """`tlray search` as a job: `ray job submit --working-dir . -- python jobs/search.py --config job.yaml`."""
 
-import sys
-
-from tlray.cli import main
+from tlray.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main(["search", *sys.argv[1:]]))
+    script("search")

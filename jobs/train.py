@@ -1,8 +1,6 @@
 """`tlray train` as a job: `ray job submit --working-dir . -- python jobs/train.py --config job.yaml`."""
 
-import sys
-
-from tlray.cli import main
+from tlray.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    script("train")

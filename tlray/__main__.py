@@ -1,7 +1,5 @@
 """`python -m tlray` is the `tlray` command."""
 
-import sys
+from tlray.cli import script
 
-from tlray.cli import main
-
-sys.exit(main())
+script()

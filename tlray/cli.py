@@ -1,15 +1,17 @@
 """The `tlray` command; the files in jobs/ run the same commands. Imports neither torch nor ray before a command needs them."""
 
 import argparse
+import atexit
 import contextlib
 import json
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import BaseModel
 
@@ -96,6 +98,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"tlray {name}: interrupted; the same command goes on from the last commit", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def script(*command: str) -> NoReturn:
+    """Run what the process's own arguments say, after the words of `command`, and end the process.
+
+    Without taking the interpreter apart: with torch and Ray inside that takes two seconds, and threads of delta-rs have aborted
+    it, which a scheduler would take for a failed command.
+    """
+    code = main([*command, *sys.argv[1:]])
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(name: str, command: Command, arguments: list[str]) -> int:

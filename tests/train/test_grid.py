@@ -1,6 +1,7 @@
 """The solvers of heads, against scikit-learn, torch's own optimizer, and themselves alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from tests.train.tables import CLASSES, blobs, config_for
@@ -20,7 +22,7 @@ from tlray.train.examples import Examples, Split
 from tlray.train.grid import DEFAULT_RATES, best_of, check_head, solver_of, trained_again
 from tlray.train.metrics import evaluate
 from tlray.train.objective import Objective
-from tlray.train.trials import Data, Fit, Schedule, Trial, scores_of, to_head
+from tlray.train.trials import BEHIND, Data, Fit, Schedule, Trial, scores_of, to_head
 from tlray.train.vectors import LoadedVectors
 
 ROWS = 400
@@ -109,16 +111,21 @@ def test_each_label_of_several_is_a_logistic_regression() -> None:
         assert np.abs(fit.layers[0][0][label].numpy() - oracle.coef_[0]).max() < 2e-3 * np.abs(oracle.coef_).max()
 
 
-def test_a_head_does_not_depend_on_the_others_of_its_grid(data: Data) -> None:
-    values = np.geomspace(1e-4, 1, 7).tolist()
-    together = conjugate_gradients(data, decays(*values), Schedule(30, 3), 8, quiet)
-    in_threes = conjugate_gradients(data, decays(*values), Schedule(30, 3), 3, quiet)
-    for trial, fit, other in zip(decays(*values), together, in_threes, strict=True):
-        (alone,) = conjugate_gradients(data, [trial], Schedule(30, 3), 8, quiet)
-        for one in (alone, other):
-            assert fit.best_epoch == one.best_epoch
-            assert torch.allclose(fit.layers[0][0], one.layers[0][0], atol=1e-4)
-    assert len({fit.best_epoch for fit in together}) > 1  # some stopped while others went on
+def test_a_head_depends_on_the_others_of_its_grid_only_once_it_is_behind(data: Data) -> None:
+    trials = decays(*np.geomspace(1e-4, 1, 7).tolist())
+    together = conjugate_gradients(data, trials, Schedule(30, 3), 8, quiet)
+    in_threes = conjugate_gradients(data, trials, Schedule(30, 3), 3, quiet)
+    apart = [conjugate_gradients(data, [trial], Schedule(30, 3), 8, quiet)[0] for trial in trials]
+    least = min(fit.validation_loss for fit in apart)
+    for alone, *others in zip(apart, together, in_threes, strict=True):
+        for fit in others:
+            epochs = len(fit.validation_losses)
+            assert fit.validation_losses == pytest.approx(alone.validation_losses[:epochs], rel=1e-4)
+            if fit.best_epoch == alone.best_epoch:
+                assert torch.allclose(fit.layers[0][0], alone.layers[0][0], atol=1e-4)
+            assert epochs == len(alone.validation_losses) or fit.validation_loss > BEHIND * least
+    lengths = [len(fit.validation_losses) for fit in together]
+    assert lengths[-1] < len(apart[-1].validation_losses) and lengths[-1] < max(lengths)
 
 
 @pytest.mark.parametrize("hidden", [(), (8,), (8, 6)])
@@ -246,6 +253,14 @@ def test_standardising_is_that_of_all_training_rows() -> None:
     assert make_data(np.ones((100, 3), np.float32), classes[:100]).standard[1].tolist() == [1, 1, 1]
 
 
+def test_columns_in_unlike_units_are_standardised_each() -> None:
+    features, classes = blobs(ROWS)
+    features[:, 2], features[:, 5] = 0.1, features[:, 5] * 1e4
+    _, scale = make_data(features, classes).standard
+    expected = StandardScaler().fit(features[: ROWS * 3 // 4].astype(np.float64)).scale_
+    assert np.allclose(1 / scale.numpy(), np.where(np.arange(len(expected)) == 2, 1, expected), rtol=1e-5)
+
+
 def test_vectors_that_are_not_finite_are_counted_and_named() -> None:
     features, classes = blobs(100)
     features[[3, 99], 0] = [np.nan, np.inf]
@@ -280,6 +295,17 @@ def test_who_trains(data: Data) -> None:
     assert solver_of(data, settings({"kind": "ridge"}, {}), 1000) == "ridge"
     with pytest.raises(ConfigError, match="needs all vectors in memory"):
         solver_of(data, settings({"solver": "cg"}, {}), 1000)
+
+
+def test_of_heads_that_cannot_be_told_apart_the_simplest_is_the_best() -> None:
+    rng = np.random.default_rng(0)
+    losses, noise = rng.exponential(size=200), rng.standard_normal(200)
+    noise -= noise.mean()
+    # All lose 0.005 more than the first; the standard error of that is 0.007 (noise 0.1) or 0.0007.
+    rows = [losses, losses + 0.005 + 0.1 * noise, losses + 0.005 + 0.01 * noise]
+    fits = [Fit(trial, (), 1, (row.mean(),), row_losses=row) for trial, row in zip(decays(1, 2, 3), rows, strict=True)]
+    assert best_of(fits) is fits[1]
+    assert best_of([fits[0], replace(fits[1], trial=rates(1.0)[0])]) is fits[0]  # another solver has another weight decay
 
 
 def test_a_loss_that_is_never_finite_is_an_error(data: Data) -> None:

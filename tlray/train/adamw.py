@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tlray.train.examples import Split
 from tlray.train.objective import Objective
 from tlray.train.products import product
-from tlray.train.trials import IMPROVEMENT, Data, Fit, Schedule, Trial
+from tlray.train.trials import IMPROVEMENT, Data, Fit, Schedule, Trial, go_on
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -53,7 +53,7 @@ class Stack:
         """GKB."""
         weights_GKH, bias_GK1 = self.tensors[:2]
         # All heads share the first layer's input: one product.
-        flat = product(weights_GKH.flatten(0, 1), features_BH.T)
+        flat = product(weights_GKH.flatten(0, 1), features_BH)
         values_GKB: Tensor = flat.view(*weights_GKH.shape[:2], -1) + bias_GK1
         for weights_GKH, bias_GK1 in zip(self.tensors[2::2], self.tensors[3::2], strict=True):
             values_GKB = torch.relu(values_GKB)
@@ -85,14 +85,15 @@ class _AdamW:
     def step(self, gradients: Sequence[Tensor], factor: float) -> None:
         self._steps += 1
         rate_G11 = self._rate_G11 * factor
-        step_G11 = rate_G11 / (1 - BETAS[0] ** self._steps)
         correction = math.sqrt(1 - BETAS[1] ** self._steps)
+        # rate * first / (second's root + epsilon), both corrected, rearranged so as to pass over the memory less often.
+        divisor_G11 = (1 - BETAS[0] ** self._steps) / (rate_G11 * correction)
         parts = zip(self._stack.tensors, gradients, self._first, self._second, strict=True)
         for tensor, gradient, first, second in parts:
             tensor.mul_(1 - rate_G11 * self._decay_G11)
             first.lerp_(gradient, 1 - BETAS[0])
             second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            tensor.sub_((first * step_G11).div_(second.sqrt().div_(correction).add_(EPSILON)))
+            tensor.addcdiv_(first, second.sqrt().add_(EPSILON * correction).mul_(divisor_G11), value=-1)
 
     def keep(self, kept_G: Tensor) -> None:
         self._rate_G11, self._decay_G11 = self._rate_G11[kept_G], self._decay_G11[kept_G]
@@ -143,7 +144,9 @@ def train_adamw(
         for at, (head, loss) in enumerate(zip(active, losses, strict=True)):
             fits[head] = _updated(fits[head], epoch, loss, stack, at)
         log(epoch, {"heads": float(len(active)), "validation/loss": min(fit.validation_loss for fit in fits)})
-        going = np.array([epoch - fits[head].best_epoch < schedule.patience for head in active])
+        best_G = np.array([fit.validation_loss for fit in fits])
+        waited_G = epoch - np.array([fits[head].best_epoch for head in active])
+        going = go_on(best_G[active], waited_G, np.fmin.reduce(best_G), schedule.patience)
         if not going.any():
             break
         if not going.all():

@@ -1,6 +1,6 @@
 """Many linear heads at once by preconditioned nonlinear conjugate gradients on all rows: no learning rate, no batches.
 
-All heads share the vectors: an iteration is two products with all of them, `directions_(G K),R @ rows_RN` and its transpose.
+All heads share the vectors: an iteration is two products with all of them, `directions_(G K),R @ rows_NR.T` and its transpose.
 What makes it short is the basis: in that of the principal components the Hessian of every head is nearly diagonal, (mean
 second derivative by the scores) x (variance of the component) + weight decay, and at zero weights exactly so for equal
 classes; its inverse is the preconditioner, so that the first step is nearly Newton's. A rotation does not change |W|, so the
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tlray.train.examples import Split
 from tlray.train.objective import Objective
-from tlray.train.products import product
-from tlray.train.trials import IMPROVEMENT, Data, Fit, Schedule, Trial
+from tlray.train.products import packed, product
+from tlray.train.trials import IMPROVEMENT, Data, Fit, Schedule, Trial, go_on
 
 MAX_COMPONENTS = 4096
 """Of vectors or rows, whichever are fewer: their eigenvectors take some 20 s on two cores; beyond, `auto` takes adamw."""
@@ -32,8 +32,8 @@ three splits the test accuracy was 96.0 % with them and 95.8 % with all down to 
 
 _LEAST_CURVATURE = 1e-6
 _HALVINGS = 6
-_SCORE_COPIES = 8
-_VECTOR_COPIES = 5
+_SCORE_COPIES = 9
+_VECTOR_COPIES = 6
 """Arrays as large as the scores or the vectors that are alive at once."""
 
 Log = Callable[[int, dict[str, float]], None]
@@ -46,8 +46,8 @@ class Basis:
     Attributes:
         axes_RD: orthonormal rows; that of the constant is 0.
         variance_R: along each; second moment of the constant.
-        rows_NR: the training rows in it.
-        rows_RN: its transpose, contiguous.
+        rows_NR: the training rows in it, `packed`.
+        rows_RN: its transpose, likewise.
     """
 
     axes_RD: Tensor
@@ -61,24 +61,24 @@ class Basis:
         count, dimensions = features_ND.shape
         features_DN = features_ND.T.contiguous()
         if dimensions <= count:
-            variance, axes = torch.linalg.eigh(product(features_DN, features_ND) / count)
+            variance, axes = torch.linalg.eigh(product(features_DN, features_DN) / count)
         else:
-            variance, vectors_NN = torch.linalg.eigh(product(features_ND, features_DN) / count)
-            axes = product(features_DN, vectors_NN / (count * variance.clamp_min(1e-30)).sqrt())
+            variance, vectors_NN = torch.linalg.eigh(product(features_ND, features_ND) / count)
+            axes = product(features_DN, (vectors_NN / (count * variance.clamp_min(1e-30)).sqrt()).T)
         kept = variance > _LEAST_VARIANCE * variance[-1].clamp_min(1e-30)
         axes_RD = torch.cat([axes.T[kept], torch.zeros(1, dimensions)])
-        rows_RN = _in_basis(features_DN, axes_RD)
-        return cls(axes_RD, torch.cat([variance[kept], torch.ones(1)]), rows_RN.T.contiguous(), rows_RN)
+        rows_NR = _in_basis(features_ND, axes_RD)
+        return cls(axes_RD, torch.cat([variance[kept], torch.ones(1)]), packed(rows_NR), packed(rows_NR.T))
 
     def rows(self, features_MD: Tensor) -> Tensor:
-        """Other standardised vectors in it; RM."""
-        return _in_basis(features_MD.T.contiguous(), self.axes_RD)
+        """Other standardised vectors in it, `packed`; MR."""
+        return packed(_in_basis(features_MD, self.axes_RD))
 
 
-def _in_basis(features_DM: Tensor, axes_RD: Tensor) -> Tensor:
-    rows_RM = product(axes_RD, features_DM)
-    rows_RM[-1] = 1
-    return rows_RM
+def _in_basis(features_MD: Tensor, axes_RD: Tensor) -> Tensor:
+    rows_MR = product(features_MD, axes_RD)
+    rows_MR[:, -1] = 1
+    return rows_MR
 
 
 def heads_at_once(data: Data, memory_bytes: int) -> int:
@@ -103,13 +103,13 @@ def conjugate_gradients(data: Data, trials: Sequence[Trial], schedule: Schedule,
     basis = Basis.of(features_ND)
     objective = Objective(data.targets[positions], data.weights[positions], data.examples.task)
     positions, features_MD = data.matrix(Split.VALIDATION)
-    rows_RM = basis.rows(features_MD)
+    rows_MR = basis.rows(features_MD)
     judge = Objective(data.targets[positions], torch.ones(len(positions)), data.examples.task)
     fits = []
     for start in range(0, len(trials), at_once):
         some = trials[start : start + at_once]
         descent = _Descent(basis, objective, some, len(data.examples.classes))
-        fits += _run(descent, some, schedule, judge.losses, rows_RM, log)
+        fits += _run(descent, some, schedule, judge.losses, rows_MR, log)
     return fits
 
 
@@ -129,14 +129,14 @@ class _Descent:
         self._direction_GKR, self._gradient_GKR = torch.zeros_like(self.weights_GKR), torch.zeros_like(self.weights_GKR)
         self._norm_G = torch.ones(heads)
 
-    def scores(self, rows_RM: Tensor) -> Tensor:
+    def scores(self, rows_MR: Tensor) -> Tensor:
         """Of other rows; GKM."""
-        return _times(self.weights_GKR, rows_RM)
+        return _times(self.weights_GKR, rows_MR)
 
     def step(self) -> None:
         """One iteration of all heads."""
         residuals_GKN, second_GKN = self._objective.expand(self._scores_GKN)
-        gradient_GKR = _times(residuals_GKN, self._basis.rows_NR).addcmul_(self._decay_G1R, self.weights_GKR)
+        gradient_GKR = _times(residuals_GKN, self._basis.rows_RN).addcmul_(self._decay_G1R, self.weights_GKR)
         diagonal_GK1 = self._objective.diagonal(second_GKN).clamp_min(_LEAST_CURVATURE)[:, :, None]
         newton_GKR = gradient_GKR / (self._basis.variance_R * diagonal_GK1 + self._decay_G1R)
         norm_G = _dot(newton_GKR, gradient_GKR)
@@ -150,7 +150,7 @@ class _Descent:
 
     def _move(self, descent_G: Tensor, second_GKN: Tensor) -> None:
         """Go Newton's step along the direction, or a half, a quarter... of it where the loss would rise."""
-        along_GKN = _times(self._direction_GKR, self._basis.rows_RN)
+        along_GKN = _times(self._direction_GKR, self._basis.rows_NR)
         decayed_GKR = self._decay_G1R * self._direction_GKR
         slope_G, square_G = _dot(decayed_GKR, self.weights_GKR), _dot(decayed_GKR, self._direction_GKR)
         curvature_G = self._objective.curvature(second_GKN, along_GKN) + square_G
@@ -176,12 +176,12 @@ class _Descent:
 
     def layers(self, weights_GKR: Tensor) -> list[tuple[Tensor, Tensor]]:
         """weight_KD and bias_K of heads, in the original basis."""
-        weights_GKD = _times(weights_GKR, self._basis.axes_RD)
+        weights_GKD = _times(weights_GKR, self._basis.axes_RD.T)
         return list(zip(weights_GKD.unbind(), weights_GKR[:, :, -1].unbind(), strict=True))
 
 
 def _times(left_GKR: Tensor, right: Tensor) -> Tensor:
-    """One matrix product for all heads."""
+    """One product with the rows of a matrix for all heads."""
     return product(left_GKR.flatten(0, 1), right).view(*left_GKR.shape[:2], -1)
 
 
@@ -195,7 +195,7 @@ def _run(
     trials: Sequence[Trial],
     schedule: Schedule,
     judge: Callable[[Tensor], Tensor],
-    rows_RM: Tensor,
+    rows_MR: Tensor,
     log: Log,
 ) -> list[Fit]:
     """Iterate until no head gets better on the validation rows, or all have converged."""
@@ -208,7 +208,7 @@ def _run(
         descent.step()
         if schedule.refit:
             continue
-        now_G = judge(descent.scores(rows_RM)).numpy().astype(np.float64)
+        now_G = judge(descent.scores(rows_MR)).numpy().astype(np.float64)
         for head, loss in zip(active, now_G, strict=True):
             losses[head].append(float(loss))
         better = now_G < best_G[active] * (1 - IMPROVEMENT)
@@ -216,7 +216,7 @@ def _run(
         best_G[heads], best_epoch_G[heads] = now_G[better], epoch
         kept_GKR[heads] = descent.weights_GKR[better]
         log(epoch, {"heads": float(len(active)), "validation/loss": float(best_G.min())})
-        going = epoch - best_epoch_G[active] < schedule.patience
+        going = go_on(best_G[active], epoch - best_epoch_G[active], best_G.min(), schedule.patience)
         if not going.all():
             active = active[going]
             if not len(active):

@@ -16,6 +16,7 @@ from tlray.errors import ConfigError
 from tlray.train.adamw import train_adamw
 from tlray.train.conjugate import MAX_COMPONENTS, Log, conjugate_gradients, heads_at_once
 from tlray.train.examples import Split
+from tlray.train.losses import row_losses
 from tlray.train.ridge import train_ridge
 from tlray.train.trials import Data, Fit, Schedule, Solver, Trial, row_of
 
@@ -27,6 +28,11 @@ DEFAULT_DECAYS: dict[Solver, tuple[float, ...]] = {
     "ridge": tuple(float(f"{value:.2g}") for value in np.geomspace(1e-4, 1e3, 22)),
 }
 """Wide enough that the best is inside on vectors standardised as ours; scikit-learn's C of N rows is 1 / (N * decay)."""
+
+
+ERRORS = 2.0
+"""Of the mean difference of two heads' losses, some 95 %. On forty splits of wine and of breast cancer the test accuracy was
+0.6 and 0.4 points above that of the head of the least loss; on the digits by EfficientNet-Lite0 0.2, elsewhere the same."""
 
 
 def check_head(config: TrainConfig) -> None:
@@ -76,11 +82,17 @@ def trials_of(column: str, solver: Solver, config: TrainConfig) -> list[Trial]:
 def train_trials(
     data: Data, trials: Sequence[Trial], schedule: Schedule, config: TrainConfig, memory_bytes: int, log: Log
 ) -> list[Fit]:
-    """Train all trials of one column, by their solver."""
+    """Train all trials of one column, by their solver, and judge them row by row unless the validation rows are trained on."""
     if trials[0].solver == "ridge":
-        return train_ridge(data, trials)
-    if trials[0].solver == "cg":
-        return conjugate_gradients(data, trials, schedule, heads_at_once(data, memory_bytes), log)
+        fits = train_ridge(data, trials)
+    elif trials[0].solver == "cg":
+        fits = conjugate_gradients(data, trials, schedule, heads_at_once(data, memory_bytes), log)
+    else:
+        fits = _by_adamw(data, trials, schedule, config, log)
+    return fits if schedule.refit else _judged(fits, data)
+
+
+def _by_adamw(data: Data, trials: Sequence[Trial], schedule: Schedule, config: TrainConfig, log: Log) -> list[Fit]:
     return train_adamw(
         data,
         trials,
@@ -99,7 +111,11 @@ def hidden_of(config: TrainConfig) -> tuple[int, ...]:
 
 
 def best_of(fits: Sequence[Fit]) -> Fit:
-    """The fit of the least validation loss; the first of equal ones.
+    """Of the heads that are as good as the one of the least validation loss, the simplest: that of the largest weight decay.
+
+    As good is one that differs in weight decay alone and loses no more than `ERRORS` standard errors of the mean difference,
+    row by row: a small validation set cannot tell the two apart. Breiman, Friedman, Olshen and Stone (1984) take one standard
+    error of the least loss itself.
 
     Raises:
         ConfigError: none has a finite loss.
@@ -107,7 +123,16 @@ def best_of(fits: Sequence[Fit]) -> Fit:
     finite = [fit for fit in fits if np.isfinite(fit.validation_loss)]
     if not finite:
         raise ConfigError(f"the loss of all {len(fits)} heads is not finite; give smaller grid.learning_rates")
-    return min(finite, key=lambda fit: fit.validation_loss)
+    least = min(finite, key=lambda fit: fit.validation_loss)
+    alike = [fit for fit in finite if replace(fit.trial, weight_decay=least.trial.weight_decay) == least.trial]
+    return max((fit for fit in alike if fit is least or _as_good(fit, least)), key=lambda fit: fit.trial.weight_decay)
+
+
+def _as_good(fit: Fit, least: Fit) -> bool:
+    if fit.row_losses is None or least.row_losses is None or len(fit.row_losses) < 2:
+        return False
+    worse_M = fit.row_losses.astype(np.float64) - least.row_losses
+    return bool(worse_M.mean() <= ERRORS * worse_M.std(ddof=1) / len(worse_M) ** 0.5)
 
 
 def trained_again(fit: Fit, data: Data, config: TrainConfig, memory_bytes: int) -> Fit:
@@ -121,24 +146,29 @@ def trained_again(fit: Fit, data: Data, config: TrainConfig, memory_bytes: int) 
 
 
 def table_of(fits: Sequence[Fit], data_of: Mapping[str, Data]) -> list[dict[str, Any]]:
-    """All heads of a grid, the best first, with their accuracy on the validation rows where they tell classes apart."""
-    rows: list[dict[str, Any]] = []
-    for column, data in data_of.items():
-        ours = [fit for fit in fits if fit.trial.column == column]
-        extras: list[dict[str, Any]] = [{} for _ in ours]
-        if data.examples.task == "single":
-            extras = [{"validation_accuracy": value} for value in _accuracies(ours, data)]
-        rows += [row_of(fit, extra) for fit, extra in zip(ours, extras, strict=True)]
-    return sorted(rows, key=lambda row: (not np.isfinite(row["validation_loss"]), row["validation_loss"]))
+    """All heads of a grid, the best first and then by loss, with their accuracy where they tell classes apart."""
+    best = best_of(fits)
+    ordered = sorted(fits, key=lambda fit: (fit is not best, not np.isfinite(fit.validation_loss), fit.validation_loss))
+    single = [data_of[fit.trial.column].examples.task == "single" for fit in ordered]
+    return [row_of(fit, {"validation_accuracy": fit.accuracy} if one else {}) for fit, one in zip(ordered, single, strict=True)]
 
 
-def _accuracies(fits: Sequence[Fit], data: Data) -> list[float]:
+def _judged(fits: Sequence[Fit], data: Data) -> list[Fit]:
+    """With the losses of the validation rows and, of classes, the accuracy on them."""
+    task = data.examples.task
+    losses: list[list[np.ndarray]] = [[] for _ in fits]
     right, rows = np.zeros(len(fits), np.int64), 0
     for positions_B, features_BD in data.blocks(Split.VALIDATION):
-        targets_B = data.targets[positions_B]
-        right += [int((_scores(fit, features_BD).argmax(dim=1) == targets_B).sum()) for fit in fits]
+        targets = data.targets[positions_B]
+        for at, fit in enumerate(fits):
+            scores_BK = _scores(fit, features_BD)
+            losses[at].append(row_losses(scores_BK, targets, task).numpy())
+            if task == "single":
+                right[at] += int((scores_BK.argmax(dim=1) == targets).sum())
         rows += len(positions_B)
-    return [float(value) for value in np.round(right / rows, 6)]
+    accuracies = np.round(right / rows, 6) if task == "single" else np.full(len(fits), np.nan)
+    judged = zip(fits, losses, accuracies.tolist(), strict=True)
+    return [replace(fit, row_losses=np.concatenate(parts), accuracy=accuracy) for fit, parts, accuracy in judged]
 
 
 def _scores(fit: Fit, values_BH: Tensor) -> Tensor:

@@ -261,7 +261,7 @@ def _probe(data: Data, config: TrainConfig) -> dict[str, Any] | None:
 def _pictures(fits: list[Fit], best: Fit, metrics: dict[str, Evaluation], examples: Examples) -> dict[str, bytes]:
     pictures: dict[str, bytes | None] = {}
     if len(best.validation_losses) > 1:
-        shown = sorted(fits, key=lambda fit: fit.validation_loss)[:CURVES]
+        shown = sorted(fits, key=lambda fit: (fit is not best, fit.validation_loss))[:CURVES]
         named = {_name(fit.trial): fit.validation_losses for fit in shown if len(fit.validation_losses) > 1}
         pictures["curves.png"] = draw_curves(named, best=_name(best.trial))
     confusion = metrics.get("test", metrics["validation"]).confusion

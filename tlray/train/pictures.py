@@ -19,7 +19,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], *, best: str | None = Non
 
     Args:
         curves: by name.
-        best: name of the one that is drawn over the others.
+        best: name of the one that is drawn over the others, where it is among them.
 
     Returns:
         PNG, or None without matplotlib.
@@ -34,12 +34,13 @@ def draw_curves(curves: Mapping[str, Sequence[float]], *, best: str | None = Non
             axes.plot(epochs, values, label=name, marker="." if len(values) == 1 else None)
         elif name != best:
             axes.plot(epochs, values, color="0.8", linewidth=0.8)
-    if best is not None:
+    if best is not None and best in curves:
         axes.plot(range(1, len(curves[best]) + 1), curves[best], color="tab:blue", marker=".", label=f"best: {best}")
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.set_yscale("log")
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
     return _png(figure)
 
 
