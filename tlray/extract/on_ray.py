@@ -140,7 +140,7 @@ def for_plan(workers: Workers, plan: Plan) -> Workers:
 def _whole(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dataset:
     """On CPUs: each actor takes units from listing to parts."""
     assert workers.lanes is not None
-    calls = workers.lanes + THREADS_AHEAD
+    calls = workers.lanes + THREADS_AHEAD + 1  # as the next unit comes only when the driver has heard of the last one's end
     return units.map_batches(
         UnitActor,
         batch_size=1,

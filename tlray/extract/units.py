@@ -10,8 +10,8 @@ from tlray.lake.plan import Unit
 from tlray.recipe import RecipeFile
 
 THREADS_AHEAD = 1
-"""Threads more than lanes, so that one fetches while the others keep all cores busy. More of them take the lanes' time slices:
-two lanes on two cores made 304, 302 and 303 images a second with 1 and 298, 290 and 293 with 2 (tf_efficientnet_lite0, photos of
+"""Threads more than lanes, so that one fetches while the others keep all cores busy. More of them take time from the lanes: two
+lanes on two cores made 304, 302 and 303 images a second with 1 and 298, 290 and 293 with 2 (tf_efficientnet_lite0, photos of
 500 x 375 pixels in memory). A thread holds one piece, at most 64 MiB."""
 
 
