@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from tests.factories import make_recipe_file
 from tests.fault_proxy import Fault, FaultProxy, Request
 from tlray.demo.s3_server import S3Server
 from tlray.errors import (
@@ -20,8 +21,9 @@ from tlray.errors import (
     StoreAwayError,
 )
 from tlray.lake import retry, s3_client
-from tlray.lake.retry import Attempts, Pace
+from tlray.lake.retry import BODY_ATTEMPTS, Attempts, Pace
 from tlray.lake.storage import delta_options, open_store
+from tlray.lake.table import Table
 
 
 class Script:
@@ -75,6 +77,18 @@ def test_every_request_survives_it(fault: Fault, proxy: FaultProxy, script: Scri
     store.delete([uri])
     assert store.stat(uri) is None
     assert proxy.faults[fault] == 6
+
+
+def test_a_listing_of_the_log_that_breaks_off_is_asked_for_again(proxy: FaultProxy, script: Script, s3_bucket: str) -> None:
+    Table.create(f"{s3_bucket}/table", make_recipe_file())
+    script.concerns = lambda request: "list-type=2" in request.query and "_delta_log" in request.query
+    script.faults = ["truncated"]
+    assert Table.open(f"{s3_bucket}/table").version == 0
+    assert proxy.faults["truncated"] == 1
+    script.always = "truncated"
+    with pytest.raises(StorageError, match=r"cannot read the log of s3://.*/table"):
+        Table.open(f"{s3_bucket}/table")
+    assert proxy.faults["truncated"] == 1 + BODY_ATTEMPTS
 
 
 @pytest.mark.parametrize("if_absent", [False, True])

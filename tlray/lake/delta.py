@@ -7,7 +7,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from tlray.errors import AccessError, StorageError, TableError
+from tlray.lake.retry import BODY_ATTEMPTS, Attempts
 from tlray.lake.storage import delta_options, to_path
+
+_DENIED = ("403", "Forbidden", "AccessDenied", "PermissionDenied", "Permission denied")
+_BROKEN_BODY = "response body"
+"""In what delta-rs says of a listing that broke off, the one request that it does not repeat by itself."""
 
 _ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -26,31 +31,33 @@ def delta_uri(uri: str) -> str:
     return f"{scheme}://{quote(rest, safe='/')}"
 
 
-def open_delta(uri: str, version: int | None, *, is_second_try: bool = False) -> DeltaTable | None:
+def open_delta(uri: str, version: int | None) -> DeltaTable | None:
     """A table's snapshot; None where there is no table.
 
     Args:
         uri: of the table.
         version: None for the newest.
-        is_second_try: credentials were looked for anew already.
 
     Raises:
         TableError: there is no such version.
         AccessError, StorageError: the store refused or failed.
     """
-    try:
-        return DeltaTable(delta_uri(uri), version=version, storage_options=delta_options(uri))
-    except TableNotFoundError:
-        return None
-    except (DeltaError, OSError) as error:
-        text = one_line(error)
-        if version is not None and "version" in text.lower():
-            raise TableError(f"{uri} has no version {version} any more: {text}") from error
-        if any(word in text for word in ("403", "Forbidden", "AccessDenied", "PermissionDenied", "Permission denied")):
-            if not is_second_try:  # credentials may just have expired: the options are made anew, of those of this moment
-                return open_delta(uri, version, is_second_try=True)
-            raise AccessError(f"no permission to read the table at {uri}: {text}; check the credentials") from error
-        raise StorageError(f"cannot read the log of {uri}: {text}") from error
+    attempts, is_renewed = Attempts(BODY_ATTEMPTS), False
+    while True:
+        try:
+            return DeltaTable(delta_uri(uri), version=version, storage_options=delta_options(uri))
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            text = one_line(error)
+            if version is not None and "version" in text.lower():
+                raise TableError(f"{uri} has no version {version} any more: {text}") from error
+            if any(word in text for word in _DENIED):
+                if is_renewed:
+                    raise AccessError(f"no permission to read the table at {uri}: {text}; check the credentials") from error
+                is_renewed = True  # credentials may just have expired: the options are made anew, of those of this moment
+            elif _BROKEN_BODY not in text or not attempts.pause():
+                raise StorageError(f"cannot read the log of {uri}: {text}") from error
 
 
 def one_line(error: BaseException | None) -> str:
