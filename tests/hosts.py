@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.ray_cluster import GAVE_UP, START_ATTEMPTS, started
+
 NETWORK = "10.213.77"
 """Of the bridge, private as all of 10.0.0.0/8; `.1` is the gateway, `.11` and up are the hosts."""
 
@@ -27,8 +29,6 @@ import socket, sys
 with socket.socket(fileno=int(sys.argv[2])) as way, socket.create_server((sys.argv[1], 0)) as listener:
     socket.send_fds(way, [b"."], [listener.fileno()])
 """
-
-START_SECONDS = 180
 
 
 def why_not() -> str | None:
@@ -83,7 +83,7 @@ class Hosts:
         for index in range(len(self.addresses)):
             self.end(index)
         for process in self._processes:
-            process.wait(20)
+            process.wait(300)
         for name in (*(self._names(index)[0] for index in range(len(self.addresses))), self._tag):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)  # and with it the ends of cables in it
 
@@ -120,7 +120,7 @@ class Hosts:
         """`kill -9` of all that runs on a host, as a power cut does; first of those whose title contains a text."""
         for pid in self.pids(host, first):
             _kill(pid)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 300
         while (pids := self.pids(host)) and time.monotonic() < deadline:  # what is being started now comes to light later
             for pid in pids:
                 _kill(pid)
@@ -170,13 +170,14 @@ class RayHosts:
         command = [str(Path(sysconfig.get_path("scripts")) / "ray"), "start", "--block", *role, "--disable-usage-stats"]
         command += [f"--node-ip-address={self._hosts.addresses[host]}", f"--num-cpus={self._cpus if host else 0}"]
         command += [f"--object-store-memory={256 * 2**20}"]
-        log = self._folder / f"node-{host}-{time.monotonic_ns()}.log"
-        process = self._hosts.start(host, command, env=self.env, log=log)
-        deadline = time.monotonic() + START_SECONDS
-        while b"Ray runtime started" not in log.read_bytes():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"node {host} did not start: {log.read_text()[-3000:]}")
-            time.sleep(0.2)
+        for _ in range(START_ATTEMPTS):
+            log = self._folder / f"node-{host}-{time.monotonic_ns()}.log"
+            if started(self._hosts.start(host, command, env=self.env, log=log), log):
+                return
+            self.kill_node(host)
+            if GAVE_UP not in log.read_text():
+                break
+        raise RuntimeError(f"node {host} did not start: {log.read_text()[-3000:]}")
 
     def kill_node(self, host: int) -> None:
         """End all that a host runs, its raylet first."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,7 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-START_SECONDS = 180
+START_SECONDS = 600
+START_ATTEMPTS = 3
+GAVE_UP = "timed out during startup"
+"""What `ray start` says where a node was not there within 30 s, which cannot be set; on a busy machine that happens."""
+PORTS = range(23_000, 30_000)
+"""Under those that Linux gives to whoever asks for any, over those of Ray's own workers and of `tlray.demo.s3_server`."""
 
 
 class RayCluster:
@@ -25,12 +31,22 @@ class RayCluster:
     def __init__(self, folder: Path, *, cpus: int = 2, gpus: int = 0, dashboard: bool = False) -> None:
         self._folder = folder
         self._cpus, self._gpus, self._has_dashboard = cpus, gpus, dashboard
-        self._port, self._dashboard_port = free_ports(2)
+        self._port, self._dashboard_port, self._agent_port = free_ports(3)
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
         self.address = f"127.0.0.1:{self._port}"
         self.env = {"RAY_ADDRESS": self.address}
 
     def __enter__(self) -> "RayCluster":
+        for attempt in range(START_ATTEMPTS):
+            if self._starts():
+                return self
+            log = self.log_path.read_text()
+            self.__exit__()
+            if attempt == START_ATTEMPTS - 1 or GAVE_UP not in log:
+                raise RuntimeError(f"Ray did not start: {log[-3000:]}")
+        raise AssertionError
+
+    def _starts(self) -> bool:
         self.log_path = self._folder / "ray.log"
         # Of its own: there Ray notes the latest cluster, which its jobs join whichever they were submitted to. Its sockets'
         # names are too long for pytest's folders.
@@ -49,13 +65,7 @@ class RayCluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_SECONDS
-        while b"Ray runtime started" not in self.log_path.read_bytes():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.__exit__()
-                raise RuntimeError(f"Ray did not start: {self.log_path.read_text()[-3000:]}")
-            time.sleep(0.2)
-        return self
+        return started(self._process, self.log_path)
 
     def __exit__(self, *_: object) -> None:
         # `--block` ends its own children on SIGTERM; `ray stop` would end everybody's.
@@ -70,6 +80,16 @@ class RayCluster:
     def pids(self, named: str) -> list[int]:
         """Processes of this cluster whose title contains a text; Ray names its workers after what they run."""
         return [pid for pid in processes_named(named) if self._process.pid in _ancestors(pid)]
+
+
+def started(process: subprocess.Popen[bytes], log_path: Path) -> bool:
+    """Wait until `ray start --block` says that its node is there; False once it has ended or START_SECONDS are over."""
+    deadline = time.monotonic() + START_SECONDS
+    while b"Ray runtime started" not in log_path.read_bytes():
+        if process.poll() is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def processes_named(text: str) -> list[int]:
@@ -97,11 +117,11 @@ def _ancestors(pid: int) -> Iterator[int]:
 
 def free_ports(count: int) -> list[int]:
     """Of loopback, which nothing listens at."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise RuntimeError(f"no {count} ports of {PORTS} are free")

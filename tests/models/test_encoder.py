@@ -1,6 +1,7 @@
 """Batches, devices, precision and the recipe file."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def test_every_pass_has_the_batch_size(images_BHWC: np.ndarray) -> None:
     seen.clear()
     encoder.encode(images_BHWC)
     assert seen == [3, 3, 3]
+
+
+def test_other_work_takes_turns_with_lanes_and_waits_for_nothing_else(backbone: Backbone, images_BHWC: np.ndarray) -> None:
+    encoder = Encoder(backbone, device="cpu", batch_size=4, lanes=1)
+    with ThreadPoolExecutor(1) as thread:
+        with encoder.core():
+            embedding = thread.submit(encoder.encode, images_BHWC[:4])
+            assert not wait([embedding], timeout=0.2).done
+        assert embedding.result(60)["embedding"].shape[0] == 4
+    without = Encoder(backbone, device="cpu", batch_size=4)
+    with without.core(), without.core():
+        assert without.encode(images_BHWC[:4])["embedding"].shape[0] == 4
 
 
 def test_read_only_and_strided_images_work_without_warnings(backbone: Backbone, images_BHWC: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from queue import SimpleQueue
 
@@ -152,6 +152,10 @@ class Encoder:
                 began = time.perf_counter()
                 self._run_in_turn(lane, images_BHWC, keep)
                 return columns, time.perf_counter() - began
+
+    def core(self) -> AbstractContextManager[object]:
+        """To be entered for other work on the cores: it takes turns with the lanes. Without lanes it never waits."""
+        return self._lane() if self._pool is not None else nullcontext()
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:
