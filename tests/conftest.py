@@ -7,10 +7,16 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server, find_weed
 from tlray.errors import StorageError
+
+# Neither an unlucky draw nor a machine that stands still for a while fails a change: examples are the same each time, and take
+# what they take. `--hypothesis-profile default` draws others.
+settings.register_profile("tlray", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tlray")
 
 
 def pytest_configure() -> None:

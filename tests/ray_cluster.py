@@ -59,6 +59,7 @@ class RayCluster:
                     f"--temp-dir={self._temporary.name}",
                     *(f"--num-cpus={self._cpus}", f"--num-gpus={self._gpus}", "--disable-usage-stats"),
                     *("--dashboard-host=127.0.0.1", f"--dashboard-port={self._dashboard_port}"),
+                    f"--dashboard-agent-listen-port={self._agent_port}",  # else it is the same one for all clusters
                     *(f"--include-dashboard={self._has_dashboard}", f"--object-store-memory={512 * 2**20}"),
                 ],
                 stdout=log,

@@ -192,7 +192,6 @@ def test_snippets_run_and_see_the_good_rows(folder: Path, snippet: str) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "6"

@@ -7,12 +7,13 @@ as does all else that the test starts outside the hosts; they reach it through a
 
 import contextlib
 import json
+import math
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -29,26 +30,35 @@ pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.s3, pytest.mark.sl
 
 HEALTH = {
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",  # a node that is alive answers within them on a busy machine too
     "RAY_health_check_failure_threshold": "3",
 }
 
-LATENCY_SECONDS = 0.3
-"""Of the store, so that the work lasts for as long as things happen to the hosts."""
+LATENCY_SECONDS, LONG_LATENCY_SECONDS = 0.3, 5.0
 
 
 class SlowForwarder(Forwarder):
-    """Passes connections on to the store."""
+    """Passes connections on to the store, whose answers take so long that the work lasts while things happen to the hosts.
+
+    Attributes:
+        soon: so many blocks of answers more are passed on after the short latency, the others after the long one.
+    """
+
+    soon: float
 
     def connect(self, client: socket.socket, server: socket.socket) -> None:
-        for one, other, seconds in ((client, server, 0), (server, client, LATENCY_SECONDS)):
-            threading.Thread(target=_pass, args=(one, other, seconds), daemon=True).start()
+        for one, other, wait in ((client, server, lambda: None), (server, client, self._wait)):
+            threading.Thread(target=_pass, args=(one, other, wait), daemon=True).start()
+
+    def _wait(self) -> None:
+        self.soon -= 1
+        time.sleep(LATENCY_SECONDS if self.soon > 0 else LONG_LATENCY_SECONDS)
 
 
-def _pass(one: socket.socket, other: socket.socket, seconds: float) -> None:
+def _pass(one: socket.socket, other: socket.socket, wait: Callable[[], None]) -> None:
     with contextlib.suppress(OSError):
         while block := one.recv(2**20):
-            time.sleep(seconds)
+            wait()
             other.sendall(block)
     end(one, other)
 
@@ -64,7 +74,7 @@ def hosts() -> Iterator[Hosts]:
 
 @pytest.fixture
 def images(cut_seconds: float) -> int:
-    """So many that most are still to do when the link is mended; workers make some 20 a second of them."""
+    """So many that some are still to do when the link is mended; workers make some 20 a second of them."""
     return int(max(600, 40 * cut_seconds))
 
 
@@ -96,7 +106,7 @@ def parts(table: str) -> int:
     return sum(map(len, open_store(table).list(f"{table}/status=ok/")))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_dead_node_and_a_cut_link_change_nothing(
     hosts: Hosts, lake: str, images: int, cut_seconds: float, s3_env: S3Server, tmp_path: Path
 ) -> None:
@@ -106,6 +116,7 @@ def test_a_dead_node_and_a_cut_link_change_nothing(
         SlowForwarder(hosts.listen(), (server, int(port))) as way,
         RayHosts(hosts, cpus=2, env=HEALTH | {"AWS_ENDPOINT_URL": way.endpoint}) as cluster,
     ):
+        way.soon = 2 / 3 * images
         driver = hosts.start(0, [sys.executable, "-m", "tlray", *arguments(lake, "table")], env=cluster.env, log=log)
         began, events = time.monotonic(), dict[str, float]()
 
@@ -126,7 +137,8 @@ def test_a_dead_node_and_a_cut_link_change_nothing(
         time.sleep(cut_seconds)
         note("mended")
         hosts.mend(2)
-        driver.wait(400)
+        way.soon = math.inf
+        driver.wait(1200)
         print(f"{events}, ended {time.monotonic() - began:.1f} s after its start")
     print("\n".join(line[:200] for line in log.read_text().splitlines() if " images" in line))
     assert driver.returncode == 0, log.read_text()[-5000:]

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 
 from tests.extract.test_local import assert_same
-from tests.photos import RECIPE, frame_of, photo, result_of, start_tlray, tlray
+from tests.photos import RECIPE, frame_of, photo, result_of, tlray
 from tests.ray_cluster import RayCluster
 from tlray.errors import StoppedError
 from tlray.extract.stop import Stop
@@ -39,19 +40,35 @@ def command(folder: Path, table: str) -> list[str]:
     return ["extract", "--source.uri", str(folder / "photos"), "--table", str(folder / table), *RECIPE]
 
 
-def wait_for_parts(process: subprocess.Popen[str], table: Path, count: int) -> None:
-    """Until a run has written so many parts, or has ended."""
-    while process.poll() is None and len(list(table.glob("status=ok/*.parquet"))) < count:
-        time.sleep(0.02)
+WAITING = """
+import contextlib, pathlib, sys, time
+from tlray.cli import script
+from tlray.extract import job
+make, at_work = job._pieces, pathlib.Path(sys.argv.pop())
+def pieces_and_wait(*arguments):
+    with contextlib.closing(make(*arguments)) as pieces:
+        for number, piece in enumerate(pieces):
+            if number == 2:
+                at_work.touch()
+            if number == 5:
+                time.sleep(3600)
+            yield piece
+job._pieces = pieces_and_wait
+script()
+"""
+"""A command that makes a file when it has two pieces of a table, and at five waits for its end."""
 
 
 def stop_and_go_on(folder: Path, table: str, mode: str, reference: pl.DataFrame) -> None:
-    process = start_tlray(*command(folder, table), mode)
-    wait_for_parts(process, folder / table, 3)
+    at_work = folder / f"{table}-at-work"
+    arguments = [sys.executable, "-c", WAITING, *command(folder, table), mode, str(at_work)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not at_work.exists():
+        time.sleep(0.02)
     began = time.monotonic()
     for _ in range(2):  # `timeout` and process groups deliver two
         process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=200)
+    stdout, stderr = process.communicate()
     print(f"{mode}: ended {time.monotonic() - began:.1f} s after SIGTERM")
     assert process.returncode == 4, stderr
     (line,) = [line for line in stderr.splitlines() if line.startswith("tlray ")]

@@ -214,7 +214,7 @@ def test_a_multi_picture_jpeg_gives_its_first() -> None:
 def test_every_file_of_the_corpora_gives_pixels_or_a_code() -> None:
     decoded = 0
     for path in corpora.files():
-        began = time.monotonic()
+        began = time.thread_time()
         try:
             image = decode_image(path.read_bytes(), PREPROCESSING, max_pixels=MAX_PIXELS)
         except ImageError as error:
@@ -222,7 +222,7 @@ def test_every_file_of_the_corpora_gives_pixels_or_a_code() -> None:
         else:
             assert image.pixels_HWC.shape == (56, 56, 3)
             decoded += 1
-        assert time.monotonic() - began < 60, path
+        assert time.thread_time() - began < 60, path
     assert decoded > 300
 
 

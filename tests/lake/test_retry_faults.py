@@ -1,10 +1,12 @@
 """The retry policy against a real S3 server behind a proxy that fails on purpose."""
 
 import datetime
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -127,9 +129,9 @@ def test_a_stalled_answer_is_waited_out_and_a_dead_one_asked_for_again(
     config = s3_client._CONFIG.merge(type(s3_client._CONFIG)(read_timeout=2))
     monkeypatch.setattr(s3_client, "_CONFIG", config)
     monkeypatch.setattr(s3_client, "_CONNECTIONS", s3_client._Connections())
-    script.faults, proxy.stall_seconds = ["stall"], 6
+    script.faults, proxy.stall_seconds = ["stall"], 3600  # so what is read comes from another request
     assert len(store.read(uri).data) == 10_000
-    assert proxy.requests == 4
+    assert proxy.requests >= 4 and proxy.faults["stall"] == 2
 
 
 def test_credentials_that_expired_are_looked_for_once(
@@ -177,6 +179,8 @@ def test_threads_that_expire_together_renew_once(
         store.write(uri, b"x")
     made, expired, connect = [], set(), s3_client._connect
     monkeypatch.setattr(s3_client, "_connect", lambda pace: made.append(pace) or connect(pace))
+    together = threading.Barrier(8)  # before each request, so that all have asked with the old credentials
+    monkeypatch.setattr(Pace, "wait", lambda _: together.wait(300))
 
     def expire_first(request: Request) -> Fault | None:
         first = request.key not in expired
@@ -186,7 +190,7 @@ def test_threads_that_expire_together_renew_once(
     proxy.decide = expire_first
     with ThreadPoolExecutor(8) as threads:
         assert {blob.data for blob in threads.map(store.read, uris)} == {b"x"}
-    assert proxy.faults["expired"] == 8 and 1 <= len(made) < 8
+    assert proxy.faults["expired"] == 8 and len(made) == 1
 
 
 def test_a_request_that_is_refused_is_not_repeated(proxy: FaultProxy, script: Script, s3_bucket: str) -> None:
@@ -211,8 +215,12 @@ def test_a_busy_store_is_asked_more_slowly(
 
 def test_attempts_end_by_number_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now, slept = [0.0], []
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds) or now.__setitem__(0, now[0] + seconds))
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     attempts = Attempts()
     while attempts.pause():
         pass
@@ -241,7 +249,10 @@ def test_delta_is_told_the_policy(proxy: FaultProxy, script: Script, s3_bucket: 
 def test_the_wall_clock_decides_nothing(
     jump: float, proxy: FaultProxy, script: Script, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is set by a day, there and back, between any two questions for it; only signatures may see the true time."""
+    """It is set by a day, there and back, between any two questions for it; only signatures may see the true time.
+
+    Who waited by it would do so for a day, which pytest's own limit ends.
+    """
     assert datetime.datetime.now(datetime.UTC).year > 2000
     true_time, asked = time.time, [0]
 
@@ -252,8 +263,7 @@ def test_the_wall_clock_decides_nothing(
     monkeypatch.setattr(time, "time", time_that_jumps)
     store, uri = open_store(s3_bucket), f"{s3_bucket}/x"
     script.faults = ["slow_down", "reset", "unavailable"]
-    began = time.monotonic()
     store.write(uri, b"x")
     script.faults = ["slow_down"] * 3
     assert store.read(uri).data == b"x"
-    assert time.monotonic() - began < 60
+    assert not script.faults

@@ -150,6 +150,11 @@ class TestManifest:
         assert len(pages) >= 3
         assert sum(pages) == 60_000
 
+    def test_a_row_without_uri(self, tmp_path: Path) -> None:
+        polars.DataFrame({"uri": ["s3://b/1.jpg", None]}).write_parquet(tmp_path / "m.parquet")
+        with pytest.raises(SourceError, match="no URI in row 2"):
+            items(source(tmp_path / "m.parquet"))
+
     @pytest.mark.parametrize(
         ("text", "config", "says"),
         [

@@ -129,7 +129,7 @@ def test_two_drivers_may_create_at_once(tmp_path: Path) -> None:
     for driver in drivers:
         driver.start()
     start.set()
-    assert [results.get(timeout=60) for _ in drivers] == [0] * 4
+    assert [results.get(timeout=600) for _ in drivers] == [0] * 4
     for driver in drivers:
         driver.join()
 

@@ -14,6 +14,9 @@ from tests.photos import RECIPE, photo, result_of, tlray, write_photos
 from tests.search.test_service import TOKEN, serving
 
 pytestmark = pytest.mark.browser
+PATIENCE_MILLISECONDS = 120_000
+"""Playwright's own 5 s are not enough for a machine that stands still for some."""
+expect.set_options(timeout=PATIENCE_MILLISECONDS)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
     "--no-sandbox",
@@ -52,7 +55,7 @@ def browser() -> Iterator[Browser]:
     if program is None:
         pytest.skip("no Chromium on this machine: install Debian's chromium, or set TLRAY_CHROMIUM")
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=program, args=list(QUIET))
+        chromium = driver.chromium.launch(executable_path=program, args=list(QUIET), timeout=PATIENCE_MILLISECONDS)
         yield chromium
         chromium.close()
 
@@ -61,6 +64,7 @@ def browser() -> Iterator[Browser]:
 def shown(address: str, browser: Browser) -> Iterator[Shown]:
     """The page after the token was given, with the first random images."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE_MILLISECONDS)
     page = context.new_page()
     errors: list[str] = []
     page.goto(address)

@@ -11,7 +11,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +46,7 @@ class Client:
         self.port, self.token = port, token
 
     def __call__(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         given = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         if isinstance(body, (dict, list)):
             body, given["Content-Type"] = json.dumps(body).encode(), "application/json"
@@ -65,8 +65,8 @@ class Client:
 
 @contextmanager
 def serving(index: Path, **changes: object) -> Iterator[tuple[Client, Service]]:
-    """A server in a thread of this process."""
-    config = ServeConfig(**({"index": str(index), "reload_seconds": 0.2} | changes))
+    """A server in a thread of this process, which waits for a slow machine as well."""
+    config = ServeConfig(**({"index": str(index), "reload_seconds": 0.2, "timeout_seconds": 300} | changes))
     service = Service(config)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -80,7 +80,7 @@ def serving(index: Path, **changes: object) -> Iterator[tuple[Client, Service]]:
         yield Client(listener.getsockname()[1]), service
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(300)
         listener.close()
 
 
@@ -268,7 +268,7 @@ def test_bad_images_are_refused(client: Client) -> None:
 
 def test_a_long_body_without_a_length_is_cut_off(client: Client) -> None:
     blocks = (b"x" * 10_000 for _ in range(30))
-    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=300)
     try:
         connection.request("POST", "/api/search/image", blocks, {"Authorization": f"Bearer {TOKEN}"}, encode_chunked=True)
         status = connection.getresponse().status
@@ -290,11 +290,11 @@ def test_bad_requests_of_all_kinds_get_only_refusals(client: Client) -> None:
 
 
 def test_too_many_at_once(photos: Path) -> None:
-    with serving(photos / "index", max_concurrency=2, timeout_seconds=60, images=False) as (client, service):
+    with serving(photos / "index", max_concurrency=2, images=False) as (client, service):
         refused, real = threading.Event(), service.info
 
         def held() -> object:
-            refused.wait(60)
+            refused.wait(300)
             return real()
 
         def ask(_: int) -> int:
@@ -307,17 +307,19 @@ def test_too_many_at_once(photos: Path) -> None:
         with ThreadPoolExecutor(3) as threads:
             assert sorted(threads.map(ask, range(3))) == [200, 200, 429]
         assert client("GET", "/api/index")[0] == 200
+        status, data = client("POST", "/api/search/image", photo(1))
+        assert status == 422 and b"without its network" in data
 
 
 def test_too_slow(photos: Path) -> None:
     with serving(photos / "index", timeout_seconds=1, images=False) as (client, service):
         answered = threading.Event()
-        service.info = lambda: answered.wait(60)
+        service.info = lambda: answered.wait(300)
         assert client("GET", "/api/index")[0] == 504
         answered.set()
-        assert client("GET", "/healthz")[0] == 200
-        status, data = client("POST", "/api/search/image", photo(1))
-        assert status == 422 and b"without its network" in data
+        while (status := client("GET", "/healthz")[0]) == 504:  # it has no more than that second either
+            pass
+        assert status == 200
 
 
 def test_answers_stay_right_while_the_index_is_swapped_under_load(tmp_path: Path) -> None:
@@ -327,7 +329,7 @@ def test_answers_stay_right_while_the_index_is_swapped_under_load(tmp_path: Path
     uris, vectors_ND = bench.all()
     asked = vectors_ND[:50]
     truth = {1: [[uris[at] for at in row] for row in exact(asked, vectors_ND, 10)[0]]}
-    with serving(bench.index_path, images=False) as (client, service):
+    with serving(bench.index_path, images=False) as (client, _):
         expected_versions = {1}
         stop, failures, seen = threading.Event(), [], []
 
@@ -344,16 +346,14 @@ def test_answers_stay_right_while_the_index_is_swapped_under_load(tmp_path: Path
         threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(8)]
         for thread in threads:
             thread.start()
+        wait_until(lambda: seen)
         for version in (2, 3):
             bench.commit([rows_for(range(version * 10_000, version * 10_000 + 100))])
             assert bench.index()["version"] == version
             uris, vectors_ND = bench.all()
             truth[version] = [[uris[at] for at in row] for row in exact(asked, vectors_ND, 10)[0]]
             expected_versions.add(version)
-            deadline = time.monotonic() + 30
-            while service.searcher.card.version != version and time.monotonic() < deadline:
-                time.sleep(0.02)
-            time.sleep(0.2)
+            wait_until(lambda version=version: seen[-1][0] == version or failures)
         stop.set()
         for thread in threads:
             thread.join()
@@ -361,6 +361,11 @@ def test_answers_stay_right_while_the_index_is_swapped_under_load(tmp_path: Path
     assert {version for version, _, _ in seen} == expected_versions
     wrong = [(version, at) for version, at, found in seen if set(found) != set(truth[version][at])]
     assert not wrong, wrong[:5]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.02)
 
 
 def test_a_damaged_version_is_not_taken(tmp_path: Path) -> None:
@@ -385,13 +390,14 @@ def test_a_damaged_version_is_not_taken(tmp_path: Path) -> None:
 def test_the_command_serves_until_it_is_told_to_stop(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     arguments = ["serve", "--index", photos / "index", "--port", "0", "--token-file", tmp_path / "token", "--no-images"]
+    arguments += ["--timeout-seconds", "300"]
     process = start_tlray(*arguments)
     assert process.stderr is not None
     line = process.stderr.readline()
     port = int(line.split("127.0.0.1:")[1].split("/")[0])
     assert Client(port).json("GET", "/api/index")["rows"] == 30
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert json.loads(stdout.splitlines()[-1])["requests"] == 1
 

@@ -23,10 +23,15 @@ from tlray.errors import StorageError
 from tlray.lake.s3_client import new_client
 
 HOST = "127.0.0.1"
-START_SECONDS = 30.0
+START_SECONDS = 180.0
+"""A second, on a machine that has time for it."""
 STOP_SECONDS = 10.0
 GRPC_OFFSET = 10_000
 """`weed mini` lets its worker dial the admin port plus this, whatever `-admin.port.grpc` says (seen in 4.48)."""
+
+PORTS = range(20_000, 22_768)
+"""As they are and with GRPC_OFFSET added, they are under the ports that Linux gives to whoever asks for any, and to connections
+(from 32768 on): nobody comes by one of them between its choice and the server's start, or while the server is away."""
 
 
 class S3Server:
@@ -202,26 +207,28 @@ def find_weed() -> Path:
 
 
 def _free_ports() -> dict[str, int]:
-    """A free port for each flag of `weed mini`; all are held open until all are chosen, so no two are the same."""
+    """A free port for each flag of `weed mini`; two processes, which may start at once, begin to look at different ones.
+
+    Raises:
+        StorageError: there are not enough.
+    """
     flags = ["master.port", "volume.port", "filer.port", "s3.port", "admin.port"]
     ports: dict[str, int] = {}
-    held: list[socket.socket] = []
-    try:
-        while len(ports) < 2 * len(flags):
+    first = os.getpid() * len(flags)
+    for at in range(first, first + len(PORTS)):
+        port = PORTS[at % len(PORTS)]
+        if _is_free(port) and _is_free(port + GRPC_OFFSET):
             flag = flags[len(ports) // 2]
-            pair = [socket.socket(), socket.socket()]
-            held += pair
-            pair[0].bind((HOST, 0))
-            port = pair[0].getsockname()[1]
-            grpc_port = port + GRPC_OFFSET if port + GRPC_OFFSET < 2**16 else port - GRPC_OFFSET
-            if flag == "admin.port" and grpc_port < port:
-                continue
-            try:
-                pair[1].bind((HOST, grpc_port))
-            except OSError:
-                continue
-            ports |= {flag: port, f"{flag}.grpc": grpc_port}
-    finally:
-        for one in held:
-            one.close()
-    return ports
+            ports |= {flag: port, f"{flag}.grpc": port + GRPC_OFFSET}
+            if len(ports) == 2 * len(flags):
+                return ports
+    raise StorageError(f"the S3 server finds no ports from {PORTS[0]} to {PORTS[-1]} that are free; end what listens there")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
