@@ -2,8 +2,9 @@
 
 Each plan is made in a process of its own, as a run makes it; its memory is how much the process's peak grew. What the source
 lists is made up beforehand and comes from a file, so next to nothing of the time is the source's, and nothing that planning
-does hides behind a slow one; only `listed` makes names up as it goes, ten times as fast as S3 lists them. Sizes take turns, so
-that what else the machine does falls on all of them.
+does hides behind a slow one. Only `listed` makes names up as it goes, ten times as fast as S3 lists them, and `manifest` is a
+whole plan as `--dry_run` makes it, of a Parquet manifest whose images the table has. Sizes take turns, so that what else the
+machine does falls on all of them.
 """
 
 import argparse
@@ -22,12 +23,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tests.bench.harness import finish, print_json, ratio, run_json
 from tests.factories import make_recipe_file
-from tlray.lake.compare import compare
+from tlray.config import SourceConfig
+from tlray.lake.compare import Listed, compare
 from tlray.lake.parts import FIXED_FIELDS, vector_column, write_part
-from tlray.lake.sources import PAGE_SCHEMA
+from tlray.lake.sources import PAGE_SCHEMA, open_source
 from tlray.lake.table import Change, Table
 
 PAGE_ROWS = 1000
@@ -42,7 +45,7 @@ CHANGED_EVERY = 100
 BUDGET_MIB = 2560
 """Whatever the number of keys."""
 
-CASES = ("listed", "first", "again", "changed")
+CASES = ("listed", "first", "again", "changed", "manifest")
 LISTING = "keys.arrow"
 
 
@@ -113,6 +116,15 @@ def make_listing(path: Path, keys: int) -> None:
             stream.write_table(page.combine_chunks())
 
 
+def make_manifest(path: Path, source: FiledSource) -> None:
+    """A manifest of everything that the source has."""
+    columns = ["uri", "etag", "size_bytes"]
+    with pq.ParquetWriter(path, pa.schema([PAGE_SCHEMA.field(name) for name in columns])) as file:
+        pages = source.pages()
+        while some := list(islice(pages, PART_ROWS // PAGE_ROWS)):
+            file.write_table(pa.concat_tables(some).select(columns))
+
+
 def make_table(uri: str, source: FiledSource) -> None:
     """A table that holds everything that the source has, in parts about as large as `optimize` leaves them."""
     table = Table.create(uri, make_recipe_file())
@@ -139,7 +151,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def plan(source: MadeUpSource, table: Table | None) -> tuple[int, int]:
+def plan(source: Listed, table: Table | None) -> tuple[int, int]:
     """Plan as a run does; the images to embed, and the bytes on local disk."""
     todo = scratch_bytes = 0
     with tempfile.TemporaryDirectory(prefix="tlray-bench-") as scratch:
@@ -154,13 +166,15 @@ def measure(case: str, keys: int, folder: Path) -> dict[str, Any]:
     listing = folder / LISTING
     plan(FiledSource(PAGE_ROWS, path=listing), None)  # what is only loaded when it is used
     table = None if case in ("listed", "first") else Table.open(table_uri(folder, keys))
-    source = MadeUpSource(keys)
-    if case != "listed":
+    source: Listed = MadeUpSource(keys)
+    if case == "manifest":
+        source = open_source(SourceConfig(uri=str(manifest_path(folder, keys))))
+    elif case != "listed":
         source = FiledSource(keys, path=listing, changed_every=CHANGED_EVERY if case == "changed" else 0)
     before, began, cpu_began = peak_bytes(), time.perf_counter(), time.process_time()
     todo, scratch_bytes = plan(source, table)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-    assert todo == {"again": 0, "changed": -(-keys // CHANGED_EVERY)}.get(case, keys), todo
+    assert todo == {"again": 0, "manifest": 0, "changed": -(-keys // CHANGED_EVERY)}.get(case, keys), todo
     return {
         "microseconds": seconds / keys * 1e6,
         "cpu_microseconds": cpu_seconds / keys * 1e6,
@@ -174,14 +188,22 @@ def table_uri(folder: Path, keys: int) -> str:
     return f"file://{folder.resolve()}/table-{keys}"
 
 
+def manifest_path(folder: Path, keys: int) -> Path:
+    """Where the manifest of so many keys is."""
+    return folder / f"manifest-{keys}.parquet"
+
+
 def prepare(folder: Path, sizes: Sequence[int]) -> None:
-    """Make the listing and the tables that the folder does not have yet."""
+    """Make the listing, the tables and the manifests that the folder does not have yet."""
     listing = folder / LISTING
     if not listing.exists():
         make_listing(listing, max(sizes))
     for keys in sizes:
+        source = FiledSource(keys, path=listing)
         if not Path(f"{folder}/table-{keys}").exists():
-            make_table(table_uri(folder, keys), FiledSource(keys, path=listing))
+            make_table(table_uri(folder, keys), source)
+        if not manifest_path(folder, keys).exists():
+            make_manifest(manifest_path(folder, keys), source)
 
 
 def run(folder: Path, sizes: Sequence[int], repetitions: int) -> dict[str, Any]:
@@ -223,7 +245,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1e5 keys only, once")
     parser.add_argument("--keys", nargs="+", type=int, default=[10**5, 10**6, 10**7], help="sizes, the largest last")
     parser.add_argument("--repetitions", type=int, default=3, help="of each case and size; 0 only fills the folder")
-    parser.add_argument("--folder", type=Path, help="where what is made up is kept for the next time (2.5 GB for 1e7 keys)")
+    parser.add_argument("--folder", type=Path, help="where what is made up is kept for the next time (2.2 GB for 1e7 keys)")
     parser.add_argument("--case", choices=CASES, help="only this one, once, in this process, with what the folder has")
     arguments = parser.parse_args()
     if arguments.case:

@@ -28,9 +28,10 @@ def table_of(uri: str, rows: Rows, **recipe: object) -> Table:
     return table
 
 
-@pytest.mark.parametrize("budget", [2**20, 10])
-def test_rows_and_vectors(budget: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMORY_ROWS", budget)
+@pytest.mark.parametrize(("rows", "memory_bytes"), [(2**20, 2**20), (10, 0)])
+def test_rows_and_vectors(rows: int, memory_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RANGE_ROWS", rows)
+    monkeypatch.setattr(module, "MEMORY_BYTES", memory_bytes)
     one: Rows = {f"s3://b/{number:03d}": ("1", "cat", None) for number in range(60)}
     other = {name: row for name, row in one.items() if name > "s3://b/004"} | {"s3://b/900": ("1", None, None)}
     other["s3://b/010"], other["s3://b/011"] = ("2", "cat", None), ("1", "dog", None)

@@ -216,6 +216,7 @@ def test_a_small_plan_is_cut_for_all_workers() -> None:
 
 def test_a_large_difference_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_path, monkeypatch) -> None:
     """Runs of several batches on local disk, ranges of names, and positions in a part that an earlier piece rewrote."""
+    monkeypatch.setattr("tlray.lake.runs.RUN_ROWS", 7)
     monkeypatch.setattr("tlray.lake.runs.BATCH_ROWS", 3)
     monkeypatch.setattr("tlray.lake.compare.STEP_ROWS", 4)
     table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
@@ -228,7 +229,7 @@ def test_a_large_difference_comes_in_pieces_and_parts_may_be_rewritten_by_each(t
         committer = Committer(table, f"run{number}")
         counts: Counter[str] = Counter()
         with tempfile.TemporaryDirectory() as scratch:
-            pieces = list(compare(source, table, Path(scratch), budget=10))
+            pieces = list(compare(source, table, Path(scratch), budget=10, memory_bytes=1500))
             assert list(Path(scratch).iterdir())
             for difference in pieces:
                 counts.update(difference.counts)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from tlray.config import PolicyConfig
 from tlray.lake.parts import Part
 from tlray.lake.plan import Difference, StaleItems, Where, positions
-from tlray.lake.runs import MEMORY_ROWS, SortedRuns, cut_ranges
+from tlray.lake.runs import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
 from tlray.lake.sources import PAGE_SCHEMA
 from tlray.lake.state import IDENTITY_SCHEMA, identities
 from tlray.lake.table import Table
@@ -48,17 +48,20 @@ def compare(
     *,
     retry_codes: Iterable[str] = (),
     policy: PolicyConfig = FOLLOW,
-    budget: int = MEMORY_ROWS,
+    budget: int = RANGE_ROWS,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[Difference]:
     """Hold the source's listing against the table. The whole source is listed before the first difference comes.
 
     Args:
         source: what there should be.
         table: what there is, at the version at hand; None for nothing.
-        scratch: a folder on local disk for what does not fit in memory, 66 bytes a row of each side; the caller removes it.
+        scratch: a folder on local disk for what does not fit in memory: of each side 2 GiB, and 66 bytes for each row above;
+            the caller removes it.
         retry_codes: error codes whose images are to be embedded again.
         policy: whether deletions and changes are followed.
         budget: rows that are read at once, and items or rows to be dealt with in one difference.
+        memory_bytes: as much of both sides stays in memory.
 
     Yields:
         At least one difference; together they cover all keys, none twice. Rows of parts are those of `table` as it is
@@ -66,8 +69,8 @@ def compare(
     """
     parts = table.parts() if table is not None else []
     rows = identities(table, parts, source.kind, retry_codes) if table is not None else iter(())
-    held = SortedRuns.of(rows, IDENTITY_SCHEMA, "item", scratch, memory_rows=budget)
-    listed = SortedRuns.of(source.pages(), PAGE_SCHEMA, "uri", scratch, memory_rows=budget)
+    held = SortedRuns(IDENTITY_SCHEMA, "item", scratch, memory_bytes=memory_bytes).add_all(rows)
+    listed = SortedRuns(PAGE_SCHEMA, "uri", scratch, memory_bytes=held.memory_bytes).add_all(source.pages())
     left = listed.rows
     gathered = _Gathered()
     for bound in cut_ranges([listed, held], budget):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tlray.lake.parts import Part, vectors_of
-from tlray.lake.runs import MEMORY_ROWS, SortedRuns, cut_ranges
+from tlray.lake.runs import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
 from tlray.lake.state import IDENTITY_SCHEMA, identities
 from tlray.lake.storage import join, open_store
 from tlray.lake.table import Table
@@ -35,13 +35,14 @@ def contrast(first: Table, second: Table) -> dict[str, Any]:
     counts: Counter[str] = Counter(both=0, first=0, second=0, etag=0, label=0, failed=0)
     pairs: list[tuple[_Place, _Place]] = []
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
-        sides = []
+        sides: list[SortedRuns] = []
         for number, table in enumerate((first, second)):
             folder = Path(scratch) / str(number)
             folder.mkdir()
             rows = identities(table, parts[number], "images", ())
-            sides.append(SortedRuns.of(rows, IDENTITY_SCHEMA, "item", folder, memory_rows=MEMORY_ROWS))
-        for bound in cut_ranges(sides, MEMORY_ROWS):
+            memory_bytes = sides[0].memory_bytes if sides else MEMORY_BYTES
+            sides.append(SortedRuns(IDENTITY_SCHEMA, "item", folder, memory_bytes=memory_bytes).add_all(rows))
+        for bound in cut_ranges(sides, RANGE_ROWS):
             pairs += _contrast_range(sides[0].pop_below(bound), sides[1].pop_below(bound), parts, counts)
     recipes = first.recipe_file.recipe, second.recipe_file.recipe
     return {

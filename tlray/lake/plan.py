@@ -194,16 +194,20 @@ def _stale_groups(stale: StaleItems, deleted: Where, parts: Sequence[Part], size
     item_roots = roots[stale.where.part[first]]
     deleted_roots = roots[deleted.part]
     by_item, by_deleted = np.argsort(item_roots, kind="stable"), np.argsort(deleted_roots, kind="stable")
+    sorted_items = stale.items.take(pa.array(by_item))  # at once: to take from many chunks joins them all each time
+    sorted_item_roots, sorted_deleted_roots = item_roots[by_item], deleted_roots[by_deleted]
     groups: list[Group] = []
     pending: list[int] = []
     pending_items = 0
 
     def flush() -> None:
-        ours = by_item[_within(item_roots[by_item], pending)]
+        span = _within(sorted_item_roots, pending)
+        ours = by_item[span]
         start = len(units)
-        units.extend(Unit(start + at, items) for at, items in enumerate(_slices(stale.items.take(pa.array(ours)), size)))
+        items = sorted_items.slice(span.start, len(ours))
+        units.extend(Unit(start + at, some) for at, some in enumerate(_slices(items, size)))
         rows = stale.where.take(positions(first[ours], stale.count[ours]))
-        gone = deleted.take(by_deleted[_within(deleted_roots[by_deleted], pending)])
+        gone = deleted.take(by_deleted[_within(sorted_deleted_roots, pending)])
         groups.append(Group(tuple(range(start, len(units))), _stale_rows(Where.concat([rows, gone]), parts)))
 
     for root, rows in zip(*np.unique(np.concatenate([item_roots, deleted_roots]), return_counts=True), strict=True):
