@@ -45,9 +45,9 @@ from tlray.lake.table import Table
 from tlray.train.examples import Examples, Split
 from tlray.train.grid import train_trials
 from tlray.train.job import train
-from tlray.train.products import packed, product
+from tlray.train.products import product
 from tlray.train.splits import hash_splits
-from tlray.train.trials import Data, Schedule, Trial
+from tlray.train.trials import Data, Schedule, Solver, Trial
 from tlray.train.vectors import LoadedVectors
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -68,6 +68,8 @@ HEADS = 64
 ONE = 1e-2
 DECAYS = tuple(float(value) for value in np.geomspace(1e-6, 10, HEADS))
 RATES = tuple(float(value) for value in np.geomspace(1e-4, 1e-1, 8))
+ONE_RATE = 1e-3
+ADAMW_EPOCHS = 20
 
 
 def digits_table(folder: Path, name: str) -> str:
@@ -165,11 +167,12 @@ def against_scikit_learn(name: str, table: str, folder: Path, seeds: range) -> t
 def grid_against_one(table: str, folder: Path, repetitions: int) -> dict[str, float]:
     """Median seconds of the whole command for one head and for 64, turn by turn, in a process that is warm already."""
     times: dict[str, list[float]] = {"one": [], "grid": [], "one adamw": [], "grid adamw": []}
+    by_adamw = {"epochs": ADAMW_EPOCHS, "patience": ADAMW_EPOCHS}
     kinds: dict[str, dict[str, Any]] = {
         "one": {"grid": {"weight_decays": [ONE]}},
         "grid": {"grid": {"weight_decays": DECAYS}},
-        "one adamw": {"grid": {"weight_decays": [ONE], "learning_rates": [1e-3]}, "epochs": 20, "patience": 20},
-        "grid adamw": {"grid": {"weight_decays": DECAYS[::8], "learning_rates": RATES}, "epochs": 20, "patience": 20},
+        "one adamw": {"grid": {"weight_decays": [ONE], "learning_rates": [ONE_RATE]}} | by_adamw,
+        "grid adamw": {"grid": {"weight_decays": DECAYS[::8], "learning_rates": RATES}} | by_adamw,
     }
     for _ in range(repetitions):
         for name, changes in kinds.items():
@@ -177,22 +180,28 @@ def grid_against_one(table: str, folder: Path, repetitions: int) -> dict[str, fl
     return {name: median(values) for name, values in times.items()}
 
 
-def training_alone(features_ND: np.ndarray, classes_N: np.ndarray, repetitions: int) -> dict[str, float]:
+def heads_by(solver: Solver) -> dict[str, list[Trial]]:
+    """One head, and 64."""
+    if solver == "adamw":
+        grid = [Trial("embedding", "adamw", decay, rate) for rate in RATES for decay in DECAYS[::8]]
+        return {"one": [Trial("embedding", "adamw", ONE, ONE_RATE)], "grid": grid}
+    return {"one": [Trial("embedding", solver, ONE)], "grid": [Trial("embedding", solver, decay) for decay in DECAYS]}
+
+
+def training_alone(features_ND: np.ndarray, classes_N: np.ndarray, solver: Solver, repetitions: int) -> dict[str, float]:
     """Median seconds from vectors in memory to trained heads, standardising and the basis included."""
     uris = [f"s3://x/{at}" for at in range(len(classes_N))]
     splits_N = hash_splits(uris, classes_N, TrainConfig(out="x").split, 0)
     names = tuple(str(name) for name in range(int(classes_N.max()) + 1))
     examples = Examples(pa.array(uris), classes_N, splits_N, "single", names, np.arange(len(uris)))
     config = TrainConfig(out="x")
+    schedule = Schedule(ADAMW_EPOCHS, ADAMW_EPOCHS) if solver == "adamw" else Schedule(config.epochs, config.patience)
     times: dict[str, list[float]] = {"one": [], "grid": []}
     for repetition in range(repetitions + 1):
-        for name, decays in (("one", (ONE,)), ("grid", DECAYS)):
+        for name, trials in heads_by(solver).items():
             data = Data(LoadedVectors(features_ND), examples, torch.ones(len(uris)), len(uris))
-            trials = [Trial("embedding", "cg", decay) for decay in decays]
             began = time.perf_counter()
-            train_trials(
-                data, trials, Schedule(config.epochs, config.patience), config, 8 * 2**30, lambda _epoch, _metrics: None
-            )
+            train_trials(data, trials, schedule, config, 8 * 2**30, lambda _epoch, _metrics: None)
             if repetition:
                 times[name].append(time.perf_counter() - began)
     return {name: median(values) for name, values in times.items()}
@@ -211,13 +220,13 @@ def made_up(rows: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
 
 def floor(rows: int, components: int, repetitions: int) -> dict[str, float]:
     """Median seconds of an iteration's two bare products, for one head and for 64, of ten classes."""
-    rows_RN, rows_NR = packed(torch.randn(components, rows)), packed(torch.randn(rows, components))
+    rows_NR = torch.randn(rows, components)
     times: dict[str, list[float]] = {"one": [], "grid": []}
     for _ in range(5 * repetitions):
         for name, heads in (("one", 1), ("grid", HEADS)):
             weights, residuals = torch.randn(10 * heads, components), torch.randn(10 * heads, rows)
             began = time.perf_counter()
-            product(weights, rows_NR), product(residuals, rows_RN)
+            product(weights, rows_NR), product(residuals, rows_NR.T)
             times[name].append(time.perf_counter() - began)
     return {name: median(values) for name, values in times.items()}
 
@@ -229,10 +238,11 @@ def grids(table: str, folder: Path, repetitions: int, sizes: list[int]) -> list[
     measured = {
         "command, cg": {"one": times["one"], "grid": times["grid"]},
         "command, adamw": {"one": times["one adamw"], "grid": times["grid adamw"]},
-        "training alone, digits": training_alone(features_ND, classes_N, repetitions),
+        "training alone, cg": training_alone(features_ND, classes_N, "cg", repetitions),
+        "training alone, adamw": training_alone(features_ND, classes_N, "adamw", repetitions),
         "bare products": floor(1259, 850, repetitions),
     }
-    measured |= {f"training alone, {count} x 512": training_alone(*made_up(count, 512), 1) for count in sizes}
+    measured |= {f"training alone, {count} x 512": training_alone(*made_up(count, 512), "cg", 1) for count in sizes}
     return [{"grid of 64": name, **found, "ratio": ratio(found["grid"], found["one"])} for name, found in measured.items()]
 
 

@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.factories import make_recipe_file
 from tests.photos import error_of, result_of, tlray
+from tests.train.held import held
 from tests.train.tables import blobs, config_for, uri_of, write_table
 from tlray.errors import ConfigError, ExamplesError, RecipeMismatchError, TableLockedError
-from tlray.lake.lease import hold
 from tlray.lake.parts import vectors_of
 from tlray.lake.table import Table
 from tlray.output import Output
@@ -128,7 +128,7 @@ def test_the_same_command_again_does_nothing_until_something_changes(folder: Pat
     assert again["action"] == "unchanged" and again | {"seconds": 0, "action": ""} == first | {"seconds": 0, "action": ""}
     with pytest.raises(ConfigError, match=r"model of another config \(it differs in epochs, split\)"):
         train(config_for(folder, epochs=5, split={"test": 0.2}))
-    with hold(f"file://{folder}/model", "train", seconds=2), pytest.raises(TableLockedError, match=r"run train .* alive"):
+    with held(folder / "model", "train"), pytest.raises(TableLockedError, match=r"run train .* alive"):
         train(config_for(folder, epochs=5, rebuild=True))
     assert train(config_for(folder, epochs=5, rebuild=True))["action"] == "retrained"
     features, classes = blobs(100, seed=8)

@@ -1,7 +1,5 @@
 """Networks trained in one process: against plain torch, from images and from activations, killed and resumed, refused."""
 
-import re
-import signal
 import subprocess
 import sys
 import time
@@ -132,19 +130,27 @@ def test_activations_give_the_weights_that_images_give(trained: Path, photos: Pa
     assert {"layer4.0.bn1.running_mean", "layer4.0.conv1.weight"} <= moved
     # The network is now weights like any others, and a run that is done is not done again.
     assert load_backbone(load_model(to_uri(str(tmp_path / "out"))).card.recipe, local_copy).shapes == {"embedding": (96,)}
-    began = time.monotonic()
     again = training(photos, tmp_path / "out", network={"augment": None, "freeze": None}, **of_table)
     assert train_network(again) == result | {"action": "unchanged"}
-    assert time.monotonic() - began < 20
 
 
 DRIVER = (
     "import sys; from tlray.config import TrainConfig; from tlray.train.network import train_network;"
     "train_network(TrainConfig.model_validate_json(sys.argv[1]))"
 )
+WAITING_DRIVER = f"""
+import time
+from tlray.train.checkpoints import Checkpoints
+save = Checkpoints.save
+def save_and_wait(self, step, parts, progress):
+    save(self, step, parts, progress)
+    time.sleep(600 if step == 13 else 0)
+Checkpoints.save = save_and_wait
+{DRIVER}
+"""
+"""Waits to be killed, so that no run ends before it is."""
 
 
-@pytest.mark.timeout(200)
 def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
     photos: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,16 +159,16 @@ def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
         changes = {"source": None, "table": str(table), "recipe": None, "batch_size": 2, "epochs": 12, "patience": 1000}
         return training(photos, tmp_path / name, network=network, **changes)
 
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, config("killed").model_dump_json()])
-    steps = wait_for_step(tmp_path / "killed", lambda step: step >= 11 and step % 9 not in (0, 1), process.poll)
-    process.send_signal(signal.SIGKILL)
+    process = subprocess.Popen([sys.executable, "-c", WAITING_DRIVER, config("killed").model_dump_json()])
+    wait_for_step(tmp_path / "killed", 13, process.poll)
+    process.kill()
     process.wait()
     folder = next((tmp_path / "killed" / "checkpoints").iterdir())
     checkpoints = Checkpoints(f"file://{folder}")
     _, progress = checkpoints.read(checkpoints.last_step())
-    assert progress.epoch * 9 + progress.step >= steps
+    assert (progress.epoch, progress.step) == (1, 4)
     train_network(config("killed"))
-    assert f"going on after epoch {progress.epoch}, step {progress.step} of 9" in capsys.readouterr().err
+    assert "going on after epoch 1, step 4 of 9" in capsys.readouterr().err
     train_network(config("reference"))
     assert largest_difference(tensors_of(tmp_path / "killed"), tensors_of(tmp_path / "reference")) < 1e-5
     cards = [load_model(to_uri(str(tmp_path / name))).card for name in ("killed", "reference")]
@@ -171,17 +177,17 @@ def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
     assert not (tmp_path / "killed" / "checkpoints").exists()
 
 
-def wait_for_step(out: Path | str, wanted: Callable[[int], bool], poll: Callable[[], int | None]) -> int:
-    """Until a run has a checkpoint of a step that is wanted; seldom looked for while the run does not move yet."""
-    folder, first = to_uri(f"{out}/checkpoints"), None
+def wait_for_step(out: Path | str, step: int, poll: Callable[[], int | None]) -> None:
+    """Until a run's newest checkpoint is that of a step."""
+    folder = to_uri(f"{out}/checkpoints")
     while poll() is None:
-        names = [name for page in open_store(folder).list(folder) for name in page["uri"].to_pylist()]
-        steps = [int(found[1]) for name in names if (found := re.search(r"/step-(\d+)\.safetensors$", name))]
-        if steps and wanted(max(steps)):
-            return max(steps)
-        last = max(steps, default=-1)
-        first = last if first is None else first
-        time.sleep(0.2 if last == first else 0.01)
+        if any(
+            uri.endswith(f"/step-{step:010d}.safetensors")
+            for page in open_store(folder).list(folder)
+            for uri in page["uri"].to_pylist()
+        ):
+            return
+        time.sleep(0.1)
     raise AssertionError("the run ended before it could be killed")
 
 

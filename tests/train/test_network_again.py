@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.train.held import held
 from tests.train.networks import extract_activations, largest_difference, photos_in, tensors_of, training
 from tlray.errors import ConfigError, ExamplesError, StorageError, TableLockedError, TlrayError
-from tlray.lake.lease import hold
 from tlray.lake.storage import to_uri
 from tlray.train import work
 from tlray.train.checkpoints import Checkpoints, Progress
@@ -60,10 +60,7 @@ def test_a_regression_reaches_targets_far_from_0(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="away"):
         patch.setattr(work, "_save", fail)
         train_network(config("again"))
-    with (
-        hold(to_uri(str(tmp_path / "again")), "train", seconds=2),
-        pytest.raises(TableLockedError, match=r"run train .* alive"),
-    ):
+    with held(tmp_path / "again", "train"), pytest.raises(TableLockedError, match=r"run train .* alive"):
         train_network(config("again"))
     train_network(config("again"))
     whole, again = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "again")

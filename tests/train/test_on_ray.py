@@ -1,5 +1,6 @@
 """Training on a Ray cluster: several processes learn what one does, lost ones are replaced, and one's error ends them all."""
 
+import json
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import ray
 
 from tests.conftest import use_server
-from tests.fault_proxy import FaultProxy
+from tests.fault_proxy import Fault, FaultProxy, Request
 from tests.ray_cluster import RayCluster
 from tests.train.networks import largest_difference, photos_in, tensors_of, training
 from tests.train.test_network import DRIVER, wait_for_step
@@ -32,6 +33,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
 STEPS = 4
 """Of an epoch."""
+
+JOINING_DRIVER = f"import json, ray, sys; ray.init(runtime_env=json.loads(sys.argv[2]), logging_level='WARNING'); {DRIVER}"
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +55,16 @@ def config(folder: Path, out: Path | str, *, network: dict[str, Any] | None = No
     return training(folder / "photos", out, network=settings, batch_size=5, patience=1000, **changes)
 
 
-def is_in_an_epoch(after: int) -> Callable[[int], bool]:
-    """Of a step, that it is later than another one and not the last of an epoch."""
-    return lambda step: step > after and step % STEPS in (1, 2)
+class HeldBack(FaultProxy):
+    """A proxy that lets no checkpoint after a step through: a run waits there to be killed, and asks again meanwhile."""
+
+    def __init__(self, upstream: str, step: int) -> None:
+        super().__init__(upstream, self._decide)
+        self.step = step
+
+    def _decide(self, request: Request) -> Fault | None:
+        found = re.search(r"/step-(\d+)\.safetensors$", request.key)
+        return "unavailable" if request.method == "PUT" and found and int(found[1]) > self.step else None
 
 
 def left_behind(out: str, cluster: RayCluster) -> Progress:
@@ -67,8 +77,8 @@ def left_behind(out: str, cluster: RayCluster) -> Progress:
     return checkpoints.read(checkpoints.last_step())[1]
 
 
-def kill_a_worker(out: str, cluster: RayCluster, after: int, poll: Callable[[], int | None]) -> Progress:
-    wait_for_step(out, is_in_an_epoch(after), poll)
+def kill_a_worker(out: str, cluster: RayCluster, step: int, ended: threading.Event) -> Progress:
+    wait_for_step(out, step, lambda: 0 if ended.is_set() else None)
     os.kill(cluster.pids("RayTrainWorker")[-1], signal.SIGKILL)
     return left_behind(out, cluster)
 
@@ -91,7 +101,6 @@ def test_an_error_of_one_worker_ends_them_all(folder: Path, s3_server: S3Server)
         assert proxy.faults["denied"] == 1  # nobody tried again
 
 
-@pytest.mark.timeout(600)
 def test_kill_9_of_the_driver_and_of_a_worker_change_nothing(
     folder: Path, s3_server: S3Server, ray_cluster: RayCluster
 ) -> None:
@@ -99,26 +108,29 @@ def test_kill_9_of_the_driver_and_of_a_worker_change_nothing(
     out, epochs, ended = f"{s3_server.make_bucket('models')}/killed", 8, threading.Event()
     train_network(config(folder, folder / "calm", epochs=epochs))
     of_one = config(folder, out, epochs=epochs, local=False, network={"workers": 1})
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, of_one.model_dump_json()])
-    try:
-        wait_for_step(out, is_in_an_epoch(STEPS), driver.poll)
-    finally:
-        driver.kill()
-        driver.wait()
-    seen = [left_behind(out, ray_cluster)]
-    with ThreadPoolExecutor(1) as threads:
-        poll, after = lambda: 0 if ended.is_set() else None, seen[0].epoch * STEPS + seen[0].step
-        killed = threads.submit(kill_a_worker, out, ray_cluster, after, poll)
+    with HeldBack(s3_server.endpoint, STEPS + 2) as proxy, ThreadPoolExecutor(1) as threads:
+        environment = json.dumps({"env_vars": {"AWS_ENDPOINT_URL": proxy.endpoint}})
+        driver = subprocess.Popen([sys.executable, "-c", JOINING_DRIVER, of_one.model_dump_json(), environment])
+        try:
+            wait_for_step(out, proxy.step, driver.poll)
+        finally:
+            driver.kill()
+            driver.wait()
+        seen = [left_behind(out, ray_cluster)]
+        proxy.step = 3 * STEPS + 2
+        killed = threads.submit(kill_a_worker, out, ray_cluster, proxy.step, ended)
+        killed.add_done_callback(lambda _: setattr(proxy, "step", epochs * STEPS))
+        ray.init(runtime_env=json.loads(environment), logging_level="WARNING")
         try:
             train_network(config(folder, out, epochs=epochs, local=False))
         finally:
+            ray.shutdown()
             ended.set()
         seen.append(killed.result())
+    assert [(progress.epoch, progress.step) for progress in seen] == [(1, 2), (3, 2)]
     cards = [load_model(to_uri(str(one))).card for one in (folder / "calm", out)]
     for progress in seen:  # how long epochs took says that they were not trained again
-        assert 0 < progress.epoch < epochs
         assert cards[1].training["history"][: progress.epoch] == [epoch.model_dump() for epoch in progress.epochs]
-    assert seen[0].rows < seen[1].rows
     assert [card.training["rows_trained_on"] for card in cards] == [epochs * cards[0].metrics["train"].rows] * 2
     assert largest_difference(tensors_of(out), tensors_of(folder / "calm")) < 1e-4
     for split, evaluation in cards[0].metrics.items():

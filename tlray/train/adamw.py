@@ -8,22 +8,22 @@ Shape legend: B rows, G heads, H inputs and K outputs of a layer.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from tlray.train.examples import Split
 from tlray.train.objective import Objective
 from tlray.train.products import product
-from tlray.train.trials import IMPROVEMENT, Data, Fit, Schedule, Trial, go_on
+from tlray.train.race import Log, Race
+from tlray.train.trials import Data, Fit, Schedule, Trial
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-Log = Callable[[int, dict[str, float]], None]
 
 
 class Stack:
@@ -64,40 +64,47 @@ class Stack:
             values_GKB = torch.baddbmm(bias_GK1, weights_GKH, values_GKB)
         return values_GKB
 
-    def layers(self, head: int) -> tuple[tuple[Tensor, Tensor], ...]:
-        """weight_KH and bias_K of each layer of one head."""
-        pairs = zip(self.tensors[::2], self.tensors[1::2], strict=True)
-        # Clones: a view would go on being trained.
-        return tuple((weights[head].clone(), bias[head, :, 0].clone()) for weights, bias in pairs)
-
 
 class _AdamW:
-    """The optimizer, with a rate and a decay for each head."""
+    """The optimizer, with a rate and a decay for each head.
+
+    Torch's fused step passes over the memory once, but has one rate for all: so it goes from 0 at rate 1 and without decay,
+    and of that move each head takes the share that its own rate is.
+    """
 
     def __init__(self, stack: Stack, trials: Sequence[Trial]) -> None:
         self._stack = stack
         self._rate_G11 = torch.tensor([trial.learning_rate for trial in trials])[:, None, None]
         self._decay_G11 = torch.tensor([trial.weight_decay for trial in trials])[:, None, None]
-        self._first = [torch.zeros_like(tensor) for tensor in stack.tensors]
-        self._second = [torch.zeros_like(tensor) for tensor in stack.tensors]
-        self._steps = 0
+        self._first, self._second, self._moves = ([torch.zeros_like(tensor) for tensor in stack.tensors] for _ in range(3))
+        self._steps = [torch.zeros(()) for _ in stack.tensors]
 
     def step(self, gradients: Sequence[Tensor], factor: float) -> None:
-        self._steps += 1
+        for move in self._moves:
+            move.zero_()
+        adamw(
+            self._moves,
+            list(gradients),
+            self._first,
+            self._second,
+            [],
+            self._steps,
+            fused=True,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=1.0,
+            weight_decay=0.0,
+            eps=EPSILON,
+            maximize=False,
+        )
         rate_G11 = self._rate_G11 * factor
-        correction = math.sqrt(1 - BETAS[1] ** self._steps)
-        # rate * first / (second's root + epsilon), both corrected, rearranged so as to pass over the memory less often.
-        divisor_G11 = (1 - BETAS[0] ** self._steps) / (rate_G11 * correction)
-        parts = zip(self._stack.tensors, gradients, self._first, self._second, strict=True)
-        for tensor, gradient, first, second in parts:
-            tensor.mul_(1 - rate_G11 * self._decay_G11)
-            first.lerp_(gradient, 1 - BETAS[0])
-            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            tensor.addcdiv_(first, second.sqrt().add_(EPSILON * correction).mul_(divisor_G11), value=-1)
+        for tensor, move in zip(self._stack.tensors, self._moves, strict=True):
+            tensor.mul_(1 - rate_G11 * self._decay_G11).addcmul_(move, rate_G11)
 
     def keep(self, kept_G: Tensor) -> None:
         self._rate_G11, self._decay_G11 = self._rate_G11[kept_G], self._decay_G11[kept_G]
-        for tensors in (self._stack.tensors, self._first, self._second):
+        for tensors in (self._stack.tensors, self._first, self._second, self._moves):
             tensors[:] = [tensor[kept_G] for tensor in tensors]
 
 
@@ -131,8 +138,9 @@ def train_adamw(
     splits = (Split.TRAIN, Split.VALIDATION) if schedule.refit else (Split.TRAIN,)
     wanted_T = data.wanted(*splits)
     steps = schedule.epochs * math.ceil(int(wanted_T.sum()) / batch_size)
-    fits = [Fit(trial, stack.layers(at), 1, ()) for at, trial in enumerate(trials)]
-    active, done = np.arange(len(trials)), 0
+    # Vectors that are in memory are standardised once, not in each epoch.
+    held = list(data.blocks(Split.VALIDATION)) if data.vectors.in_memory and not schedule.refit else None
+    race, done = Race(stack.tensors, schedule.patience, log), 0
     for epoch in range(1, schedule.epochs + 1):
         for rows_B, features_BD in data.vectors.batches(wanted_T, batch_size, generator):
             gradients = _gradients(stack, data, data.positions(rows_B), data.standardised(features_BD))
@@ -140,28 +148,23 @@ def train_adamw(
             done += 1
         if schedule.refit:
             continue
-        losses = _validation_losses(stack, data)
-        for at, (head, loss) in enumerate(zip(active, losses, strict=True)):
-            fits[head] = _updated(fits[head], epoch, loss, stack, at)
-        log(epoch, {"heads": float(len(active)), "validation/loss": min(fit.validation_loss for fit in fits)})
-        best_G = np.array([fit.validation_loss for fit in fits])
-        waited_G = epoch - np.array([fits[head].best_epoch for head in active])
-        going = go_on(best_G[active], waited_G, np.fmin.reduce(best_G), schedule.patience)
+        losses_G = _validation_losses(stack, data, held or data.blocks(Split.VALIDATION))
+        going = race.judge(epoch, losses_G, stack.tensors)
         if not going.any():
             break
         if not going.all():
-            active = active[going]
-            optimizer.keep(torch.from_numpy(going))
+            optimizer.keep(going)
     if schedule.refit:
-        return [Fit(trial, stack.layers(at), schedule.epochs, ()) for at, trial in enumerate(trials)]
-    return fits
+        return [Fit(trial, _layers(stack.tensors, at), schedule.epochs, ()) for at, trial in enumerate(trials)]
+    return [
+        Fit(trial, _layers(race.kept, at), int(race.best_epoch_G[at]), tuple(race.losses[at]))
+        for at, trial in enumerate(trials)
+    ]
 
 
-def _updated(fit: Fit, epoch: int, loss: float, stack: Stack, at: int) -> Fit:
-    losses = (*fit.validation_losses, loss)
-    if epoch > 1 and not loss < fit.validation_loss * (1 - IMPROVEMENT):
-        return replace(fit, validation_losses=losses)
-    return replace(fit, validation_losses=losses, best_epoch=epoch, layers=stack.layers(at))
+def _layers(tensors: Sequence[Tensor], head: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """weight_KH and bias_K of each layer of one head."""
+    return tuple((weights[head], bias[head, :, 0]) for weights, bias in zip(tensors[::2], tensors[1::2], strict=True))
 
 
 def _gradients(stack: Stack, data: Data, positions_B: np.ndarray, features_BD: Tensor) -> Sequence[Tensor]:
@@ -175,12 +178,12 @@ def _gradients(stack: Stack, data: Data, positions_B: np.ndarray, features_BD: T
     return gradients
 
 
-def _validation_losses(stack: Stack, data: Data) -> list[float]:
+def _validation_losses(stack: Stack, data: Data, held: Iterable[tuple[np.ndarray, Tensor]]) -> Tensor:
     total_G = torch.zeros(len(stack.tensors[0]), dtype=torch.float64)
     rows = 0
-    for positions_B, features_BD in data.blocks(Split.VALIDATION):
+    for positions_B, features_BD in held:
         targets, weights_B = data.targets[positions_B], torch.ones(len(positions_B))
         losses_G = Objective(targets, weights_B, data.examples.task).losses(stack.scores(features_BD, training=False))
         total_G += losses_G.double() * len(positions_B)
         rows += len(positions_B)
-    return (total_G / rows).tolist()
+    return total_G / rows

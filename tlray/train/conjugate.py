@@ -14,14 +14,14 @@ Shape legend: N rows, M validation rows, D length of a vector, R principal compo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tlray.train.examples import Split
 from tlray.train.objective import Objective
-from tlray.train.products import packed, product
-from tlray.train.trials import IMPROVEMENT, Data, Fit, Schedule, Trial, go_on
+from tlray.train.products import product
+from tlray.train.race import Log, Race
+from tlray.train.trials import Data, Fit, Schedule, Trial
 
 MAX_COMPONENTS = 4096
 """Of vectors or rows, whichever are fewer: their eigenvectors take some 20 s on two cores; beyond, `auto` takes adamw."""
@@ -36,8 +36,6 @@ _SCORE_COPIES = 9
 _VECTOR_COPIES = 6
 """Arrays as large as the scores or the vectors that are alive at once."""
 
-Log = Callable[[int, dict[str, float]], None]
-
 
 @dataclass(frozen=True)
 class Basis:
@@ -46,14 +44,12 @@ class Basis:
     Attributes:
         axes_RD: orthonormal rows; that of the constant is 0.
         variance_R: along each; second moment of the constant.
-        rows_NR: the training rows in it, `packed`.
-        rows_RN: its transpose, likewise.
+        rows_NR: the training rows in it.
     """
 
     axes_RD: Tensor
     variance_R: Tensor
     rows_NR: Tensor
-    rows_RN: Tensor
 
     @classmethod
     def of(cls, features_ND: Tensor) -> "Basis":
@@ -67,12 +63,11 @@ class Basis:
             axes = product(features_DN, (vectors_NN / (count * variance.clamp_min(1e-30)).sqrt()).T)
         kept = variance > _LEAST_VARIANCE * variance[-1].clamp_min(1e-30)
         axes_RD = torch.cat([axes.T[kept], torch.zeros(1, dimensions)])
-        rows_NR = _in_basis(features_ND, axes_RD)
-        return cls(axes_RD, torch.cat([variance[kept], torch.ones(1)]), packed(rows_NR), packed(rows_NR.T))
+        return cls(axes_RD, torch.cat([variance[kept], torch.ones(1)]), _in_basis(features_ND, axes_RD))
 
     def rows(self, features_MD: Tensor) -> Tensor:
-        """Other standardised vectors in it, `packed`; MR."""
-        return packed(_in_basis(features_MD, self.axes_RD))
+        """Other standardised vectors in it; MR."""
+        return _in_basis(features_MD, self.axes_RD)
 
 
 def _in_basis(features_MD: Tensor, axes_RD: Tensor) -> Tensor:
@@ -136,7 +131,7 @@ class _Descent:
     def step(self) -> None:
         """One iteration of all heads."""
         residuals_GKN, second_GKN = self._objective.expand(self._scores_GKN)
-        gradient_GKR = _times(residuals_GKN, self._basis.rows_RN).addcmul_(self._decay_G1R, self.weights_GKR)
+        gradient_GKR = _times(residuals_GKN, self._basis.rows_NR.T).addcmul_(self._decay_G1R, self.weights_GKR)
         diagonal_GK1 = self._objective.diagonal(second_GKN).clamp_min(_LEAST_CURVATURE)[:, :, None]
         newton_GKR = gradient_GKR / (self._basis.variance_R * diagonal_GK1 + self._decay_G1R)
         norm_G = _dot(newton_GKR, gradient_GKR)
@@ -199,33 +194,22 @@ def _run(
     log: Log,
 ) -> list[Fit]:
     """Iterate until no head gets better on the validation rows, or all have converged."""
-    active = np.arange(len(trials))
-    losses: list[list[float]] = [[] for _ in trials]
-    best_G = np.full(len(trials), np.inf)
-    best_epoch_G = np.ones(len(trials), np.int64)
-    kept_GKR = torch.zeros_like(descent.weights_GKR)
+    race = Race([descent.weights_GKR], schedule.patience, log)
     for epoch in range(1, schedule.epochs + 1):
         descent.step()
         if schedule.refit:
             continue
-        now_G = judge(descent.scores(rows_MR)).numpy().astype(np.float64)
-        for head, loss in zip(active, now_G, strict=True):
-            losses[head].append(float(loss))
-        better = now_G < best_G[active] * (1 - IMPROVEMENT)
-        heads = active[better]
-        best_G[heads], best_epoch_G[heads] = now_G[better], epoch
-        kept_GKR[heads] = descent.weights_GKR[better]
-        log(epoch, {"heads": float(len(active)), "validation/loss": float(best_G.min())})
-        going = go_on(best_G[active], epoch - best_epoch_G[active], best_G.min(), schedule.patience)
+        going = race.judge(epoch, judge(descent.scores(rows_MR)), [descent.weights_GKR])
+        if not going.any():
+            break
         if not going.all():
-            active = active[going]
-            if not len(active):
-                break
-            descent.keep(torch.from_numpy(going))
+            descent.keep(going)
     if schedule.refit:
         layers = descent.layers(descent.weights_GKR)
         return [Fit(trial, (layer,), schedule.epochs, ()) for trial, layer in zip(trials, layers, strict=True)]
     return [
         Fit(trial, (layer,), int(epoch), tuple(values))
-        for trial, layer, epoch, values in zip(trials, descent.layers(kept_GKR), best_epoch_G, losses, strict=True)
+        for trial, layer, epoch, values in zip(
+            trials, descent.layers(race.kept[0]), race.best_epoch_G, race.losses, strict=True
+        )
     ]

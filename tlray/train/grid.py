@@ -8,15 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
 from tlray.train.adamw import train_adamw
-from tlray.train.conjugate import MAX_COMPONENTS, Log, conjugate_gradients, heads_at_once
+from tlray.train.conjugate import MAX_COMPONENTS, conjugate_gradients, heads_at_once
 from tlray.train.examples import Split
 from tlray.train.losses import row_losses
+from tlray.train.products import product
+from tlray.train.race import Log
 from tlray.train.ridge import train_ridge
 from tlray.train.trials import Data, Fit, Schedule, Solver, Trial, row_of
 
@@ -173,5 +174,5 @@ def _judged(fits: Sequence[Fit], data: Data) -> list[Fit]:
 
 def _scores(fit: Fit, values_BH: Tensor) -> Tensor:
     for at, (weight_KH, bias_K) in enumerate(fit.layers):
-        values_BH = F.linear(values_BH.relu() if at else values_BH, weight_KH, bias_K)
+        values_BH = product(values_BH.relu() if at else values_BH, weight_KH) + bias_K
     return values_BH
