@@ -106,10 +106,20 @@ def test_stored_vectors_are_those_of_the_table(bench: Bench, searcher: Searcher)
     assert seen == len(uris)
 
 
-@pytest.mark.parametrize("queries_BD", [np.zeros(32), np.zeros((1, 31)), np.full((1, 32), np.nan)])
+@pytest.mark.parametrize(
+    "queries_BD",
+    [np.zeros(32), np.zeros((1, 31)), np.full((2, 32), np.nan), np.full((2, 32), np.inf), np.full((1, 32), 1e30, np.float32)],
+)
 def test_vectors_that_do_not_fit_are_refused(searcher: Searcher, queries_BD: np.ndarray) -> None:
     with pytest.raises(QueryError, match="expected"):
         searcher.search(queries_BD)
+
+
+def test_queries_of_any_precision_are_answered(searcher: Searcher) -> None:
+    half_BD = (100 * vectors_for(range(20), "q")).astype(np.float16)  # the square of their length is too large for float16
+    found = answers(searcher, half_BD, 10, Filter())
+    for dtype in (np.float32, np.float64):
+        assert answers(searcher, half_BD.astype(dtype), 10, Filter()) == found
 
 
 def test_what_is_not_in_the_index_is_said(searcher: Searcher) -> None:

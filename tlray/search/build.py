@@ -176,7 +176,8 @@ def fill(engine: Engine, vectors_ND: np.ndarray, chosen: ChosenRows, watch: Stop
             _train(engine, vectors_ND, chosen)
     with watch.stage("add"):
         start = 0
-        for vectors_BD in in_blocks(vectors_ND):
+        grows_by_copying = engine.is_exact and not engine.lists  # all vectors are in one array
+        for vectors_BD in [vectors_ND] if grows_by_copying else in_blocks(vectors_ND):
             engine.add(vectors_BD, start)
             start += len(vectors_BD)
 

@@ -58,7 +58,8 @@ def compare(rows: pa.Table, live_parts: Sequence[str], read: Callable[[Sequence[
     moved = with_ids(new.filter(has_moved), old["id"].take(at_old.filter(has_moved)).to_numpy())
     found = np.zeros(len(old), bool)
     found[at_old.filter(has_moved).to_numpy()] = True
-    kept = pa.concat_tables([rows.filter(stays), moved]).sort_by("id")
+    kept = pa.concat_tables([rows.filter(stays), moved]).combine_chunks()
+    kept = kept.take(pa.array(np.argsort(kept["id"].to_numpy(), kind="stable")))  # merges what is in order; `sort_by` does not
     return Difference(kept, old["id"].to_numpy()[~found], new.filter(pc.invert(has_moved)), len(moved))
 
 

@@ -205,6 +205,15 @@ class Engine:
         Returns:
             ids_BK (int64, -1 where there are fewer) and nearness_BK (float32), nearest first.
         """
+        ids_BK, distances_BK = self.candidates(queries_BD, k, parameters, allowed)
+        if self.metric == "ip":
+            return ids_BK, distances_BK
+        return ids_BK, 1 - distances_BK / 2 if self.metric == "cosine" else -distances_BK
+
+    def candidates(
+        self, queries_BD: np.ndarray, k: int, parameters: Parameters, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Like `search`, with FAISS's own distances, for those who compare again."""
         given: Any = None
         if parameters is not self._own or allowed is not None:
             # Kept from call to call: making them takes as long as a small search.
@@ -213,9 +222,7 @@ class Engine:
                 self._last = last = (parameters, allowed, self._faiss_parameters(parameters, allowed))
             given = last[2]
         distances_BK, ids_BK = self.index.search(queries_BD, k, params=given)
-        if self.metric == "ip":
-            return ids_BK, distances_BK
-        return ids_BK, 1 - distances_BK / 2 if self.metric == "cosine" else -distances_BK
+        return ids_BK, distances_BK
 
     def _faiss_parameters(self, parameters: Parameters, allowed: np.ndarray | None) -> Any:
         own: Any

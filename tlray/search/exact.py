@@ -68,6 +68,8 @@ def nearest_of(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[
     if len(found) > 1:
         ids_BJ = np.concatenate([ids for ids, _ in found], axis=1)
         nearness_BJ = np.concatenate([nearness for _, nearness in found], axis=1)
-    order_BK = np.argsort(-nearness_BJ, axis=1, kind="stable")[:, :k]
-    rows_B1 = np.arange(len(order_BK))[:, None]  # take_along_axis takes longer than a search of few codes
-    return ids_BJ[rows_B1, order_BK], nearness_BJ[rows_B1, order_BK]
+    at_BK = (-nearness_BJ).argsort(axis=1, kind="stable")[:, :k]
+    if len(at_BK) > 1:
+        at_BK = at_BK + (np.arange(len(at_BK)) * nearness_BJ.shape[1])[:, None]
+    # By place in the whole array: indexing by row and column takes longer than a search of few codes.
+    return ids_BJ.take(at_BK), nearness_BJ.take(at_BK)

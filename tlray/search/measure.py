@@ -199,7 +199,7 @@ def _rerank_factor(engine: Engine, vectors: Vectors, probe: Probe, target: float
     """The least factor whose recall, in a wide search, leaves half of what the target allows to be missed to the search."""
     wide = _parameters(engine, max(min(engine.lists, 16), engine.lists // 8) if engine.lists else 512, 1)
     k = probe.wanted + 1
-    candidates_BC, _ = engine.search(probe.queries_BD, min(k * RERANK_FACTORS[-1], engine.total), wide)
+    candidates_BC, _ = engine.candidates(probe.queries_BD, min(k * RERANK_FACTORS[-1], engine.total), wide)
     factors = RERANK_FACTORS[1:] if always else RERANK_FACTORS
     for factor in factors:
         prefix_BC = candidates_BC[:, : k * factor]

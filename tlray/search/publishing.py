@@ -5,6 +5,7 @@ Shape legend: N vectors, D dimensions.
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -156,10 +157,10 @@ def publish_delta(
     Raises:
         ConcurrentWriteError: somebody else published a version of that number.
     """
-    with watch.stage("write"):
-        changed: dict[FileKind, IndexFile] = {"rows": put_bytes(index_uri, "rows", rows.to_bytes())}
-        if delta.size:
-            changed["delta"] = put_bytes(index_uri, "delta", delta.to_bytes())
+    contents: dict[FileKind, Rows | Delta] = {"rows": rows, "delta": delta} if delta.size else {"rows": rows}
+    with watch.stage("write"), ThreadPoolExecutor(len(contents)) as storing:
+        stored = storing.map(lambda kind: put_bytes(index_uri, kind, contents[kind].to_bytes()), contents)
+        changed = dict(zip(contents, stored, strict=True))
     card = before.model_copy(
         update={
             "version": before.version + 1,

@@ -40,9 +40,9 @@ def find(
     Returns:
         ids_BK (-1 where there are fewer) and nearness_BK, nearest first.
     """
-    candidates_BC, nearness_BC = engine.search(queries_BD, k * parameters.rerank, parameters, allowed)
     if parameters.rerank == 1:
-        return candidates_BC, nearness_BC
+        return engine.search(queries_BD, k, parameters, allowed)
+    candidates_BC, _ = engine.candidates(queries_BD, k * parameters.rerank, parameters, allowed)
     return rerank(vectors, queries_BD, candidates_BC, k)
 
 

@@ -87,11 +87,13 @@ def read_rows_features(table_uri: str, column: str, rows: pa.Table) -> np.ndarra
     for part in dict.fromkeys(names.tolist()):
         wanted = np.flatnonzero(names == part)
         try:
-            found_BD = vectors_of(read_part(table_uri, part, [column])[column].take(pa.array(at[wanted])))
+            lists = read_part(table_uri, part, [column])[column]
         except ObjectNotFoundError as error:
             raise TableError(
                 f"{table_uri} has no part {part} any more: the table moved on and was vacuumed; run `tlray index` again"
             ) from error
+        is_whole = np.array_equal(at[wanted], np.arange(len(lists)))  # as parts of new images are
+        found_BD = vectors_of(lists if is_whole else lists.take(pa.array(at[wanted])))
         if features is None:
             features = np.empty((len(rows), found_BD.shape[1]), np.float32)
         features[wanted] = found_BD
