@@ -1,8 +1,5 @@
 """Units to pieces: every listed image has its row, whatever its object does."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -87,32 +84,6 @@ def test_images_keep_their_order_and_come_in_bounded_pieces(tmp_path: Path) -> N
     images = np.concatenate([piece.images_BHWC for piece in pieces])
     assert all(np.array_equal(images[number], images[number % 7]) for number in range(700))
     assert len({images[number].tobytes() for number in range(7)}) == 7
-
-
-def test_a_core_is_held_to_decode_and_for_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uris = []
-    for number in range(40):
-        (tmp_path / f"{number}.jpg").write_bytes(photo(number % 7, (9, 9)))
-        uris.append(f"file://{tmp_path}/{number}.jpg")
-    held, turns = threading.Lock(), []
-
-    @contextmanager
-    def core() -> Iterator[None]:
-        with held:
-            turns.append(0)
-            yield
-
-    def decode(*arguments: object, **options: object) -> object:
-        assert held.locked()
-        turns[-1] += 1
-        return decode_image(*arguments, **options)
-
-    monkeypatch.setattr(fetch, "decode_image", decode)
-    monkeypatch.setattr(fetch, "PIECE_BYTES", 25 * 8 * 8 * 3)
-    for piece in fetch_unit(unit_of(uris), spec_for(), core=core):
-        assert not held.locked()
-        assert len(piece.rows) == (15 if piece.last else 25)
-    assert turns == [16, 9, 15]
 
 
 def test_an_empty_unit_is_one_empty_piece() -> None:

@@ -54,16 +54,30 @@ def test_every_pass_has_the_batch_size(images_BHWC: np.ndarray) -> None:
     assert seen == [3, 3, 3]
 
 
-def test_other_work_takes_turns_with_lanes_and_waits_for_nothing_else(backbone: Backbone, images_BHWC: np.ndarray) -> None:
+def test_a_turn_keeps_others_from_the_core_and_embeds_on_it(backbone: Backbone, images_BHWC: np.ndarray) -> None:
     encoder = Encoder(backbone, device="cpu", batch_size=4, lanes=1)
-    with ThreadPoolExecutor(1) as thread:
-        with encoder.core():
-            embedding = thread.submit(encoder.encode, images_BHWC[:4])
-            assert not wait([embedding], timeout=0.2).done
-        assert embedding.result(60)["embedding"].shape[0] == 4
-    without = Encoder(backbone, device="cpu", batch_size=4)
-    with without.core(), without.core():
-        assert without.encode(images_BHWC[:4])["embedding"].shape[0] == 4
+    assert encoder.turn_images == 32
+    expected_BD = encoder.encode(images_BHWC)["embedding"]
+    ours, others = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+
+    def in_a_turn() -> np.ndarray:
+        with encoder.turn():
+            waiting = others.submit(encoder.encode, images_BHWC)
+            assert not wait([waiting], timeout=0.2).done
+            embedding_BD = encoder.encode(images_BHWC)["embedding"]
+        np.testing.assert_array_equal(waiting.result(60)["embedding"], expected_BD)
+        return embedding_BD
+
+    with ours, others:
+        np.testing.assert_array_equal(ours.submit(in_a_turn).result(120), expected_BD)
+        np.testing.assert_array_equal(ours.submit(encoder.encode, images_BHWC).result(60)["embedding"], expected_BD)
+
+
+def test_without_lanes_a_turn_waits_for_nothing(backbone: Backbone, images_BHWC: np.ndarray) -> None:
+    encoder = Encoder(backbone, device="cpu", batch_size=4)
+    assert encoder.turn_images is None
+    with encoder.turn(), encoder.turn():
+        assert len(encoder.encode(images_BHWC)["embedding"]) == len(images_BHWC)
 
 
 def test_read_only_and_strided_images_work_without_warnings(backbone: Backbone, images_BHWC: np.ndarray) -> None:

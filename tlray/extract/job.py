@@ -274,7 +274,7 @@ def _engine(spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Worke
         lanes = os.cpu_count() or 1
         encoder = make_encoder(table.recipe_file, local_copy, where="this machine", backbone=backbone, lanes=lanes)
         scoring = with_head(encoder, table.recipe_file, table.uri)
-        worker = UnitWorker(scoring, spec, table.uri, table.recipe_file, run_id, encoder.core)
+        worker = UnitWorker(scoring, encoder, spec, table.uri, table.recipe_file, run_id)
         return lambda plan: run_locally(plan, worker, lanes)
     from tlray.extract.on_ray import run_on_ray
 

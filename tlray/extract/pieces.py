@@ -1,12 +1,14 @@
 """What becomes of a piece after it is decoded: encoded, then written. Neither torch nor Ray here: write tasks start quickly."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter, thread_time
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from tlray.lake.fetch import NOTES
 from tlray.lake.parts import Part, write_part
 
 UNIT_STEM_DIGITS = 7
@@ -30,6 +32,25 @@ class EncodedPiece:
     failed: pa.Table
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Of both kinds."""
+        return len(self.ok) + len(self.failed)
+
+
+def merged(pieces: Sequence[EncodedPiece]) -> EncodedPiece:
+    """Consecutive pieces of a unit as one, with the last one's number; at least one."""
+    seconds: Counter[str] = Counter()
+    for piece in pieces:
+        seconds.update(piece.seconds)
+    return replace(
+        pieces[-1],
+        ok=pa.concat_tables(piece.ok for piece in pieces).combine_chunks(),
+        failed=pa.concat_tables(piece.failed for piece in pieces).combine_chunks(),
+        seconds=dict(seconds),
+        notes=tuple(note for piece in pieces for note in piece.notes)[:NOTES],
+    )
 
 
 class WrittenPiece(BaseModel):

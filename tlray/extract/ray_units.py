@@ -38,7 +38,7 @@ class UnitActor:
                 where = on_this_node()
                 encoder = make_encoder(recipe_file, local_copy, where=where, lanes=self._lanes)
                 scoring = with_head(encoder, recipe_file, self._table_uri)
-                self._worker = UnitWorker(scoring, self._spec, self._table_uri, recipe_file, self._run_id, encoder.core)
+                self._worker = UnitWorker(scoring, encoder, self._spec, self._table_uri, recipe_file, self._run_id)
             return self._worker
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:

@@ -6,9 +6,7 @@ Shape legend: B decoded images of a piece, H height, W width, C channels.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -43,11 +41,8 @@ FETCH_THREADS = 16
 PIECE_BYTES = 64 * 2**20
 """Pixels of a piece: half of Ray Data's target block, so that two are in flight where one block would be."""
 
-DECODED_AT_ONCE = 16
-"""Images that one turn on a core decodes, 10 to 100 ms of it."""
-
-Core = Callable[[], AbstractContextManager[object]]
-"""Waits until a core is free, and keeps it. By itself a thread takes whichever core it gets."""
+NOTES = 3
+"""Failures of a piece that the log tells of."""
 
 FETCH_ERRORS = (StorageError, AccessError, SourceError)
 """What may be one object's fault: gone, archived, forbidden, in a bucket that a manifest misspells. A store
@@ -106,16 +101,13 @@ class Piece:
     notes: tuple[str, ...] = ()
 
 
-def fetch_unit(
-    unit: Unit, spec: FetchSpec, stopped: Callable[[], bool] = lambda: False, core: Core = nullcontext
-) -> Iterator[Piece]:
+def fetch_unit(unit: Unit, spec: FetchSpec, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
     """Fetch and decode the images of a unit.
 
     Args:
         unit: of the plan.
         spec: how.
         stopped: asked before each image, by several threads; once it says so the unit is dropped.
-        core: entered to decode.
 
     Returns:
         Pieces in order; at least one, the last one marked.
@@ -125,12 +117,10 @@ def fetch_unit(
         StoppedError: `stopped` said so.
     """
     images = len(unit.items) if spec.kind == "images" else None
-    return decode_members(fetch_members(unit.items, spec, stopped), unit.index, spec, images, core)
+    return decode_members(fetch_members(unit.items, spec, stopped), unit.index, spec, images)
 
 
-def decode_members(
-    members: Iterable[Member], unit: int, spec: FetchSpec, images: int | None = None, core: Core = nullcontext
-) -> Iterator[Piece]:
+def decode_members(members: Iterable[Member], unit: int, spec: FetchSpec, images: int | None = None) -> Iterator[Piece]:
     """Decode fetched images into pieces of a unit; at least one, the last one marked.
 
     Args:
@@ -138,21 +128,18 @@ def decode_members(
         unit: index of the unit.
         spec: how.
         images: most that there can be, where it is known; memory is set aside for them.
-        core: entered to decode.
     """
     builder = _Builder(unit, spec, spec.piece_images if images is None else min(images, spec.piece_images))
     upcoming = iter(members)
     while True:
         began = time.perf_counter()
-        chunk = list(islice(upcoming, min(DECODED_AT_ONCE, builder.room or spec.piece_images)))
+        member = next(upcoming, None)
         builder.fetch_seconds += time.perf_counter() - began
-        if not chunk:
+        if member is None:
             break
-        if not builder.room:
+        if builder.full:
             yield builder.take(last=False)
-        with core():
-            for member in chunk:
-                builder.add(member)
+        builder.add(member)
     yield builder.take(last=True)
 
 
@@ -258,8 +245,8 @@ class _Builder:
     decode_seconds: float = 0.0
 
     @property
-    def room(self) -> int:
-        return self.spec.piece_images - len(self.rows)
+    def full(self) -> bool:
+        return len(self.rows) >= self.spec.piece_images
 
     def add(self, member: Member) -> None:
         row: dict[str, object] = {"uri": member.uri, "etag": member.etag, "label": member.label}
@@ -274,12 +261,12 @@ class _Builder:
         else:
             self.rows.append({**row, "width": image.width, "height": image.height})
             if self.images_BHWC is None:
-                self.images_BHWC = self._pixels(self.capacity)
+                self.images_BHWC = self._room(self.capacity)
             self.images_BHWC[self.decoded] = image.pixels_HWC
             self.decoded += 1
         self.decode_seconds += time.thread_time() - began
 
-    def _pixels(self, images: int) -> np.ndarray:
+    def _room(self, images: int) -> np.ndarray:
         return np.empty((images, *self.spec.preprocessing.crop, 3), np.uint8)
 
     def take(self, *, last: bool) -> Piece:
@@ -288,9 +275,9 @@ class _Builder:
             self.index,
             last,
             pa.Table.from_pylist(self.rows, ROWS_SCHEMA),
-            self._pixels(0) if self.images_BHWC is None else self.images_BHWC[: self.decoded],
+            self._room(0) if self.images_BHWC is None else self.images_BHWC[: self.decoded],
             {"fetch": self.fetch_seconds, "decode": self.decode_seconds},
-            tuple(self.notes[:3]),
+            tuple(self.notes[:NOTES]),
         )
         self.rows, self.notes = [], []
         self.images_BHWC, self.decoded = None, 0

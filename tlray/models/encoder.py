@@ -4,11 +4,12 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 """
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from queue import SimpleQueue
 
@@ -30,6 +31,11 @@ that the activations of common networks fit many times over. On CPUs so that the
 (tf_efficientnet_lite0 at bf16, two lanes on two cores with 32 MiB of cache, images a second, medians of three alternating
 repetitions: batches of 2 made 291, of 4 344, of 8 364, of 16 302; torchvision's resnet50 82 in batches of 8, 64 of 16; vit_b_16
 16.6 and 12.9)."""
+
+TURN_IMAGES = 32
+"""Two lanes on two cores made 317 and 331 images a second in turns of 32, 315 and 329 of 64, 312 and 298 of 16 (photos of 500 x
+375 pixels in memory, tf_efficientnet_lite0), and 306 and 313 where a thread decoded 200 and the pool's threads embedded them.
+Whole runs were as fast either way (315 and 314), but a thread holds 5 MB of pixels so and not 64."""
 
 Keep = Callable[[int, list[np.ndarray]], None]
 """Takes the features_BD of a batch, one array a tap, and the number of its first image."""
@@ -112,6 +118,7 @@ class Encoder:
         for forward in forwards:
             self._lanes.put(make_lane(forward, device, shape_BHWC))
         self._pool = ThreadPoolExecutor(threads, "encode", torch.set_num_threads, (1,)) if threads else None
+        self._held = threading.local()  # `lane`: of a thread whose turn it is
 
     def encode(self, images_BHWC: np.ndarray) -> dict[str, np.ndarray]:
         """Embed images.
@@ -146,6 +153,11 @@ class Encoder:
             return time.thread_time() - began
 
         with precision(self.device, self._recipe.precision.compute):
+            held: Lane | None = getattr(self._held, "lane", None)
+            if held is not None:
+                began = time.thread_time()
+                self._run_in_turn(held, images_BHWC, keep)
+                return columns, time.thread_time() - began
             if self._pool is not None:
                 return columns, sum(self._pool.map(run_one, range(0, count, self.batch_size)))
             with self._lane() as lane:
@@ -153,9 +165,28 @@ class Encoder:
                 self._run_in_turn(lane, images_BHWC, keep)
                 return columns, time.perf_counter() - began
 
-    def core(self) -> AbstractContextManager[object]:
-        """To be entered for other work on the cores: it takes turns with the lanes. Without lanes it never waits."""
-        return self._lane() if self._pool is not None else nullcontext()
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a core, and keep it: for other work of this thread, too, which embeds on this lane meanwhile.
+
+        Without lanes it never waits, and changes nothing. With them this thread goes on with one thread of torch's.
+        """
+        if self._pool is None:
+            yield
+            return
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
+        with self._lane() as lane:
+            self._held.lane = lane
+            try:
+                yield
+            finally:
+                del self._held.lane
+
+    @property
+    def turn_images(self) -> int | None:
+        """Images to work on in a turn: whole batches, enough that threads seldom change. None without lanes."""
+        return -(-TURN_IMAGES // self.batch_size) * self.batch_size if self._pool is not None else None
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:
