@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.config import PolicyConfig
+from tlray.lake.buffers import keep_freed_buffers
 from tlray.lake.parts import Part
 from tlray.lake.plan import Difference, StaleItems, Where, positions
 from tlray.lake.runs import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
@@ -67,6 +68,7 @@ def compare(
         At least one difference; together they cover all keys, none twice. Rows of parts are those of `table` as it is
         given, whatever is committed between one difference and the next.
     """
+    keep_freed_buffers()
     parts = table.parts() if table is not None else []
     rows = identities(table, parts, source.kind, retry_codes) if table is not None else iter(())
     held = SortedRuns(IDENTITY_SCHEMA, "item", scratch, memory_bytes=memory_bytes).add_all(rows)

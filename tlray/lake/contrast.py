@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tlray.lake.buffers import keep_freed_buffers
 from tlray.lake.parts import Part, vectors_of
 from tlray.lake.runs import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
 from tlray.lake.state import IDENTITY_SCHEMA, identities
@@ -34,6 +35,7 @@ def contrast(first: Table, second: Table) -> dict[str, Any]:
     parts = first.parts(), second.parts()
     counts: Counter[str] = Counter(both=0, first=0, second=0, etag=0, label=0, failed=0)
     pairs: list[tuple[_Place, _Place]] = []
+    keep_freed_buffers()
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
         sides: list[SortedRuns] = []
         for number, table in enumerate((first, second)):
