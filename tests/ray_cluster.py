@@ -4,13 +4,15 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+
+from tlray.demo.s3_server import is_free
 
 START_SECONDS = 600
 START_ATTEMPTS = 3
@@ -37,14 +39,13 @@ class RayCluster:
         self.env = {"RAY_ADDRESS": self.address}
 
     def __enter__(self) -> "RayCluster":
-        for attempt in range(START_ATTEMPTS):
+        for _ in range(START_ATTEMPTS):
             if self._starts():
                 return self
-            log = self.log_path.read_text()
             self.__exit__()
-            if attempt == START_ATTEMPTS - 1 or GAVE_UP not in log:
-                raise RuntimeError(f"Ray did not start: {log[-3000:]}")
-        raise AssertionError
+            if GAVE_UP not in self.log_path.read_text():
+                break
+        raise RuntimeError(f"Ray did not start: {self.log_path.read_text()[-3000:]}")
 
     def _starts(self) -> bool:
         self.log_path = self._folder / "ray.log"
@@ -118,11 +119,8 @@ def _ancestors(pid: int) -> Iterator[int]:
 
 def free_ports(count: int) -> list[int]:
     """Of loopback, which nothing listens at."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-            if len(found) == count:
-                return found
+    free = filter(is_free, random.SystemRandom().sample(PORTS, len(PORTS)))
+    found = list(islice(free, count))
+    if len(found) == count:
+        return found
     raise RuntimeError(f"no {count} ports of {PORTS} are free")

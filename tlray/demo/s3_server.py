@@ -217,7 +217,7 @@ def _free_ports() -> dict[str, int]:
     first = os.getpid() * len(flags)
     for at in range(first, first + len(PORTS)):
         port = PORTS[at % len(PORTS)]
-        if _is_free(port) and _is_free(port + GRPC_OFFSET):
+        if is_free(port) and is_free(port + GRPC_OFFSET):
             flag = flags[len(ports) // 2]
             ports |= {flag: port, f"{flag}.grpc": port + GRPC_OFFSET}
             if len(ports) == 2 * len(flags):
@@ -225,7 +225,8 @@ def _free_ports() -> dict[str, int]:
     raise StorageError(f"the S3 server finds no ports from {PORTS[0]} to {PORTS[-1]} that are free; end what listens there")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nothing listens at a port of loopback."""
     with socket.socket() as probe:
         try:
             probe.bind((HOST, port))
