@@ -11,6 +11,7 @@ from tlray.errors import IndexCorruptError
 from tlray.lake.parts import vector_column
 from tlray.lake.table import Table
 from tlray.search.card import Card, read_card
+from tlray.search.rows import Filter
 from tlray.search.searcher import Searcher
 
 
@@ -163,3 +164,39 @@ def test_another_recall_target_tunes_anew_without_a_build(tmp_path: Path) -> Non
     assert bench.index(factory="IVF32,Flat", recall_target=0.6)["parameters"]["nprobe"] < 8
     updated = bench.index(recall_target=0.99)
     assert updated["action"] == "updated" and updated["recall_at_10"] >= 0.99
+
+
+@pytest.mark.parametrize("factory", ["HNSW2", "PCA16,HNSW2"])
+def test_every_new_row_is_found_though_no_link_leads_to_it(factory: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(2000, part_rows=200)
+    config = {"factory": factory, "recall_target": 0.3}
+    bench.index(**config)
+
+    def new_rows_found(new: range) -> Searcher:
+        searcher = Searcher.open(str(bench.index_path))
+        names = [f"file:///photos/train/{number:06d}.jpg" for number in new]
+        found = searcher.search(vectors_for(new, "1"), 1).to_lists()
+        assert [hits[0]["uri"] for hits in found] == names
+        # None is given twice, and where it may not be found it is not.
+        hits = searcher.search(vectors_for(new, "1"), 20, Filter(prefixes=("file:///photos/train/00",))).to_lists()
+        assert all(len({hit["uri"] for hit in some}) == len(some) == 20 for some in hits)
+        gone = searcher.search(
+            vectors_for(new, "1"), 20, Filter(prefixes=("file:///photos/train/000", "file:///photos/train/001"))
+        ).to_lists()
+        assert not {hit["uri"] for some in gone for hit in some} & set(names)
+        return searcher
+
+    bench.commit([rows_for(range(5000, 5150))])
+    assert bench.index(**config)["action"] == "updated"
+    searcher = new_rows_found(range(5000, 5150))
+    lost = searcher._index.engine.unreached
+    assert len(lost) and lost.min() >= 2000
+    assert card_of(bench).unreached == ()
+
+    bench.commit([rows_for(range(6000, 6150))])
+    assert bench.index(**config)["action"] == "updated"
+    merged = card_of(bench)
+    assert "delta" not in merged.files and set(lost) <= set(merged.unreached)
+    new_rows_found(range(5000, 5150))
+    new_rows_found(range(6000, 6150))

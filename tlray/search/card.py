@@ -102,13 +102,14 @@ class Card(_Strict):
         recall_target: what was asked for.
         parameters: of a search.
         quality: what was measured.
+        unreached: ids of rows in the FAISS file that its graph does not lead to; see `tlray.search.unreached`.
         measured_version: the version that it was measured on; later ones differ from it by their delta.
         seconds: time by stage of the run that made this version.
         files: by kind.
         made_with: versions of the packages.
     """
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     version: int
     created: str
     table: str
@@ -128,6 +129,7 @@ class Card(_Strict):
     recall_target: float
     parameters: Parameters
     quality: Quality
+    unreached: tuple[int, ...]
     measured_version: int
     seconds: dict[str, float]
     files: dict[FileKind, IndexFile]

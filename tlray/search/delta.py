@@ -13,7 +13,9 @@ import numpy as np
 
 from tlray.errors import IndexCorruptError, first_line
 from tlray.search.brute import nearness_at
+from tlray.search.card import Parameters
 from tlray.search.engine import Engine
+from tlray.search.measure import reach_all
 from tlray.search.rows import Rows
 
 
@@ -53,17 +55,28 @@ class Delta:
         both_ND = np.concatenate([self.added_ND, narrow(added_ND)]) if len(added_ND) else self.added_ND
         return Delta(self.first_id, np.union1d(self.removed, old), both_ND)
 
-    def apply(self, engine: Engine, rows: Rows) -> None:
+    def apply(self, engine: Engine, rows: Rows, parameters: Parameters) -> None:
         """Make the index of the FAISS file one of all rows.
 
         Args:
             engine: as it was read.
             rows: the live rows, by which added ones that are gone again are told.
+            parameters: of a search.
         """
         if len(self.added_ND):
             engine.add(engine.prepared(self.added_ND), self.first_id)
-        added = np.arange(self.first_id, self.first_id + len(self.added_ND))
-        engine.remove(np.concatenate([self.removed, added[rows.positions(added) < 0]]))
+        engine.remove(np.concatenate([self.removed, self._added_ids[rows.positions(self._added_ids) < 0]]))
+        self.reach(engine, rows, parameters)
+
+    def reach(self, engine: Engine, rows: Rows, parameters: Parameters) -> None:
+        """Have the live ones of the added rows found by their own vectors, in an index that they were added to."""
+        if engine.links_vectors and len(self.added_ND):
+            is_live = rows.positions(self._added_ids) >= 0
+            reach_all(engine, rows, self._added_ids[is_live], engine.prepared(self.added_ND[is_live]), parameters)
+
+    @property
+    def _added_ids(self) -> np.ndarray:
+        return np.arange(self.first_id, self.first_id + len(self.added_ND))
 
     def to_bytes(self) -> bytes:
         """As an `.npz` file."""

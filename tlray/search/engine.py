@@ -21,6 +21,7 @@ import numpy as np
 from tlray.errors import ConfigError, IndexCorruptError
 from tlray.search.card import Parameters
 from tlray.search.choose import Metric
+from tlray.search.unreached import Unreached
 
 BLOCK_ROWS = 65_536
 """Vectors handled at once: 128 MiB at 512 dimensions, which bounds the copies that normalising makes."""
@@ -46,6 +47,7 @@ class Engine:
         self._lock, self._has_map = threading.Lock(), False
         self._last: tuple[Parameters, np.ndarray | None, Any] | None = None
         self._own: Parameters | None = None
+        self._unreached: Unreached | None = None
 
     @classmethod
     def make(cls, factory: str, dimensions: int, metric: Metric) -> "Engine":
@@ -139,19 +141,25 @@ class Engine:
 
     def centres(self) -> "Engine | None":
         """The centres of its lists as an index of its own, behind the same transforms, for as long as this one lives."""
-        if not self.lists:
-            return None
-        centres = self.core.quantizer
-        if self._transformed:
-            centres = faiss.IndexPreTransform(centres)
-            for at in reversed(range(self.index.chain.size())):
-                centres.prepend_transform(self.index.chain.at(at))
-        return Engine(centres, self.metric)
+        return Engine(self._behind_transforms(self.core.quantizer), self.metric) if self.lists else None
+
+    def _behind_transforms(self, core: Any) -> Any:
+        if not self._transformed:
+            return core
+        whole = faiss.IndexPreTransform(core)
+        for at in reversed(range(self.index.chain.size())):
+            whole.prepend_transform(self.index.chain.at(at))
+        return whole
 
     @property
     def is_graph(self) -> bool:
         """Whether it is an HNSW."""
         return isinstance(self.core, faiss.IndexHNSW)
+
+    @property
+    def links_vectors(self) -> bool:
+        """Whether it is an HNSW of the vectors themselves, maybe behind a transform, not of codes."""
+        return isinstance(self.core, faiss.IndexHNSWFlat)
 
     def prepared(self, features_BD: np.ndarray) -> np.ndarray:
         """Vectors as FAISS gets them: float32, of unit length for cosine."""
@@ -222,7 +230,22 @@ class Engine:
                 self._last = last = (parameters, allowed, self._faiss_parameters(parameters, allowed))
             given = last[2]
         distances_BK, ids_BK = self.index.search(queries_BD, k, params=given)
+        if self._unreached is not None:
+            return self._unreached.join(queries_BD, ids_BK, distances_BK, allowed)
         return ids_BK, distances_BK
+
+    @property
+    def unreached(self) -> np.ndarray:
+        """Ids of the rows that are compared with every query, as the graph does not lead to them."""
+        return np.empty(0, np.int64) if self._unreached is None else self._unreached.ids_U
+
+    def reach(self, ids: np.ndarray) -> None:
+        """Compare these rows, too, with every query from now on; only where `links_vectors`."""
+        ids_U = np.union1d(self.unreached, ids).astype(np.int64)
+        if len(ids_U):
+            flat = faiss.IndexFlat(self.core.d, self.core.metric_type)
+            flat.add(self.core.reconstruct_batch(ids_U))
+            self._unreached = Unreached(ids_U, self._behind_transforms(flat))
 
     def _faiss_parameters(self, parameters: Parameters, allowed: np.ndarray | None) -> Any:
         own: Any

@@ -182,6 +182,7 @@ def _measured(
         engine.remove(after.removed)
         if after.added:
             engine.add(engine.prepared(after.delta.added_ND[-after.added :]), int(new_ids[0]))
+        after.delta.reach(engine, rows, card.parameters)
         stored = None if index.stored is None else index.stored.with_delta(after.rows, after.delta)
     exact = ExactVectors(engine, rows, stored, table.uri, card.column)
     with watch.stage("measure"):

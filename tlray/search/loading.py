@@ -65,7 +65,8 @@ def load_index(index_uri: str, card: Card, scratch: Path) -> LoadedIndex:
     recipe_file = RecipeFile.from_json(large["recipe"].read_bytes(), f"{index_uri}: {RECIPE_NAME}")
     engine = Engine.load(large["faiss"], card.metric)
     engine.set_default(card.parameters)
-    delta.apply(engine, rows)
+    engine.reach(np.array(card.unreached, np.int64))
+    delta.apply(engine, rows, card.parameters)
     stored = StoredVectors(np.load(large["vectors"], mmap_mode="r"), rows, delta, engine) if "vectors" in large else None
     shape_is_right = engine.index.d == card.dimensions and engine.total == card.rows + card.dead and len(rows) == card.rows
     if not shape_is_right or recipe_file.recipe_id != card.recipe_id or (stored is not None and not stored.is_whole):

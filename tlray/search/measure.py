@@ -14,6 +14,7 @@ import numpy as np
 from tlray.search.card import Parameters, Quality
 from tlray.search.engine import MAX_EF_SEARCH, Engine
 from tlray.search.retrieve import Vectors, find, rerank
+from tlray.search.rows import Rows
 
 Rerank = Literal["auto", "always", "never"]
 
@@ -171,6 +172,27 @@ def find_themselves(
         ef_search = None if tried.ef_search is None else min(MAX_EF_SEARCH, 2 * tried.ef_search)
         tried = Parameters(nprobe=nprobe, ef_search=ef_search, rerank=tried.rerank)
     return parameters
+
+
+def reach_all(engine: Engine, rows: Rows, ids_M: np.ndarray, vectors_MD: np.ndarray, parameters: Parameters) -> None:
+    """Have rows that were added to a graph found by their own vectors: what the graph does not lead to is compared beside it.
+
+    By inner product another row may be nearer to it than itself: such a graph is left alone.
+
+    Args:
+        engine: with the rows in it; one of `links_vectors`.
+        rows: the live rows.
+        ids_M: of the new ones.
+        vectors_MD: theirs, prepared.
+        parameters: of a search.
+    """
+    if engine.metric == "ip" or not len(ids_M):
+        return
+    allowed = np.zeros(engine.total, bool)  # else a dead row of the same vector would stand for the live one
+    allowed[rows.ids_N] = True
+    found_M1, distances_M1 = engine.candidates(vectors_MD, 1, parameters, allowed)
+    is_lost_M = (found_M1[:, 0] != ids_M) & (distances_M1[:, 0] > TIE * (vectors_MD**2).sum(axis=1))
+    engine.reach(ids_M[is_lost_M])
 
 
 def _parameters(engine: Engine, value: int, factor: int) -> Parameters:

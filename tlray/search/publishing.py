@@ -130,6 +130,7 @@ def publish_whole(
         recall_target=config.recall_target,
         parameters=contents.parameters,
         quality=contents.quality,
+        unreached=tuple(engine.unreached[contents.rows.positions(engine.unreached) >= 0].tolist()),
         measured_version=version,
         seconds=watch.seconds,
         files=contents.files | small,
