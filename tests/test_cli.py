@@ -102,7 +102,7 @@ def test_unknown_keys_of_the_file(tmp_path: Path) -> None:
         ({"--recipe.taps": "layer9"}, "layer4"),
         ({"--recipe.weights": "/nowhere.pth"}, "/nowhere.pth"),
         ({"--recipe.weights-sha256": "0" * 64}, "000000000000"),
-        ({"--recipe.preprocessing.interpolation": "lanczos", "--recipe.preprocessing.antialias": "false"}, "antialias"),
+        ({"--recipe.preprocessing": '{"interpolation": "lanczos", "antialias": false}'}, "antialias"),
         ({"--source.uri": "/nowhere/photos"}, "/nowhere/photos"),
         ({"--source.include": "*.xyz"}, "all left out"),
         ({"--source.uri": "ftp://host/x"}, "expected s3://bucket/key"),

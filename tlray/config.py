@@ -107,7 +107,9 @@ class RunConfig(_Section):
     )
     policy: PolicyConfig = PolicyConfig()
     max_failed_fraction: float = Field(0.01, ge=0, le=1, description="more failed images of this run: exit code 3")
-    local: bool = Field(False, description="one process, no Ray")
+    local: bool | None = Field(
+        None, description="one process, no Ray; default: where no cluster and no GPU is found, on up to 8 cores"
+    )
     wait: bool = Field(False, description="where another run holds the table, wait until it is free")
     lease_seconds: float = Field(
         30.0, ge=2, description="how long a killed run keeps the next one out; a store may be away for less without harm"

@@ -2,17 +2,13 @@
 
 import logging
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 
 from tlray.errors import ConfigError
-
-CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 - where Ray documents it
-CONNECT_SECONDS = 2.0
+from tlray.ray_address import is_there, named
 
 
 @contextmanager
@@ -33,8 +29,7 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     if ray.is_initialized():
         yield False
         return
-    address = os.environ.get("RAY_ADDRESS")
-    is_own = address == "local" or not (address or answers())
+    is_own = named() == "local" or not is_there()
     # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
     own = {"address": "local", "include_dashboard": False} if is_own else {}
     try:
@@ -64,18 +59,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def answers(noted: Path = CURRENT_CLUSTER) -> bool:
-    """Whether the cluster that this machine ran last is still there.
-
-    One whose driver was killed leaves a note of its address, which Ray believes: it then tries for minutes to join it.
-    """
-    if not noted.exists():
-        return False
-    host, _, port = noted.read_text().strip().rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError):
-        return False
-    return True

@@ -37,7 +37,12 @@ def load_config(model: type[Config], arguments: Sequence[str], *, file: Path | N
 
     class Settings(model, BaseSettings):  # type: ignore[misc, valid-type]
         model_config = SettingsConfigDict(
-            extra="forbid", frozen=True, cli_prog_name=program, cli_kebab_case=True, cli_implicit_flags=True
+            extra="forbid",
+            frozen=True,
+            cli_prog_name=program,
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_hide_none_type=True,  # else a bool that may be null gets no --no-
         )
 
         @classmethod

@@ -26,7 +26,7 @@ from tlray.extract.on_ray import for_plan, share_out
 from tlray.lake.plan import Plan, Unit
 from tlray.lake.sources import PAGE_SCHEMA
 from tlray.lake.storage import open_store
-from tlray.ray_session import answers
+from tlray.ray_address import answers
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 

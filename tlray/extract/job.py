@@ -190,9 +190,11 @@ def _bring_up_to_date(config: RunConfig, table_uri: str, prepare: Callable[[], "
 
 
 def _workers(config: RunConfig) -> AbstractContextManager["Workers | None"]:
-    if config.local:
+    from tlray.extract.place import works_here
+
+    if works_here(config.local):
         return nullcontext()
-    from tlray.extract.on_ray import cluster  # ray is slow to import, and --local does without it
+    from tlray.extract.on_ray import cluster  # ray is slow to import
 
     return cluster()
 

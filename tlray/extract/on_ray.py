@@ -17,16 +17,12 @@ from tlray.extract.pieces import WrittenPiece
 from tlray.extract.ray_encoder import EncoderActor
 from tlray.extract.ray_tasks import decode, unit_rows, write
 from tlray.extract.ray_units import UnitActor
-from tlray.extract.units import THREADS_AHEAD
+from tlray.extract.units import LANES_PER_PROCESS, THREADS_AHEAD
 from tlray.lake.fetch import FetchSpec
 from tlray.lake.plan import Plan
 from tlray.lake.table import Table
 from tlray.models.memory import as_environment
 from tlray.ray_session import joined
-
-LANES_PER_ACTOR = 8
-"""Cores of one actor on nodes without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the
-time that it takes to compute, and one copy of the weights."""
 
 IMAGE_BYTES = 100_000
 """A guess at the size of an image in a shard, to tell about how many there are; ImageNet's have 110 kB on average."""
@@ -60,7 +56,7 @@ def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
     """Choose workers from a cluster's resources.
 
     With GPUs, one encoder actor each, and decode and write tasks on the CPUs of all nodes. Without, actors that claim all
-    cores of every node (at most LANES_PER_ACTOR each) and need no tasks beside them.
+    cores of every node (at most LANES_PER_PROCESS each) and need no tasks beside them.
 
     Args:
         node_cpus: of each node that is alive; nodes that offer none (a head that must not work) do not count.
@@ -70,7 +66,7 @@ def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
     slots = int(sum(working))
     if gpus >= 1:
         return Workers(int(gpus), 0, 1, None, slots)
-    lanes = min(LANES_PER_ACTOR, int(min(working)))
+    lanes = min(LANES_PER_PROCESS, int(min(working)))
     return Workers(sum(int(cpus / lanes) for cpus in working), lanes, 0, lanes, slots)
 
 

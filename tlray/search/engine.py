@@ -245,7 +245,7 @@ class Engine:
         if len(ids_U):
             flat = faiss.IndexFlat(self.core.d, self.core.metric_type)
             flat.add(self.core.reconstruct_batch(ids_U))
-            self._unreached = Unreached(ids_U, self._behind_transforms(flat))
+            self._unreached = Unreached(ids_U, self._behind_transforms(flat), self.metric)
 
     def _faiss_parameters(self, parameters: Parameters, allowed: np.ndarray | None) -> Any:
         own: Any

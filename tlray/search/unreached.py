@@ -8,8 +8,9 @@ Shape legend: U rows, B queries, K neighbours, D dimensions.
 
 from typing import Any
 
-import faiss
 import numpy as np
+
+from tlray.search.choose import Metric
 
 
 class Unreached:
@@ -18,13 +19,14 @@ class Unreached:
     Args:
         ids_U: of the rows.
         flat: a FAISS index that compares all of them, by position, as the graph's own distances are.
+        metric: of the index.
     """
 
-    def __init__(self, ids_U: np.ndarray, flat: Any) -> None:
+    def __init__(self, ids_U: np.ndarray, flat: Any, metric: Metric) -> None:
         self.ids_U = ids_U
         self._flat = flat
         limit = np.finfo(np.float32).max  # as FAISS marks a neighbour that is not there
-        self._none = np.float32(limit if flat.metric_type == faiss.METRIC_L2 else -limit)
+        self._none = np.float32(-limit if metric == "ip" else limit)
 
     def join(
         self, queries_BD: np.ndarray, ids_BK: np.ndarray, distances_BK: np.ndarray, allowed: np.ndarray | None

@@ -1,0 +1,47 @@
+"""Where a run works when nobody says."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tlray.extract import place
+from tlray.extract.place import works_here
+
+
+@pytest.fixture(autouse=True)
+def laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores, no GPU, no cluster."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("tlray.ray_address.answers", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(place.os, "cpu_count", lambda: 2)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+
+
+def test_a_laptop_needs_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert works_here(None)
+    assert "--no-local" in capsys.readouterr().err
+
+
+def test_what_is_said_counts() -> None:
+    assert works_here(local=True) and not works_here(local=False)
+
+
+def test_a_cluster_a_gpu_or_many_cores_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RAY_ADDRESS", "local"), ("RAY_ADDRESS", "ray://somewhere:10001")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert not works_here(None)
+            assert works_here(local=True)
+    for owner, name, found in (
+        ("tlray.ray_address", "answers", lambda: True),
+        ("torch.cuda", "is_available", lambda: True),
+        ("tlray.extract.place.os", "cpu_count", lambda: 9),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{owner}.{name}", found)
+            assert not works_here(None)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    assert not works_here(None)
