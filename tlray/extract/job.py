@@ -5,18 +5,19 @@ import os
 import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig, RunConfig
 from tlray.errors import ConcurrentWriteError, SourceError, TooManyFailuresError
-from tlray.extract.report import Resources, report
+from tlray.extract.place import starts_cluster, works_here
+from tlray.extract.report import Resources
 from tlray.extract.stop import Stop
+from tlray.extract.totals import Totals
 from tlray.lake.committer import Committer
 from tlray.lake.compare import compare
 from tlray.lake.fetch import FetchSpec
@@ -38,53 +39,6 @@ if TYPE_CHECKING:
     from tlray.models.backbones import Backbone
 
 Engine = Callable[[Plan], Generator["WrittenPiece", None, None]]
-
-NOTES_SHOWN = 10
-
-
-@dataclass
-class _Totals:
-    """What a run has done so far."""
-
-    images: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    failures: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
-    commit_seconds: float = 0.0
-    start_seconds: float = 0.0
-    run_seconds: float = 0.0
-    resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
-    notes_shown: int = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.counts["new"] or self.counts["changed"] or self.counts["deleted"])
-
-    @property
-    def failed(self) -> int:
-        return self.failures.total()
-
-    def report(self) -> dict[str, Any]:
-        """See `tlray.extract.report.report`."""
-        return report(
-            {**self.seconds, "commit": self.commit_seconds},
-            images=self.images,
-            start_seconds=self.start_seconds,
-            run_seconds=self.run_seconds,
-            resources=self.resources,
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """What the log keeps of a run, for `tlray show`."""
-        return {"images": self.images, "failed": self.failed, "seconds": round(self.run_seconds, 3), **self.report()}
-
-    def add(self, piece: "WrittenPiece") -> None:
-        self.images += sum(part.rows for part in piece.parts)
-        self.failures.update(piece.failures)
-        self.seconds.update(piece.seconds)
-        for note in piece.notes[: max(0, NOTES_SHOWN - self.notes_shown)]:
-            say(f"failed: {note}")
-            self.notes_shown += 1
 
 
 def extract(config: ExtractConfig) -> dict[str, Any]:
@@ -120,28 +74,30 @@ def bring_up_to_date(config: RunConfig, table: str, prepare: Callable[[], "Work"
         table: URI or path.
         prepare: makes what is to be done; called after the cheap checks, as torch takes seconds to import.
     """
-    with Stop() as stop:
-        return _bring_up_to_date(config, to_uri(table), prepare, stop)
+    with Stop() as stop, contextlib.ExitStack() as stack:
+        return _bring_up_to_date(config, to_uri(table), prepare, stop, stack)
 
 
-def _bring_up_to_date(config: RunConfig, table_uri: str, prepare: Callable[[], "Work"], stop: Stop) -> dict[str, Any]:
+def _bring_up_to_date(
+    config: RunConfig, table_uri: str, prepare: Callable[[], "Work"], stop: Stop, stack: contextlib.ExitStack
+) -> dict[str, Any]:
     began = time.monotonic()
     source = open_source(config.source)
     table = Table.open_or_none(table_uri)
-    work = prepare()
+    if table is None and next(source.pages(), None) is None:  # a source that cannot be listed leaves nothing there
+        raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
+    work, workers = _prepared(config, table, prepare, stop, stack)
     recipe = work.backbone.recipe
     check_preprocessing(recipe.preprocessing)
     if table is not None:
         check_recipe(table.recipe_file, recipe, table_uri, output=work.output)
-    elif next(source.pages(), None) is None:  # a source that cannot be listed leaves nothing at the table's place
-        raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
     spec = FetchSpec(
         kind=source.kind,
         source=config.source,
         preprocessing=recipe.preprocessing,
         trust_listing=source.format == "manifest",
     )
-    totals = _Totals()
+    totals = Totals()
     result: dict[str, Any] = {"table": table_uri, **work.ids}
     if config.dry_run:
         from tlray.extract.sample import estimate_seconds
@@ -149,18 +105,19 @@ def _bring_up_to_date(config: RunConfig, table_uri: str, prepare: Callable[[], "
         estimate = estimate_seconds(_differences(config, source, table, totals), spec, work.backbone)
         return result | totals.counts | {"dry_run": True, **estimate}
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with hold(table_uri, run_id, wait=config.wait, seconds=config.lease_seconds) as lease, contextlib.ExitStack() as stack:
+    with hold(table_uri, run_id, wait=config.wait, seconds=config.lease_seconds) as lease:
         table = Table.open_or_none(table_uri)  # as it is now that nobody else writes to it
-        workers, committer, engine = None, None, None
+        is_ready, committer, engine = workers is not None, None, None
         for difference in _differences(config, source, table, totals):
             table = table or work.create_table(table_uri)
             committer = committer or Committer(table, run_id, guard=lease.check, describe=totals.describe)
             if difference.is_empty:
                 continue
-            workers = workers or stack.enter_context(_workers(config))
+            if not is_ready:
+                workers, is_ready = stack.enter_context(_workers(config)), True
+                stop.listen()  # as above
             if workers is not None:
                 totals.resources = Resources(workers.slots, workers.actors * workers.gpus)
-            stop.listen()  # Ray has set a handler of its own
             plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
             say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
             committer.start(plan)
@@ -189,17 +146,30 @@ def _bring_up_to_date(config: RunConfig, table_uri: str, prepare: Callable[[], "
     )
 
 
-def _workers(config: RunConfig) -> AbstractContextManager["Workers | None"]:
-    from tlray.extract.place import works_here
+def _prepared(
+    config: RunConfig, table: Table | None, prepare: Callable[[], "Work"], stop: Stop, stack: contextlib.ExitStack
+) -> tuple["Work", "Workers | None"]:
+    """The work; and for a new table the workers of a cluster of one's own, which starts meanwhile: both take seconds."""
+    if table is not None or config.dry_run or not starts_cluster(config.local):
+        return prepare(), None
+    from tlray.extract.on_ray import cluster
 
+    with ThreadPoolExecutor(1) as threads:
+        work = threads.submit(prepare)
+        workers = stack.enter_context(cluster())
+        stop.listen()  # Ray has set a handler of its own
+        return work.result(), workers
+
+
+def _workers(config: RunConfig) -> AbstractContextManager["Workers | None"]:
     if works_here(config.local):
         return nullcontext()
-    from tlray.extract.on_ray import cluster  # ray is slow to import
+    from tlray.extract.on_ray import cluster  # ray is slow to import, and one process does without it
 
     return cluster()
 
 
-def _differences(config: RunConfig, source: Source, table: Table | None, totals: _Totals) -> Iterator[Difference]:
+def _differences(config: RunConfig, source: Source, table: Table | None, totals: Totals) -> Iterator[Difference]:
     """How the source differs from the table, a bounded piece of work after the other; adds to the counts."""
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
         # What the store lists is there, whatever an earlier request for it was told.
@@ -223,7 +193,7 @@ def _run(
     pieces: Iterator["WrittenPiece"],
     table: Table,
     committer: Committer,
-    totals: _Totals,
+    totals: Totals,
     stop: Stop,
     *,
     left: int,
@@ -290,7 +260,7 @@ def _pieces(plan: Plan, engine: Engine | None) -> Generator["WrittenPiece", None
         yield from engine(plan)
 
 
-def _check_failures(config: RunConfig, table: Table, totals: _Totals, total: int) -> None:
+def _check_failures(config: RunConfig, table: Table, totals: Totals, total: int) -> None:
     if totals.failed <= config.max_failed_fraction * total:
         return
     codes = ", ".join(f"{count} {code}" for code, count in totals.failures.most_common())

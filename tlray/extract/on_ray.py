@@ -14,10 +14,11 @@ import ray.exceptions
 
 from tlray.errors import GO_ON, StorageError, TlrayError
 from tlray.extract.pieces import WrittenPiece
+from tlray.extract.place import LANES_PER_PROCESS
 from tlray.extract.ray_encoder import EncoderActor
 from tlray.extract.ray_tasks import decode, unit_rows, write
 from tlray.extract.ray_units import UnitActor
-from tlray.extract.units import LANES_PER_PROCESS, THREADS_AHEAD
+from tlray.extract.units import THREADS_AHEAD
 from tlray.lake.fetch import FetchSpec
 from tlray.lake.plan import Plan
 from tlray.lake.table import Table

@@ -3,11 +3,17 @@
 import os
 import sys
 
-import torch
-
-from tlray.extract.units import LANES_PER_PROCESS
 from tlray.progress import say
-from tlray.ray_address import is_there
+from tlray.ray_address import is_there, named
+
+LANES_PER_PROCESS = 8
+"""Cores of one process without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the
+time that it takes to compute, and one copy of the weights."""
+
+
+def starts_cluster(local: bool | None) -> bool:
+    """Whether a run is sure to start a cluster of its own, as far as can be told before torch is imported."""
+    return not local and (named() == "local" or (local is False and not is_there()))
 
 
 def works_here(local: bool | None) -> bool:
@@ -21,6 +27,8 @@ def works_here(local: bool | None) -> bool:
     """
     if local is not None:
         return local
+    import torch  # takes seconds
+
     has_joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     cores = os.cpu_count() or 1
     if has_joined or is_there() or torch.cuda.is_available() or cores > LANES_PER_PROCESS:

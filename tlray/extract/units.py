@@ -18,10 +18,6 @@ from tlray.lake.fetch import FetchSpec, decode_members, fetch_members
 from tlray.lake.plan import Unit
 from tlray.recipe import RecipeFile
 
-LANES_PER_PROCESS = 8
-"""Cores of one process without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the
-time that it takes to compute, and one copy of the weights."""
-
 THREADS_AHEAD = 1
 """Threads more than lanes, so that one fetches or writes while the others keep all cores busy. More of them win nothing: two
 lanes on two cores made 321 and 324 images a second with 1, 320 and 319 with 2, 320 with 4 (photos in memory)."""
