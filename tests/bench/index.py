@@ -216,6 +216,7 @@ def measure(factory: str, features_ND: np.ndarray, queries_BD: np.ndarray, part_
     }
     gone, new = collection.change(0.01, 7)
     before = Path(config.out).rename(folder / "before")
+    os.sync()  # else the disk is still busy with what was written here
     updates = [updated(config, before) for _ in range(count)]
     update_seconds = min(seconds for seconds, _ in updates)
     began = time.perf_counter()
