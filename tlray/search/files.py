@@ -28,7 +28,7 @@ class IndexFile(BaseModel):
 
 
 def put_file(index_uri: str, kind: FileKind, path: Path) -> IndexFile:
-    """Store a local file under a name that holds its hash, and leave none behind; at most 5 GiB on S3 (one PUT).
+    """Store a local file under a name that holds its hash, and leave none behind.
 
     Also over one of that name: it may be damaged, and a rebuild is what mends an index; or old, and about to be deleted.
     """
