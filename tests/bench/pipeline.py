@@ -1,11 +1,13 @@
 """`make bench`: photos a second of `extract` against its limit and against other engines, on this machine.
 
-The engines take turns, each in a process of its own, so that load that comes and goes falls on all of them; medians count.
+The engines take turns, each in a process of its own, so that load that comes and goes falls on all of them. Ratios are of one
+turn, and their medians count.
 """
 
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +74,31 @@ def run_engines(arguments: argparse.Namespace, photos: Path, few_photos: Path) -
     return samples, failures
 
 
-def summarize(measured: dict[str, dict[str, Any]], *, gpu: bool) -> dict[str, Any]:
-    """The benchmark's JSON object: ratios of the steady rates, and every rate."""
-    rates: dict[str, float | None] = {name: measurements["images_per_second"] for name, measurements in measured.items()}
+def ratios(rates: Mapping[str, float | None], *, gpu: bool) -> dict[str, float | None]:
+    """Our steady rates over the limit and over the best peers, all of one turn."""
 
     def best(names: tuple[str, ...]) -> float | None:
         return max((rate for name in names if (rate := rates.get(name)) is not None), default=None)
 
-    result: dict[str, Any] = {}
+    result: dict[str, float | None] = {}
     for name, prefix in zip(OURS, ("", "local_"), strict=True):
         ours = rates.get(name)
         result[f"{prefix}ratio_to_limit"] = ratio(ours, limit(rates.get("decode"), rates.get("encode"), gpu=gpu))
         result[f"{prefix}ratio_to_best_documented_peer"] = ratio(ours, best(DOCUMENTED))
         result[f"{prefix}ratio_to_best_peer_same_encoder"] = ratio(ours, best(SAME_ENCODER))
         result[f"{prefix}ratio_to_best_peer_same_encoder_and_resize"] = ratio(ours, best(SAME_RESIZE))
+    return result
+
+
+def summarize(samples: Samples, measured: dict[str, dict[str, Any]], *, gpu: bool) -> dict[str, Any]:
+    """The benchmark's JSON object: medians of the turns' ratios, as the machine drifts between them, and of every rate."""
+    turns = max(map(len, samples.values()))
+    each = [
+        ratios({name: runs[turn]["images_per_second"] for name, runs in samples.items() if turn < len(runs)}, gpu=gpu)
+        for turn in range(turns)
+    ]
+    rates: dict[str, float | None] = {name: measurements["images_per_second"] for name, measurements in measured.items()}
+    result: dict[str, Any] = medians({"ratios": each})["ratios"] | {"turns": each}
     result["images_per_second"] = rates | {"limit": limit(rates.get("decode"), rates.get("encode"), gpu=gpu)}
     for key in ("own_images_per_second", "write_and_commit_share"):
         result[key] = {name: measured[name][key] for name in OURS if name in measured}
@@ -136,7 +149,7 @@ def main() -> None:
         }
         for name in measured
     ]
-    result = summarize(measured, gpu=gpu) | {"images": arguments.images, "repetitions": arguments.repetitions}
+    result = summarize(samples, measured, gpu=gpu) | {"images": arguments.images, "repetitions": arguments.repetitions}
     finish(result | {"compute": arguments.compute, "gpu": gpu, "failures": failures}, rows)
 
 

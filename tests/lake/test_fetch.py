@@ -1,5 +1,7 @@
 """Units to pieces: every listed image has its row, whatever its object does."""
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,22 @@ def test_images_keep_their_order_and_come_in_bounded_pieces(tmp_path: Path) -> N
     images = np.concatenate([piece.images_BHWC for piece in pieces])
     assert all(np.array_equal(images[number], images[number % 7]) for number in range(700))
     assert len({images[number].tobytes() for number in range(7)}) == 7
+
+
+def test_slow_local_files_are_fetched_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"file:///mount/{number}" for number in range(60)]
+    readers = []
+
+    class Mount(Store):
+        def read(self, uri: str, *, max_bytes: int | None = None) -> Blob:
+            readers.append(threading.current_thread().name)
+            time.sleep(0.002)
+            return super().read(uri, max_bytes=max_bytes)
+
+    monkeypatch.setattr(fetch, "open_store", lambda uri: Mount(dict.fromkeys(names, photo(1))))
+    (piece,) = fetch_unit(unit_of(names), spec_for())
+    assert piece.rows["uri"].to_pylist() == names
+    assert readers[0] == threading.current_thread().name and all(name.startswith("fetch") for name in readers[-40:])
 
 
 def test_an_empty_unit_is_one_empty_piece() -> None:
