@@ -18,6 +18,11 @@ def is_there() -> bool:
     return bool(named()) or answers()
 
 
+def starts_own() -> bool:
+    """Whether to join a cluster means to start one here."""
+    return named() == "local" or not is_there()
+
+
 def answers(noted: Path = CURRENT_CLUSTER) -> bool:
     """Whether the cluster that this machine ran last is still there.
 

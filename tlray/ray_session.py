@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import ray
 
 from tlray.errors import ConfigError
-from tlray.ray_address import is_there, named
+from tlray.ray_address import starts_own
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     if ray.is_initialized():
         yield False
         return
-    is_own = named() == "local" or not is_there()
+    is_own = starts_own()
     # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
     own = {"address": "local", "include_dashboard": False} if is_own else {}
     try:

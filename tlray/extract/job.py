@@ -115,7 +115,7 @@ def _bring_up_to_date(
                 continue
             if not is_ready:
                 workers, is_ready = stack.enter_context(_workers(config)), True
-                stop.listen()  # as above
+                stop.listen()  # Ray has set a handler of its own
             if workers is not None:
                 totals.resources = Resources(workers.slots, workers.actors * workers.gpus)
             plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
@@ -152,11 +152,10 @@ def _prepared(
     """The work; and for a new table the workers of a cluster of one's own, which starts meanwhile: both take seconds."""
     if table is not None or config.dry_run or not starts_cluster(config.local):
         return prepare(), None
-    from tlray.extract.on_ray import cluster
-
+    joining = _workers(config)  # imports ray, which a thread that imports torch would slow down
     with ThreadPoolExecutor(1) as threads:
         work = threads.submit(prepare)
-        workers = stack.enter_context(cluster())
+        workers = stack.enter_context(joining)
         stop.listen()  # Ray has set a handler of its own
         return work.result(), workers
 

@@ -4,7 +4,7 @@ import os
 import sys
 
 from tlray.progress import say
-from tlray.ray_address import is_there, named
+from tlray.ray_address import is_there, named, starts_own
 
 LANES_PER_PROCESS = 8
 """Cores of one process without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the
@@ -13,7 +13,7 @@ time that it takes to compute, and one copy of the weights."""
 
 def starts_cluster(local: bool | None) -> bool:
     """Whether a run is sure to start a cluster of its own, as far as can be told before torch is imported."""
-    return not local and (named() == "local" or (local is False and not is_there()))
+    return named() == "local" if local is None else not local and starts_own()
 
 
 def works_here(local: bool | None) -> bool:
@@ -27,11 +27,13 @@ def works_here(local: bool | None) -> bool:
     """
     if local is not None:
         return local
-    import torch  # takes seconds
-
     has_joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     cores = os.cpu_count() or 1
-    if has_joined or is_there() or torch.cuda.is_available() or cores > LANES_PER_PROCESS:
+    if has_joined or is_there() or cores > LANES_PER_PROCESS:
+        return False
+    import torch  # takes seconds
+
+    if torch.cuda.is_available():
         return False
     say(f"in this process, as there is no Ray cluster and {cores} cores need none; --no-local starts one")
     return True
