@@ -243,7 +243,7 @@ def resident_bytes(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["load", "fuzz"], choices=["load", "fuzz"])
+    parser.add_argument("--steps", nargs="*", choices=("load", "fuzz"), default=["load", "fuzz"])
     parser.add_argument("--quick", action="store_true", help="few requests")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--dimensions", type=int, default=256)
@@ -254,7 +254,7 @@ def main() -> None:
     if arguments.quick:
         arguments.rows, arguments.dimensions, arguments.requests, arguments.bodies = 2000, 32, 300, 300
     result = {}
-    for what in arguments.what:
+    for what in arguments.steps:
         if what == "load":
             result[what] = load(arguments.rows, arguments.dimensions, arguments.requests, arguments.concurrency)
         else:
