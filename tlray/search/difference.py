@@ -53,20 +53,15 @@ def compare(rows: pa.Table, live_parts: Sequence[str], read: Callable[[Sequence[
     old = rows.filter(pc.invert(stays))
     known = set(pc.unique(rows["part"]).to_pylist())
     new = read([path for path in live_parts if path not in known])
-    at_old = pc.index_in(_keys(new), value_set=_keys(old))
-    has_moved = pc.is_valid(at_old)
-    moved = with_ids(new.filter(has_moved), old["id"].take(at_old.filter(has_moved)).to_numpy())
-    found = np.zeros(len(old), bool)
-    found[at_old.filter(has_moved).to_numpy()] = True
+    at_old = pc.index_in(new["uri"], value_set=old["uri"])  # a table has one row of a URI
+    has_moved = pc.equal(pc.fill_null(new["etag"], ""), pc.fill_null(old["etag"], "").take(at_old)).fill_null(False)
+    ids_old, at_moved = old["id"].to_numpy(), at_old.filter(has_moved).to_numpy()
+    is_gone = np.ones(len(old), bool)
+    is_gone[at_moved] = False
+    moved = with_ids(new.filter(has_moved), ids_old[at_moved])
     kept = pa.concat_tables([rows.filter(stays), moved]).combine_chunks()
     kept = kept.take(pa.array(np.argsort(kept["id"].to_numpy(), kind="stable")))  # merges what is in order; `sort_by` does not
-    return Difference(kept, old["id"].to_numpy()[~found], new.filter(pc.invert(has_moved)), len(moved))
-
-
-def _keys(rows: pa.Table) -> pa.Array:
-    """What says that two rows are the same image of the same bytes."""
-    keys = pc.binary_join_element_wise(rows["uri"], pc.fill_null(rows["etag"], ""), "\n")
-    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    return Difference(kept, ids_old[is_gone], new.filter(pc.invert(has_moved)), len(moved))
 
 
 def check_same(card: Card, table: Table, config: IndexConfig, index_uri: str) -> None:
