@@ -165,8 +165,12 @@ class Table:
             raise StorageError(f"the log of {self.uri} is gone; restore it, or extract to a new table")
         self._delta = delta
 
-    def parts(self) -> list[Part]:
-        """All live parts, in the log's order."""
+    def parts(self, status: str | None = None) -> list[Part]:
+        """Live parts, in the log's order.
+
+        Args:
+            status: `ok` for those of rows with vectors, `failed`; None for all.
+        """
         actions = pa.table(self._delta.get_add_actions(flatten=True)).to_pylist()
         return [
             Part(
@@ -176,6 +180,7 @@ class Table:
                 size_bytes=action["size_bytes"],
             )
             for action in actions
+            if status in (None, action["partition.status"])
         ]
 
     def read(self, columns: Sequence[str] | None = None, *, status: str = "ok") -> pa.Table:
@@ -185,7 +190,7 @@ class Table:
             columns: only these; default all.
             status: `ok` or `failed`.
         """
-        paths = [part.path for part in self.parts() if part.status == status]
+        paths = [part.path for part in self.parts(status)]
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="parts") as threads:
             tables = list(threads.map(lambda path: read_part(self.uri, path, columns), paths))
         if tables:

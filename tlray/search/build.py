@@ -78,7 +78,7 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
     watch = Stopwatch()
     column = column_of(table, config.column)
     dimensions = math.prod(table.recipe_file.shapes[column])
-    parts = [part for part in table.parts() if part.status == "ok"]
+    parts = table.parts("ok")
     count = sum(part.rows for part in parts)
     if not count:
         raise TableError(f"{table.uri} version {table.version} has no rows with an embedding; run `tlray extract` first")

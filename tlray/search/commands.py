@@ -104,7 +104,7 @@ def _answer_table(searcher: Searcher, config: SearchConfig, where: Filter) -> di
     if table.columns:
         searcher.check_recipe(table.recipe_file.recipe_id)
     column_of(table, searcher.card.column)
-    parts = [part for part in table.parts() if part.status == "ok"]
+    parts = table.parts("ok")
     paths = [part.path for part in parts]
     if config.workers:
         from tlray.search.on_ray import answers_on_ray  # Ray only where work is spread out

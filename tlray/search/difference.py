@@ -87,4 +87,4 @@ def check_same(card: Card, table: Table, config: IndexConfig, index_uri: str) ->
 
 def live_parts(table: Table) -> list[str]:
     """Paths of the parts that hold embeddings."""
-    return [part.path for part in table.parts() if part.status == "ok"]
+    return [part.path for part in table.parts("ok")]

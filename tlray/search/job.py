@@ -96,7 +96,7 @@ def _bring_up_to_date(
 def _plan(table: Table, config: IndexConfig, index_uri: str, newest: int | None, scratch: Path) -> dict[str, Any]:
     plan: dict[str, Any] = {"index": index_uri, "table": table.uri, "table_version": table.version, "dry_run": True}
     if newest is None or config.rebuild:
-        rows = sum(part.rows for part in table.parts() if part.status == "ok")
+        rows = sum(part.rows for part in table.parts("ok"))
         dimensions = math.prod(table.recipe_file.shapes[column_of(table, config.column)])
         choice = choice_for(config, rows, dimensions)
         return plan | {"action": "build", "rows": rows, "factory": choice.factory, "reasons": list(choice.reasons)}

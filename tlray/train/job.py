@@ -79,7 +79,7 @@ def _train_head(config: TrainConfig) -> dict[str, Any]:
     data_of = _data(rows, examples, config)
     trials_by = {name: trials_of(name, solver_of(data, config, memory_bytes), config) for name, data in data_of.items()}
     trials = [trial for some in trials_by.values() for trial in some]
-    counts = dict(examples.counts) | {"failed": sum(part.rows for part in table.parts() if part.status == "failed")}
+    counts = dict(examples.counts) | {"failed": sum(part.rows for part in table.parts("failed"))}
     _say_plan(examples, trials, rows, counts)
     if config.dry_run:
         return _plan(model_uri, table, action, examples, trials, rows, counts)

@@ -180,16 +180,15 @@ class ActivationRows:
             )
         found_N = np.zeros(len(uris), bool)
         odd = 0
-        for part in table.parts():
-            if part.status == "ok":
-                rows = read_part(table.uri, part.path, ["uri", column])
-                at = pc.index_in(rows["uri"], value_set=uris)
-                wanted = rows.filter(pc.is_valid(at))
-                positions = at.drop_null().to_numpy()
-                if len(positions):
-                    rows_ND[positions] = vectors_of(wanted[column])
-                    odd += int((~np.isfinite(rows_ND[positions]).all(axis=1)).sum())
-                found_N[positions] = True
+        for part in table.parts("ok"):
+            rows = read_part(table.uri, part.path, ["uri", column])
+            at = pc.index_in(rows["uri"], value_set=uris)
+            wanted = rows.filter(pc.is_valid(at))
+            positions = at.drop_null().to_numpy()
+            if len(positions):
+                rows_ND[positions] = vectors_of(wanted[column])
+                odd += int((~np.isfinite(rows_ND[positions]).all(axis=1)).sum())
+            found_N[positions] = True
         if odd or not found_N.all():
             raise ExamplesError(
                 f"{table.uri}: {odd} of {len(uris)} activations are not finite, {(~found_N).sum()} are missing; "

@@ -174,7 +174,7 @@ def read_table(table: Table, columns: Sequence[str], memory_bytes: int) -> Table
         ExamplesError: there is no row.
         TableError: a part is gone: the table moved on and was vacuumed.
     """
-    parts = sorted((part for part in table.parts() if part.status == "ok"), key=lambda part: part.path)
+    parts = sorted(table.parts("ok"), key=lambda part: part.path)
     count = sum(part.rows for part in parts)
     if not count:
         raise ExamplesError(f"{table.uri} has no row with a vector; run `tlray extract` first")
