@@ -3,10 +3,9 @@
 Bare FAISS gets the vectors in memory, the same factory string, the same training rows, the same search parameters and, where
 we re-rank, its own IndexRefineFlat; it trains, adds and writes a file. Ours begins with the table in Parquet and ends with a
 tuned, measured, published index; `build_ratio` is the time of the FAISS calls in it over those of bare FAISS, `whole_ratio`
-all of it. Both are built several times, turn by turn, and the fastest time of each counts; of `whole_ratio` also the median of
-the turns, as one file is on the disk much sooner than another. All but our first are full rebuilds after the update, which is
-made as often, each time from the version before. Once is enough (`--builds 1`) for families that are
-slow to train.
+all of it. Both are built several times, turn by turn, and the fastest time of each counts; of the whole build the median of the
+turns, too, as one file is on the disk much sooner than another. All but our first are full rebuilds after the update, which is
+made as often, each time from the version before. Once is enough (`--builds 1`) for families that are slow to train.
 """
 
 import argparse
@@ -244,7 +243,7 @@ def measure(factory: str, features_ND: np.ndarray, queries_BD: np.ndarray, part_
     return row | {
         "bare_seconds": bare_seconds,
         "build_ratio": ratio(min(calls(one) for _, one in builds), bare_calls),
-        "whole_ratio": median(seconds / sum(one.values()) for (seconds, _), one in zip(builds, bares, strict=True)),
+        "whole_ratio": round(median(seconds / sum(one.values()) for (seconds, _), one in zip(builds, bares, strict=True)), 3),
         "whole_ratio_fastest": ratio(rebuild_seconds, bare_seconds),
         "update_seconds": update_seconds,
         "open_seconds": open_seconds,

@@ -169,7 +169,7 @@ class Table:
         """Live parts, in the log's order.
 
         Args:
-            status: `ok` for those of rows with vectors, `failed`; None for all.
+            status: `ok` or `failed`, for these alone; None for both.
         """
         actions = pa.table(self._delta.get_add_actions(flatten=True)).to_pylist()
         return [
