@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tlray.lake.parts import FIXED_FIELDS, vector_column
-from tlray.lake.table import Table
+from tlray.lake.table.parts import FIXED_FIELDS, vector_column
+from tlray.lake.table.table import Table
 from tlray.recipe import Preprocessing, Recipe, RecipeFile
 
 DIMENSIONS = 4

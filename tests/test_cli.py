@@ -11,8 +11,8 @@ import yaml
 from tests.photos import RECIPE, error_of, result_of, tlray, write_photos
 from tlray.cli import COMMANDS, main
 from tlray.config import ExtractConfig, FailureCode
+from tlray.config_reader import load_config
 from tlray.errors import ConfigError, ImageErrorCode
-from tlray.settings import load_config
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from tests.photos import RECIPE, result_of, tlray, write_photos
 from tlray import config as configs
 from tlray.cli import COMMANDS
 from tlray.config import ExtractConfig
+from tlray.config_reader import load_config
 from tlray.errors import ImageErrorCode
-from tlray.settings import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,13 +9,13 @@ import torch
 
 from tests.photos import write_photos
 from tlray.config import RecipeConfig
-from tlray.lake.local_copy import local_copy
+from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import resolve_backbone
-from tlray.models.golden import make_recipe_file
+from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.heads import Head, HeadSpec
-from tlray.output import Task
+from tlray.predictor import Task
 from tlray.recipe import Precision
-from tlray.train.model import ModelCard, now, package_versions, save_model
+from tlray.training.model.model import ModelCard, now, package_versions, save_model
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 FP32 = Precision(compute="fp32", storage="half")

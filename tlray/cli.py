@@ -31,8 +31,8 @@ from tlray.config import (
     VacuumConfig,
     VerifyConfig,
 )
+from tlray.config_reader import load_config, to_yaml
 from tlray.errors import DISK_FULL, GO_ON, ConfigError, TlrayError
-from tlray.settings import load_config, to_yaml
 
 
 class Command(NamedTuple):
@@ -49,19 +49,19 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "extract": Command(ExtractConfig, "tlray.extract.job:extract"),
-    "train": Command(TrainConfig, "tlray.train.job:train"),
-    "predict": Command(PredictConfig, "tlray.predict.job:predict"),
-    "export": Command(ExportConfig, "tlray.train.export:export"),
-    "show": Command(ShowConfig, "tlray.tables:show"),
-    "alias": Command(AliasConfig, "tlray.tables:alias"),
-    "verify": Command(VerifyConfig, "tlray.tables:verify"),
-    "vacuum": Command(VacuumConfig, "tlray.tables:vacuum"),
-    "optimize": Command(OptimizeConfig, "tlray.tables:optimize"),
-    "index": Command(IndexConfig, "tlray.search.job:index"),
-    "search": Command(SearchConfig, "tlray.search.commands:search"),
-    "duplicates": Command(DuplicatesConfig, "tlray.search.duplicates:duplicates"),
-    "serve": Command(ServeConfig, "tlray.search.web:serve"),
+    "extract": Command(ExtractConfig, "tlray.extraction.extract:extract"),
+    "train": Command(TrainConfig, "tlray.training.heads.train_heads:train"),
+    "predict": Command(PredictConfig, "tlray.prediction.predict:predict"),
+    "export": Command(ExportConfig, "tlray.training.model.export:export"),
+    "show": Command(ShowConfig, "tlray.table_commands:show"),
+    "alias": Command(AliasConfig, "tlray.table_commands:alias"),
+    "verify": Command(VerifyConfig, "tlray.table_commands:verify"),
+    "vacuum": Command(VacuumConfig, "tlray.table_commands:vacuum"),
+    "optimize": Command(OptimizeConfig, "tlray.table_commands:optimize"),
+    "index": Command(IndexConfig, "tlray.search.build.build_index:index"),
+    "search": Command(SearchConfig, "tlray.search.query.search:search"),
+    "duplicates": Command(DuplicatesConfig, "tlray.search.query.duplicates:duplicates"),
+    "serve": Command(ServeConfig, "tlray.search.service.server:serve"),
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from tlray.errors import GoldenMismatchError, RecipeMismatchError
-from tlray.output import Output
+from tlray.predictor import Output
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Fit = Literal["cover", "contain", "squash"]
@@ -23,7 +23,8 @@ Compute = Literal["fp32", "bf16", "fp16"]
 Storage = Literal["full", "half"]
 
 IMAGE_RULE: Literal[2] = 2
-"""Version of the rule in `tlray.lake.images` that brings any image to RGB uint8; a change of pixels raises it. 1 resized by
+"""Version of the rule in `tlray.lake.image.decode` that brings any image to RGB uint8; a change of pixels raises it. 1
+resized by
 Pillow's filters alone."""
 
 GOLDEN_IMAGE_COUNT = 4
@@ -56,7 +57,7 @@ class Preprocessing(_Strict):
         fill: RGB of the padding.
         interpolation: the resampling filter.
         antialias: widen the filter when shrinking (Pillow's own resize always does).
-        scaled_decoding: decode large JPEGs at 1/2, 1/4 or 1/8 of their size (`tlray.lake.scaled_decoding`): faster, and
+        scaled_decoding: decode large JPEGs at 1/2, 1/4 or 1/8 of their size (`tlray.lake.image.scaled_decoding`): faster, and
             other pixels by a few levels.
         mean: per channel, of values in 0..1, subtracted on the device.
         std: per channel, of values in 0..1, divided by on the device.

@@ -5,7 +5,7 @@ Shape legend: N, M vectors, D embedding length, K outputs, E pairs of vectors.
 
 import numpy as np
 
-from tlray.output import Task
+from tlray.predictor import Task
 
 BLOCK_ROWS = 1024
 """Queries compared at once: 1,024 x 1,000,000 float32 similarities take 4 GB, x 100,000 a tenth of it."""

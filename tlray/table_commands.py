@@ -5,11 +5,12 @@ from typing import Any
 
 from tlray.config import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
 from tlray.errors import TableError
-from tlray.lake import alias as aliases
-from tlray.lake import contrast, maintenance
-from tlray.lake.lease import hold
-from tlray.lake.storage import to_uri
-from tlray.lake.table import Table
+from tlray.lake.storage.store import to_uri
+from tlray.lake.table import alias as aliases
+from tlray.lake.table import diff as contrast
+from tlray.lake.table import maintenance
+from tlray.lake.table.lease import hold
+from tlray.lake.table.table import Table
 
 
 def show(config: ShowConfig) -> dict[str, Any]:

@@ -31,14 +31,14 @@ from tests.bench.plan import PART_ROWS, MadeUpSource
 from tests.factories import make_recipe_file
 from tests.photos import RECIPE, result_of, tlray
 from tlray.config import RecipeConfig, SourceConfig
-from tlray.lake.committer import Committer
-from tlray.lake.compare import compare
-from tlray.lake.local_copy import local_copy
-from tlray.lake.maintenance import optimize
-from tlray.lake.parts import FIXED_FIELDS, Part, vector_column, write_part
-from tlray.lake.plan import Plan
-from tlray.lake.sources import PAGE_SCHEMA, open_source
-from tlray.lake.table import Change, Table
+from tlray.extraction.commit import Committer
+from tlray.extraction.plan.compare import compare
+from tlray.extraction.plan.plan import Plan
+from tlray.lake.source.source import PAGE_SCHEMA, open_source
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.table.maintenance import optimize
+from tlray.lake.table.parts import FIXED_FIELDS, Part, vector_column, write_part
+from tlray.lake.table.table import Change, Table
 
 BUCKET, PREFIX = "photo-archive-eu-west-1", "uploads/2026/"
 PAGE_KEYS = 1000
@@ -123,7 +123,7 @@ def list_all(uri: str) -> float:
 def again(keys: int) -> dict[str, Any]:
     """A run over keys that the table has, against listing them."""
     from tlray.models.backbones import resolve_backbone
-    from tlray.models.golden import make_recipe_file as golden_recipe_file
+    from tlray.models.encoder.golden import make_recipe_file as golden_recipe_file
 
     recipe = RecipeConfig(backbone="timm:test_resnet", weights="random:7", precision={"compute": "fp32"})
     with tempfile.TemporaryDirectory() as folder, key_server(keys):

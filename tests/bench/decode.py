@@ -18,11 +18,11 @@ from PIL import Image
 from tests.bench.harness import BACKBONE, WEIGHTS, finish, ratio, repeated_rate
 from tests.bench.photos import photos
 from tlray.config import RecipeConfig
-from tlray.lake.images import decode_image
-from tlray.lake.local_copy import local_copy
-from tlray.lake.resize import apply_preprocessing
+from tlray.lake.image.decode import decode_image
+from tlray.lake.image.resize import apply_preprocessing
+from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import resolve_backbone
-from tlray.models.encoder import Encoder
+from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, Preprocessing
 
 try:

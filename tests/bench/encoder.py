@@ -20,12 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.bench.harness import finish, ratio, repeated_rate
 from tlray.config import RecipeConfig
-from tlray.lake.local_copy import local_copy
+from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
-from tlray.models.compiled import CompiledCache
-from tlray.models.encoder import Encoder, choose_device
-from tlray.models.golden import make_recipe_file
-from tlray.models.network import Network
+from tlray.models.encoder.compiled import CompiledCache
+from tlray.models.encoder.encoder import Encoder, choose_device
+from tlray.models.encoder.golden import make_recipe_file
+from tlray.models.encoder.network import Network
 from tlray.recipe import Precision, golden_images
 
 BACKBONES = ("torchvision:resnet50", "torchvision:vit_b_16", "timm:tf_efficientnet_lite0")

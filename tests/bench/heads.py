@@ -36,19 +36,19 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.bench.harness import BACKBONE, WEIGHTS, finish, print_table, ratio
-from tests.train.tables import write_table
+from tests.training.tables import write_table
 from tlray.config import ExtractConfig, TrainConfig
 from tlray.demo.digits import write_digits
-from tlray.extract.job import extract
-from tlray.lake.parts import vectors_of
-from tlray.lake.table import Table
-from tlray.train.examples import Examples, Split
-from tlray.train.grid import train_trials
-from tlray.train.job import train
-from tlray.train.products import product
-from tlray.train.splits import hash_splits
-from tlray.train.trials import Data, Schedule, Solver, Trial
-from tlray.train.vectors import LoadedVectors
+from tlray.extraction.extract import extract
+from tlray.lake.table.parts import vectors_of
+from tlray.lake.table.table import Table
+from tlray.training.examples.examples import Examples, Split
+from tlray.training.examples.splits import hash_splits
+from tlray.training.heads.grid import train_trials
+from tlray.training.heads.matmul import product
+from tlray.training.heads.table_vectors import LoadedVectors
+from tlray.training.heads.train_heads import train
+from tlray.training.heads.trials import Data, Schedule, Solver, Trial
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "lite0": {"backbone": BACKBONE, "weights": WEIGHTS},

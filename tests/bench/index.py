@@ -25,12 +25,12 @@ import pyarrow as pa
 from tests.bench.harness import finish, ratio
 from tests.search.tables import recipe_file
 from tlray.config import IndexConfig
-from tlray.lake.parts import FIXED_FIELDS, Part, vector_column, vectors_of, write_part
-from tlray.lake.table import Change, Table
-from tlray.search.card import Card, read_card
-from tlray.search.choose import training_rows
-from tlray.search.job import index
-from tlray.search.searcher import Searcher
+from tlray.lake.table.parts import FIXED_FIELDS, Part, vector_column, vectors_of, write_part
+from tlray.lake.table.table import Change, Table
+from tlray.search.build.build_index import index
+from tlray.search.neighbours.factory import training_rows
+from tlray.search.query.searcher import Searcher
+from tlray.search.versions.card import Card, read_card
 
 FAMILIES = ["Flat", "HNSW32", "IVF1024,Flat", "IVF1024,PQ16", "OPQ16_64,IVF1024,PQ16"]
 """Each by itself takes half a minute on two cores, the last two some minutes."""

@@ -25,12 +25,12 @@ from tests.bench.harness import machine, print_json, print_table, ratio
 from tests.bench.index import Collection, make_rows, make_vectors, recall, truth
 from tests.search.tables import recipe_file
 from tlray.config import IndexConfig, SearchConfig
-from tlray.lake.parts import write_part
-from tlray.lake.table import Change, Table
-from tlray.search.card import read_card
-from tlray.search.commands import search
-from tlray.search.job import index
-from tlray.search.searcher import Searcher
+from tlray.lake.table.parts import write_part
+from tlray.lake.table.table import Change, Table
+from tlray.search.build.build_index import index
+from tlray.search.query.search import search
+from tlray.search.query.searcher import Searcher
+from tlray.search.versions.card import read_card
 
 K = 10
 CHUNK_ROWS = 50_000

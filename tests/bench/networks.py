@@ -13,10 +13,10 @@ from torchvision import transforms
 
 from tests.bench.harness import Job
 from tlray.config import RecipeConfig
-from tlray.lake.local_copy import local_copy
-from tlray.lake.resize import apply_preprocessing
+from tlray.lake.image.resize import apply_preprocessing
+from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone
-from tlray.models.encoder import Encoder
+from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, Preprocessing
 
 OURS = ("", "+encoder", "+encoder+resize")

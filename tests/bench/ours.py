@@ -18,9 +18,9 @@ import numpy as np
 from tests.bench.harness import Job, engine_main, repeated_rate, steady_rate
 from tests.bench.networks import gpus, load, recipe_config
 from tlray.config import ExtractConfig, SourceConfig
-from tlray.extract.job import extract
-from tlray.lake.images import decode_image
-from tlray.models.encoder import Encoder
+from tlray.extraction.extract import extract
+from tlray.lake.image.decode import decode_image
+from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Preprocessing
 
 MAX_PIXELS = 2**28

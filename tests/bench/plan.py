@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 from tests.bench.harness import finish, print_json, ratio, run_json
 from tests.factories import make_recipe_file
 from tlray.config import SourceConfig
-from tlray.lake.compare import Listed, compare
-from tlray.lake.parts import FIXED_FIELDS, vector_column, write_part
-from tlray.lake.sources import PAGE_SCHEMA, open_source
-from tlray.lake.table import Change, Table
+from tlray.extraction.plan.compare import Listed, compare
+from tlray.lake.source.source import PAGE_SCHEMA, open_source
+from tlray.lake.table.parts import FIXED_FIELDS, vector_column, write_part
+from tlray.lake.table.table import Change, Table
 
 PAGE_ROWS = 1000
 """Keys in an answer to ListObjectsV2."""

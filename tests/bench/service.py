@@ -36,7 +36,7 @@ from tests.bench.harness import finish
 from tests.corpora import files
 from tests.photos import RECIPE, photo, result_of, tlray, write_photos
 from tests.search.tables import Bench, rows_for
-from tlray.search.searcher import Searcher
+from tlray.search.query.searcher import Searcher
 
 TOKEN = "bench-token"
 NEW_ROWS = 100

@@ -38,16 +38,16 @@ np.save(sys.argv[2], torch.cat(features).numpy())
 FIRST_BATCH = """
 import sys
 from pathlib import Path
-from tlray.models.compiled import CompiledCache
-from tlray.models.encoder import choose_device
-from tlray.models.network import Network
+from tlray.models.encoder.compiled import CompiledCache
+from tlray.models.encoder.encoder import choose_device
+from tlray.models.encoder.network import Network
 from tlray.recipe import RecipeFile, check_golden, golden_images
 file = RecipeFile.from_json(Path(sys.argv[1], "recipe.json").read_bytes(), "recipe.json")
 device = choose_device("auto")
 cache = CompiledCache(file, device, Path(sys.argv[1]))
 encoder = cache.load()
 if encoder is None:
-    from tlray.lake.local_copy import local_copy
+    from tlray.lake.storage.local_copy import local_copy
     from tlray.models.backbones import load_backbone
     assert cache.compile(Network.of(load_backbone(file.recipe, local_copy), device, file.exact_below)) == "made"
     encoder = cache.load()
@@ -58,9 +58,9 @@ WRITE_RECIPE = """
 import sys
 from pathlib import Path
 from tlray.config import RecipeConfig
-from tlray.lake.local_copy import local_copy
+from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import resolve_backbone
-from tlray.models.golden import make_recipe_file
+from tlray.models.encoder.golden import make_recipe_file
 backbone = resolve_backbone(RecipeConfig(backbone=sys.argv[2], weights=sys.argv[3]), local_copy)
 Path(sys.argv[1], "recipe.json").write_bytes(make_recipe_file(backbone).to_json())
 """

@@ -19,15 +19,15 @@ from sklearn.datasets import load_digits
 from tests.bench.harness import BACKBONE, WEIGHTS, finish, ratio
 from tlray.config import ExtractConfig, TrainConfig
 from tlray.demo.digits import LEVELS, write_digits
-from tlray.extract.job import extract
-from tlray.lake.local_copy import local_copy
-from tlray.lake.storage import to_uri
+from tlray.extraction.extract import extract
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.storage.store import to_uri
 from tlray.models.backbones import resolve_backbone
 from tlray.models.heads import Head, HeadSpec
-from tlray.train.model import load_model
-from tlray.train.network import train_network
-from tlray.train.transfer import TransferNetwork
-from tlray.train.work import anatomy_of, suffix_of
+from tlray.training.model.model import load_model
+from tlray.training.network.train_network import train_network
+from tlray.training.network.transfer_network import TransferNetwork
+from tlray.training.network.worker import anatomy_of, suffix_of
 
 SIDE_PIXELS = 96
 CUT = "blocks.4"

@@ -21,18 +21,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from tests.extraction.plan.test_plan import ListedSource, Listing, pieces_of
 from tests.factories import make_recipe_file, vector_of
-from tests.lake.test_plan import ListedSource, Listing, pieces_of
 from tlray.errors import ConcurrentWriteError, TableLockedError
-from tlray.lake import lease as lease_module
-from tlray.lake import maintenance
-from tlray.lake.committer import Committer
-from tlray.lake.compare import compare
-from tlray.lake.lease import Lease, hold
-from tlray.lake.local import LocalStore
-from tlray.lake.parts import round_to_half, write_part
-from tlray.lake.table import Change as TableChange
-from tlray.lake.table import Table
+from tlray.extraction.commit import Committer
+from tlray.extraction.plan.compare import compare
+from tlray.lake.storage.local import LocalStore
+from tlray.lake.table import lease as lease_module
+from tlray.lake.table import maintenance
+from tlray.lake.table.lease import Lease, hold
+from tlray.lake.table.parts import round_to_half, write_part
+from tlray.lake.table.table import Change as TableChange
+from tlray.lake.table.table import Table
 
 Change = tuple[str, str, str]
 """replace (or add), delete or corrupt; the image; its label."""
@@ -134,7 +134,7 @@ class Backfill(RuleBasedStateMachine):
         self.clock, self.faults = Clock(), Faults()
         self.patch.setattr(lease_module, "time", self.clock)
         self.patch.setattr(lease_module, "threading", SimpleNamespace(Event=Event, Lock=Lock, Thread=NoHeart))
-        self.patch.setattr("tlray.lake.table.COMMIT_FIRST_WAIT_SECONDS", 0.0)
+        self.patch.setattr("tlray.lake.table.table.COMMIT_FIRST_WAIT_SECONDS", 0.0)
         self.faults.patch(self.patch)
         self.listing: Listing = {}
         self.broken: set[str] = set()

@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from tests import corpora
 from tests.photos import RECIPE, error_of, frame_of, photo, plain_embeddings, result_of, tlray, write_photos
 from tlray.errors import ImageErrorCode
-from tlray.extract import sample
+from tlray.extraction.plan import estimate as sample
 
 RESULT_KEYS = {
     *("table", "version", "recipe_id", "listed", "new", "changed", "deleted", "unchanged", "ok", "failed", "failures"),

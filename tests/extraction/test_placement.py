@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tlray.extract import place
-from tlray.extract.place import works_here
+from tlray.extraction import placement as place
+from tlray.extraction.placement import works_here
 
 
 @pytest.fixture(autouse=True)
 def laptop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores, no GPU, no cluster."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("tlray.ray_address.answers", lambda: False)
+    monkeypatch.setattr("tlray.ray_cluster.address.answers", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(place.os, "cpu_count", lambda: 2)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
@@ -36,9 +36,9 @@ def test_a_cluster_a_gpu_or_many_cores_are_used(monkeypatch: pytest.MonkeyPatch)
             assert not works_here(None)
             assert works_here(local=True)
     for owner, name, found in (
-        ("tlray.ray_address", "answers", lambda: True),
+        ("tlray.ray_cluster.address", "answers", lambda: True),
         ("torch.cuda", "is_available", lambda: True),
-        ("tlray.extract.place.os", "cpu_count", lambda: 9),
+        ("tlray.extraction.placement.os", "cpu_count", lambda: 9),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"{owner}.{name}", found)

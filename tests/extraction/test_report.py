@@ -2,7 +2,7 @@
 
 import pytest
 
-from tlray.extract.report import Resources, report
+from tlray.extraction.report import Resources, report
 
 SECONDS = {"list": 1.0, "fetch": 5.0, "decode": 40.0, "encode": 150.0, "write": 4.0, "upload": 1.0, "commit": 2.0}
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.extract.test_local import assert_same
+from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, frame_of, photo, result_of, tlray
 from tests.ray_cluster import RayCluster
 from tlray.errors import StoppedError
-from tlray.extract.stop import Stop
+from tlray.extraction.stop import Stop
 
 IMAGES = 1600
 
@@ -43,7 +43,7 @@ def command(folder: Path, table: str) -> list[str]:
 WAITING = """
 import contextlib, pathlib, sys, time
 from tlray.cli import script
-from tlray.extract import job
+from tlray.extraction import extract as job
 make, at_work = job._pieces, pathlib.Path(sys.argv.pop())
 def pieces_and_wait(*arguments):
     with contextlib.closing(make(*arguments)) as pieces:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
-from tlray.lake.resize import apply_preprocessing
+from tlray.lake.image.resize import apply_preprocessing
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.libraries import LIBRARIES
 from tlray.recipe import Preprocessing, golden_images
@@ -150,7 +150,7 @@ def test_default_taps(name: str, tap: str) -> None:
 
 
 def assert_near(image: Image.Image, preprocessing: Preprocessing, expected_CHW: torch.Tensor) -> None:
-    """The library's network input on a Pillow image, but for roundings of its pixels (`tlray.lake.resample`)."""
+    """The library's network input on a Pillow image, but for roundings of its pixels (`tlray.lake.image.resample`)."""
     pixels_BHWC = torch.tensor(apply_preprocessing(image, preprocessing))[None]
     levels_CHW = (
         (to_network_input(pixels_BHWC, preprocessing)[0] - expected_CHW) * torch.tensor(preprocessing.std)[:, None, None] * 255

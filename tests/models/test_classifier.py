@@ -13,7 +13,7 @@ from tlray.config import RecipeConfig
 from tlray.errors import ConfigError
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.classifier import own_classifier
-from tlray.models.encoder import Encoder
+from tlray.models.encoder.encoder import Encoder
 from tlray.models.libraries import LIBRARIES
 from tlray.recipe import Precision, golden_images
 

@@ -13,7 +13,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
-from tlray.models.encoder import Encoder
+from tlray.models.encoder.encoder import Encoder
 from tlray.models.taps import Pooling, TapRunner, find_default_tap
 from tlray.recipe import Pool, Precision, golden_images
 

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tlray.extract.predictions import best, prediction_columns
-from tlray.lake.parts import encode_part, prediction_fields, rows_of
-from tlray.output import Output, Task
+from tlray.extraction.worker.prediction_columns import best, prediction_columns
+from tlray.lake.table.parts import encode_part, prediction_fields, rows_of
+from tlray.predictor import Output, Task
 from tlray.scoring import probabilities_of
 
 

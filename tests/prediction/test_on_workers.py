@@ -8,14 +8,14 @@ from tests.photos import frame_of, result_of, tlray
 from tests.ray_cluster import RayCluster
 from tests.trained import write_lake
 from tlray.config import SourceConfig
-from tlray.extract import ray_encoder
-from tlray.extract.pieces import WrittenPiece
-from tlray.extract.ray_tasks import decode, unit_rows, write
-from tlray.lake.fetch import FetchSpec
-from tlray.lake.parts import read_part
-from tlray.lake.plan import Unit
-from tlray.lake.sources import open_source
-from tlray.lake.table import Table
+from tlray.extraction.on_ray import encoder_actor as ray_encoder
+from tlray.extraction.on_ray.tasks import decode, unit_rows, write
+from tlray.extraction.plan.plan import Unit
+from tlray.extraction.worker.fetch import FetchSpec
+from tlray.extraction.worker.pieces import WrittenPiece
+from tlray.lake.source.source import open_source
+from tlray.lake.table.parts import read_part
+from tlray.lake.table.table import Table
 
 
 @pytest.fixture(scope="module")

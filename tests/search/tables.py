@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from tests.factories import make_recipe
 from tlray.config import IndexConfig
-from tlray.lake.parts import FIXED_FIELDS, Part, read_part, vector_column, vectors_of, write_part
-from tlray.lake.table import Change, Table
+from tlray.lake.table.parts import FIXED_FIELDS, Part, read_part, vector_column, vectors_of, write_part
+from tlray.lake.table.table import Change, Table
 from tlray.recipe import RecipeFile
-from tlray.search.job import index
+from tlray.search.build.build_index import index
 
 DIMENSIONS = 32
 CLUSTERS = 50

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tlray.lake.lease import hold
+from tlray.lake.table.lease import hold
 
 LEASE_SECONDS = 60.0
 RENEWAL_SECONDS = 0.05

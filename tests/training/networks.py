@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests.photos import write_photos
 from tlray.config import ExtractConfig, TrainConfig
-from tlray.extract.job import extract
-from tlray.lake.images import decode_image
-from tlray.lake.storage import open_store, to_uri
+from tlray.extraction.extract import extract
+from tlray.lake.image.decode import decode_image
+from tlray.lake.storage.store import open_store, to_uri
 from tlray.models.backbones import to_network_input
 from tlray.recipe import Preprocessing
 

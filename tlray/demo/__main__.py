@@ -18,10 +18,10 @@ import numpy as np
 from tlray.demo.digits import write_digits
 from tlray.demo.picture import draw_neighbours
 from tlray.demo.s3_server import S3Server
-from tlray.lake.maintenance import show
-from tlray.lake.parts import vectors_of
-from tlray.lake.storage import open_store
-from tlray.lake.table import Table
+from tlray.lake.storage.store import open_store
+from tlray.lake.table.maintenance import show
+from tlray.lake.table.parts import vectors_of
+from tlray.lake.table.table import Table
 from tlray.scoring import knn_accuracy, nearest_neighbours
 
 SOURCE = "s3://photos/digits/"

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from tlray.errors import StorageError
-from tlray.lake.s3_client import new_client
+from tlray.lake.storage.s3.client import new_client
 
 HOST = "127.0.0.1"
 START_SECONDS = 180.0

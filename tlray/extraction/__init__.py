@@ -1,1 +1,1 @@
-"""Extraction: bring a table of embeddings to where its source is, in one process or on a Ray cluster."""
+"""Extraction: what happens in a run, from the listing of the source to the committed table."""

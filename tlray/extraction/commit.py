@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import TableCorruptError
-from tlray.lake.parts import Part, read_part, write_part
-from tlray.lake.plan import Group, Plan, StaleRows
-from tlray.lake.table import Change, Table
+from tlray.extraction.plan.plan import Group, Plan, StaleRows
+from tlray.lake.table.parts import Part, read_part, write_part
+from tlray.lake.table.table import Change, Table
 
 COMMIT_INTERVAL_SECONDS = 5.0
 """A killed run repeats at most this much finished work; a commit over S3 takes some tenths of a second."""

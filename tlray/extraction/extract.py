@@ -14,28 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig, RunConfig
 from tlray.errors import ConcurrentWriteError, SourceError, TooManyFailuresError
-from tlray.extract.place import starts_cluster, works_here
-from tlray.extract.report import Resources
-from tlray.extract.stop import Stop
-from tlray.extract.totals import Totals
-from tlray.lake.committer import Committer
-from tlray.lake.compare import compare
-from tlray.lake.fetch import FetchSpec
-from tlray.lake.identity import check_recipe
-from tlray.lake.lease import hold
-from tlray.lake.local_copy import local_copy
-from tlray.lake.maintenance import optimize
-from tlray.lake.plan import Difference, Plan
-from tlray.lake.resize import check_preprocessing
-from tlray.lake.sources import Source, open_source
-from tlray.lake.storage import to_uri
-from tlray.lake.table import Table
+from tlray.extraction.commit import Committer
+from tlray.extraction.placement import starts_cluster, works_here
+from tlray.extraction.plan.compare import compare
+from tlray.extraction.plan.plan import Difference, Plan
+from tlray.extraction.report import Resources
+from tlray.extraction.stop import Stop
+from tlray.extraction.totals import Totals
+from tlray.extraction.worker.fetch import FetchSpec
+from tlray.lake.image.resize import check_preprocessing
+from tlray.lake.source.source import Source, open_source
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.storage.store import to_uri
+from tlray.lake.table.lease import hold
+from tlray.lake.table.maintenance import optimize
+from tlray.lake.table.recipe_check import check_recipe
+from tlray.lake.table.table import Table
 from tlray.progress import Progress, say
 
 if TYPE_CHECKING:
-    from tlray.extract.on_ray import Workers
-    from tlray.extract.pieces import WrittenPiece
-    from tlray.extract.work import Work
+    from tlray.extraction.on_ray.run import Workers
+    from tlray.extraction.target import Work
+    from tlray.extraction.worker.pieces import WrittenPiece
     from tlray.models.backbones import Backbone
 
 Engine = Callable[[Plan], Generator["WrittenPiece", None, None]]
@@ -58,7 +58,7 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     """
 
     def prepare() -> "Work":
-        from tlray.extract.work import Work
+        from tlray.extraction.target import Work
         from tlray.models.backbones import resolve_backbone
 
         return Work(resolve_backbone(config.recipe, local_copy))
@@ -100,7 +100,7 @@ def _bring_up_to_date(
     totals = Totals()
     result: dict[str, Any] = {"table": table_uri, **work.ids}
     if config.dry_run:
-        from tlray.extract.sample import estimate_seconds
+        from tlray.extraction.plan.estimate import estimate_seconds
 
         estimate = estimate_seconds(_differences(config, source, table, totals), spec, work.backbone)
         return result | totals.counts | {"dry_run": True, **estimate}
@@ -163,7 +163,7 @@ def _prepared(
 def _workers(config: RunConfig) -> AbstractContextManager["Workers | None"]:
     if works_here(config.local):
         return nullcontext()
-    from tlray.extract.on_ray import cluster  # ray is slow to import, and one process does without it
+    from tlray.extraction.on_ray.run import cluster  # ray is slow to import, and one process does without it
 
     return cluster()
 
@@ -237,17 +237,17 @@ def _compact(table: Table) -> None:
 def _engine(spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Workers | None", run_id: str) -> Engine:
     """What works off plans, one after the other; in this process its encoder is made once for all of them."""
     if workers is None:
-        from tlray.extract.head import with_head
-        from tlray.extract.local import run_locally
-        from tlray.extract.units import UnitWorker
-        from tlray.models.golden import make_encoder
+        from tlray.extraction.in_process import run_locally
+        from tlray.extraction.worker.scoring_encoder import with_head
+        from tlray.extraction.worker.unit_worker import UnitWorker
+        from tlray.models.encoder.golden import make_encoder
 
         lanes = os.cpu_count() or 1
         encoder = make_encoder(table.recipe_file, local_copy, where="this machine", backbone=backbone, lanes=lanes)
         scoring = with_head(encoder, table.recipe_file, table.uri)
         worker = UnitWorker(scoring, encoder, spec, table.uri, table.recipe_file, run_id)
         return lambda plan: run_locally(plan, worker, lanes)
-    from tlray.extract.on_ray import run_on_ray
+    from tlray.extraction.on_ray.run import run_on_ray
 
     return lambda plan: run_on_ray(plan, spec, table, backbone.recipe.weights, workers, run_id)
 

@@ -6,9 +6,9 @@ from collections.abc import Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from tlray.extract.pieces import WrittenPiece
-from tlray.extract.units import THREADS_AHEAD, UnitWorker
-from tlray.lake.plan import Plan
+from tlray.extraction.plan.plan import Plan
+from tlray.extraction.worker.pieces import WrittenPiece
+from tlray.extraction.worker.unit_worker import THREADS_AHEAD, UnitWorker
 
 
 def run_locally(plan: Plan, worker: UnitWorker, lanes: int) -> Generator[WrittenPiece, None, None]:

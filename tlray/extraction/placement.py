@@ -4,7 +4,7 @@ import os
 import sys
 
 from tlray.progress import say
-from tlray.ray_address import is_there, named, starts_own
+from tlray.ray_cluster.address import is_there, named, starts_own
 
 LANES_PER_PROCESS = 8
 """Cores of one process without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from tlray.lake.storage import join, open_store
-from tlray.lake.table import Table
+from tlray.lake.storage.store import join, open_store
+from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone
-from tlray.models.golden import make_recipe_file
-from tlray.output import Output
+from tlray.models.encoder.golden import make_recipe_file
+from tlray.predictor import Output
 from tlray.recipe import RecipeFile
 
 

@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlray.extract.pieces import WrittenPiece
-from tlray.extract.report import Resources, report
+from tlray.extraction.report import Resources, report
+from tlray.extraction.worker.pieces import WrittenPiece
 from tlray.progress import say
 
 NOTES_SHOWN = 10
@@ -37,7 +37,7 @@ class Totals:
         return self.failures.total()
 
     def report(self) -> dict[str, Any]:
-        """See `tlray.extract.report.report`."""
+        """See `tlray.extraction.report.report`."""
         return report(
             {**self.seconds, "commit": self.commit_seconds},
             images=self.images,

@@ -1,1 +1,1 @@
-"""`tlray predict`: a model over new images."""
+"""Prediction: a trained model run over a source."""

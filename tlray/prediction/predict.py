@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from tlray.config import PredictConfig
 from tlray.errors import ConfigError, RecipeMismatchError
-from tlray.extract.job import bring_up_to_date
-from tlray.lake.local_copy import local_copy
-from tlray.lake.storage import join, open_store, to_uri
-from tlray.output import HeadFile, Output
+from tlray.extraction.extract import bring_up_to_date
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.storage.store import join, open_store, to_uri
+from tlray.predictor import HeadFile, Output
 from tlray.recipe import Recipe, RecipeFile
 
 if TYPE_CHECKING:
-    from tlray.extract.work import Work
-    from tlray.train.model import Model
+    from tlray.extraction.target import Work
+    from tlray.training.model.model import Model
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:
@@ -44,9 +44,9 @@ def _prepare(config: PredictConfig) -> "Work":
 
 def _trained(config: PredictConfig, model_uri: str) -> "Work":
     """A recipe and the head that was trained on its vectors."""
-    from tlray.extract.work import Work
+    from tlray.extraction.target import Work
     from tlray.models.backbones import load_backbone, with_taps
-    from tlray.train.model import HEAD_NAME, NETWORK_NAME, load_model
+    from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, load_model
 
     model = load_model(model_uri)
     card = model.card
@@ -93,7 +93,7 @@ def _known(model: "Model", recipe: Recipe) -> RecipeFile | None:
 
 def _as_it_came(config: PredictConfig) -> "Work":
     """A pretrained network with its own classifier."""
-    from tlray.extract.work import Work
+    from tlray.extraction.target import Work
     from tlray.models.backbones import resolve_backbone
     from tlray.models.classifier import own_classifier
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import ray
 
 from tlray.errors import ConfigError
-from tlray.ray_address import starts_own
+from tlray.ray_cluster.address import starts_own
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""`tlray train`: heads on a table, and partly frozen networks."""
+"""Training: heads on the vectors of a table, or networks on images."""

@@ -10,12 +10,15 @@ import polars as pl
 import pytest
 
 from tests.conftest import use_server
-from tests.extract.test_local import assert_same
+from tests.extraction.test_in_process import assert_same
 from tests.fault_proxy import Fault, FaultProxy, Request
 from tests.photos import RECIPE, SHORT_LEASE, error_of, frame_of, photo, result_of, s3_options, tlray
 from tlray.demo.s3_server import S3Server
-from tlray.lake import fetch, retry, s3, table
-from tlray.lake.storage import open_store
+from tlray.extraction.worker import fetch
+from tlray.lake.storage import retry
+from tlray.lake.storage.s3 import store as s3
+from tlray.lake.storage.store import open_store
+from tlray.lake.table import table
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 

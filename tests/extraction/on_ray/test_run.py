@@ -18,15 +18,15 @@ import polars as pl
 import pytest
 
 from tests.conftest import use_server
-from tests.extract.test_local import assert_same
+from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, result_of, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
-from tlray.extract.on_ray import for_plan, share_out
-from tlray.lake.plan import Plan, Unit
-from tlray.lake.sources import PAGE_SCHEMA
-from tlray.lake.storage import open_store
-from tlray.ray_address import answers
+from tlray.extraction.on_ray.run import for_plan, share_out
+from tlray.extraction.plan.plan import Plan, Unit
+from tlray.lake.source.source import PAGE_SCHEMA
+from tlray.lake.storage.store import open_store
+from tlray.ray_cluster.address import answers
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from tests.factories import make_recipe_file, make_rows, read_with_polars, vector_of
 from tlray.config import PolicyConfig
-from tlray.lake.committer import Committer
-from tlray.lake.compare import compare
-from tlray.lake.parts import Part, round_to_half, write_part
-from tlray.lake.plan import Difference, Plan
-from tlray.lake.sources import PAGE_SCHEMA
-from tlray.lake.table import Table
+from tlray.extraction.commit import Committer
+from tlray.extraction.plan.compare import compare
+from tlray.extraction.plan.plan import Difference, Plan
+from tlray.lake.source.source import PAGE_SCHEMA
+from tlray.lake.table.parts import Part, round_to_half, write_part
+from tlray.lake.table.table import Table
 
 Listing = dict[str, tuple[str, str | None]]
 
@@ -222,9 +222,9 @@ def test_a_small_plan_is_cut_for_all_workers() -> None:
 
 def test_a_large_difference_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_path, monkeypatch) -> None:
     """Runs of several batches on local disk, ranges of names, and positions in a part that an earlier piece rewrote."""
-    monkeypatch.setattr("tlray.lake.runs.RUN_ROWS", 7)
-    monkeypatch.setattr("tlray.lake.runs.BATCH_ROWS", 3)
-    monkeypatch.setattr("tlray.lake.compare.STEP_ROWS", 4)
+    monkeypatch.setattr("tlray.lake.table.external_sort.RUN_ROWS", 7)
+    monkeypatch.setattr("tlray.lake.table.external_sort.BATCH_ROWS", 3)
+    monkeypatch.setattr("tlray.extraction.plan.compare.STEP_ROWS", 4)
     table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
     names = [f"s3://b/{number:03d}" for number in range(100)]
     random.Random(0).shuffle(names)  # a manifest's order

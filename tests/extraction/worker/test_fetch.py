@@ -12,12 +12,12 @@ from tests.factories import make_recipe
 from tests.photos import photo
 from tlray.config import SourceConfig
 from tlray.errors import AccessError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError, TlrayError
-from tlray.lake import fetch
-from tlray.lake.fetch import FetchSpec, fetch_unit
-from tlray.lake.images import decode_image
-from tlray.lake.plan import Unit
-from tlray.lake.sources import PAGE_SCHEMA
-from tlray.lake.storage import Blob
+from tlray.extraction.plan.plan import Unit
+from tlray.extraction.worker import fetch
+from tlray.extraction.worker.fetch import FetchSpec, fetch_unit
+from tlray.lake.image.decode import decode_image
+from tlray.lake.source.source import PAGE_SCHEMA
+from tlray.lake.storage.store import Blob
 
 
 def spec_for(**source: object) -> FetchSpec:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from tlray.config import RecipeConfig
-from tlray.extract import tuning
-from tlray.extract.tuning import TuningEncoder
+from tlray.extraction.worker import tuning_encoder as tuning
+from tlray.extraction.worker.tuning_encoder import TuningEncoder
 from tlray.models.backbones import resolve_backbone
-from tlray.models.compiled import CompiledCache
-from tlray.models.encoder import Encoder, choose_device
-from tlray.models.golden import make_recipe_file
-from tlray.models.network import Network
+from tlray.models.encoder.compiled import CompiledCache
+from tlray.models.encoder.encoder import Encoder, choose_device
+from tlray.models.encoder.golden import make_recipe_file
+from tlray.models.encoder.network import Network
 from tlray.recipe import RecipeFile
 
 

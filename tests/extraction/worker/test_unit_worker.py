@@ -13,12 +13,12 @@ import pytest
 from tests.factories import make_recipe_file
 from tests.photos import photo
 from tlray.config import SourceConfig
-from tlray.extract.units import UnitWorker
-from tlray.lake import fetch
-from tlray.lake.fetch import FetchSpec
-from tlray.lake.images import decode_image
-from tlray.lake.plan import Unit
-from tlray.lake.sources import PAGE_SCHEMA
+from tlray.extraction.plan.plan import Unit
+from tlray.extraction.worker import fetch
+from tlray.extraction.worker.fetch import FetchSpec
+from tlray.extraction.worker.unit_worker import UnitWorker
+from tlray.lake.image.decode import decode_image
+from tlray.lake.source.source import PAGE_SCHEMA
 
 
 class Cores:

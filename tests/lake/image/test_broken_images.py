@@ -15,8 +15,8 @@ from PIL import Image, TiffImagePlugin
 
 from tests import corpora
 from tlray.errors import ImageError, ImageErrorCode
-from tlray.lake import images
-from tlray.lake.images import decode_image, to_rgb
+from tlray.lake.image import decode as images
+from tlray.lake.image.decode import decode_image, to_rgb
 from tlray.recipe import Preprocessing
 
 PREPROCESSING = Preprocessing(resize=(64, 64), crop=(56, 56), interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests import corpora
 from tlray.errors import ImageError, ImageErrorCode
-from tlray.lake.images import decode_image, to_rgb
+from tlray.lake.image.decode import decode_image, to_rgb
 from tlray.recipe import Preprocessing
 
 MAX_PIXELS = 100_000_000
@@ -269,5 +269,5 @@ def test_pillows_global_limit_plays_no_part(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_importing_takes_no_torch() -> None:
-    code = "import sys, tlray.lake.images; sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'ray')))"
+    code = "import sys, tlray.lake.image.decode; sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'ray')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

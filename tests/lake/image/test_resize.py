@@ -21,8 +21,8 @@ from torchvision.transforms.v2 import functional as of_tensors
 
 from tests.bench.photos import photo_bytes
 from tlray.errors import ConfigError
-from tlray.lake import resize
-from tlray.lake.resize import apply_preprocessing, check_preprocessing, resized_size
+from tlray.lake.image import resize
+from tlray.lake.image.resize import apply_preprocessing, check_preprocessing, resized_size
 from tlray.recipe import Preprocessing
 
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")

@@ -13,11 +13,11 @@ from torchvision.transforms.v2.functional import resize as resize_tensor
 
 from tests.bench.photos import photo_bytes
 from tests.factories import make_recipe
-from tests.lake.test_images import MAX_PIXELS, STORED_FROM_SHOWN, encoded
+from tests.lake.image.test_images import MAX_PIXELS, STORED_FROM_SHOWN, encoded
 from tlray.errors import ImageError, ImageErrorCode
-from tlray.lake import resize
-from tlray.lake.images import DecodedImage, decode_image
-from tlray.lake.scaled_decoding import MIN_RATIO, decoding_scale
+from tlray.lake.image import resize
+from tlray.lake.image.decode import DecodedImage, decode_image
+from tlray.lake.image.scaled_decoding import MIN_RATIO, decoding_scale
 from tlray.recipe import Preprocessing
 
 FULL = Preprocessing(resize=(256, 256), crop=(224, 224), interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.lake.test_sources import items, source, tree
+from tests.lake.source.test_sources import items, source, tree
 from tlray.errors import SourceError
-from tlray.lake.manifests import resolve_entry
-from tlray.lake.storage import LISTING_SCHEMA, open_store
+from tlray.lake.source.manifest import resolve_entry
+from tlray.lake.storage.store import LISTING_SCHEMA, open_store
 
 OBJECTS = [  # key, IsLatest, IsDeleteMarker, size, etag
     ("photos/a b+c%.jpg", True, False, 10, "e1"),

@@ -12,8 +12,8 @@ import pytest
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.lake.sources import PAGE_SCHEMA, Source, open_source
-from tlray.lake.storage import open_store
+from tlray.lake.source.source import PAGE_SCHEMA, Source, open_source
+from tlray.lake.storage.store import open_store
 
 
 def source(uri: str | Path, **config: object) -> Source:

@@ -14,8 +14,8 @@ from tests.photos import RECIPE, SHORT_LEASE, error_of, frame_of, result_of, tlr
 from tlray import cli
 from tlray.demo.s3_server import S3Server
 from tlray.errors import StorageError
-from tlray.lake import table
-from tlray.lake.storage import open_store
+from tlray.lake.storage.store import open_store
+from tlray.lake.table import table
 
 
 @pytest.fixture

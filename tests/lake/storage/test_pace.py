@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tlray.lake.retry import Pace, draw_pause
+from tlray.lake.storage.retry import Pace, draw_pause
 
 SECONDS = 120.0
 ANSWER_SECONDS = 0.02

@@ -22,10 +22,11 @@ from tlray.errors import (
     StorageError,
     StoreAwayError,
 )
-from tlray.lake import retry, s3_client
-from tlray.lake.retry import BODY_ATTEMPTS, Attempts, Pace
-from tlray.lake.storage import delta_options, open_store
-from tlray.lake.table import Table
+from tlray.lake.storage import retry
+from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts, Pace
+from tlray.lake.storage.s3 import client as s3_client
+from tlray.lake.storage.store import delta_options, open_store
+from tlray.lake.table.table import Table
 
 
 class Script:

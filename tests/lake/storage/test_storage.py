@@ -17,8 +17,8 @@ from deltalake.exceptions import DeltaError
 
 from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError
-from tlray.lake import s3_upload
-from tlray.lake.storage import ObjectInfo, Store, delta_options, join, open_store, to_path, to_uri
+from tlray.lake.storage.s3 import upload as s3_upload
+from tlray.lake.storage.store import ObjectInfo, Store, delta_options, join, open_store, to_path, to_uri
 
 ODD_NAMES = [
     "a b.jpg",
@@ -216,7 +216,7 @@ class TestLocalStore(StoreConformance):
         assert store.read(uri).data == b"coffee"
 
     def test_pages_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tlray.lake.local.PAGE_ROWS", 3)
+        monkeypatch.setattr("tlray.lake.storage.local.PAGE_ROWS", 3)
         for index in range(7):
             (tmp_path / str(index)).touch()
         assert [len(page) for page in open_store("file:///").list(f"file://{tmp_path}")] == [3, 3, 1]
@@ -350,7 +350,7 @@ class TestS3Store(StoreConformance):
         assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
 
     def test_threads_share_one_client(self, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tlray.lake import s3_client
+        from tlray.lake.storage.s3 import client as s3_client
 
         made, connect = [], s3_client._connect
         monkeypatch.setattr(s3_client, "_connect", lambda pace: made.append(threading.get_ident()) or connect(pace))

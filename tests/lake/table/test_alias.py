@@ -7,9 +7,9 @@ import pytest
 
 from tests.factories import make_recipe_file
 from tlray.errors import ConcurrentWriteError, TableError
-from tlray.lake.alias import point, read_alias
-from tlray.lake.storage import open_store
-from tlray.lake.table import Table
+from tlray.lake.storage.store import open_store
+from tlray.lake.table.alias import point, read_alias
+from tlray.lake.table.table import Table
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -49,7 +49,7 @@ def test_of_many_swaps_of_a_version_one_succeeds(lake: str) -> None:
 
 
 def test_an_answer_that_was_lost_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tlray.lake.local import LocalStore
+    from tlray.lake.storage.local import LocalStore
 
     write = LocalStore.write
 

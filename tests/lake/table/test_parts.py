@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from tests.factories import DIMENSIONS, make_rows
 from tlray.errors import TableCorruptError
-from tlray.lake.parts import encode_part, read_part, round_to_half, vector_column, vectors_of, write_part
+from tlray.lake.table.parts import encode_part, read_part, round_to_half, vector_column, vectors_of, write_part
 
 
 @given(hnp.arrays(np.float32, 20, elements=st.floats(2.0**-14, 60000, width=32)), st.sampled_from([-1, 1]))

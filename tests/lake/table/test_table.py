@@ -14,10 +14,10 @@ from deltalake import DeltaTable
 
 from tests.factories import make_recipe_file, make_rows, read_with_polars
 from tlray.errors import ConcurrentWriteError, RecipeMismatchError, StorageError, TableCorruptError, TableError
-from tlray.lake import maintenance
-from tlray.lake.parts import Part, write_part
-from tlray.lake.storage import open_store
-from tlray.lake.table import Change, Table
+from tlray.lake.storage.store import open_store
+from tlray.lake.table import maintenance
+from tlray.lake.table.parts import Part, write_part
+from tlray.lake.table.table import Change, Table
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_failing_store_is_tried_again(table: Table, monkeypatch: pytest.Monkey
         return OSError("503 SlowDown") if len(calls) < 3 else really(self, *arguments)
 
     monkeypatch.setattr(Table, "_try_commit", flaky)
-    monkeypatch.setattr("tlray.lake.table.COMMIT_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("tlray.lake.table.table.COMMIT_FIRST_WAIT_SECONDS", 0.001)
     add(table, "ab")
     assert len(calls) == 3 and table.version == 1
     monkeypatch.setattr(Table, "_try_commit", lambda *_: OSError("503 SlowDown"))

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
-from tlray.models.encoder import Encoder
-from tlray.models.golden import make_recipe_file
-from tlray.models.network import Network
+from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.golden import make_recipe_file
+from tlray.models.encoder.network import Network
 from tlray.recipe import Compute, Precision, RecipeFile, check_golden, golden_images
 
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from tlray.config import RecipeConfig
 from tlray.demo.digits import write_digits
-from tlray.lake.images import decode_image
-from tlray.lake.local_copy import local_copy
+from tlray.lake.image.decode import decode_image
+from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone
-from tlray.models.encoder import Encoder
-from tlray.models.exactness import choose_exact_below
-from tlray.models.precision import count_layers, lower
+from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.exactness import choose_exact_below
+from tlray.models.encoder.precision import count_layers, lower
 from tlray.recipe import Compute, Precision, least_cosine
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from tests.models.lively import enliven
-from tlray.models.folding import fold_batch_norms
+from tlray.models.encoder.folding import fold_batch_norms
 from tlray.models.taps import Pooling, TapRunner
 
 

@@ -7,8 +7,8 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from tlray.models.folding import share_copy
-from tlray.models.packing import PackedConvolution, find_packable, pack
+from tlray.models.encoder.folding import share_copy
+from tlray.models.encoder.packing import PackedConvolution, find_packable, pack
 from tlray.models.taps import Pooling, TapRunner
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")

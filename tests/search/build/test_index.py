@@ -17,13 +17,13 @@ from tlray.errors import (
     RecipeMismatchError,
     TableError,
 )
-from tlray.lake.maintenance import optimize
-from tlray.lake.parts import vector_column
-from tlray.lake.table import Table
-from tlray.output import Output
-from tlray.search.card import publish, read_card, versions
-from tlray.search.commands import search
-from tlray.search.searcher import Searcher
+from tlray.lake.table.maintenance import optimize
+from tlray.lake.table.parts import vector_column
+from tlray.lake.table.table import Table
+from tlray.predictor import Output
+from tlray.search.versions.card import publish, read_card, versions
+from tlray.search.query.search import search
+from tlray.search.query.searcher import Searcher
 
 FACTORIES = ["Flat", "HNSW16", "IVF32,Flat", "PCA16,HNSW16", "OPQ2_8,IVF16,PQ2x4", "IVF16,SQ4", "IVF64_HNSW8,Flat"]
 
@@ -263,7 +263,7 @@ def test_what_a_killed_build_left_goes_once_it_is_old(tmp_path: Path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("tlray.search.publishing.publish", killed)
+        patched.setattr("tlray.search.versions.publish.publish", killed)
         bench.index()
     files = bench.index_path / "files"
     left = {path.name for path in files.iterdir()}

@@ -14,11 +14,11 @@ import ray
 
 from tests.ray_cluster import free_ports
 from tests.search.tables import Bench, rows_for, vectors_for
-from tests.search.test_service import TOKEN, Client
+from tests.search.service.test_service import TOKEN, Client
 from tlray.config import SearchConfig, ServeConfig
 from tlray.errors import ConfigError
-from tlray.search.commands import search
-from tlray.search.searcher import Searcher
+from tlray.search.query.search import search
+from tlray.search.query.searcher import Searcher
 
 pytestmark = pytest.mark.ray
 
@@ -67,7 +67,7 @@ def test_a_table_of_queries_is_answered_by_workers_as_by_one_process(bench: Benc
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_replicas_answer_alike_and_follow_the_index(bench: Bench, tmp_path: Path) -> None:
     bench.index(factory="Flat")
-    from tlray.search.replicas import serve_on_ray  # Ray Serve's own deprecations are none of ours
+    from tlray.search.service.replicas import serve_on_ray  # Ray Serve's own deprecations are none of ours
 
     (tmp_path / "token").write_text(TOKEN)
     config = ServeConfig(

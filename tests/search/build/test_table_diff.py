@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tlray.search.difference import compare
-from tlray.search.rows import ROWS_SCHEMA, with_ids
+from tlray.search.build.table_diff import compare
+from tlray.search.neighbours.row_table import ROWS_SCHEMA, with_ids
 
 Row = tuple[str, str | None, str]
 """URI, etag and part."""

@@ -6,7 +6,7 @@ import faiss
 import pytest
 
 from tlray.errors import ConfigError
-from tlray.search.choose import choose, training_rows
+from tlray.search.neighbours.factory import choose, training_rows
 
 GIB = 2**30
 

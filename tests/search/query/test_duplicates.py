@@ -8,8 +8,8 @@ import pytest
 
 from tests.photos import error_of, result_of, tlray
 from tests.search.tables import Bench, exact, rows_for
-from tlray.lake.parts import vector_column
-from tlray.search.duplicates import components
+from tlray.lake.table.parts import vector_column
+from tlray.search.query.duplicates import components
 
 
 def planted(bench: Bench) -> None:

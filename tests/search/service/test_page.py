@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
 from tests.photos import RECIPE, photo, result_of, tlray, write_photos
-from tests.search.test_service import TOKEN, serving
+from tests.search.service.test_service import TOKEN, serving
 
 pytestmark = pytest.mark.browser
 PATIENCE_MILLISECONDS = 120_000

@@ -8,11 +8,11 @@ import pytest
 
 from tests.search.tables import Bench, exact, recall, rows_for, vectors_for
 from tlray.errors import IndexCorruptError
-from tlray.lake.parts import vector_column
-from tlray.lake.table import Table
-from tlray.search.card import Card, read_card
-from tlray.search.rows import Filter
-from tlray.search.searcher import Searcher
+from tlray.lake.table.parts import vector_column
+from tlray.lake.table.table import Table
+from tlray.search.neighbours.row_table import Filter
+from tlray.search.query.searcher import Searcher
+from tlray.search.versions.card import Card, read_card
 
 
 def card_of(bench: Bench) -> Card:

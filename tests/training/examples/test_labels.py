@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.train.tables import config_for
+from tests.training.tables import config_for
 from tlray.errors import ExamplesError
-from tlray.train.examples import Examples, Split, read_examples
-from tlray.train.labels import folder_names
+from tlray.training.examples.examples import Examples, Split, read_examples
+from tlray.training.examples.labels import folder_names
 
 URIS = [f"s3://photos/{'cat' if number % 2 else 'dog'}/{number:02d}.jpg" for number in range(20)]
 KINDS = ["cat" if number % 2 else "dog" for number in range(20)]

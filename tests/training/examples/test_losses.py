@@ -7,14 +7,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from tests.train.tables import blobs
-from tests.train.test_grid import ROWS, decays, make_data, quiet
+from tests.training.heads.test_grid import ROWS, decays, make_data, quiet
+from tests.training.tables import blobs
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
-from tlray.train.conjugate import conjugate_gradients
-from tlray.train.examples import Split
-from tlray.train.losses import check_class_weights, row_losses, row_weights
-from tlray.train.trials import Data, Schedule
+from tlray.training.examples.examples import Split
+from tlray.training.examples.losses import check_class_weights, row_losses, row_weights
+from tlray.training.heads.conjugate_gradients import conjugate_gradients
+from tlray.training.heads.trials import Data, Schedule
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,15 @@ from scipy.stats import binomtest
 from sklearn import metrics as oracle
 
 from tlray.scoring import near_duplicate_groups, probabilities_of
-from tlray.train.metrics import MAX_CONFUSION, Estimate, Evaluation, average_precision, calibration_error, evaluate, wilson
+from tlray.training.examples.metrics import (
+    MAX_CONFUSION,
+    Estimate,
+    Evaluation,
+    average_precision,
+    calibration_error,
+    evaluate,
+    wilson,
+)
 
 NAMES = tuple("abcdefg")
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tlray.config import SplitConfig
 from tlray.errors import ExamplesError
-from tlray.train.splits import _cut, hash_splits, named_splits
+from tlray.training.examples.splits import _cut, hash_splits, named_splits
 
 
 def uris(count: int) -> list[str]:

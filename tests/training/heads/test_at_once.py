@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.held import held
-from tests.train.networks import photos_in, training
-from tests.train.tables import blobs, config_for, write_table
+from tests.training.held import held
+from tests.training.networks import photos_in, training
+from tests.training.tables import blobs, config_for, write_table
 from tlray.errors import TableLockedError
-from tlray.train.job import train
+from tlray.training.heads.train_heads import train
 
 
 def test_heads(tmp_path: Path) -> None:

@@ -13,17 +13,17 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from tests.train.tables import CLASSES, blobs, config_for
+from tests.training.tables import CLASSES, blobs, config_for
 from tlray.config import GridConfig, TrainConfig
 from tlray.errors import ConfigError, ExamplesError
-from tlray.train.adamw import train_adamw
-from tlray.train.conjugate import conjugate_gradients
-from tlray.train.examples import Examples, Split
-from tlray.train.grid import DEFAULT_RATES, best_of, check_head, solver_of, trained_again
-from tlray.train.metrics import evaluate
-from tlray.train.objective import Objective
-from tlray.train.trials import BEHIND, Data, Fit, Schedule, Trial, scores_of, to_head
-from tlray.train.vectors import LoadedVectors
+from tlray.training.examples.examples import Examples, Split
+from tlray.training.examples.metrics import evaluate
+from tlray.training.heads.adamw import train_adamw
+from tlray.training.heads.conjugate_gradients import conjugate_gradients
+from tlray.training.heads.grid import DEFAULT_RATES, best_of, check_head, solver_of, trained_again
+from tlray.training.heads.objective import Objective
+from tlray.training.heads.table_vectors import LoadedVectors
+from tlray.training.heads.trials import BEHIND, Data, Fit, Schedule, Trial, scores_of, to_head
 
 ROWS = 400
 

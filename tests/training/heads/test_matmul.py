@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tlray.train.products import product
+from tlray.training.heads.matmul import product
 
 
 @pytest.mark.parametrize("rows", [3, 100])

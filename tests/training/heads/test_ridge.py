@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from tests.train.tables import blobs
-from tests.train.test_grid import make_data
-from tlray.train.examples import Split
-from tlray.train.ridge import Moments, moments_of, train_ridge
-from tlray.train.trials import Trial, scores_of, to_head
+from tests.training.heads.test_grid import make_data
+from tests.training.tables import blobs
+from tlray.training.examples.examples import Split
+from tlray.training.heads.ridge import Moments, moments_of, train_ridge
+from tlray.training.heads.trials import Trial, scores_of, to_head
 
 PENALTIES = [1e-6, 1e-2, 10.0]
 
@@ -80,6 +80,6 @@ def test_a_block_at_a_time_is_all_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     features, classes = blobs(400)
     data = make_data(features, classes)
     whole = moments_of(data, Split.TRAIN)
-    monkeypatch.setattr("tlray.train.vectors.BLOCK_ROWS", 7)
+    monkeypatch.setattr("tlray.training.heads.table_vectors.BLOCK_ROWS", 7)
     parts = moments_of(data, Split.TRAIN)
     assert np.allclose(parts.xx_DD, whole.xx_DD, rtol=1e-10) and np.allclose(parts.xy_DK, whole.xy_DK, rtol=1e-10)

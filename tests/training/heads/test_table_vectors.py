@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.train.tables import blobs, write_table
+from tests.training.tables import blobs, write_table
 from tlray.errors import ExamplesError, TableError
-from tlray.lake.storage import to_path
-from tlray.lake.table import Table
-from tlray.train.vectors import LoadedVectors, StreamedVectors, read_table
+from tlray.lake.storage.store import to_path
+from tlray.lake.table.table import Table
+from tlray.training.heads.table_vectors import LoadedVectors, StreamedVectors, read_table
 
 COUNT = 500
 

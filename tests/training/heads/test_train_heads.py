@@ -13,16 +13,16 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.factories import make_recipe_file
 from tests.photos import error_of, result_of, tlray
-from tests.train.held import held
-from tests.train.tables import blobs, config_for, uri_of, write_table
+from tests.training.held import held
+from tests.training.tables import blobs, config_for, uri_of, write_table
 from tlray.errors import ConfigError, ExamplesError, RecipeMismatchError, TableLockedError
-from tlray.lake.parts import vectors_of
-from tlray.lake.table import Table
-from tlray.output import Output
-from tlray.train.examples import Split
-from tlray.train.job import train
-from tlray.train.model import load_model, read_card
-from tlray.train.splits import hash_splits
+from tlray.lake.table.parts import vectors_of
+from tlray.lake.table.table import Table
+from tlray.predictor import Output
+from tlray.training.examples.examples import Split
+from tlray.training.examples.splits import hash_splits
+from tlray.training.heads.train_heads import train
+from tlray.training.model.model import load_model, read_card
 
 ROWS = 600
 

@@ -12,8 +12,8 @@ import torch
 from tests.photos import error_of, result_of, tlray
 from tests.trained import CLASSES, plain_scores, save_trained, save_weights
 from tlray.errors import BackboneError
-from tlray.train import export
-from tlray.train.model import load_model
+from tlray.training.model import export
+from tlray.training.model.model import load_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -9,7 +9,7 @@ import torch
 from tests.factories import make_recipe, make_recipe_file
 from tlray.errors import ModelCorruptError, ModelMissingError, RecipeMismatchError
 from tlray.models.heads import Head, HeadSpec
-from tlray.train.model import RECIPE_NAME, ModelCard, check_same_recipe, load_model, model_exists, now, save_model
+from tlray.training.model.model import RECIPE_NAME, ModelCard, check_same_recipe, load_model, model_exists, now, save_model
 
 SPEC = HeadSpec(kind="mlp", inputs=4, outputs=3, hidden=(5,), dropout=0.5)
 
@@ -83,7 +83,7 @@ def test_a_model_that_is_replaced_is_never_half_of_each(folder: Path, monkeypatc
     def dies(*_: object, **__: object) -> None:
         raise DiesError
 
-    monkeypatch.setattr("tlray.lake.local.LocalStore.write", dies)
+    monkeypatch.setattr("tlray.lake.storage.local.LocalStore.write", dies)
     with pytest.raises(DiesError):
         save_model(f"file://{folder}", make_card(), make_head())
     assert not model_exists(f"file://{folder}")

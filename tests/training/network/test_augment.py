@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.photos import photo
-from tlray.lake.images import decode_image
+from tlray.lake.image.decode import decode_image
 from tlray.recipe import Preprocessing
-from tlray.train.augment import augment, canvas_of, centre
+from tlray.training.network.augment import augment, canvas_of, centre
 
 
 @pytest.mark.parametrize("size", [(97, 64), (64, 101), (80, 80), (33, 47)])

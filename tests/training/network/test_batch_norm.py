@@ -9,8 +9,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from tlray.train.batch_norm import shared_batch_norms
-from tlray.train.world import Alone
+from tlray.training.network.batch_norm import shared_batch_norms
+from tlray.training.network.processes import Alone
 
 
 class Two(Alone):

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.held import held
-from tests.train.networks import extract_activations, largest_difference, photos_in, tensors_of, training
+from tests.training.held import held
+from tests.training.networks import extract_activations, largest_difference, photos_in, tensors_of, training
 from tlray.errors import ConfigError, ExamplesError, StorageError, TableLockedError, TlrayError
-from tlray.lake.storage import to_uri
-from tlray.train import work
-from tlray.train.checkpoints import Checkpoints, Progress
-from tlray.train.model import load_model
-from tlray.train.network import _forget_done, train_network
-from tlray.train.world import Alone
+from tlray.lake.storage.store import to_uri
+from tlray.training.model.model import load_model
+from tlray.training.network import worker as work
+from tlray.training.network.checkpoints import Checkpoints, Progress
+from tlray.training.network.processes import Alone
+from tlray.training.network.train_network import _forget_done, train_network
 
 
 def test_the_place_and_the_images_make_a_training_not_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,15 +19,15 @@ import ray
 from tests.conftest import use_server
 from tests.fault_proxy import Fault, FaultProxy, Request
 from tests.ray_cluster import RayCluster
-from tests.train.networks import largest_difference, photos_in, tensors_of, training
-from tests.train.test_network import DRIVER, wait_for_step
+from tests.training.network.test_train_network import DRIVER, wait_for_step
+from tests.training.networks import largest_difference, photos_in, tensors_of, training
 from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError
-from tlray.lake.storage import open_store, to_uri
-from tlray.train.checkpoints import Checkpoints, Progress
-from tlray.train.model import load_model
-from tlray.train.network import train_network
-from tlray.train.on_ray import own_interrupts
+from tlray.lake.storage.store import open_store, to_uri
+from tlray.training.model.model import load_model
+from tlray.training.network.checkpoints import Checkpoints, Progress
+from tlray.training.network.on_ray import own_interrupts
+from tlray.training.network.train_network import train_network
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 

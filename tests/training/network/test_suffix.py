@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tests.train.test_freezing import Skipping, images
+from tests.training.network.test_freezing import Skipping, images
 from tlray.errors import BackboneError
 from tlray.models.suffix import split_suffix
 from tlray.models.taps import Pooling, TapRunner

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from tests.train.networks import (
+from tests.training.networks import (
     PHOTOS,
     extract_activations,
     largest_difference,
@@ -23,15 +23,15 @@ from tests.train.networks import (
     training,
 )
 from tlray.errors import BackboneError, ConfigError, RecipeMismatchError, TooManyFailuresError
-from tlray.lake.local_copy import local_copy
-from tlray.lake.storage import open_store, to_path, to_uri
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.storage.store import open_store, to_path, to_uri
 from tlray.models.backbones import load_backbone, resolve_backbone
 from tlray.models.taps import Pooling, TapRunner
-from tlray.train.checkpoints import Checkpoints
-from tlray.train.examples import Split
-from tlray.train.model import load_model
-from tlray.train.network import _examples, train_network
-from tlray.train.schedule import blocks_in_training, rate_factor
+from tlray.training.examples.examples import Split
+from tlray.training.model.model import load_model
+from tlray.training.network.checkpoints import Checkpoints
+from tlray.training.network.schedule import blocks_in_training, rate_factor
+from tlray.training.network.train_network import _examples, train_network
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +135,12 @@ def test_activations_give_the_weights_that_images_give(trained: Path, photos: Pa
 
 
 DRIVER = (
-    "import sys; from tlray.config import TrainConfig; from tlray.train.network import train_network;"
+    "import sys; from tlray.config import TrainConfig; from tlray.training.network.train_network import train_network;"
     "train_network(TrainConfig.model_validate_json(sys.argv[1]))"
 )
 WAITING_DRIVER = f"""
 import time
-from tlray.train.checkpoints import Checkpoints
+from tlray.training.network.checkpoints import Checkpoints
 save = Checkpoints.save
 def save_and_wait(self, step, parts, progress):
     save(self, step, parts, progress)

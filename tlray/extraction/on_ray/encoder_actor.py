@@ -7,11 +7,11 @@ import pyarrow as pa
 import ray
 import torch
 
-from tlray.extract.encoding import encode_piece
-from tlray.extract.head import with_head
-from tlray.extract.ray_tasks import encoded_row, piece_of
-from tlray.extract.tuning import TuningEncoder
-from tlray.lake.table import Table
+from tlray.extraction.on_ray.tasks import encoded_row, piece_of
+from tlray.extraction.worker.encode import encode_piece
+from tlray.extraction.worker.scoring_encoder import with_head
+from tlray.extraction.worker.tuning_encoder import TuningEncoder
+from tlray.lake.table.table import Table
 
 
 def on_this_node() -> str:

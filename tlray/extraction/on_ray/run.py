@@ -13,17 +13,17 @@ import ray.data
 import ray.exceptions
 
 from tlray.errors import GO_ON, StorageError, TlrayError
-from tlray.extract.pieces import WrittenPiece
-from tlray.extract.place import LANES_PER_PROCESS
-from tlray.extract.ray_encoder import EncoderActor
-from tlray.extract.ray_tasks import decode, unit_rows, write
-from tlray.extract.ray_units import UnitActor
-from tlray.extract.units import THREADS_AHEAD
-from tlray.lake.fetch import FetchSpec
-from tlray.lake.plan import Plan
-from tlray.lake.table import Table
-from tlray.models.memory import as_environment
-from tlray.ray_session import joined
+from tlray.extraction.on_ray.encoder_actor import EncoderActor
+from tlray.extraction.on_ray.tasks import decode, unit_rows, write
+from tlray.extraction.on_ray.unit_actor import UnitActor
+from tlray.extraction.placement import LANES_PER_PROCESS
+from tlray.extraction.plan.plan import Plan
+from tlray.extraction.worker.fetch import FetchSpec
+from tlray.extraction.worker.pieces import WrittenPiece
+from tlray.extraction.worker.unit_worker import THREADS_AHEAD
+from tlray.lake.table.table import Table
+from tlray.models.encoder.memory import as_environment
+from tlray.ray_cluster.session import joined
 
 IMAGE_BYTES = 100_000
 """A guess at the size of an image in a shard, to tell about how many there are; ImageNet's have 110 kB on average."""

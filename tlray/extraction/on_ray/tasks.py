@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tlray.extract.pieces import EncodedPiece, write_piece
-from tlray.lake.fetch import FetchSpec, Piece, fetch_unit
-from tlray.lake.plan import Unit
+from tlray.extraction.plan.plan import Unit
+from tlray.extraction.worker.fetch import FetchSpec, Piece, fetch_unit
+from tlray.extraction.worker.pieces import EncodedPiece, write_piece
 
 
 def unit_rows(units: Sequence[Unit]) -> list[pa.Table]:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from tlray.extract.head import with_head
-from tlray.extract.ray_encoder import on_this_node
-from tlray.extract.ray_tasks import unit_of
-from tlray.extract.units import UnitWorker
-from tlray.lake.fetch import FetchSpec
-from tlray.lake.local_copy import local_copy
-from tlray.lake.table import Table
-from tlray.models.golden import make_encoder
+from tlray.extraction.on_ray.encoder_actor import on_this_node
+from tlray.extraction.on_ray.tasks import unit_of
+from tlray.extraction.worker.fetch import FetchSpec
+from tlray.extraction.worker.scoring_encoder import with_head
+from tlray.extraction.worker.unit_worker import UnitWorker
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.table.table import Table
+from tlray.models.encoder.golden import make_encoder
 
 
 class UnitActor:

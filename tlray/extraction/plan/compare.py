@@ -1,6 +1,7 @@
 """What is to be done: the source's listing against the table's rows, a range of keys at a time, in bounded memory.
 
-Both sides are sorted by name first (`tlray.lake.runs`: on local disk, as far as they do not fit in memory), then compared
+Both sides are sorted by name first (`tlray.lake.table.external_sort`: on local disk, as far as they do not fit in
+memory), then compared
 range by range. What is to be done gathers until it is a budget's worth, becomes a `Difference`, and is worked off before
 the next one is looked for. Neighbours in name are neighbours in the table's parts, so few parts are touched by two of them.
 """
@@ -16,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.config import PolicyConfig
-from tlray.lake.buffers import keep_freed_buffers
-from tlray.lake.parts import Part
-from tlray.lake.plan import Difference, StaleItems, Where, positions
-from tlray.lake.runs import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
-from tlray.lake.sources import PAGE_SCHEMA
-from tlray.lake.state import IDENTITY_SCHEMA, identities
-from tlray.lake.table import Table
+from tlray.extraction.plan.plan import Difference, StaleItems, Where, positions
+from tlray.lake.source.source import PAGE_SCHEMA
+from tlray.lake.table.arrow_memory import keep_freed_buffers
+from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
+from tlray.lake.table.identities import IDENTITY_SCHEMA, identities
+from tlray.lake.table.parts import Part
+from tlray.lake.table.table import Table
 
 FOLLOW = PolicyConfig()
 
@@ -32,7 +33,7 @@ STEP_ROWS = 2**15
 
 
 class Listed(Protocol):
-    """What is compared with the table; `tlray.lake.sources.Source` is one."""
+    """What is compared with the table; `tlray.lake.source.source.Source` is one."""
 
     @property
     def kind(self) -> str: ...  # noqa: D102

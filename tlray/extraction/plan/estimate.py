@@ -6,10 +6,10 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
-from tlray.lake.fetch import FetchSpec, decode_members, fetch_members
-from tlray.lake.plan import Difference, Plan
+from tlray.extraction.plan.plan import Difference, Plan
+from tlray.extraction.worker.fetch import FetchSpec, decode_members, fetch_members
 from tlray.models.backbones import Backbone
-from tlray.models.encoder import Encoder
+from tlray.models.encoder.encoder import Encoder
 from tlray.progress import say
 
 SAMPLE_IMAGES = 32

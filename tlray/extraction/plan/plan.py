@@ -1,6 +1,6 @@
 """The plan: what a run has to do so that the table holds what the source lists. Pure data, made before any work.
 
-`tlray.lake.compare` holds the listing against the table; `Difference.cut` makes units of what is to be done.
+`tlray.extraction.plan.compare` holds the listing against the table; `Difference.cut` makes units of what is to be done.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tlray.lake.parts import Part
+from tlray.lake.table.parts import Part
 
 UNITS_PER_SLOT = 8
 """Units that each parallel worker should get at least, so that the last one does not leave the others idle for long."""

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.errors import ImageErrorCode
-from tlray.extract.pieces import EncodedPiece
-from tlray.extract.predictions import prediction_columns
-from tlray.lake.fetch import Piece
-from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS, own_fields, vector_column
+from tlray.extraction.worker.fetch import Piece
+from tlray.extraction.worker.pieces import EncodedPiece
+from tlray.extraction.worker.prediction_columns import prediction_columns
+from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS, own_fields, vector_column
 from tlray.recipe import RecipeFile
 
 
@@ -27,7 +27,7 @@ def encode_piece(encoder: TimedEncoder, piece: Piece, file: RecipeFile) -> Encod
     """Make the table's own columns of the images of a piece; a row whose vector is not finite becomes a failed one.
 
     Args:
-        encoder: of the table (`tlray.extract.head.with_head`).
+        encoder: of the table (`tlray.extraction.worker.scoring_encoder.with_head`).
         piece: decoded.
         file: the table's.
     """

@@ -30,11 +30,11 @@ from tlray.errors import (
     StoreAwayError,
     TlrayError,
 )
-from tlray.lake.containers import Member, read_members
-from tlray.lake.images import decode_image
-from tlray.lake.parts import ERROR_FIELD, FIXED_FIELDS
-from tlray.lake.plan import Unit
-from tlray.lake.storage import Blob, open_store
+from tlray.extraction.plan.plan import Unit
+from tlray.lake.image.decode import decode_image
+from tlray.lake.source.shards import Member, read_members
+from tlray.lake.storage.store import Blob, open_store
+from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS
 from tlray.recipe import Preprocessing
 
 FETCH_THREADS = 16

@@ -8,8 +8,8 @@ from time import perf_counter, thread_time
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from tlray.lake.fetch import NOTES
-from tlray.lake.parts import Part, write_part
+from tlray.extraction.worker.fetch import NOTES
+from tlray.lake.table.parts import Part, write_part
 
 UNIT_STEM_DIGITS = 7
 
@@ -60,7 +60,7 @@ class WrittenPiece(BaseModel):
         unit, index, last, notes: as in `Piece`.
         parts: the files, at most one of each status.
         failures: rows by error code.
-        seconds: by stage, see `tlray.lake.fetch.Piece`.
+        seconds: by stage, see `tlray.extraction.worker.fetch.Piece`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -6,8 +6,8 @@ Shape legend: B images, K outputs, N labels kept of each image.
 import numpy as np
 import pyarrow as pa
 
-from tlray.lake.parts import vector_column
-from tlray.output import Output
+from tlray.lake.table.parts import vector_column
+from tlray.predictor import Output
 from tlray.scoring import probabilities_of
 
 
@@ -21,7 +21,7 @@ def best(scores_BK: np.ndarray, count: int) -> np.ndarray:
 
 
 def prediction_columns(scores_BK: np.ndarray, output: Output) -> dict[str, pa.Array]:
-    """The columns of `tlray.lake.parts.prediction_fields`.
+    """The columns of `tlray.lake.table.parts.prediction_fields`.
 
     Args:
         scores_BK: float32, finite.

@@ -11,11 +11,11 @@ import safetensors.torch
 import torch
 
 from tlray.errors import TableCorruptError
-from tlray.extract.encoding import TimedEncoder
-from tlray.lake.parts import round_to_half
-from tlray.lake.storage import join, open_store
+from tlray.extraction.worker.encode import TimedEncoder
+from tlray.lake.storage.store import join, open_store
+from tlray.lake.table.parts import round_to_half
 from tlray.models.heads import Head, HeadSpec
-from tlray.output import HEAD_SCORES
+from tlray.predictor import HEAD_SCORES
 from tlray.recipe import RecipeFile, Storage
 
 

@@ -6,12 +6,12 @@ import threading
 import numpy as np
 
 from tlray.errors import GoldenMismatchError
-from tlray.lake.local_copy import local_copy
+from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import load_backbone
-from tlray.models.compiled import CompiledCache, pays
-from tlray.models.encoder import Encoder, choose_device
-from tlray.models.golden import check_encoder, make_encoder
-from tlray.models.network import Network
+from tlray.models.encoder.compiled import CompiledCache, pays
+from tlray.models.encoder.encoder import Encoder, choose_device
+from tlray.models.encoder.golden import check_encoder, make_encoder
+from tlray.models.encoder.network import Network
 from tlray.recipe import RecipeFile
 
 _log = logging.getLogger(__name__)

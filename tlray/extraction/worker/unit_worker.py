@@ -11,11 +11,11 @@ from itertools import islice
 from time import perf_counter
 from typing import Protocol
 
-from tlray.extract.encoding import TimedEncoder, encode_piece
-from tlray.extract.pieces import EncodedPiece, WrittenPiece, merged, write_piece
-from tlray.lake.containers import Member
-from tlray.lake.fetch import FetchSpec, decode_members, fetch_members
-from tlray.lake.plan import Unit
+from tlray.extraction.plan.plan import Unit
+from tlray.extraction.worker.encode import TimedEncoder, encode_piece
+from tlray.extraction.worker.fetch import FetchSpec, decode_members, fetch_members
+from tlray.extraction.worker.pieces import EncodedPiece, WrittenPiece, merged, write_piece
+from tlray.lake.source.shards import Member
 from tlray.recipe import RecipeFile
 
 THREADS_AHEAD = 1
@@ -24,7 +24,7 @@ lanes on two cores made 321 and 324 images a second with 1, 320 and 319 with 2, 
 
 
 class Cores(Protocol):
-    """Turns on the cores: those of `tlray.models.encoder.Encoder`."""
+    """Turns on the cores: those of `tlray.models.encoder.encoder.Encoder`."""
 
     def turn(self) -> AbstractContextManager[None]: ...  # noqa: D102
 

@@ -11,7 +11,7 @@ The rule, version `tlray.recipe.IMAGE_RULE`:
 - CMYK and YCCK follow Pillow's formula and Adobe's inversion in a JPEG; Lab goes to sRGB by Pillow's own built-in profiles.
 - ICC profiles are not applied: backbones were trained on pixels read without them.
 
-With `preprocessing.scaled_decoding` large JPEGs are decoded at a fraction of their size (`tlray.lake.scaled_decoding`).
+With `preprocessing.scaled_decoding` large JPEGs are decoded at a fraction of their size (`tlray.lake.image.scaled_decoding`).
 
 Shape legend: H height, W width, C channels.
 """
@@ -39,9 +39,9 @@ from PIL import (
 )
 
 from tlray.errors import ImageError, ImageErrorCode
-from tlray.lake.formats import has_16_bit_bmp_alpha, has_bad_png_checksum, identify, is_cut, known_but_not_read
-from tlray.lake.resize import Original, apply_preprocessing
-from tlray.lake.scaled_decoding import shrink_while_loading
+from tlray.lake.image.formats import has_16_bit_bmp_alpha, has_bad_png_checksum, identify, is_cut, known_but_not_read
+from tlray.lake.image.resize import Original, apply_preprocessing
+from tlray.lake.image.scaled_decoding import shrink_while_loading
 from tlray.recipe import Preprocessing
 
 # The plugins are called directly and not through Image.open, whose own limit on pixels is a global of the process, warns,
@@ -101,7 +101,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) 
 
     Args:
         data: a file's bytes.
-        preprocessing: one that `tlray.lake.resize.check_preprocessing` accepts.
+        preprocessing: one that `tlray.lake.image.resize.check_preprocessing` accepts.
         max_pixels: an image that declares more is not decoded.
 
     Raises:

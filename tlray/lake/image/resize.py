@@ -1,7 +1,8 @@
 """The geometry of `Preprocessing`: an RGB image of any size to exactly the pixels that a backbone takes.
 
 The geometry is that of torchvision's `ImageClassification` preset and of timm's evaluation transforms (crop modes center,
-squash and border); the filters are in `tlray.lake.resample`. Subtracting the mean and dividing by the standard deviation is
+squash and border); the filters are in `tlray.lake.image.resample`. Subtracting the mean and dividing by the standard
+deviation is
 left to the device.
 
 Shape legend: H height, W width, C channels.
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tlray.errors import ConfigError
-from tlray.lake.resample import Box, resample
+from tlray.lake.image.resample import Box, resample
 from tlray.recipe import Interpolation, Preprocessing
 
 WITHOUT_ANTIALIAS: tuple[Interpolation, ...] = ("nearest", "bilinear")
@@ -27,7 +28,7 @@ picture of 10 x 500000. Pillow takes the part's bounds as 32-bit floats, so its 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """What an image was before it was shrunk while it was decoded, see `tlray.lake.scaled_decoding`.
+    """What an image was before it was shrunk while it was decoded, see `tlray.lake.image.scaled_decoding`.
 
     Attributes:
         size: (width, height) as shown, in pixels.

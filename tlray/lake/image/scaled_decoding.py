@@ -6,7 +6,7 @@ are not quite those of decoding in full and resizing.
 
 from PIL import ImageFile
 
-from tlray.lake.resize import Original, resized_size
+from tlray.lake.image.resize import Original, resized_size
 from tlray.recipe import Preprocessing
 
 MIN_RATIO = 2
@@ -30,7 +30,7 @@ def decoding_scale(width: int, height: int, preprocessing: Preprocessing) -> int
     Args:
         width: of the picture as shown, in pixels.
         height: likewise.
-        preprocessing: one that `tlray.lake.resize.check_preprocessing` accepts.
+        preprocessing: one that `tlray.lake.image.resize.check_preprocessing` accepts.
     """
     resized_width, resized_height = resized_size(width, height, preprocessing)
     ratio = min(width / resized_width, height / resized_height)

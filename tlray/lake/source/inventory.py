@@ -23,8 +23,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tlray.config import SourceConfig
 from tlray.errors import ObjectNotFoundError, SourceError
-from tlray.lake.manifests import read_manifest, resolve_entry
-from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, join, open_store
+from tlray.lake.source.manifest import read_manifest, resolve_entry
+from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, join, open_store
 
 INVENTORY_NAME = "manifest.json"
 _TABLES = (".csv", ".tsv", ".parquet")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, ObjectNotFoundError, SourceError
-from tlray.lake.storage import READ_BUFFER_BYTES, open_store, printable
+from tlray.lake.storage.store import READ_BUFFER_BYTES, open_store, printable
 
 ContainerKind = Literal["webdataset", "parquet"]
 

@@ -1,7 +1,7 @@
 """Listings of a source: what images, or files that hold images, there are; a page at a time, no request for each one.
 
 Four forms: `images` below a prefix, a `manifest` that names them, `webdataset` tar shards and `parquet` files of bytes. What is
-below a prefix is asked of the store, or of a listing that was made before (`tlray.lake.listings`).
+below a prefix is asked of the store, or of a listing that was made before (`tlray.lake.source.inventory`).
 """
 
 import re
@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.lake.containers import IMAGE_SUFFIXES, SUFFIXES, check_columns, containers_of, image_columns, read_schema
-from tlray.lake.globs import Globs
-from tlray.lake.listings import read_listing
-from tlray.lake.manifests import read_manifest
-from tlray.lake.storage import LISTING_SCHEMA, in_range, join, open_store, to_uri
+from tlray.lake.source.globs import Globs
+from tlray.lake.source.inventory import read_listing
+from tlray.lake.source.manifest import read_manifest
+from tlray.lake.source.shards import IMAGE_SUFFIXES, SUFFIXES, check_columns, containers_of, image_columns, read_schema
+from tlray.lake.storage.store import LISTING_SCHEMA, in_range, join, open_store, to_uri
 
 Format = Literal["images", "manifest", "webdataset", "parquet"]
 Kind = Literal["images", "webdataset", "parquet"]

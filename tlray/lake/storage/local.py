@@ -1,4 +1,4 @@
-"""The local store: files below folders, with the manners of S3 (see `tlray.lake.storage.Store`)."""
+"""The local store: files below folders, with the manners of S3 (see `tlray.lake.storage.store.Store`)."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ from tlray.errors import (
     ObjectTooLargeError,
     StorageError,
 )
-from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, printable, to_path
+from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, printable, to_path
 
 PAGE_ROWS = 10_000
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tlray.errors import SourceError
-from tlray.lake.storage import open_store, to_path, to_uri
+from tlray.lake.storage.store import open_store, to_path, to_uri
 
 
 def local_copy(address: str) -> Path:

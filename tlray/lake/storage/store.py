@@ -184,10 +184,10 @@ def open_store(uri: str) -> Store:
         SourceError: the scheme is neither `file` nor `s3`.
     """
     if to_uri(uri).startswith("s3://"):
-        from tlray.lake.s3 import S3Store  # local work does not pay for importing boto3
+        from tlray.lake.storage.s3.store import S3Store  # local work does not pay for importing boto3
 
         return S3Store()
-    from tlray.lake.local import LocalStore
+    from tlray.lake.storage.local import LocalStore
 
     return LocalStore()
 
@@ -207,7 +207,7 @@ def delta_options(uri: str) -> dict[str, str]:
     """
     if not to_uri(uri).startswith("s3://"):
         return {}
-    from tlray.lake.s3 import delta_options as of_s3
+    from tlray.lake.storage.s3.store import delta_options as of_s3
 
     return of_s3(uri)
 

@@ -1,6 +1,7 @@
 """Aliases: one small object that names a table, so that all readers move to another table at one moment.
 
-Readers open an alias as they would open the table (`tlray.lake.table.Table.open`). It is swapped by one conditional put: of two
+Readers open an alias as they would open the table (`tlray.lake.table.table.Table.open`). It is swapped by one
+conditional put: of two
 who swap the same version exactly one succeeds. Writers name tables themselves.
 """
 
@@ -9,7 +10,7 @@ import uuid
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, TableError
-from tlray.lake.storage import open_store
+from tlray.lake.storage.store import open_store
 
 MAX_BYTES = 64 * 1024
 """An object that is larger is no alias, and not read."""

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tlray.lake.buffers import keep_freed_buffers
-from tlray.lake.parts import Part, vectors_of
-from tlray.lake.runs import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
-from tlray.lake.state import IDENTITY_SCHEMA, identities
-from tlray.lake.storage import join, open_store
-from tlray.lake.table import Table
+from tlray.lake.storage.store import join, open_store
+from tlray.lake.table.arrow_memory import keep_freed_buffers
+from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
+from tlray.lake.table.identities import IDENTITY_SCHEMA, identities
+from tlray.lake.table.parts import Part, vectors_of
+from tlray.lake.table.table import Table
 
 SAMPLE_ROWS = 64
 """Shared rows whose vectors are compared: each may be in another part, of which a row group is read."""

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tlray.lake.containers import containers_of
-from tlray.lake.parts import READ_THREADS, Part, read_part
-from tlray.lake.table import Table
+from tlray.lake.source.shards import containers_of
+from tlray.lake.table.parts import READ_THREADS, Part, read_part
+from tlray.lake.table.table import Table
 
 IDENTITY_SCHEMA = pa.schema(
     [

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableCorruptError
-from tlray.lake.parts import (
+from tlray.lake.storage.store import join, open_store
+from tlray.lake.table.parts import (
     READ_THREADS,
     RECIPE_KEY,
     Part,
@@ -22,8 +23,7 @@ from tlray.lake.parts import (
     vectors_of,
     write_part,
 )
-from tlray.lake.storage import join, open_store
-from tlray.lake.table import Change, Table, row_counts
+from tlray.lake.table.table import Change, Table, row_counts
 
 MOST_PART_BYTES = 128 * 2**20
 """Parts are joined up to this size: Delta's own default for optimised files is of this order, and it fits a worker."""

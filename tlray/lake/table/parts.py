@@ -16,8 +16,8 @@ from deltalake.transaction import AddAction
 from pydantic import BaseModel, ConfigDict
 
 from tlray.errors import TableCorruptError
-from tlray.lake.storage import join, open_store
-from tlray.output import Output
+from tlray.lake.storage.store import join, open_store
+from tlray.predictor import Output
 from tlray.recipe import RecipeFile, Storage
 
 RECIPE_KEY = "tlray.recipe_id"

@@ -1,7 +1,7 @@
 """A table belongs to one recipe, or to one model that makes predictions, and refuses others."""
 
 from tlray.errors import RecipeMismatchError
-from tlray.output import Output
+from tlray.predictor import Output
 from tlray.recipe import Recipe, RecipeFile
 
 

@@ -12,11 +12,11 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import RemoveAction, Transaction
 
 from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, StorageError, TableError
-from tlray.lake.alias import read_alias
-from tlray.lake.delta import delta_uri, one_line, open_delta
-from tlray.lake.identity import check_recipe, held_in
-from tlray.lake.parts import READ_THREADS, Part, read_part, table_schema
-from tlray.lake.storage import delta_options, join, open_store, to_path
+from tlray.lake.storage.store import delta_options, join, open_store, to_path
+from tlray.lake.table.alias import read_alias
+from tlray.lake.table.delta_log import delta_uri, one_line, open_delta
+from tlray.lake.table.parts import READ_THREADS, Part, read_part, table_schema
+from tlray.lake.table.recipe_check import check_recipe, held_in
 from tlray.recipe import RecipeFile
 
 RECIPE_NAME = "recipe.json"

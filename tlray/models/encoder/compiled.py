@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from tlray.errors import first_line
-from tlray.models.encoder import Encoder, default_batch_size
-from tlray.models.network import Network
+from tlray.models.encoder.encoder import Encoder, default_batch_size
+from tlray.models.encoder.network import Network
 from tlray.recipe import RecipeFile
 
 COMPILE_SECONDS = 60.0
@@ -31,7 +31,8 @@ COMPILE_SECONDS = 60.0
 
 COMPILE_GAIN = 0.15
 """The part of the encoding time that compiling is taken to save: an assumption, as no GPU has been measured. Without a GPU
-nothing is compiled: `tlray.models.packing` has what there is to gain on a CPU (tf_efficientnet_lite0 at bf16, images a second
+nothing is compiled: `tlray.models.encoder.packing` has what there is to gain on a CPU (tf_efficientnet_lite0 at bf16,
+images a second
 of one core: 243 packed, 199 compiled, 183 neither)."""
 
 _COMPILE_ERRORS = (RuntimeError, AssertionError, AttributeError, KeyError, NotImplementedError, OSError, TypeError, ValueError)

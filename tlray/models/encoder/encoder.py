@@ -18,11 +18,11 @@ import torch
 
 from tlray.errors import ConfigError
 from tlray.models.backbones import Backbone
-from tlray.models.exactness import choose_exact_below
-from tlray.models.lanes import Forward, Lane, Results, make_lane
-from tlray.models.memory import keep_freed_memory
-from tlray.models.network import Folded
-from tlray.models.precision import precision
+from tlray.models.encoder.exactness import choose_exact_below
+from tlray.models.encoder.lanes import Forward, Lane, Results, make_lane
+from tlray.models.encoder.memory import keep_freed_memory
+from tlray.models.encoder.network import Folded
+from tlray.models.encoder.precision import precision
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 8 * 224**2}
@@ -44,10 +44,11 @@ Keep = Callable[[int, list[np.ndarray]], None]
 class Encoder:
     """Embeds images by a backbone's recipe; may be called from several threads.
 
-    Its network is a copy of the backbone's with the batch norms folded into the convolutions (`tlray.models.folding`), on a CPU
-    with these as oneDNN runs them best (`tlray.models.packing`). The
+    Its network is a copy of the backbone's with the batch norms folded into the convolutions
+    (`tlray.models.encoder.folding`), on a CPU
+    with these as oneDNN runs them best (`tlray.models.encoder.packing`). The
     recipe's precision.compute means: `fp32`, all of it, without TF32; `bf16` and `fp16`, what `torch.autocast` computes so,
-    with weights rounded once and kernel by kernel (`tlray.models.precision`).
+    with weights rounded once and kernel by kernel (`tlray.models.encoder.precision`).
 
     Args:
         backbone: on the CPU the copy shares its tensors (their memory layout becomes channels_last); their values stay.

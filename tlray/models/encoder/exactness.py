@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from tlray.models.backbones import Backbone
-from tlray.models.network import Folded
-from tlray.models.precision import count_layers, precision
+from tlray.models.encoder.network import Folded
+from tlray.models.encoder.precision import count_layers, precision
 from tlray.recipe import Compute, golden_images, least_cosine
 
 CLOSE_COSINE = 0.99985
@@ -33,7 +33,7 @@ PROBE_NOISE = 40
 
 
 def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
-    """How many of the first layers `tlray.models.precision.lower` is to leave at fp32, by what it does to the probes.
+    """How many of the first layers `tlray.models.encoder.precision.lower` is to leave at fp32, by what it does to the probes.
 
     Args:
         backbone: of the recipe.

@@ -7,8 +7,8 @@ import torch
 
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, load_backbone
-from tlray.models.encoder import Encoder, at_fp32
-from tlray.models.exactness import choose_exact_below
+from tlray.models.encoder.encoder import Encoder, at_fp32
+from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.weights import FetchFile
 from tlray.recipe import RecipeFile, check_golden, golden_images
 

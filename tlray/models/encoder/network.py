@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tlray.models.backbones import Backbone, to_network_input
-from tlray.models.folding import fold_batch_norms, share_copy
-from tlray.models.packing import Packable, find_packable, pack
-from tlray.models.precision import autocast, lower, precision
+from tlray.models.encoder.folding import fold_batch_norms, share_copy
+from tlray.models.encoder.packing import Packable, find_packable, pack
+from tlray.models.encoder.precision import autocast, lower, precision
 from tlray.models.taps import Pooling, TapRunner
 from tlray.recipe import Compute, Recipe, golden_images
 
@@ -48,7 +48,7 @@ class Network(nn.Module):
         Args:
             backbone: stays as it is; on the CPU the network shares its tensors where they need not change.
             device: where to run.
-            exact_below: see `tlray.models.precision.lower`.
+            exact_below: see `tlray.models.encoder.precision.lower`.
         """
         return Folded.of(backbone).network(device, backbone.recipe.precision.compute, exact_below)
 
@@ -88,7 +88,8 @@ class Folded:
 
         Args:
             backbone: shares its tensors where they need not change.
-            packed: whether networks on a CPU run their convolutions as oneDNN runs them best (`tlray.models.packing`); such
+            packed: whether networks on a CPU run their convolutions as oneDNN runs them best
+            (`tlray.models.encoder.packing`); such
                 ones cannot be traced.
         """
         recipe = backbone.recipe
@@ -104,7 +105,7 @@ class Folded:
         return cls(module, packable, recipe, pooling)
 
     def network(self, device: torch.device, compute: Compute, exact_below: int) -> Network:
-        """A network that computes so; see `tlray.models.precision.lower`."""
+        """A network that computes so; see `tlray.models.encoder.precision.lower`."""
         module = share_copy(self.module) if device.type == "cpu" else copy.deepcopy(self.module)
         module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compute != "fp32":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tlray.errors import ConfigError
-from tlray.models.folding import CONVOLUTIONS
+from tlray.models.encoder.folding import CONVOLUTIONS
 from tlray.recipe import Compute
 
 _LAYERS = (*CONVOLUTIONS, nn.Linear)

@@ -14,20 +14,20 @@ import numpy as np
 
 from tlray.config import IndexConfig
 from tlray.errors import TableError
-from tlray.lake.table import Table
+from tlray.lake.table.table import Table
 from tlray.progress import say
-from tlray.search.brute import knn, set_threads, threads
-from tlray.search.card import Built, Card
-from tlray.search.choose import Choice, choose, training_rows
-from tlray.search.drift import outlier_nearness
-from tlray.search.engine import Engine
-from tlray.search.exact import nearest_of
-from tlray.search.files import FileKind, IndexFile, put_file
-from tlray.search.measure import QUERIES, K, Probe, measure, tune
-from tlray.search.publishing import Contents, Stopwatch, column_of, publish_whole
-from tlray.search.retrieve import Vectors
-from tlray.search.rows import Rows, read_rows, with_ids
-from tlray.search.vectors import (
+from tlray.search.neighbours.brute import knn, set_threads, threads
+from tlray.search.versions.card import Built, Card
+from tlray.search.neighbours.factory import Choice, choose, training_rows
+from tlray.search.build.remeasure import outlier_nearness
+from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.neighbours.exact import nearest_of
+from tlray.search.versions.files import FileKind, IndexFile, put_file
+from tlray.search.neighbours.recall import QUERIES, K, Probe, measure, tune
+from tlray.search.versions.publish import Contents, Stopwatch, column_of, publish_whole
+from tlray.search.neighbours.rerank import Vectors
+from tlray.search.neighbours.row_table import Rows, read_rows, with_ids
+from tlray.search.versions.exact_vectors import (
     ArrayVectors,
     ExactVectors,
     in_blocks,
@@ -89,7 +89,7 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
         rows = Rows(with_ids(read_rows(table, [part.path for part in parts]), np.arange(count)))
     vectors_ND = None
     if config.shards > 1:
-        from tlray.search.on_ray import fill_in_shards  # Ray only where work is spread out
+        from tlray.search.build.shards_on_ray import fill_in_shards  # Ray only where work is spread out
 
         probe = fill_in_shards(engine, choice.factory, table.uri, column, parts, config.shards, watch)
         exact: Vectors = ExactVectors(engine, rows, None, table.uri, column)

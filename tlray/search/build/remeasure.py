@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tlray.search.card import Card, Parameters
-from tlray.search.delta import Delta
-from tlray.search.engine import Engine
-from tlray.search.files import get_file
+from tlray.search.versions.card import Card, Parameters
+from tlray.search.versions.changes import Delta
+from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.versions.files import get_file
 
 CHANGED_FRACTION = 0.05
 """Vectors that came or went, as a share of all rows. A rule of thumb: half of what is merged at the latest."""

@@ -15,18 +15,18 @@ import ray.exceptions
 from ray.util import ActorPool
 
 from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, first_line
-from tlray.lake.parts import Part
-from tlray.ray_session import joined
-from tlray.search.answers import answer_part
-from tlray.search.build import chosen_rows
-from tlray.search.choose import Metric
-from tlray.search.engine import Engine
-from tlray.search.exact import exact_neighbours, nearest_of
-from tlray.search.measure import K, Probe
-from tlray.search.publishing import Stopwatch
-from tlray.search.rows import Filter
-from tlray.search.searcher import Searcher
-from tlray.search.vectors import read_features_of
+from tlray.lake.table.parts import Part
+from tlray.ray_cluster.session import joined
+from tlray.search.query.answers import answer_part
+from tlray.search.build.build import chosen_rows
+from tlray.search.neighbours.factory import Metric
+from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.neighbours.exact import exact_neighbours, nearest_of
+from tlray.search.neighbours.recall import K, Probe
+from tlray.search.versions.publish import Stopwatch
+from tlray.search.neighbours.row_table import Filter
+from tlray.search.query.searcher import Searcher
+from tlray.search.versions.exact_vectors import read_features_of
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, RecipeMismatchError
-from tlray.lake.table import Table
-from tlray.search.card import Card
-from tlray.search.publishing import column_of
-from tlray.search.rows import with_ids
+from tlray.lake.table.table import Table
+from tlray.search.versions.card import Card
+from tlray.search.versions.publish import column_of
+from tlray.search.neighbours.row_table import with_ids
 
 
 @dataclass(frozen=True)

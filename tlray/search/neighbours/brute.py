@@ -6,7 +6,7 @@ Shape legend: N vectors, B queries, C candidates, K neighbours, D dimensions.
 import faiss
 import numpy as np
 
-from tlray.search.choose import Metric
+from tlray.search.neighbours.factory import Metric
 
 
 def knn(queries_BD: np.ndarray, vectors_ND: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from tlray.search.brute import knn, nearness_at
-from tlray.search.choose import Metric
+from tlray.search.neighbours.brute import knn, nearness_at
+from tlray.search.neighbours.factory import Metric
 
 _GATHERED_FLOATS = 2**25
 """Candidates' floats in memory at once: 128 MiB."""

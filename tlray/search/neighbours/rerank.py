@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from tlray.search.card import Parameters
-from tlray.search.engine import Engine
-from tlray.search.exact import nearest_of
+from tlray.search.neighbours.exact import nearest_of
+from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.versions.card import Parameters
 
 
 class Vectors(Protocol):

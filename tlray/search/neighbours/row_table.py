@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tlray.errors import QueryError
-from tlray.lake.parts import READ_THREADS, read_part
-from tlray.lake.table import Table
+from tlray.lake.table.parts import READ_THREADS, read_part
+from tlray.lake.table.table import Table
 
 ROWS_SCHEMA = pa.schema(
     [

@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-from tlray.lake.parts import read_part, vectors_of
-from tlray.search.rows import Filter
-from tlray.search.searcher import Hits, Searcher
+from tlray.lake.table.parts import read_part, vectors_of
+from tlray.search.neighbours.row_table import Filter
+from tlray.search.query.searcher import Hits, Searcher
 
 ANSWER_SCHEMA = pa.schema(
     [

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from tlray.config import DuplicatesConfig
 from tlray.errors import ConfigError
-from tlray.lake.storage import to_uri
+from tlray.lake.storage.store import to_uri
 from tlray.progress import say
 from tlray.scoring import components
-from tlray.search.searcher import Searcher
+from tlray.search.query.searcher import Searcher
 
 FIRST_K = 16
 MAX_K = 1024

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tlray.lake.images import decode_image
-from tlray.lake.local_copy import local_copy
-from tlray.models.golden import make_encoder
+from tlray.lake.image.decode import decode_image
+from tlray.lake.storage.local_copy import local_copy
+from tlray.models.encoder.golden import make_encoder
 from tlray.recipe import RecipeFile
 
 MAX_IMAGE_PIXELS = 256_000_000

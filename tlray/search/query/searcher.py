@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlray.errors import QueryError, RecipeMismatchError
-from tlray.lake.storage import to_uri
-from tlray.lake.table import Table
-from tlray.search.card import Card, Parameters, read_card
-from tlray.search.engine import MAX_EF_SEARCH
-from tlray.search.exact import exact_neighbours
-from tlray.search.loading import LoadedIndex, load_index
-from tlray.search.retrieve import find
-from tlray.search.rows import Filter, Rows
-from tlray.search.vectors import ExactVectors
+from tlray.lake.storage.store import to_uri
+from tlray.lake.table.table import Table
+from tlray.search.neighbours.exact import exact_neighbours
+from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
+from tlray.search.neighbours.rerank import find
+from tlray.search.neighbours.row_table import Filter, Rows
+from tlray.search.versions.card import Card, Parameters, read_card
+from tlray.search.versions.exact_vectors import ExactVectors
+from tlray.search.versions.load import LoadedIndex, load_index
 
 if TYPE_CHECKING:
-    from tlray.search.embedding import QueryEncoder
+    from tlray.search.query.query_encoder import QueryEncoder
 
 EXACT_ROWS = 10_000
 """Up to so many rows that a filter leaves, all of them are compared: graphs and lists find few neighbours among few rows."""
@@ -154,7 +154,7 @@ class Searcher:
         """
         with self._encoder_lock:
             if self._encoder is None:
-                from tlray.search.embedding import QueryEncoder  # torch, only where images are searched by
+                from tlray.search.query.query_encoder import QueryEncoder  # torch, only where images are searched by
 
                 self._encoder = QueryEncoder(self._index.recipe_file, self.card.column, **options)
             return self._encoder

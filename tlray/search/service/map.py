@@ -8,8 +8,8 @@ Shape legend: N rows, D dimensions.
 import numpy as np
 import pyarrow as pa
 
-from tlray.search.api import Point
-from tlray.search.searcher import Searcher
+from tlray.search.query.searcher import Searcher
+from tlray.search.service.schema import Point
 
 MAP_ROWS = 3000
 """Points that a browser draws and a person can tell apart; evenly spread over the rows."""

@@ -8,11 +8,11 @@ from ray import serve
 
 from tlray.config import ServeConfig
 from tlray.progress import say
-from tlray.ray_session import joined
-from tlray.search.card import read_card
-from tlray.search.on_ray import our_errors
-from tlray.search.service import Service
-from tlray.search.web import guarded, make_app, read_token
+from tlray.ray_cluster.session import joined
+from tlray.search.build.shards_on_ray import our_errors
+from tlray.search.service.server import guarded, make_app, read_token
+from tlray.search.service.service import Service
+from tlray.search.versions.card import read_card
 
 APP = "tlray-search"
 

@@ -20,12 +20,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tlray import __version__
 from tlray.config import ServeConfig
 from tlray.errors import ConfigError, ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError
-from tlray.lake.storage import to_uri
+from tlray.lake.storage.store import to_uri
 from tlray.progress import say
-from tlray.search.api import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
-from tlray.search.guard import Guard
-from tlray.search.rows import Filter
-from tlray.search.service import Service
+from tlray.search.neighbours.row_table import Filter
+from tlray.search.service.guard import Guard
+from tlray.search.service.schema import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
+from tlray.search.service.service import Service
 
 PAGE = Path(__file__).parent / "page"
 STOP_SECONDS = 30
@@ -240,7 +240,7 @@ def serve(config: ServeConfig) -> dict[str, Any]:
 
 def _serve_replicas(config: ServeConfig) -> dict[str, Any]:
     try:
-        from tlray.search.replicas import serve_on_ray  # Ray Serve only where it is asked for
+        from tlray.search.service.replicas import serve_on_ray  # Ray Serve only where it is asked for
     except ImportError as error:
         raise ConfigError(f"replicas is {config.replicas}, but {error}; install tlray[serve], or leave --replicas 1") from error
     stop = threading.Event()

@@ -20,16 +20,16 @@ import numpy as np
 
 from tlray.config import ServeConfig
 from tlray.errors import QueryError, RecipeMismatchError, TlrayError
-from tlray.lake.storage import to_uri
+from tlray.lake.storage.store import to_uri
 from tlray.progress import say
-from tlray.search.api import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
-from tlray.search.brute import set_threads
-from tlray.search.card import newest_version
-from tlray.search.guard import Metrics
-from tlray.search.map import map_of
-from tlray.search.rows import Filter
-from tlray.search.searcher import Hits, Searcher
-from tlray.search.thumbnails import Thumbnails
+from tlray.search.neighbours.brute import set_threads
+from tlray.search.neighbours.row_table import Filter
+from tlray.search.query.searcher import Hits, Searcher
+from tlray.search.service.guard import Metrics
+from tlray.search.service.map import map_of
+from tlray.search.service.schema import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
+from tlray.search.service.thumbnails import Thumbnails
+from tlray.search.versions.card import newest_version
 
 LABELS_LISTED = 500
 Result = TypeVar("Result")

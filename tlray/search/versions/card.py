@@ -18,10 +18,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlray.errors import ConcurrentWriteError, IndexCorruptError, IndexMissingError, ObjectNotFoundError, first_line
-from tlray.lake.storage import join, open_store
-from tlray.lake.table import RECIPE_NAME
-from tlray.search.choose import Metric
-from tlray.search.files import FileKind, IndexFile
+from tlray.lake.storage.store import join, open_store
+from tlray.lake.table.table import RECIPE_NAME
+from tlray.search.neighbours.factory import Metric
+from tlray.search.versions.files import FileKind, IndexFile
 
 _CARD_NAME = re.compile(r".*/versions/(\d{20})\.json")
 
@@ -70,7 +70,7 @@ class Built(_Strict):
     Attributes:
         rows: live rows.
         recall_at_10: as measured then; where the target is out of reach, updates are held against this.
-        outlier_nearness: see `tlray.search.drift`; None without lists.
+        outlier_nearness: see `tlray.search.build.remeasure`; None without lists.
     """
 
     rows: int
@@ -102,7 +102,7 @@ class Card(_Strict):
         recall_target: what was asked for.
         parameters: of a search.
         quality: what was measured.
-        unreached: ids of rows in the FAISS file that its graph does not lead to; see `tlray.search.unreached`.
+        unreached: ids of rows in the FAISS file that its graph does not lead to; see `tlray.search.neighbours.unreached`.
         measured_version: the version that it was measured on; later ones differ from it by their delta.
         seconds: time by stage of the run that made this version.
         files: by kind.

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlray.errors import IndexCorruptError, first_line
-from tlray.search.brute import nearness_at
-from tlray.search.card import Parameters
-from tlray.search.engine import Engine
-from tlray.search.measure import reach_all
-from tlray.search.rows import Rows
+from tlray.search.neighbours.brute import nearness_at
+from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.neighbours.recall import reach_all
+from tlray.search.neighbours.row_table import Rows
+from tlray.search.versions.card import Parameters
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableCorruptError, TableError
-from tlray.lake.parts import READ_THREADS, read_part, vectors_of
-from tlray.search.brute import nearness_at
-from tlray.search.choose import Metric
-from tlray.search.delta import StoredVectors
-from tlray.search.engine import BLOCK_ROWS, Engine
-from tlray.search.exact import gathered_nearness
-from tlray.search.rows import Rows
+from tlray.lake.table.parts import READ_THREADS, read_part, vectors_of
+from tlray.search.neighbours.brute import nearness_at
+from tlray.search.neighbours.exact import gathered_nearness
+from tlray.search.neighbours.factory import Metric
+from tlray.search.neighbours.faiss_index import BLOCK_ROWS, Engine
+from tlray.search.neighbours.row_table import Rows
+from tlray.search.versions.changes import StoredVectors
 
 _IN_MEMORY_FRACTION = 0.5
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]

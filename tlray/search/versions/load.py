@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from tlray.errors import IndexCorruptError
-from tlray.lake.table import RECIPE_NAME
+from tlray.lake.table.table import RECIPE_NAME
 from tlray.recipe import RecipeFile
-from tlray.search.card import Card
-from tlray.search.delta import Delta, StoredVectors
-from tlray.search.engine import Engine
-from tlray.search.files import get_file
-from tlray.search.rows import Rows
+from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.neighbours.row_table import Rows
+from tlray.search.versions.card import Card
+from tlray.search.versions.changes import Delta, StoredVectors
+from tlray.search.versions.files import get_file
 
 
 @dataclass(frozen=True)

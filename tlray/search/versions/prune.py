@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable
 
 from tlray.errors import IndexCorruptError, IndexMissingError
-from tlray.lake.storage import Store, join, open_store
+from tlray.lake.storage.store import Store, join, open_store
 from tlray.progress import say
-from tlray.search.card import card_uri, read_card, versions
+from tlray.search.versions.card import card_uri, read_card, versions
 
 RETENTION_SECONDS = 24 * 3600
 """A build stores its files when they are done, and publishes after tuning, measuring and storing the others: minutes, hours

@@ -15,13 +15,13 @@ import numpy as np
 from tlray import __version__
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, TableError
-from tlray.lake.table import Table
-from tlray.search.card import Built, Card, Parameters, Quality, publish
-from tlray.search.choose import Choice
-from tlray.search.delta import Delta
-from tlray.search.engine import LIBRARY_VERSION, Engine
-from tlray.search.files import FileKind, IndexFile, put_bytes
-from tlray.search.rows import Rows
+from tlray.lake.table.table import Table
+from tlray.search.neighbours.factory import Choice
+from tlray.search.neighbours.faiss_index import LIBRARY_VERSION, Engine
+from tlray.search.neighbours.row_table import Rows
+from tlray.search.versions.card import Built, Card, Parameters, Quality, publish
+from tlray.search.versions.changes import Delta
+from tlray.search.versions.files import FileKind, IndexFile, put_bytes
 
 
 @dataclass

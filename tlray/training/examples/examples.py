@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from tlray.config import TrainConfig
 from tlray.errors import ExamplesError
-from tlray.output import Task
-from tlray.train.labels import Labels, read_labels, shown
-from tlray.train.splits import LEAST_ROWS, hash_splits, named_splits
+from tlray.predictor import Task
+from tlray.training.examples.labels import Labels, read_labels, shown
+from tlray.training.examples.splits import LEAST_ROWS, hash_splits, named_splits
 
 __all__ = ["Examples", "Split", "Task", "read_examples"]
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pyarrow as pa
 
-from tlray.lake.storage import join, open_store
-from tlray.train.examples import Examples
+from tlray.lake.storage.store import join, open_store
+from tlray.training.examples.examples import Examples
 
 _NAME = "examples.arrow"
 

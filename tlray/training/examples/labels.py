@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from tlray.config import TrainConfig
 from tlray.errors import ExamplesError, ObjectNotFoundError
-from tlray.lake.manifests import URI_COLUMNS, resolve_entry
-from tlray.lake.storage import open_store, to_uri
+from tlray.lake.source.manifest import URI_COLUMNS, resolve_entry
+from tlray.lake.storage.store import open_store, to_uri
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SHOWN = 3

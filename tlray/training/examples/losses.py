@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
-from tlray.output import Task
+from tlray.predictor import Task
 
 
 def row_losses(scores_BK: Tensor, targets: Tensor, task: Task, weights_BX: Tensor | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from tlray.output import Task
+from tlray.predictor import Task
 from tlray.scoring import probabilities_of
 
 ECE_BINS = 15

@@ -10,7 +10,7 @@ import numpy as np
 
 from tlray.config import SplitConfig
 from tlray.errors import ExamplesError
-from tlray.train.labels import shown
+from tlray.training.examples.labels import shown
 
 SPLIT_NAMES = {
     "train": 0, "training": 0,

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from tlray.train.examples import Split
-from tlray.train.objective import Objective
-from tlray.train.products import product
-from tlray.train.race import Log, Race
-from tlray.train.trials import Data, Fit, Schedule, Trial
+from tlray.training.examples.examples import Split
+from tlray.training.heads.early_stopping import Log, Race
+from tlray.training.heads.matmul import product
+from tlray.training.heads.objective import Objective
+from tlray.training.heads.trials import Data, Fit, Schedule, Trial
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8

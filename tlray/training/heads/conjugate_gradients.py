@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tlray.train.examples import Split
-from tlray.train.objective import Objective
-from tlray.train.products import product
-from tlray.train.race import Log, Race
-from tlray.train.trials import Data, Fit, Schedule, Trial
+from tlray.training.examples.examples import Split
+from tlray.training.heads.early_stopping import Log, Race
+from tlray.training.heads.matmul import product
+from tlray.training.heads.objective import Objective
+from tlray.training.heads.trials import Data, Fit, Schedule, Trial
 
 MAX_COMPONENTS = 4096
 """Of vectors or rows, whichever are fewer: their eigenvectors take some 20 s on two cores; beyond, `auto` takes adamw."""

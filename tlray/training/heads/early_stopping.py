@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlray.train.trials import IMPROVEMENT, go_on
+from tlray.training.heads.trials import IMPROVEMENT, go_on
 
 Log = Callable[[int, dict[str, float]], None]
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
-from tlray.train.adamw import train_adamw
-from tlray.train.conjugate import MAX_COMPONENTS, conjugate_gradients, heads_at_once
-from tlray.train.examples import Split
-from tlray.train.losses import row_losses
-from tlray.train.products import product
-from tlray.train.race import Log
-from tlray.train.ridge import train_ridge
-from tlray.train.trials import Data, Fit, Schedule, Solver, Trial, row_of
+from tlray.training.examples.examples import Split
+from tlray.training.examples.losses import row_losses
+from tlray.training.heads.adamw import train_adamw
+from tlray.training.heads.conjugate_gradients import MAX_COMPONENTS, conjugate_gradients, heads_at_once
+from tlray.training.heads.early_stopping import Log
+from tlray.training.heads.matmul import product
+from tlray.training.heads.ridge import train_ridge
+from tlray.training.heads.trials import Data, Fit, Schedule, Solver, Trial, row_of
 
 DEFAULT_HIDDEN = (256,)
 DEFAULT_RATES = (1e-4, 1e-3, 1e-2)

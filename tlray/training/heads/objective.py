@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor
 
-from tlray.output import Task
+from tlray.predictor import Task
 
 
 class Objective:

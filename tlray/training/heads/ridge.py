@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlray.train.examples import Split
-from tlray.train.objective import Objective
-from tlray.train.trials import Data, Fit, Trial
-from tlray.train.vectors import BLOCK_ROWS
+from tlray.training.examples.examples import Split
+from tlray.training.heads.objective import Objective
+from tlray.training.heads.table_vectors import BLOCK_ROWS
+from tlray.training.heads.trials import Data, Fit, Trial
 
 TEMPERATURES = np.geomspace(0.5, 64, 57)
 """Factors on the scores of least squares that are tried where they are to be logits; each is 9 % larger than the last."""

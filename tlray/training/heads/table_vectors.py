@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import ExamplesError, ObjectNotFoundError, TableError
-from tlray.lake.parts import Part, read_part, stream_part, vectors_of
-from tlray.lake.table import Table
+from tlray.lake.table.parts import Part, read_part, stream_part, vectors_of
+from tlray.lake.table.table import Table
 
 BLOCK_ROWS = 8192
 Batch = tuple[np.ndarray, np.ndarray]

@@ -1,4 +1,4 @@
-"""`tlray train`: a head on a table's vectors; a network's training is handed on to `tlray.train.network`."""
+"""`tlray train`: a head on a table's vectors; a network's training is handed on to `tlray.training.network.train_network`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,23 +9,23 @@ import numpy as np
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
-from tlray.lake.lease import hold
-from tlray.lake.storage import to_uri
-from tlray.lake.table import Table
+from tlray.lake.storage.store import to_uri
+from tlray.lake.table.lease import hold
+from tlray.lake.table.table import Table
+from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.heads import Head
-from tlray.models.memory import keep_freed_memory
 from tlray.progress import LINE_INTERVAL_SECONDS, say
 from tlray.scoring import knn_accuracy, near_duplicate_groups
-from tlray.train.examples import Examples, Split, read_examples
-from tlray.train.grid import best_of, check_head, solver_of, table_of, train_trials, trained_again, trials_of
-from tlray.train.loggers import Loggers
-from tlray.train.losses import check_class_weights, row_weights
-from tlray.train.metrics import Evaluation, evaluate, wilson
-from tlray.train.model import RECIPE_NAME, ModelCard, now, package_versions, read_card, save_model
-from tlray.train.pictures import draw_confusion, draw_curves
-from tlray.train.rerun import action_of, identity_of, result_of
-from tlray.train.trials import Data, Fit, Schedule, Trial, scores_of, to_head
-from tlray.train.vectors import LoadedVectors, TableRows, memory_budget_bytes, read_table
+from tlray.training.examples.examples import Examples, Split, read_examples
+from tlray.training.examples.losses import check_class_weights, row_weights
+from tlray.training.examples.metrics import Evaluation, evaluate, wilson
+from tlray.training.heads.grid import best_of, check_head, solver_of, table_of, train_trials, trained_again, trials_of
+from tlray.training.heads.table_vectors import LoadedVectors, TableRows, memory_budget_bytes, read_table
+from tlray.training.heads.trials import Data, Fit, Schedule, Trial, scores_of, to_head
+from tlray.training.model.loggers import Loggers
+from tlray.training.model.model import RECIPE_NAME, ModelCard, now, package_versions, read_card, save_model
+from tlray.training.model.plots import draw_confusion, draw_curves
+from tlray.training.model.rerun import action_of, identity_of, result_of
 
 MAX_COMPARED = 50_000
 """Rows that are compared with each other for near-duplicates: a minute on two cores at 1,280 floats, four of twice as many."""
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         TableLockedError: another run trains a model there.
     """
     if config.network is not None:
-        from tlray.train.network import train_network
+        from tlray.training.network.train_network import train_network
 
         return train_network(config)
     return _train_head(config)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tlray.errors import ExamplesError
 from tlray.models.heads import Head, HeadSpec
-from tlray.train.examples import Examples, Split
-from tlray.train.labels import shown
-from tlray.train.vectors import Vectors
+from tlray.training.examples.examples import Examples, Split
+from tlray.training.examples.labels import shown
+from tlray.training.heads.table_vectors import Vectors
 
 Solver = Literal["cg", "adamw", "ridge"]
 IMPROVEMENT = 1e-2

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from tlray.config import ExportConfig
 from tlray.errors import BackboneError, ConfigError, first_line
-from tlray.lake.local_copy import local_copy
-from tlray.lake.storage import join, open_store, to_uri
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.storage.store import join, open_store, to_uri
 from tlray.models.backbones import load_backbone, with_taps
+from tlray.models.encoder.network import Network
 from tlray.models.heads import Head
-from tlray.models.network import Network
 from tlray.recipe import Precision, golden_images
-from tlray.train.model import HEAD_NAME, NETWORK_NAME, Model, load_model
+from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, Model, load_model
 
 TOLERANCE = 1e-4
 """Largest difference of onnxruntime's scores to torch's, relative to the largest score where that is over 1. Both compute in

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from tlray import __version__
 from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundError, RecipeMismatchError, first_line
-from tlray.lake.storage import join, open_store
+from tlray.lake.storage.store import join, open_store
 from tlray.models.heads import Head, HeadSpec
 from tlray.recipe import Recipe, RecipeFile
-from tlray.train.examples import Task
-from tlray.train.metrics import Evaluation
+from tlray.training.examples.examples import Task
+from tlray.training.examples.metrics import Evaluation
 
 CARD_NAME = "model.json"
 HEAD_NAME = "head.safetensors"

@@ -5,11 +5,11 @@ from typing import Any
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
-from tlray.lake.storage import open_store
-from tlray.lake.table import Table
+from tlray.lake.storage.store import open_store
+from tlray.lake.table.table import Table
 from tlray.progress import say
-from tlray.train.labels import labels_uri
-from tlray.train.model import ModelCard, check_same_recipe, model_exists, read_card
+from tlray.training.examples.labels import labels_uri
+from tlray.training.model.model import ModelCard, check_same_recipe, model_exists, read_card
 
 _NOT_IDENTITY = {"out", "rebuild", "wait", "lease_seconds", "dry_run", "memory_bytes", "loggers", "logs", "local"}
 """Keys that do not change what is trained."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tlray.train.world import World
+from tlray.training.network.processes import World
 
 _SIGNATURE = inspect.signature(F.batch_norm)
 

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.errors import ExamplesError
-from tlray.lake.fetch import FetchSpec, fetch_unit
-from tlray.lake.parts import read_part, vectors_of
-from tlray.lake.plan import Unit
-from tlray.lake.table import Table
-from tlray.train.augment import Kind, augment, canvas_of, centre
-from tlray.train.vectors import memory_budget_bytes
+from tlray.extraction.plan.plan import Unit
+from tlray.extraction.worker.fetch import FetchSpec, fetch_unit
+from tlray.lake.table.parts import read_part, vectors_of
+from tlray.lake.table.table import Table
+from tlray.training.heads.table_vectors import memory_budget_bytes
+from tlray.training.network.augment import Kind, augment, canvas_of, centre
 
 CHUNK_IMAGES = 16
 """Images that one thread decodes at a time."""

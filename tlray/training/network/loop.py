@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError, TooManyFailuresError
-from tlray.models.precision import autocast, precision
+from tlray.models.encoder.precision import autocast, precision
 from tlray.progress import say
-from tlray.train.average import Average
-from tlray.train.batch_norm import shared_batch_norms
-from tlray.train.checkpoints import Checkpoints, Epoch, Progress
-from tlray.train.examples import Examples, Split
-from tlray.train.losses import row_losses, row_weights
-from tlray.train.rows import Rows
-from tlray.train.schedule import blocks_in_training, parameter_groups, rate_factor
-from tlray.train.transfer import TransferNetwork, scale_of, share_statistics
-from tlray.train.world import World, share_of
+from tlray.training.examples.examples import Examples, Split
+from tlray.training.examples.losses import row_losses, row_weights
+from tlray.training.network.batch_norm import shared_batch_norms
+from tlray.training.network.checkpoints import Checkpoints, Epoch, Progress
+from tlray.training.network.inputs import Rows
+from tlray.training.network.processes import World, share_of
+from tlray.training.network.schedule import blocks_in_training, parameter_groups, rate_factor
+from tlray.training.network.transfer_network import TransferNetwork, scale_of, share_statistics
+from tlray.training.network.weight_average import Average
 
 Loaded = tuple[np.ndarray, Tensor, Tensor]
 """Positions_B, inputs, and 1 for each row that has one (0 where an image cannot be read)."""

@@ -1,6 +1,7 @@
 """A network's training on a Ray cluster: Ray Train starts the processes, and starts them again when some are lost.
 
-What is kept is our own (`tlray.train.checkpoints`), in one format whether Ray is there or not; a run that goes on finds it by
+What is kept is our own (`tlray.training.network.checkpoints`), in one format whether Ray is there or not; a run that
+goes on finds it by
 its fingerprint, whatever the number of processes is then. Epochs are not reported to Ray Train, which
 shows them nowhere and takes a report every two seconds only: no epoch would be shorter.
 """
@@ -24,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, TooManyFailuresError, first_line
-from tlray.lake.storage import delta_options, join, to_path
-from tlray.ray_session import joined
+from tlray.lake.storage.store import delta_options, join, to_path
+from tlray.ray_cluster.session import joined
 
 if TYPE_CHECKING:
-    from tlray.train.work import Job
+    from tlray.training.network.worker import Job
 
 
 class RayWorld:
@@ -141,7 +142,7 @@ def own_interrupts() -> Iterator[None]:
 
 def _work(settings: dict[str, Any]) -> None:
     """In each process."""
-    from tlray.train.work import Job, work  # Ray Train's controller reads this module too, and needs no networks
+    from tlray.training.network.worker import Job, work  # Ray Train's controller reads this module too, and needs no networks
 
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     logging.getLogger("botocore").setLevel(logging.WARNING)  # Ray Train shows all from INFO on

@@ -1,4 +1,4 @@
-"""What the training loop asks of the processes that it runs in; `tlray.train.on_ray` has the one for several.
+"""What the training loop asks of the processes that it runs in; `tlray.training.network.on_ray` has the one for several.
 
 Shape legend: B rows of a batch.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlray.models.encoder import choose_device
+from tlray.models.encoder.encoder import choose_device
 
 
 class World(Protocol):

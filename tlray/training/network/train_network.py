@@ -8,27 +8,27 @@ import pyarrow as pa
 
 from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
 from tlray.errors import ConfigError, RecipeMismatchError
-from tlray.lake.lease import hold
-from tlray.lake.local_copy import local_copy
-from tlray.lake.resize import check_preprocessing
-from tlray.lake.sources import PAGE_SCHEMA, open_source
-from tlray.lake.storage import to_uri
-from tlray.lake.table import Table
+from tlray.lake.image.resize import check_preprocessing
+from tlray.lake.source.source import PAGE_SCHEMA, open_source
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.storage.store import to_uri
+from tlray.lake.table.lease import hold
+from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone, resolve_backbone
 from tlray.models.weights import WeightsSpec
 from tlray.progress import say
 from tlray.recipe import Recipe
-from tlray.train.checkpoints import Checkpoints, delete_folder
-from tlray.train.examples import Examples, read_examples
-from tlray.train.grid import check_head
-from tlray.train.labels import labels_uri
-from tlray.train.loggers import Loggers
-from tlray.train.losses import check_class_weights
-from tlray.train.model import ModelCard, model_exists, read_card
-from tlray.train.rerun import short_metrics
-from tlray.train.shared import encode_shared, write_shared
-from tlray.train.work import Job, anatomy_of, check_activations, checkpoints_of, suffix_of, work
-from tlray.train.world import Alone
+from tlray.training.examples.examples import Examples, read_examples
+from tlray.training.examples.examples_file import encode_shared, write_shared
+from tlray.training.examples.labels import labels_uri
+from tlray.training.examples.losses import check_class_weights
+from tlray.training.heads.grid import check_head
+from tlray.training.model.loggers import Loggers
+from tlray.training.model.model import ModelCard, model_exists, read_card
+from tlray.training.model.rerun import short_metrics
+from tlray.training.network.checkpoints import Checkpoints, delete_folder
+from tlray.training.network.processes import Alone
+from tlray.training.network.worker import Job, anatomy_of, check_activations, checkpoints_of, suffix_of, work
 
 _DOES_NOT_MATTER: Any = {
     **dict.fromkeys(("out", "memory_bytes", "loggers", "logs", "rebuild", "wait", "lease_seconds", "dry_run", "local"), True),
@@ -105,7 +105,7 @@ def _train(job: Job, shared: bytes, out: str) -> None:
     if job.config.local:
         work(job, Alone())
     else:
-        from tlray.train.on_ray import work_on_ray  # ray is slow to import, and --local does without it
+        from tlray.training.network.on_ray import work_on_ray  # ray is slow to import, and --local does without it
 
         work_on_ray(job)
     _log(job.config, out, read_card(out))

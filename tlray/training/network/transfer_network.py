@@ -13,7 +13,7 @@ from tlray.models.freezing import Anatomy, Frozen
 from tlray.models.heads import Head
 from tlray.models.suffix import Suffix
 from tlray.models.taps import Pooling, TapRunner
-from tlray.train.world import World
+from tlray.training.network.processes import World
 
 _NORM_FLOOR = 1e-12
 """As the encoder's."""

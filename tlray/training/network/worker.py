@@ -14,30 +14,30 @@ from torch import Tensor
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError, TlrayError, first_line
-from tlray.lake.fetch import FetchSpec
-from tlray.lake.local_copy import local_copy
-from tlray.lake.storage import join, to_uri
-from tlray.lake.table import Table
+from tlray.extraction.worker.fetch import FetchSpec
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.storage.store import join, to_uri
+from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone, load_backbone, to_network_input
+from tlray.models.encoder.golden import make_recipe_file
+from tlray.models.encoder.precision import precision
 from tlray.models.freezing import Anatomy, examine
-from tlray.models.golden import make_recipe_file
 from tlray.models.heads import Head, HeadSpec
-from tlray.models.precision import precision
 from tlray.models.suffix import Suffix, split_suffix
 from tlray.models.taps import Pooling, TapRunner
 from tlray.models.weights import hash_weights
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Recipe, RecipeFile, check_golden, golden_images
-from tlray.train.checkpoints import Checkpoints, Progress
-from tlray.train.examples import Examples, Split
-from tlray.train.grid import hidden_of
-from tlray.train.loop import Training
-from tlray.train.metrics import Evaluation, evaluate
-from tlray.train.model import NETWORK_NAME, RECIPE_NAME, ModelCard, now, package_versions, save_model
-from tlray.train.pictures import draw_confusion, draw_curves
-from tlray.train.rows import ActivationRows, ImageRows, Rows
-from tlray.train.shared import read_shared
-from tlray.train.transfer import TransferNetwork
-from tlray.train.world import World
+from tlray.training.examples.examples import Examples, Split
+from tlray.training.examples.examples_file import read_shared
+from tlray.training.examples.metrics import Evaluation, evaluate
+from tlray.training.heads.grid import hidden_of
+from tlray.training.model.model import NETWORK_NAME, RECIPE_NAME, ModelCard, now, package_versions, save_model
+from tlray.training.model.plots import draw_confusion, draw_curves
+from tlray.training.network.checkpoints import Checkpoints, Progress
+from tlray.training.network.inputs import ActivationRows, ImageRows, Rows
+from tlray.training.network.loop import Training
+from tlray.training.network.processes import World
+from tlray.training.network.transfer_network import TransferNetwork
 
 
 class Job(BaseModel):

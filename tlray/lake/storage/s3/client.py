@@ -14,9 +14,9 @@ from botocore.config import Config
 from botocore.utils import parse_timestamp
 
 from tlray.errors import GO_ON, CredentialsError, StorageError, StoreAwayError, TlrayError
-from tlray.lake.retry import Attempts, Pace
-from tlray.lake.s3_errors import AgainError, ThrottledError, UnexplainedError, s3_errors
-from tlray.lake.storage import split_s3
+from tlray.lake.storage.retry import Attempts, Pace
+from tlray.lake.storage.s3.errors import AgainError, ThrottledError, UnexplainedError, s3_errors
+from tlray.lake.storage.store import split_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -28,7 +28,7 @@ READ_SECONDS = 30
 """Without a byte; a stall is waited out, a connection that died without a word is not."""
 
 _CONFIG = Config(
-    retries={"mode": "standard", "total_max_attempts": 1},  # `tlray.lake.retry` repeats
+    retries={"mode": "standard", "total_max_attempts": 1},  # `tlray.lake.storage.retry` repeats
     connect_timeout=CONNECT_SECONDS,
     read_timeout=READ_SECONDS,
     max_pool_connections=64,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tlray.errors import StorageError
-from tlray.lake.retry import BODY_ATTEMPTS, Attempts
-from tlray.lake.s3_errors import BROKEN_BODY
-from tlray.lake.storage import ObjectInfo
+from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts
+from tlray.lake.storage.s3.errors import BROKEN_BODY
+from tlray.lake.storage.store import ObjectInfo
 
 
 class Body(Protocol):

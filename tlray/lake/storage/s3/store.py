@@ -1,4 +1,4 @@
-"""The S3 store (see `tlray.lake.storage.Store`), on boto3; for AWS and for servers that speak its protocol."""
+"""The S3 store (see `tlray.lake.storage.store.Store`), on boto3; for AWS and for servers that speak its protocol."""
 
 import contextlib
 import functools
@@ -18,12 +18,12 @@ from tlray.errors import (
     SourceError,
     StorageError,
 )
-from tlray.lake.retry import BODY_ATTEMPTS, LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Attempts
-from tlray.lake.s3_client import CONNECT_SECONDS, READ_SECONDS, call, connection
-from tlray.lake.s3_errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
-from tlray.lake.s3_reader import Body, S3Reader, pause_or_raise
-from tlray.lake.s3_upload import put
-from tlray.lake.storage import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, split_s3
+from tlray.lake.storage.retry import BODY_ATTEMPTS, LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Attempts
+from tlray.lake.storage.s3.client import CONNECT_SECONDS, READ_SECONDS, call, connection
+from tlray.lake.storage.s3.errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
+from tlray.lake.storage.s3.reader import Body, S3Reader, pause_or_raise
+from tlray.lake.storage.s3.upload import put
+from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, split_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,7 +39,8 @@ _DELTA_RETRIES = {
     "connect_timeout": f"{CONNECT_SECONDS}s",
     "timeout": f"{READ_SECONDS}s",
 }
-"""delta-rs's client repeats by itself: with pauses that grow and are drawn at random, too; these are `tlray.lake.retry`'s."""
+"""delta-rs's client repeats by itself: with pauses that grow and are drawn at random, too; these are
+`tlray.lake.storage.retry`'s."""
 
 
 class S3Store:
@@ -154,7 +155,7 @@ def _delete_objects(query: dict[str, Any], client: "S3Client") -> "DeleteObjects
 
 
 def delta_options(uri: str) -> dict[str, str]:
-    """See `tlray.lake.storage.delta_options`."""
+    """See `tlray.lake.storage.store.delta_options`."""
     bucket, _ = split_s3(uri)
     try:
         # The bucket may be in another region than the profile's: boto3 follows by itself, delta-rs has to be told.

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlray.errors import ObjectNotFoundError, StorageError, TlrayError
-from tlray.lake.s3_client import call
+from tlray.lake.storage.s3.client import call
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedMultipartUploadTypeDef

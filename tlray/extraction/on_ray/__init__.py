@@ -1,0 +1,1 @@
+"""Extraction spread over a Ray cluster."""

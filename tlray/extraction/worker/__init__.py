@@ -1,0 +1,1 @@
+"""What a worker does with a unit: fetch, decode, encode, write."""

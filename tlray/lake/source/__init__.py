@@ -1,0 +1,1 @@
+"""Sources: where images are listed and read from."""

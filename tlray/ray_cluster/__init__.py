@@ -1,0 +1,1 @@
+"""The Ray cluster: its address, joining it, and what its errors mean."""

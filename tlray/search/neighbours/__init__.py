@@ -1,0 +1,1 @@
+"""Nearest neighbours: FAISS indexes, exact comparison and their recall."""

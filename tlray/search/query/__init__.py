@@ -1,0 +1,1 @@
+"""Queries: from an image, a row or a vector to the nearest rows."""

@@ -1,0 +1,1 @@
+"""Versions of an index at rest: its card, its files, publishing and loading."""

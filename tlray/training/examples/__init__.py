@@ -1,0 +1,1 @@
+"""Examples: rows with labels, their splits, losses and metrics."""

@@ -1,0 +1,1 @@
+"""The trained model at rest, and what is made of it."""

@@ -1,0 +1,1 @@
+"""Networks trained from images or cached activations."""
