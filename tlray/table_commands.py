@@ -5,7 +5,7 @@ from typing import Any
 
 from tlray.config import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
 from tlray.errors import TableError
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.lake.table import alias as aliases
 from tlray.lake.table import diff as contrast
 from tlray.lake.table import maintenance

@@ -47,8 +47,8 @@ from tlray.training.examples.splits import hash_splits
 from tlray.training.heads.grid import train_trials
 from tlray.training.heads.matmul import product
 from tlray.training.heads.table_vectors import LoadedVectors
-from tlray.training.heads.train_heads import train
 from tlray.training.heads.trials import Data, Schedule, Solver, Trial
+from tlray.training.train import train
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "lite0": {"backbone": BACKBONE, "weights": WEIGHTS},

@@ -21,7 +21,7 @@ from tlray.config import ExtractConfig, TrainConfig
 from tlray.demo.digits import LEVELS, write_digits
 from tlray.extraction.extract import extract
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.models.backbones import resolve_backbone
 from tlray.models.heads import Head, HeadSpec
 from tlray.training.model.model import load_model

@@ -12,7 +12,8 @@ from tests.photos import write_photos
 from tlray.config import ExtractConfig, TrainConfig
 from tlray.extraction.extract import extract
 from tlray.lake.image.decode import decode_image
-from tlray.lake.storage.store import open_store, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import to_uri
 from tlray.models.backbones import to_network_input
 from tlray.recipe import Preprocessing
 

@@ -18,7 +18,7 @@ import numpy as np
 from tlray.demo.digits import write_digits
 from tlray.demo.picture import draw_neighbours
 from tlray.demo.s3_server import S3Server
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 from tlray.lake.table.maintenance import show
 from tlray.lake.table.parts import vectors_of
 from tlray.lake.table.table import Table

@@ -25,7 +25,7 @@ from tlray.extraction.worker.fetch import FetchSpec
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.source.source import Source, open_source
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.lease import hold
 from tlray.lake.table.maintenance import optimize
 from tlray.lake.table.recipe_check import check_recipe

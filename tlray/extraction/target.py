@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from tlray.lake.storage.store import join, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join
 from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone
 from tlray.models.encoder.golden import make_recipe_file

@@ -7,7 +7,8 @@ from tlray.config import PredictConfig
 from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.extraction.extract import bring_up_to_date
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.store import join, open_store, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join, to_uri
 from tlray.predictor import HeadFile, Output
 from tlray.recipe import Recipe, RecipeFile
 

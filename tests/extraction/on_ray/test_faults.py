@@ -16,8 +16,8 @@ from tests.photos import RECIPE, SHORT_LEASE, error_of, frame_of, photo, result_
 from tlray.demo.s3_server import S3Server
 from tlray.extraction.worker import fetch
 from tlray.lake.storage import retry
+from tlray.lake.storage.open import open_store
 from tlray.lake.storage.s3 import store as s3
-from tlray.lake.storage.store import open_store
 from tlray.lake.table import table
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]

@@ -24,7 +24,7 @@ from tests.forwarder import Forwarder, end
 from tests.hosts import Hosts, RayHosts, why_not
 from tests.photos import RECIPE, frame_of, photo, result_of, s3_options, tlray
 from tlray.demo.s3_server import S3Server
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 
 pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 

@@ -25,7 +25,7 @@ from tlray.demo.s3_server import S3Server
 from tlray.extraction.on_ray.run import for_plan, share_out
 from tlray.extraction.plan.plan import Plan, Unit
 from tlray.lake.source.source import PAGE_SCHEMA
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 from tlray.ray_cluster.address import answers
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]

@@ -16,7 +16,8 @@ import pytest
 from tests.lake.source.test_sources import items, source, tree
 from tlray.errors import SourceError
 from tlray.lake.source.manifest import resolve_entry
-from tlray.lake.storage.store import LISTING_SCHEMA, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import LISTING_SCHEMA
 
 OBJECTS = [  # key, IsLatest, IsDeleteMarker, size, etag
     ("photos/a b+c%.jpg", True, False, 10, "e1"),

@@ -13,7 +13,7 @@ import pytest
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, ObjectChangedError, SourceError
 from tlray.lake.source.shards import ContainerKind, Member, container_of, read_members
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 
 
 def make_tar(files: list[tuple[str, bytes]], mode: str = "w") -> bytes:

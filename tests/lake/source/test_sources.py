@@ -13,7 +13,7 @@ import pytest
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.source.source import PAGE_SCHEMA, Source, open_source
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 
 
 def source(uri: str | Path, **config: object) -> Source:

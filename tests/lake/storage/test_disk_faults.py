@@ -14,7 +14,7 @@ from tests.photos import RECIPE, SHORT_LEASE, error_of, frame_of, result_of, tlr
 from tlray import cli
 from tlray.demo.s3_server import S3Server
 from tlray.errors import StorageError
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 from tlray.lake.table import table
 
 

@@ -23,9 +23,9 @@ from tlray.errors import (
     StoreAwayError,
 )
 from tlray.lake.storage import retry
+from tlray.lake.storage.open import delta_options, open_store
 from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts, Pace
 from tlray.lake.storage.s3 import client as s3_client
-from tlray.lake.storage.store import delta_options, open_store
 from tlray.lake.table.table import Table
 
 

@@ -12,8 +12,8 @@ from tests.conftest import use_server
 from tests.forwarder import Forwarder, end
 from tlray.demo.s3_server import S3Server
 from tlray.errors import ObjectChangedError, StorageError
+from tlray.lake.storage.open import open_store
 from tlray.lake.storage.retry import Attempts
-from tlray.lake.storage.store import open_store
 
 
 class CuttingProxy(Forwarder):

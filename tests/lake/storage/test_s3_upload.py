@@ -6,8 +6,8 @@ import boto3
 import pytest
 
 from tlray.errors import StorageError
+from tlray.lake.storage.open import open_store
 from tlray.lake.storage.s3 import upload as s3_upload
-from tlray.lake.storage.store import open_store
 
 PART_BYTES = 5 * 2**20
 """The least that S3 takes."""

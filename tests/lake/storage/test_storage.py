@@ -17,8 +17,10 @@ from deltalake.exceptions import DeltaError
 
 from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError
+from tlray.lake.storage.open import delta_options, open_store
 from tlray.lake.storage.s3 import upload as s3_upload
-from tlray.lake.storage.store import ObjectInfo, Store, delta_options, join, open_store, to_path, to_uri
+from tlray.lake.storage.store import ObjectInfo, Store
+from tlray.lake.storage.uri import join, to_path, to_uri
 
 ODD_NAMES = [
     "a b.jpg",

@@ -21,9 +21,9 @@ from tlray.lake.table.maintenance import optimize
 from tlray.lake.table.parts import vector_column
 from tlray.lake.table.table import Table
 from tlray.predictor import Output
-from tlray.search.versions.card import publish, read_card, versions
 from tlray.search.query.search import search
 from tlray.search.query.searcher import Searcher
+from tlray.search.versions.card import publish, read_card, versions
 
 FACTORIES = ["Flat", "HNSW16", "IVF32,Flat", "PCA16,HNSW16", "OPQ2_8,IVF16,PQ2x4", "IVF16,SQ4", "IVF64_HNSW8,Flat"]
 

@@ -13,8 +13,8 @@ import pytest
 import ray
 
 from tests.ray_cluster import free_ports
-from tests.search.tables import Bench, rows_for, vectors_for
 from tests.search.service.test_service import TOKEN, Client
+from tests.search.tables import Bench, rows_for, vectors_for
 from tlray.config import SearchConfig, ServeConfig
 from tlray.errors import ConfigError
 from tlray.search.query.search import search

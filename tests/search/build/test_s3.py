@@ -5,9 +5,9 @@ import pytest
 
 from tests.search.tables import Bench, exact, rows_for, vectors_for
 from tlray.errors import IndexCorruptError
-from tlray.lake.storage.store import open_store
-from tlray.search.versions.card import read_card, versions
+from tlray.lake.storage.open import open_store
 from tlray.search.query.searcher import Searcher
+from tlray.search.versions.card import read_card, versions
 
 
 @pytest.mark.s3

@@ -29,9 +29,9 @@ from tests.photos import RECIPE, error_of, photo, result_of, start_tlray, tlray,
 from tests.search.tables import Bench, exact, rows_for
 from tlray.config import ServeConfig
 from tlray.errors import ImageError, IndexCorruptError
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
+from tlray.search.service.app import guarded, make_app, read_token
 from tlray.search.service.map import layout, principal_components
-from tlray.search.service.server import guarded, make_app, read_token
 from tlray.search.service.service import Service
 from tlray.search.service.thumbnails import Thumbnails
 from tlray.search.versions.card import read_card

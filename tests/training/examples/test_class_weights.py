@@ -15,8 +15,8 @@ from tlray.errors import ConfigError
 from tlray.training.examples.examples import Split
 from tlray.training.examples.losses import row_losses, row_weights
 from tlray.training.heads.conjugate_gradients import conjugate_gradients
-from tlray.training.heads.train_heads import train
 from tlray.training.heads.trials import Data, Schedule
+from tlray.training.train import train
 
 
 def labels(classes: np.ndarray) -> np.ndarray:

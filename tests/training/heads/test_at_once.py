@@ -11,7 +11,7 @@ from tests.training.held import held
 from tests.training.networks import photos_in, training
 from tests.training.tables import blobs, config_for, write_table
 from tlray.errors import TableLockedError
-from tlray.training.heads.train_heads import train
+from tlray.training.train import train
 
 
 def test_heads(tmp_path: Path) -> None:

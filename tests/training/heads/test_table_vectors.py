@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.tables import blobs, write_table
 from tlray.errors import ExamplesError, TableError
-from tlray.lake.storage.store import to_path
+from tlray.lake.storage.uri import to_path
 from tlray.lake.table.table import Table
 from tlray.training.heads.table_vectors import LoadedVectors, StreamedVectors, read_table
 

@@ -21,8 +21,8 @@ from tlray.lake.table.table import Table
 from tlray.predictor import Output
 from tlray.training.examples.examples import Split
 from tlray.training.examples.splits import hash_splits
-from tlray.training.heads.train_heads import train
 from tlray.training.model.model import load_model, read_card
+from tlray.training.train import train
 
 ROWS = 600
 

@@ -9,7 +9,7 @@ import torch
 from tests.training.held import held
 from tests.training.networks import extract_activations, largest_difference, photos_in, tensors_of, training
 from tlray.errors import ConfigError, ExamplesError, StorageError, TableLockedError, TlrayError
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.training.model.model import load_model
 from tlray.training.network import worker as work
 from tlray.training.network.checkpoints import Checkpoints, Progress

@@ -23,7 +23,8 @@ from tests.training.network.test_train_network import DRIVER, wait_for_step
 from tests.training.networks import largest_difference, photos_in, tensors_of, training
 from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError
-from tlray.lake.storage.store import open_store, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import to_uri
 from tlray.training.model.model import load_model
 from tlray.training.network.checkpoints import Checkpoints, Progress
 from tlray.training.network.on_ray import own_interrupts

@@ -24,7 +24,8 @@ from tests.training.networks import (
 )
 from tlray.errors import BackboneError, ConfigError, RecipeMismatchError, TooManyFailuresError
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.store import open_store, to_path, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import to_path, to_uri
 from tlray.models.backbones import load_backbone, resolve_backbone
 from tlray.models.taps import Pooling, TapRunner
 from tlray.training.examples.examples import Split

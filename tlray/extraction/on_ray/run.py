@@ -10,9 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-import ray.exceptions
 
-from tlray.errors import GO_ON, StorageError, TlrayError
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
 from tlray.extraction.on_ray.tasks import decode, unit_rows, write
 from tlray.extraction.on_ray.unit_actor import UnitActor
@@ -23,6 +21,7 @@ from tlray.extraction.worker.pieces import WrittenPiece
 from tlray.extraction.worker.unit_worker import THREADS_AHEAD
 from tlray.lake.table.table import Table
 from tlray.models.encoder.memory import as_environment
+from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
 
 IMAGE_BYTES = 100_000
@@ -108,13 +107,11 @@ def run_on_ray(
     images = plan.todo if plan.kind == "images" else plan.todo_bytes // IMAGE_BYTES
     job = _Job(spec.model_dump_json(), table.uri, weights, table.recipe_file.table_id, run_id, images // workers.actors)
     written = (_staged if workers.gpus else _whole)(units, workers, job)
-    try:
+    with unwrapped():
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(batch, pa.Table)
             for document in batch["written"].to_pylist():
                 yield WrittenPiece.model_validate_json(document)
-    except ray.exceptions.RayError as error:
-        raise _our_own(error) from error
 
 
 @dataclass(frozen=True)
@@ -177,24 +174,3 @@ def _staged(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Da
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
     )
-
-
-def _our_own(error: BaseException) -> TlrayError:
-    """The error of ours that a Ray error wraps, or a StorageError that carries its text."""
-    seen: BaseException | None = error
-    while seen is not None:
-        # The cause first: Ray's own wrapper counts as an instance of what it wraps, and carries the whole remote traceback.
-        for candidate in (getattr(seen, "cause", None), seen):
-            if isinstance(candidate, TlrayError):
-                return candidate
-        seen = seen.__cause__ or seen.__context__
-    if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
-        return StorageError(
-            f"a node's object store or the disk that it spills to is full: {_last_line(error)}; free room there, "
-            f"or start Ray with a larger --object-store-memory; {GO_ON}"
-        )
-    return StorageError(f"the workers failed: {_last_line(error)}; {GO_ON}")
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

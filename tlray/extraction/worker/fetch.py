@@ -33,7 +33,8 @@ from tlray.errors import (
 from tlray.extraction.plan.plan import Unit
 from tlray.lake.image.decode import decode_image
 from tlray.lake.source.shards import Member, read_members
-from tlray.lake.storage.store import Blob, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import Blob
 from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS
 from tlray.recipe import Preprocessing
 

@@ -12,7 +12,8 @@ import torch
 
 from tlray.errors import TableCorruptError
 from tlray.extraction.worker.encode import TimedEncoder
-from tlray.lake.storage.store import join, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join
 from tlray.lake.table.parts import round_to_half
 from tlray.models.heads import Head, HeadSpec
 from tlray.predictor import HEAD_SCORES

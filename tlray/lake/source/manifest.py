@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.lake.storage.store import READ_BUFFER_BYTES, join, open_store, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import READ_BUFFER_BYTES
+from tlray.lake.storage.uri import join, to_uri
 
 URI_COLUMNS = (
     "uri", "url", "path", "filename", "file", "file_name", "image", "image_path", "image_uri", "filepath", "key",

@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, ObjectNotFoundError, SourceError
-from tlray.lake.storage.store import READ_BUFFER_BYTES, open_store, printable
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import READ_BUFFER_BYTES
+from tlray.lake.storage.uri import printable
 
 ContainerKind = Literal["webdataset", "parquet"]
 

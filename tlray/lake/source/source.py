@@ -22,7 +22,9 @@ from tlray.lake.source.globs import Globs
 from tlray.lake.source.inventory import read_listing
 from tlray.lake.source.manifest import read_manifest
 from tlray.lake.source.shards import IMAGE_SUFFIXES, SUFFIXES, check_columns, containers_of, image_columns, read_schema
-from tlray.lake.storage.store import LISTING_SCHEMA, in_range, join, open_store, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import LISTING_SCHEMA, in_range
+from tlray.lake.storage.uri import join, to_uri
 
 Format = Literal["images", "manifest", "webdataset", "parquet"]
 Kind = Literal["images", "webdataset", "parquet"]

@@ -21,7 +21,8 @@ from tlray.errors import (
     ObjectTooLargeError,
     StorageError,
 )
-from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, printable, to_path
+from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range
+from tlray.lake.storage.uri import printable, to_path
 
 PAGE_ROWS = 10_000
 

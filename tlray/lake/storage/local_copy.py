@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from tlray.errors import SourceError
-from tlray.lake.storage.store import open_store, to_path, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import to_path, to_uri
 
 
 def local_copy(address: str) -> Path:

@@ -6,24 +6,16 @@ of everything below `<uri>/`; so `s3://b/photos` does not reach into `s3://b/pho
 A local file name that is not UTF-8 has its odd bytes written as `\xNN` in its URI, and is found again by it.
 """
 
-import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tlray.errors import SourceError
-
 LISTING_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size_bytes", pa.int64())])
 READ_BUFFER_BYTES = 2**20
 """Least that a ranged or sequential read asks for: on S3 a request's latency is that of about a MiB of body."""
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,93 +115,6 @@ class Store(Protocol):
             StorageError: some could not be deleted; the others were.
         """
         ...
-
-
-def to_uri(text: str) -> str:
-    """The normal form of what a user may write for a place.
-
-    A text without a scheme is a local path: `~` is expanded and it is made absolute. `s3a://` and `s3n://` become `s3://`.
-
-    Raises:
-        SourceError: empty, or of another scheme.
-    """
-    if not text:
-        raise SourceError("a URI is empty; expected s3://bucket/key or a local path")
-    match = _SCHEME.match(text)
-    if match is None:
-        return "file://" + printable(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - keep `\\xNN` bytes
-    scheme, rest = _SCHEMES.get(match[1].lower()), match[2]
-    if scheme is None:
-        raise SourceError(f"{text!r} has the scheme {match[1]!r}; expected s3://bucket/key, file:///path or a local path")
-    if scheme == "file" and not rest.startswith("/"):
-        raise SourceError(f"{text!r} is not an absolute file URI; expected file:///path, or the path without a scheme")
-    if scheme == "s3" and not rest.partition("/")[0]:
-        raise SourceError(f"{text!r} names no bucket; expected s3://bucket/key")
-    return f"{scheme}://{rest}"
-
-
-def to_path(uri: str) -> Path:
-    """The path of a `file://` URI.
-
-    Raises:
-        SourceError: it is of another scheme.
-    """
-    if not uri.startswith("file:///"):
-        raise SourceError(f"{uri!r} is not a local file; expected file:///path")
-    return Path(uri.removeprefix("file://"))
-
-
-def join(uri: str, *parts: str) -> str:
-    """`uri` and the parts below it, with one `/` between each; nothing is encoded or resolved."""
-    for part in parts:
-        uri = uri + part if uri.endswith("/") else f"{uri}/{part}"
-    return uri
-
-
-def split_s3(uri: str) -> tuple[str, str]:
-    """Bucket and key of an `s3://` URI; the key is empty for a bucket."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
-
-
-def printable(name: str) -> str:
-    r"""A file or tar member name as valid Unicode: bytes that Python could not decode become `\xNN`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def open_store(uri: str) -> Store:
-    """The store of a URI's scheme; it serves every URI of that scheme, and costs nothing to open.
-
-    Raises:
-        SourceError: the scheme is neither `file` nor `s3`.
-    """
-    if to_uri(uri).startswith("s3://"):
-        from tlray.lake.storage.s3.store import S3Store  # local work does not pay for importing boto3
-
-        return S3Store()
-    from tlray.lake.storage.local import LocalStore
-
-    return LocalStore()
-
-
-def delta_options(uri: str) -> dict[str, str]:
-    """What the `deltalake` package needs as `storage_options` to reach `uri` as boto3 does.
-
-    Credentials that expire are a snapshot: ask again for each commit.
-
-    Returns:
-        Nothing for a local URI.
-
-    Raises:
-        AccessError: there are no AWS credentials.
-        SourceError: the bucket does not exist.
-        StorageError: S3 cannot be reached.
-    """
-    if not to_uri(uri).startswith("s3://"):
-        return {}
-    from tlray.lake.storage.s3.store import delta_options as of_s3
-
-    return of_s3(uri)
 
 
 def in_range(page: pa.Table, first: str | None, end: str | None) -> pa.Table:

@@ -10,7 +10,7 @@ import uuid
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, TableError
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 
 MAX_BYTES = 64 * 1024
 """An object that is larger is no alias, and not read."""

@@ -7,8 +7,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from tlray.errors import AccessError, StorageError, TableError
+from tlray.lake.storage.open import delta_options
 from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts
-from tlray.lake.storage.store import delta_options, to_path
+from tlray.lake.storage.uri import to_path
 
 _DENIED = ("403", "Forbidden", "AccessDenied", "PermissionDenied", "Permission denied")
 _BROKEN_BODY = "response body"

@@ -24,7 +24,9 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tlray.errors import GO_ON, ObjectNotFoundError, StorageError, TableLockedError, TlrayError
-from tlray.lake.storage.store import Store, join, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import Store
+from tlray.lake.storage.uri import join
 
 LEASE_SECONDS = 30.0
 """How long a dead run keeps others out; a store that is away for less does not cost a run its table."""

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableCorruptError
-from tlray.lake.storage.store import join, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join
 from tlray.lake.table.parts import (
     READ_THREADS,
     RECIPE_KEY,

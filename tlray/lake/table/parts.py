@@ -16,7 +16,8 @@ from deltalake.transaction import AddAction
 from pydantic import BaseModel, ConfigDict
 
 from tlray.errors import TableCorruptError
-from tlray.lake.storage.store import join, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join
 from tlray.predictor import Output
 from tlray.recipe import RecipeFile, Storage
 

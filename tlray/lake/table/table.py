@@ -12,7 +12,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import RemoveAction, Transaction
 
 from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, StorageError, TableError
-from tlray.lake.storage.store import delta_options, join, open_store, to_path
+from tlray.lake.storage.open import delta_options, open_store
+from tlray.lake.storage.uri import join, to_path
 from tlray.lake.table.alias import read_alias
 from tlray.lake.table.delta_log import delta_uri, one_line, open_delta
 from tlray.lake.table.parts import READ_THREADS, Part, read_part, table_schema

@@ -4,29 +4,25 @@ Shape legend: N rows, B queries, D dimensions, K neighbours.
 """
 
 import math
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from tlray.config import IndexConfig
 from tlray.errors import TableError
 from tlray.lake.table.table import Table
+from tlray.machine import memory_budget_bytes
 from tlray.progress import say
-from tlray.search.neighbours.brute import knn, set_threads, threads
-from tlray.search.versions.card import Built, Card
-from tlray.search.neighbours.factory import Choice, choose, training_rows
 from tlray.search.build.remeasure import outlier_nearness
+from tlray.search.build.sample import ChosenRows, chosen_rows, probe_of
+from tlray.search.neighbours.factory import Choice, choose
 from tlray.search.neighbours.faiss_index import Engine
-from tlray.search.neighbours.exact import nearest_of
-from tlray.search.versions.files import FileKind, IndexFile, put_file
-from tlray.search.neighbours.recall import QUERIES, K, Probe, measure, tune
-from tlray.search.versions.publish import Contents, Stopwatch, column_of, publish_whole
+from tlray.search.neighbours.recall import measure, tune
 from tlray.search.neighbours.rerank import Vectors
 from tlray.search.neighbours.row_table import Rows, read_rows, with_ids
+from tlray.search.versions.card import Built, Card, column_of
 from tlray.search.versions.exact_vectors import (
     ArrayVectors,
     ExactVectors,
@@ -36,29 +32,16 @@ from tlray.search.versions.exact_vectors import (
     read_features_of,
     save_vectors,
 )
-
-_MEMORY_FRACTION = 0.5
-"""Of the machine's memory that an index may take unless told otherwise: the rest is for queries, the network and the system."""
-
-
-PROBED_ROWS = 16_384
-"""Rows that probes are compared with at once. For 100,000 rows of 512, on two cores while another thread writes the index:
-0.33 s in eighths, 0.37 s in quarters; all at once on one core 0.46 s."""
-
-MOST_WORKERS = 8
+from tlray.search.versions.files import FileKind, IndexFile, put_file
+from tlray.search.versions.publish import Contents, publish_whole
+from tlray.search.versions.stopwatch import Stopwatch
 
 
 def choice_for(config: IndexConfig, rows: int, dimensions: int) -> Choice:
     """The factory that the user names, or the chosen one."""
     if config.factory != "auto":
         return Choice(config.factory, ("named by the user",))
-    return choose(rows, dimensions, memory_for(config), config.recall_target, config.metric)
-
-
-def memory_for(config: IndexConfig) -> int:
-    """What the index may take, in bytes."""
-    physical_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return config.memory_bytes or int(_MEMORY_FRACTION * physical_bytes)
+    return choose(rows, dimensions, config.memory_bytes or memory_budget_bytes(), config.recall_target, config.metric)
 
 
 def build(table: Table, config: IndexConfig, index_uri: str, version: int, scratch: Path) -> Card:
@@ -96,7 +79,7 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
     else:
         with watch.stage("read"):
             sizes = [(part.path, part.rows) for part in parts]
-            vectors_ND = read_features(table.uri, column, sizes, engine, scratch, memory_for(config))
+            vectors_ND = read_features(table.uri, column, sizes, engine, scratch, config.memory_bytes or memory_budget_bytes())
         chosen = chosen_rows(choice.factory, count, dimensions)
         fill(engine, vectors_ND, chosen, watch)
         exact = ArrayVectors(vectors_ND, engine.metric)
@@ -145,30 +128,6 @@ def _keep(blocks: Iterable[np.ndarray], shape: tuple[int, int], index_uri: str, 
     return put_file(index_uri, "vectors", path)
 
 
-class ChosenRows(NamedTuple):
-    """Ids of the rows that an index is trained on, and of those that it is measured with; both in order, none in both."""
-
-    training_ids: np.ndarray
-    probe_ids: np.ndarray
-
-
-def chosen_rows(factory: str, count: int, dimensions: int) -> ChosenRows:
-    """Draw rows to train on and rows to measure with.
-
-    Args:
-        factory: FAISS's factory string.
-        count: rows of the index.
-        dimensions: of a vector.
-    """
-    shuffled = np.random.default_rng(0).permutation(count)
-    probes = min(QUERIES, max(1, count // 10))
-    # In order, so that a memory-mapped file is read in order; an even stride keeps it a fair sample.
-    others = np.sort(shuffled[probes:])
-    wanted = min(training_rows(factory, count, dimensions), len(others))
-    training = others[np.linspace(0, len(others) - 1, wanted).astype(np.int64)] if wanted else others
-    return ChosenRows(training, np.sort(shuffled[:probes]))
-
-
 def fill(engine: Engine, vectors_ND: np.ndarray, chosen: ChosenRows, watch: Stopwatch) -> None:
     """Train an empty index on the rows that are chosen for it, and add all."""
     with watch.stage("train"):
@@ -190,21 +149,3 @@ def _train(engine: Engine, vectors_ND: np.ndarray, chosen: ChosenRows) -> None:
     else:
         with leaving_out(vectors_ND, chosen.probe_ids) as training_BD:
             engine.train(training_BD)
-
-
-def probe_of(engine: Engine, vectors_ND: np.ndarray, probe_ids: np.ndarray) -> Probe:
-    """Rows to measure with, and their exact neighbours, where an index may miss some."""
-    queries_BD = vectors_ND[probe_ids]
-    if engine.is_exhaustive:
-        return Probe.exhaustive(probe_ids, queries_BD, len(vectors_ND))
-
-    def nearest(start: int) -> tuple[np.ndarray, np.ndarray]:
-        block_ND = vectors_ND[start : start + PROBED_ROWS]
-        at_BJ, nearness_BJ = knn(queries_BD, block_ND, min(K + 1, len(block_ND)), engine.metric)
-        return at_BJ + start, nearness_BJ
-
-    # Small pieces, each on few threads that need not wait for each other: the index is being written on some core.
-    workers = min(threads(), MOST_WORKERS)
-    with ThreadPoolExecutor(workers, initializer=set_threads, initargs=(threads() // workers,)) as comparing:
-        found = list(comparing.map(nearest, range(0, len(vectors_ND), PROBED_ROWS)))
-    return Probe.of(probe_ids, queries_BD, *nearest_of(found, K + 1), len(vectors_ND))

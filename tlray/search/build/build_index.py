@@ -8,17 +8,16 @@ from typing import Any
 
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.build.build import build, choice_for
-from tlray.search.versions.card import Card, holds_table, newest_version, read_card
 from tlray.search.build.table_diff import check_same, compare, live_parts
 from tlray.search.build.update import update
+from tlray.search.neighbours.row_table import read_rows
+from tlray.search.versions.card import Card, column_of, holds_table, newest_version, read_card
 from tlray.search.versions.load import load_rows
 from tlray.search.versions.prune import prune
-from tlray.search.versions.publish import column_of
-from tlray.search.neighbours.row_table import read_rows
 
 
 def index(config: IndexConfig) -> dict[str, Any]:

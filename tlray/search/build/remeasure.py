@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tlray.search.versions.card import Card, Parameters
-from tlray.search.versions.changes import Delta
 from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.neighbours.parameters import Parameters
+from tlray.search.versions.card import Card
+from tlray.search.versions.changes import Delta
 from tlray.search.versions.files import get_file
 
 CHANGED_FRACTION = 0.05

@@ -5,40 +5,22 @@ Shape legend: N rows, B queries, D dimensions, K neighbours.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
-import ray.exceptions
-from ray.util import ActorPool
 
-from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, first_line
+from tlray.errors import ConfigError
 from tlray.lake.table.parts import Part
+from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
-from tlray.search.query.answers import answer_part
-from tlray.search.build.build import chosen_rows
+from tlray.search.build.sample import chosen_rows
+from tlray.search.neighbours.exact import exact_neighbours, nearest_of
 from tlray.search.neighbours.factory import Metric
 from tlray.search.neighbours.faiss_index import Engine
-from tlray.search.neighbours.exact import exact_neighbours, nearest_of
 from tlray.search.neighbours.recall import K, Probe
-from tlray.search.versions.publish import Stopwatch
-from tlray.search.neighbours.row_table import Filter
-from tlray.search.query.searcher import Searcher
 from tlray.search.versions.exact_vectors import read_features_of
-
-
-@contextmanager
-def our_errors() -> Iterator[None]:
-    """Errors of ours that a task raised come out as themselves."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, TlrayError):
-            raise cause from error
-        raise StorageError(f"the workers on Ray failed: {first_line(error)}; {GO_ON}") from error
+from tlray.search.versions.stopwatch import Stopwatch
 
 
 def fill_in_shards(
@@ -75,7 +57,7 @@ def fill_in_shards(
         for first, last in itertools.pairwise(edges.tolist())
         if last > first
     ]
-    with joined(), our_errors():
+    with joined(), unwrapped():
         with watch.stage("sample"):
             training_BD = _sample(table_uri, column, pieces, chosen.training_ids, engine)
             queries_BD = _sample(table_uri, column, pieces, chosen.probe_ids, engine)
@@ -141,48 +123,3 @@ def _shard(
 
     ids_BK, nearness_BK = exact_neighbours(queries_BD, added(), K + 1, metric)
     return engine.to_bytes(), ids_BK, nearness_BK
-
-
-class _Answerer:
-    """An actor: a searcher of one version."""
-
-    def __init__(self, index: str, version: int) -> None:
-        self._searcher = Searcher.open(index, version)
-
-    def answer(self, table_uri: str, path: str, k: int, where: Filter) -> pa.Table:
-        """Answers to the rows of a part."""
-        return answer_part(self._searcher, table_uri, path, k, where)
-
-
-def answers_on_ray(
-    index: str, version: int, table_uri: str, paths: Sequence[str], k: int, where: Filter, workers: int
-) -> Iterator[pa.Table]:
-    """Answer parts of a table of queries, each with the whole index in the memory of every worker.
-
-    Args:
-        index: URI or path, which every worker must reach.
-        version: of the index.
-        table_uri: the queries' table.
-        paths: of its parts.
-        k: answers to each query.
-        where: which rows may be found.
-        workers: processes.
-
-    Yields:
-        Each part's answers, in order.
-
-    Raises:
-        ConfigError: there is no cluster.
-        TlrayError: what a worker raised.
-    """
-    with joined(), our_errors():
-        actor: Any = ray.remote(_Answerer)
-        pool: Any = ActorPool([actor.remote(index, version) for _ in range(min(workers, max(1, len(paths))))])
-        # Ahead of what is read by a few parts only, so that answers do not pile up.
-        waiting = iter(paths)
-        for path in itertools.islice(waiting, 2 * workers):
-            pool.submit(lambda each, one: each.answer.remote(table_uri, one, k, where), path)
-        while pool.has_next():
-            yield pool.get_next()
-            for path in itertools.islice(waiting, 1):
-                pool.submit(lambda each, one: each.answer.remote(table_uri, one, k, where), path)

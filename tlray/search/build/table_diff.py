@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.lake.table.table import Table
-from tlray.search.versions.card import Card
-from tlray.search.versions.publish import column_of
 from tlray.search.neighbours.row_table import with_ids
+from tlray.search.versions.card import Card, column_of
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Bring an index to where its table is: add and remove what changed, by the parts that the table's log names.
 
-What changed is told without reading vectors (`tlray.search.build.table_diff`). They are read for new rows alone, and go into a small
-file beside the large one (`tlray.search.versions.changes`). Once many have gathered there, they are merged into the large file. The recall
-is measured anew then, and before it where new rows may not suit what was trained for others (`tlray.search.build.remeasure`).
+What changed is told without reading vectors (`tlray.search.build.table_diff`). They are read for new rows alone, and go into
+a small file beside the large one (`tlray.search.versions.changes`). Once many have gathered there, they are merged into the
+large file. The recall is measured anew then, and before it where new rows may not suit what was trained for others
+(`tlray.search.build.remeasure`).
 """
 
 from dataclasses import dataclass
@@ -15,19 +16,21 @@ from tlray.config import IndexConfig
 from tlray.errors import TableError
 from tlray.lake.table.table import Table
 from tlray.progress import say
-from tlray.search.versions.card import Card, Parameters, Quality
-from tlray.search.neighbours.factory import Choice
-from tlray.search.versions.changes import Delta
-from tlray.search.build.table_diff import Difference, compare, live_parts
 from tlray.search.build.remeasure import is_due
-from tlray.search.neighbours.faiss_index import BLOCK_ROWS, Engine
+from tlray.search.build.table_diff import Difference, compare, live_parts
 from tlray.search.neighbours.exact import exact_neighbours
+from tlray.search.neighbours.factory import Choice
+from tlray.search.neighbours.faiss_index import BLOCK_ROWS, Engine
+from tlray.search.neighbours.parameters import Parameters, Quality
+from tlray.search.neighbours.recall import K, Probe, find_themselves, measure, tune
+from tlray.search.neighbours.row_table import ROWS_SCHEMA, Rows, read_rows, with_ids
+from tlray.search.versions.card import Card
+from tlray.search.versions.changes import Delta
+from tlray.search.versions.exact_vectors import ExactVectors, read_rows_features, save_vectors
 from tlray.search.versions.files import FileKind, IndexFile, put_file
 from tlray.search.versions.load import load_index, load_rows
-from tlray.search.neighbours.recall import K, Probe, find_themselves, measure, tune
-from tlray.search.versions.publish import Contents, Stopwatch, publish_delta, publish_whole
-from tlray.search.neighbours.row_table import ROWS_SCHEMA, Rows, read_rows, with_ids
-from tlray.search.versions.exact_vectors import ExactVectors, read_rows_features, save_vectors
+from tlray.search.versions.publish import Contents, publish_delta, publish_whole
+from tlray.search.versions.stopwatch import Stopwatch
 
 MERGE_FRACTION = 0.1
 """Changes since the FAISS file was written, as a share of all rows, from which they are merged into it. A rule of thumb between

@@ -20,8 +20,8 @@ import numpy as np
 
 from tlray.errors import ConfigError, IndexCorruptError
 from tlray.search.neighbours.factory import Metric
+from tlray.search.neighbours.parameters import Parameters
 from tlray.search.neighbours.unreached import Unreached
-from tlray.search.versions.card import Parameters
 
 BLOCK_ROWS = 65_536
 """Vectors handled at once: 128 MiB at 512 dimensions, which bounds the copies that normalising makes."""

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH, Engine
+from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.neighbours.rerank import Vectors, find, rerank
 from tlray.search.neighbours.row_table import Rows
-from tlray.search.versions.card import Parameters, Quality
 
 Rerank = Literal["auto", "always", "never"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlray.search.neighbours.exact import nearest_of
 from tlray.search.neighbours.faiss_index import Engine
-from tlray.search.versions.card import Parameters
+from tlray.search.neighbours.parameters import Parameters
 
 
 class Vectors(Protocol):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tlray.config import DuplicatesConfig
 from tlray.errors import ConfigError
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
 from tlray.scoring import components
 from tlray.search.query.searcher import Searcher

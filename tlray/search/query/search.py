@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 
 from tlray.config import SearchConfig
 from tlray.errors import AccessError, ConfigError, ObjectNotFoundError, QueryError, StorageError, TableError
-from tlray.lake.storage.store import open_store, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.neighbours.row_table import Filter
 from tlray.search.query.answers import ANSWER_SCHEMA, answer_part, as_table
 from tlray.search.query.searcher import Hits, Searcher
-from tlray.search.versions.publish import column_of
+from tlray.search.versions.card import column_of
 
 MAX_IMAGE_BYTES = 256 * 2**20
 
@@ -107,7 +108,7 @@ def _answer_table(searcher: Searcher, config: SearchConfig, where: Filter) -> di
     parts = table.parts("ok")
     paths = [part.path for part in parts]
     if config.workers:
-        from tlray.search.build.shards_on_ray import answers_on_ray  # Ray only where work is spread out
+        from tlray.search.query.answers_on_ray import answers_on_ray  # Ray only where work is spread out
 
         version = searcher.card.version
         answers = answers_on_ray(to_uri(config.index), version, table.uri, paths, config.k, where, config.workers)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlray.errors import QueryError, RecipeMismatchError
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
 from tlray.search.neighbours.exact import exact_neighbours
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
+from tlray.search.neighbours.parameters import Parameters
 from tlray.search.neighbours.rerank import find
 from tlray.search.neighbours.row_table import Filter, Rows
-from tlray.search.versions.card import Card, Parameters, read_card
+from tlray.search.versions.card import Card, read_card
 from tlray.search.versions.exact_vectors import ExactVectors
 from tlray.search.versions.load import LoadedIndex, load_index
 

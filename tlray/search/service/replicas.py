@@ -8,9 +8,9 @@ from ray import serve
 
 from tlray.config import ServeConfig
 from tlray.progress import say
+from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
-from tlray.search.build.shards_on_ray import our_errors
-from tlray.search.service.server import guarded, make_app, read_token
+from tlray.search.service.app import guarded, make_app, read_token
 from tlray.search.service.service import Service
 from tlray.search.versions.card import read_card
 
@@ -47,7 +47,7 @@ def serve_on_ray(config: ServeConfig, index_uri: str, stop: threading.Event) -> 
         graceful_shutdown_timeout_s=config.timeout_seconds,
         ray_actor_options={"num_cpus": 1},
     )(serve.ingress(build)())
-    with joined(), our_errors():
+    with joined(), unwrapped():
         port = config.port or _free_port(config.host)
         serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": port})
         try:

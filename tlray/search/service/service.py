@@ -20,7 +20,7 @@ import numpy as np
 
 from tlray.config import ServeConfig
 from tlray.errors import QueryError, RecipeMismatchError, TlrayError
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
 from tlray.search.neighbours.brute import set_threads
 from tlray.search.neighbours.row_table import Filter

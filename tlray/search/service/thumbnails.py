@@ -10,7 +10,7 @@ from tlray.config import SourceConfig
 from tlray.errors import AccessError, ImageError, ImageErrorCode, SourceError, StorageError
 from tlray.lake.image.decode import to_rgb
 from tlray.lake.source.shards import SUFFIXES, container_of, read_members
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 
 SIDE_PIXELS = 320
 """Longest side: a card of the page at 160 CSS pixels, on a screen of two pixels to each."""

@@ -15,53 +15,25 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from tlray.errors import ConcurrentWriteError, IndexCorruptError, IndexMissingError, ObjectNotFoundError, first_line
-from tlray.lake.storage.store import join, open_store
-from tlray.lake.table.table import RECIPE_NAME
+from tlray.errors import (
+    ConcurrentWriteError,
+    ConfigError,
+    IndexCorruptError,
+    IndexMissingError,
+    ObjectNotFoundError,
+    TableError,
+    first_line,
+)
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join
+from tlray.lake.table.table import RECIPE_NAME, Table
 from tlray.search.neighbours.factory import Metric
+from tlray.search.neighbours.parameters import Parameters, Quality, _Strict
 from tlray.search.versions.files import FileKind, IndexFile
 
 _CARD_NAME = re.compile(r".*/versions/(\d{20})\.json")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Parameters(_Strict):
-    """What a search is done with.
-
-    Attributes:
-        nprobe: inverted lists that are looked into (IVF).
-        ef_search: candidates that are kept on the way through the graph (HNSW).
-        rerank: this many times k candidates are compared again, exactly; 1 means none.
-    """
-
-    nprobe: int | None = None
-    ef_search: int | None = None
-    rerank: int = 1
-
-
-class Quality(_Strict):
-    """What was measured on the index.
-
-    Attributes:
-        recall_at_10: share of the 10 exact neighbours of a row that a search finds, ties counted as found.
-        standard_error: of that mean over the queries.
-        queries: rows that were searched for; they were not trained on.
-        milliseconds_single: of one query alone, median.
-        milliseconds_batch: of one query among all of them.
-        reconstruction_error: mean squared error of the stored vectors, as a share of their squared length; 0 means exact.
-    """
-
-    recall_at_10: float
-    standard_error: float
-    queries: int
-    milliseconds_single: float
-    milliseconds_batch: float
-    reconstruction_error: float
 
 
 class Built(_Strict):
@@ -236,3 +208,23 @@ def publish(index_uri: str, card: Card) -> None:
 def card_uri(index_uri: str, version: int) -> str:
     """Where the card of a version is."""
     return join(index_uri, "versions", f"{version:020d}.json")
+
+
+def column_of(table: Table, name: str | None) -> str:
+    """The embedding column that is meant.
+
+    Raises:
+        TableError: a table of predictions, with no embeddings in it.
+        ConfigError: there is none of that name, or there are several and none was named.
+    """
+    if not table.columns:
+        raise TableError(
+            f"{table.uri} is a table of predictions without embeddings; expected a table of embeddings: name one that `tlray "
+            "extract` made, or run `tlray predict` with --embeddings and another --out, which keeps them"
+        )
+    if name is None and len(table.columns) == 1:
+        return table.columns[0]
+    if name not in table.columns:
+        given = "not given, and the table has several" if name is None else f"{name}"
+        raise ConfigError(f"column is {given}; expected one of {table.uri}'s: {', '.join(table.columns)}")
+    return str(name)

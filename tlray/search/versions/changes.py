@@ -14,9 +14,9 @@ import numpy as np
 from tlray.errors import IndexCorruptError, first_line
 from tlray.search.neighbours.brute import nearness_at
 from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.neighbours.parameters import Parameters
 from tlray.search.neighbours.recall import reach_all
 from tlray.search.neighbours.row_table import Rows
-from tlray.search.versions.card import Parameters
 
 
 @dataclass(frozen=True)

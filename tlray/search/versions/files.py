@@ -11,7 +11,9 @@ from typing import IO, Literal
 from pydantic import BaseModel, ConfigDict
 
 from tlray.errors import IndexCorruptError, ObjectNotFoundError
-from tlray.lake.storage.store import Store, join, open_store, to_path
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import Store
+from tlray.lake.storage.uri import join, to_path
 
 FileKind = Literal["faiss", "rows", "recipe", "vectors", "delta", "centres"]
 _BLOCK_BYTES = 8 * 2**20

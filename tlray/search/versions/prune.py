@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable
 
 from tlray.errors import IndexCorruptError, IndexMissingError
-from tlray.lake.storage.store import Store, join, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import Store
+from tlray.lake.storage.uri import join
 from tlray.progress import say
 from tlray.search.versions.card import card_uri, read_card, versions
 

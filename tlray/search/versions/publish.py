@@ -3,39 +3,23 @@
 Shape legend: N vectors, D dimensions.
 """
 
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
 from tlray import __version__
 from tlray.config import IndexConfig
-from tlray.errors import ConfigError, TableError
 from tlray.lake.table.table import Table
 from tlray.search.neighbours.factory import Choice
 from tlray.search.neighbours.faiss_index import LIBRARY_VERSION, Engine
+from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.neighbours.row_table import Rows
-from tlray.search.versions.card import Built, Card, Parameters, Quality, publish
+from tlray.search.versions.card import Built, Card, column_of, publish
 from tlray.search.versions.changes import Delta
 from tlray.search.versions.files import FileKind, IndexFile, put_bytes
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time of a block."""
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
+from tlray.search.versions.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -59,26 +43,6 @@ class Contents:
     quality: Quality
     next_id: int
     built: Built
-
-
-def column_of(table: Table, name: str | None) -> str:
-    """The embedding column that is meant.
-
-    Raises:
-        TableError: a table of predictions, with no embeddings in it.
-        ConfigError: there is none of that name, or there are several and none was named.
-    """
-    if not table.columns:
-        raise TableError(
-            f"{table.uri} is a table of predictions without embeddings; expected a table of embeddings: name one that `tlray "
-            "extract` made, or run `tlray predict` with --embeddings and another --out, which keeps them"
-        )
-    if name is None and len(table.columns) == 1:
-        return table.columns[0]
-    if name not in table.columns:
-        given = "not given, and the table has several" if name is None else f"{name}"
-        raise ConfigError(f"column is {given}; expected one of {table.uri}'s: {', '.join(table.columns)}")
-    return str(name)
 
 
 def publish_whole(

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pyarrow as pa
 
-from tlray.lake.storage.store import join, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join
 from tlray.training.examples.examples import Examples
 
 _NAME = "examples.arrow"

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from tlray.config import TrainConfig
 from tlray.errors import ExamplesError, ObjectNotFoundError
 from tlray.lake.source.manifest import URI_COLUMNS, resolve_entry
-from tlray.lake.storage.store import open_store, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import to_uri
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SHOWN = 3

@@ -14,6 +14,7 @@ from tlray.config import TrainConfig
 from tlray.errors import ConfigError
 from tlray.training.examples.examples import Split
 from tlray.training.examples.losses import row_losses
+from tlray.training.head_config import hidden_of
 from tlray.training.heads.adamw import train_adamw
 from tlray.training.heads.conjugate_gradients import MAX_COMPONENTS, conjugate_gradients, heads_at_once
 from tlray.training.heads.early_stopping import Log
@@ -21,7 +22,6 @@ from tlray.training.heads.matmul import product
 from tlray.training.heads.ridge import train_ridge
 from tlray.training.heads.trials import Data, Fit, Schedule, Solver, Trial, row_of
 
-DEFAULT_HIDDEN = (256,)
 DEFAULT_RATES = (1e-4, 1e-3, 1e-2)
 DEFAULT_DECAYS: dict[Solver, tuple[float, ...]] = {
     "cg": tuple(float(f"{value:.2g}") for value in np.geomspace(1e-6, 10, 15)),
@@ -34,23 +34,6 @@ DEFAULT_DECAYS: dict[Solver, tuple[float, ...]] = {
 ERRORS = 2.0
 """Of the mean difference of two heads' losses, some 95 %. On forty splits of wine and of breast cancer the test accuracy was
 0.6 and 0.4 points above that of the head of the least loss; on the digits by EfficientNet-Lite0 0.2, elsewhere the same."""
-
-
-def check_head(config: TrainConfig) -> None:
-    """Refuse settings of `head` and `grid` that exclude each other.
-
-    Raises:
-        ConfigError: names them.
-    """
-    head, rates = config.head, config.grid.learning_rates
-    if head.kind != "mlp" and (head.hidden or head.dropout):
-        raise ConfigError(f"head.hidden and head.dropout are of an MLP, but head.kind is {head.kind}; give --head.kind mlp")
-    if head.kind != "linear" and head.solver == "cg":
-        raise ConfigError(f"head.solver cg is for linear heads, but head.kind is {head.kind}; leave head.solver out")
-    if rates and (head.kind == "ridge" or head.solver == "cg"):
-        raise ConfigError("grid.learning_rates are of head.solver adamw; the other solvers need none: leave them out")
-    if any(not rate > 0 for rate in rates) or any(not decay >= 0 for decay in config.grid.weight_decays):
-        raise ConfigError("grid.learning_rates must be over 0 and grid.weight_decays 0 or more")
 
 
 def solver_of(data: Data, config: TrainConfig, memory_bytes: int) -> Solver:
@@ -104,11 +87,6 @@ def _by_adamw(data: Data, trials: Sequence[Trial], schedule: Schedule, config: T
         seed=config.seed,
         log=log,
     )
-
-
-def hidden_of(config: TrainConfig) -> tuple[int, ...]:
-    """Widths of the hidden layers."""
-    return (config.head.hidden or DEFAULT_HIDDEN) if config.head.kind == "mlp" else ()
 
 
 def best_of(fits: Sequence[Fit]) -> Fit:

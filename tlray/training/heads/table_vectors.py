@@ -4,7 +4,6 @@ Shape legend: N rows of the table, B rows of a batch, D length of a vector.
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -153,11 +152,6 @@ class TableRows:
     uris: pa.StringArray
     labels: pa.StringArray
     vectors: dict[str, Vectors]
-
-
-def memory_budget_bytes() -> int:
-    """Half of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def read_table(table: Table, columns: Sequence[str], memory_bytes: int) -> TableRows:

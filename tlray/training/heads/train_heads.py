@@ -9,9 +9,10 @@ import numpy as np
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.lease import hold
 from tlray.lake.table.table import Table
+from tlray.machine import memory_budget_bytes
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.heads import Head
 from tlray.progress import LINE_INTERVAL_SECONDS, say
@@ -19,8 +20,9 @@ from tlray.scoring import knn_accuracy, near_duplicate_groups
 from tlray.training.examples.examples import Examples, Split, read_examples
 from tlray.training.examples.losses import check_class_weights, row_weights
 from tlray.training.examples.metrics import Evaluation, evaluate, wilson
-from tlray.training.heads.grid import best_of, check_head, solver_of, table_of, train_trials, trained_again, trials_of
-from tlray.training.heads.table_vectors import LoadedVectors, TableRows, memory_budget_bytes, read_table
+from tlray.training.head_config import check_head
+from tlray.training.heads.grid import best_of, solver_of, table_of, train_trials, trained_again, trials_of
+from tlray.training.heads.table_vectors import LoadedVectors, TableRows, read_table
 from tlray.training.heads.trials import Data, Fit, Schedule, Trial, scores_of, to_head
 from tlray.training.model.loggers import Loggers
 from tlray.training.model.model import RECIPE_NAME, ModelCard, now, package_versions, read_card, save_model
@@ -38,27 +40,7 @@ CURVES = 12
 """Of the best heads; more than these in one picture show nothing."""
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train a model, or say that it is there already.
-
-    Args:
-        config: of the command.
-
-    Returns:
-        The command's JSON object.
-
-    Raises:
-        ConfigError: the input is wrong, or another model is there; nothing was written.
-        TableLockedError: another run trains a model there.
-    """
-    if config.network is not None:
-        from tlray.training.network.train_network import train_network
-
-        return train_network(config)
-    return _train_head(config)
-
-
-def _train_head(config: TrainConfig) -> dict[str, Any]:
+def train_head(config: TrainConfig) -> dict[str, Any]:
     began = time.monotonic()
     if config.table is None:
         raise ConfigError("table is missing: a head is trained on a table of embeddings; to train a network, give network too")

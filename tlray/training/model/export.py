@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tlray.config import ExportConfig
 from tlray.errors import BackboneError, ConfigError, first_line
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.store import join, open_store, to_uri
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join, to_uri
 from tlray.models.backbones import load_backbone, with_taps
 from tlray.models.encoder.network import Network
 from tlray.models.heads import Head

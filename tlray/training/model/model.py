@@ -25,7 +25,8 @@ from torch import Tensor
 
 from tlray import __version__
 from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundError, RecipeMismatchError, first_line
-from tlray.lake.storage.store import join, open_store
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join
 from tlray.models.heads import Head, HeadSpec
 from tlray.recipe import Recipe, RecipeFile
 from tlray.training.examples.examples import Task

@@ -5,7 +5,7 @@ from typing import Any
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
-from tlray.lake.storage.store import open_store
+from tlray.lake.storage.open import open_store
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.training.examples.labels import labels_uri

@@ -8,7 +8,8 @@ import safetensors.torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from tlray.lake.storage.store import join, open_store, to_path
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.uri import join, to_path
 
 _KEY = "tlray"
 _HEADER_LENGTH_BYTES = 8

@@ -19,7 +19,7 @@ from tlray.extraction.plan.plan import Unit
 from tlray.extraction.worker.fetch import FetchSpec, fetch_unit
 from tlray.lake.table.parts import read_part, vectors_of
 from tlray.lake.table.table import Table
-from tlray.training.heads.table_vectors import memory_budget_bytes
+from tlray.machine import memory_budget_bytes
 from tlray.training.network.augment import Kind, augment, canvas_of, centre
 
 CHUNK_IMAGES = 16

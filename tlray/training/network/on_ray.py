@@ -20,12 +20,14 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
-from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tlray.errors import GO_ON, ConfigError, StorageError, TlrayError, TooManyFailuresError, first_line
-from tlray.lake.storage.store import delta_options, join, to_path
+from tlray.errors import ConfigError, TooManyFailuresError
+from tlray.lake.storage.open import delta_options
+from tlray.lake.storage.uri import join, to_path
+from tlray.ray_cluster.errors import own_error
 from tlray.ray_cluster.session import joined
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def work_on_ray(job: "Job") -> None:
             with own_interrupts():
                 trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise our_own(error) from error
+            raise own_error(error) from error
 
 
 class _EndAtOnce(UserCallback):
@@ -108,17 +110,6 @@ class _EndAtOnce(UserCallback):
         for error in worker_exceptions.values():
             if isinstance(error, (ConfigError, TooManyFailuresError)):
                 raise error
-
-
-def our_own(error: ray.train.TrainingFailedError) -> TlrayError:
-    """What a worker raised of our own errors, or else a StorageError that carries the text of the first failure."""
-    failures: list[Exception] = []
-    if isinstance(error, ControllerError):
-        failures = [error.controller_failure]
-    elif isinstance(error, WorkerGroupError):
-        failures = [*error.worker_failures.values()]
-    ours = next((failure for failure in failures if isinstance(failure, TlrayError)), None)
-    return ours or StorageError(f"the workers failed: {first_line(next(iter(failures), error))}; {GO_ON}")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.source.source import PAGE_SCHEMA, open_source
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.store import to_uri
+from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.lease import hold
 from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone, resolve_backbone
@@ -22,7 +22,7 @@ from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.examples_file import encode_shared, write_shared
 from tlray.training.examples.labels import labels_uri
 from tlray.training.examples.losses import check_class_weights
-from tlray.training.heads.grid import check_head
+from tlray.training.head_config import check_head
 from tlray.training.model.loggers import Loggers
 from tlray.training.model.model import ModelCard, model_exists, read_card
 from tlray.training.model.rerun import short_metrics

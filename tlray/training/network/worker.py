@@ -16,7 +16,7 @@ from tlray.config import TrainConfig
 from tlray.errors import ConfigError, TlrayError, first_line
 from tlray.extraction.worker.fetch import FetchSpec
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.store import join, to_uri
+from tlray.lake.storage.uri import join, to_uri
 from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone, load_backbone, to_network_input
 from tlray.models.encoder.golden import make_recipe_file
@@ -30,7 +30,7 @@ from tlray.recipe import GOLDEN_IMAGE_COUNT, Recipe, RecipeFile, check_golden, g
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.examples_file import read_shared
 from tlray.training.examples.metrics import Evaluation, evaluate
-from tlray.training.heads.grid import hidden_of
+from tlray.training.head_config import hidden_of
 from tlray.training.model.model import NETWORK_NAME, RECIPE_NAME, ModelCard, now, package_versions, save_model
 from tlray.training.model.plots import draw_confusion, draw_curves
 from tlray.training.network.checkpoints import Checkpoints, Progress

@@ -16,7 +16,7 @@ from botocore.utils import parse_timestamp
 from tlray.errors import GO_ON, CredentialsError, StorageError, StoreAwayError, TlrayError
 from tlray.lake.storage.retry import Attempts, Pace
 from tlray.lake.storage.s3.errors import AgainError, ThrottledError, UnexplainedError, s3_errors
-from tlray.lake.storage.store import split_s3
+from tlray.lake.storage.uri import split_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

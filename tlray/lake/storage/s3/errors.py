@@ -16,7 +16,7 @@ from tlray.errors import (
     StorageError,
     TlrayError,
 )
-from tlray.lake.storage.store import split_s3
+from tlray.lake.storage.uri import split_s3
 
 NOT_FOUND = {"NoSuchKey", "NoSuchUpload", "NotFound", "404", "KeyTooLongError"}
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}

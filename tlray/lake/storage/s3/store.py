@@ -23,7 +23,8 @@ from tlray.lake.storage.s3.client import CONNECT_SECONDS, READ_SECONDS, call, co
 from tlray.lake.storage.s3.errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
 from tlray.lake.storage.s3.reader import Body, S3Reader, pause_or_raise
 from tlray.lake.storage.s3.upload import put
-from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range, split_s3
+from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range
+from tlray.lake.storage.uri import split_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

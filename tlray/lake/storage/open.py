@@ -1,0 +1,39 @@
+"""Which store a URI belongs to, and what the delta log needs to reach the same place."""
+
+from tlray.lake.storage.store import Store
+from tlray.lake.storage.uri import to_uri
+
+
+def open_store(uri: str) -> Store:
+    """The store of a URI's scheme; it serves every URI of that scheme, and costs nothing to open.
+
+    Raises:
+        SourceError: the scheme is neither `file` nor `s3`.
+    """
+    if to_uri(uri).startswith("s3://"):
+        from tlray.lake.storage.s3.store import S3Store  # local work does not pay for importing boto3
+
+        return S3Store()
+    from tlray.lake.storage.local import LocalStore
+
+    return LocalStore()
+
+
+def delta_options(uri: str) -> dict[str, str]:
+    """What the `deltalake` package needs as `storage_options` to reach `uri` as boto3 does.
+
+    Credentials that expire are a snapshot: ask again for each commit.
+
+    Returns:
+        Nothing for a local URI.
+
+    Raises:
+        AccessError: there are no AWS credentials.
+        SourceError: the bucket does not exist.
+        StorageError: S3 cannot be reached.
+    """
+    if not to_uri(uri).startswith("s3://"):
+        return {}
+    from tlray.lake.storage.s3.store import delta_options as of_s3
+
+    return of_s3(uri)

@@ -1,0 +1,64 @@
+"""URIs: the normal form of what users write for a place, and its parts."""
+
+import os
+import re
+from pathlib import Path
+
+from tlray.errors import SourceError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+_SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3"}
+
+
+def to_uri(text: str) -> str:
+    """The normal form of what a user may write for a place.
+
+    A text without a scheme is a local path: `~` is expanded and it is made absolute. `s3a://` and `s3n://` become `s3://`.
+
+    Raises:
+        SourceError: empty, or of another scheme.
+    """
+    if not text:
+        raise SourceError("a URI is empty; expected s3://bucket/key or a local path")
+    match = _SCHEME.match(text)
+    if match is None:
+        return "file://" + printable(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - keep `\\xNN` bytes
+    scheme, rest = _SCHEMES.get(match[1].lower()), match[2]
+    if scheme is None:
+        raise SourceError(f"{text!r} has the scheme {match[1]!r}; expected s3://bucket/key, file:///path or a local path")
+    if scheme == "file" and not rest.startswith("/"):
+        raise SourceError(f"{text!r} is not an absolute file URI; expected file:///path, or the path without a scheme")
+    if scheme == "s3" and not rest.partition("/")[0]:
+        raise SourceError(f"{text!r} names no bucket; expected s3://bucket/key")
+    return f"{scheme}://{rest}"
+
+
+def to_path(uri: str) -> Path:
+    """The path of a `file://` URI.
+
+    Raises:
+        SourceError: it is of another scheme.
+    """
+    if not uri.startswith("file:///"):
+        raise SourceError(f"{uri!r} is not a local file; expected file:///path")
+    return Path(uri.removeprefix("file://"))
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` and the parts below it, with one `/` between each; nothing is encoded or resolved."""
+    for part in parts:
+        uri = uri + part if uri.endswith("/") else f"{uri}/{part}"
+    return uri
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key of an `s3://` URI; the key is empty for a bucket."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def printable(name: str) -> str:
+    r"""A file or tar member name as valid Unicode: bytes that Python could not decode become `\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
