@@ -41,6 +41,7 @@ CURVES = 12
 
 
 def train_head(config: TrainConfig) -> dict[str, Any]:
+    """Train heads on a table's vectors and keep the best, or say that the model is there already."""
     began = time.monotonic()
     if config.table is None:
         raise ConfigError("table is missing: a head is trained on a table of embeddings; to train a network, give network too")
