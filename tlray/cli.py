@@ -50,7 +50,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "extract": Command(ExtractConfig, "tlray.extraction.extract:extract"),
-    "train": Command(TrainConfig, "tlray.training.heads.train_heads:train"),
+    "train": Command(TrainConfig, "tlray.training.train:train"),
     "predict": Command(PredictConfig, "tlray.prediction.predict:predict"),
     "export": Command(ExportConfig, "tlray.training.model.export:export"),
     "show": Command(ShowConfig, "tlray.table_commands:show"),
