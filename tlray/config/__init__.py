@@ -1,0 +1,37 @@
+"""One typed config a command, strict about unknown keys; the same keys in YAML, flags and Python."""
+
+from tlray.config.extraction import ExtractConfig, PolicyConfig, PredictConfig, RunConfig
+from tlray.config.recipe import PreprocessingConfig, RecipeConfig
+from tlray.config.search import DuplicatesConfig, IndexConfig, SearchConfig, ServeConfig
+from tlray.config.section import FailureCode, Section, Side
+from tlray.config.source import SourceConfig
+from tlray.config.table import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
+from tlray.config.training import ExportConfig, GridConfig, HeadConfig, NetworkConfig, SplitConfig, TrainConfig
+
+__all__ = [
+    "AliasConfig",
+    "DuplicatesConfig",
+    "ExportConfig",
+    "ExtractConfig",
+    "FailureCode",
+    "GridConfig",
+    "HeadConfig",
+    "IndexConfig",
+    "NetworkConfig",
+    "OptimizeConfig",
+    "PolicyConfig",
+    "PredictConfig",
+    "PreprocessingConfig",
+    "RecipeConfig",
+    "RunConfig",
+    "SearchConfig",
+    "Section",
+    "ServeConfig",
+    "ShowConfig",
+    "Side",
+    "SourceConfig",
+    "SplitConfig",
+    "TrainConfig",
+    "VacuumConfig",
+    "VerifyConfig",
+]

@@ -1,0 +1,39 @@
+"""The section `recipe`: what the user asks of the network; `tlray.models` resolves it to a `tlray.recipe.Recipe`."""
+
+from pydantic import Field
+
+from tlray.config.section import Section, Side
+from tlray.recipe import Fit, Interpolation, Pool, Precision
+
+
+class PreprocessingConfig(Section):
+    """Overrides of what the weights say about preprocessing; what is not given comes from the weights."""
+
+    resize: Side = Field(None, description="a side, or [height, width], of the box that fit refers to")
+    fit: Fit | None = Field(None, description="cover (shortest side), contain (longest side) or squash (exactly)")
+    crop: Side = Field(None, description="centre crop: a square's side, or [height, width]")
+    interpolation: Interpolation | None = None
+    antialias: bool | None = None
+    scaled_decoding: bool | None = Field(
+        None,
+        description="shrink JPEGs to 1/2, 1/4 or 1/8 while decoding, to no less than twice the resized size; default false",
+    )
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class RecipeConfig(Section):
+    """What the user asks of a recipe; `tlray.models` resolves it against a backbone and its weights."""
+
+    backbone: str = Field(description="torchvision:<model> or timm:<model>")
+    weights: str = Field(
+        "default",
+        description="default, an enum name, a timm tag, a path or URI of safetensors or a state dict, "
+        "package:<name>, random:<seed>",
+    )
+    weights_sha256: str | None = Field(None, description="refuse weights of another hash (as `tlray show` prints it)")
+    taps: tuple[str, ...] = Field((), description="layers to keep; default the penultimate")
+    pool: Pool = "avg"
+    normalize: bool = False
+    precision: Precision = Precision()
+    preprocessing: PreprocessingConfig = PreprocessingConfig.model_construct()
