@@ -34,6 +34,7 @@ from tlray.config import RecipeConfig, SourceConfig
 from tlray.extraction.commit import Committer
 from tlray.extraction.plan.compare import compare
 from tlray.extraction.plan.plan import Plan
+from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.source import PAGE_SCHEMA, open_source
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.maintenance import optimize
@@ -171,14 +172,9 @@ def write_units(table: Table, plan: Plan, committer: Committer, rng: np.random.G
         rows = rows_of(unit.items, rng.standard_normal((len(unit.items), DIMENSIONS), np.float32))
         part = write_part(table.uri, rows, status="ok", stem="run", recipe_id=table.recipe_file.table_id)
         written += part.size_bytes
-        committer.add(_Piece(unit.index, part))
+        committer.add(Piece(unit.index, 0, True, WrittenParts((part,), {}), {}))
     committer.flush(now=True)
     return written
-
-
-class _Piece:
-    def __init__(self, unit: int, part: Part) -> None:
-        self.unit, self.index, self.last, self.parts = unit, 0, True, (part,)
 
 
 def run(table: Table, source: MadeUpSource, run_id: str) -> tuple[int, int]:

@@ -38,7 +38,7 @@ PAGE_ROWS = 1000
 
 PART_ROWS = 65_536
 UNIT_IMAGES = 445
-"""A piece of 224 x 224 images (`FetchSpec.piece_images`)."""
+"""A piece of 224 x 224 images (`ReadSpec.batch_images`)."""
 
 DIMENSIONS = 8
 CHANGED_EVERY = 100

@@ -9,10 +9,9 @@ from tests.ray_cluster import RayCluster
 from tests.trained import write_lake
 from tlray.config import SourceConfig
 from tlray.extraction.on_ray import encoder_actor as ray_encoder
-from tlray.extraction.on_ray.tasks import decode, unit_rows, write
+from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
 from tlray.extraction.plan.plan import Unit
-from tlray.extraction.worker.fetch import FetchSpec
-from tlray.extraction.worker.pieces import WrittenPiece
+from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.source.source import open_source
 from tlray.lake.table.parts import read_part
 from tlray.lake.table.table import Table
@@ -38,16 +37,17 @@ def test_stages_of_a_gpu_run_make_the_same_rows(lake: Path, monkeypatch: pytest.
     table = Table.open(f"file://{lake}/local")
     config = SourceConfig(uri=str(lake / "photos"))
     preprocessing = table.recipe_file.recipe.preprocessing
-    spec = FetchSpec(kind="images", source=config, preprocessing=preprocessing, trust_listing=False)
-    (page,) = open_source(config).pages()
+    source = open_source(config)
+    spec = ReadSpec.of(source, preprocessing)
+    (page,) = source.pages()
     actor = ray_encoder.EncoderActor(table.uri, table.recipe_file.recipe.weights, len(page))
-    documents = []
+    pieces = []
     for row in unit_rows([Unit(0, page)]):
         for piece in decode(row, spec_json=spec.model_dump_json()):
             for encoded in actor(piece):
                 written = write(encoded, table_uri=table.uri, recipe_id=table.recipe_file.table_id, run_id="staged")
-                documents += written["written"].to_pylist()
-    parts = [part for text in documents for part in WrittenPiece.model_validate_json(text).parts]
+                pieces += pieces_of(written)
+    parts = [part for piece in pieces for part in piece.content.parts]
     for part in parts:
         rows = read_part(table.uri, part.path).sort_by("uri")
         expected = table.read(status=part.status).sort_by("uri").select(rows.schema.names)

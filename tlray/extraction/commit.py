@@ -3,31 +3,19 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tlray.errors import TableCorruptError
 from tlray.extraction.plan.plan import Group, Plan, StaleRows
+from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.table.parts import Part, read_part, write_part
 from tlray.lake.table.table import Change, Table
 
 COMMIT_INTERVAL_SECONDS = 5.0
 """A killed run repeats at most this much finished work; a commit over S3 takes some tenths of a second."""
-
-
-class FinishedPiece(Protocol):
-    """What the committer needs to know of a piece that a worker wrote."""
-
-    @property
-    def unit(self) -> int: ...  # noqa: D102
-    @property
-    def index(self) -> int: ...  # noqa: D102
-    @property
-    def last(self) -> bool: ...  # noqa: D102
-    @property
-    def parts(self) -> Sequence[Part]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class _Rewritten:
 
 
 class Committer:
-    """Collects finished pieces and commits complete groups every few seconds; one for all plans of a run.
+    """Collects written pieces and commits complete groups every few seconds; one for all plans of a run.
 
     Args:
         table: moves on with each commit.
@@ -97,8 +85,8 @@ class Committer:
         """Whether a complete group waits for the next commit."""
         return bool(self._ready)
 
-    def add(self, piece: FinishedPiece) -> bool:
-        """Take note of a finished piece.
+    def add(self, piece: Piece[WrittenParts]) -> bool:
+        """Take note of a written piece.
 
         Returns:
             False if it was already known: Ray may execute a task again, and only the first result counts.
@@ -106,8 +94,8 @@ class Committer:
         pieces = self._pieces.setdefault(piece.unit, {})
         if piece.unit in self._committed_units or piece.index in pieces:
             return False
-        pieces[piece.index] = piece.parts
-        if piece.last:
+        pieces[piece.index] = piece.content.parts
+        if piece.is_last:
             self._piece_counts[piece.unit] = piece.index + 1
         if len(pieces) == self._piece_counts.get(piece.unit):
             group = self._group_of[piece.unit]

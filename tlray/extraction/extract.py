@@ -21,8 +21,8 @@ from tlray.extraction.plan.plan import Difference, Plan
 from tlray.extraction.report import Resources
 from tlray.extraction.stop import Stop
 from tlray.extraction.totals import Totals
-from tlray.extraction.worker.fetch import FetchSpec
 from tlray.lake.image.resize import check_preprocessing
+from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.source.source import Source, open_source
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import to_uri
@@ -35,10 +35,10 @@ from tlray.progress import Progress, say
 if TYPE_CHECKING:
     from tlray.extraction.on_ray.run import Workers
     from tlray.extraction.target import Work
-    from tlray.extraction.worker.pieces import WrittenPiece
+    from tlray.extraction.worker.pieces import Piece, WrittenParts
     from tlray.models.backbones import Backbone
 
-Engine = Callable[[Plan], Generator["WrittenPiece", None, None]]
+Engine = Callable[[Plan], Generator["Piece[WrittenParts]", None, None]]
 
 
 def extract(config: ExtractConfig) -> dict[str, Any]:
@@ -91,12 +91,7 @@ def _bring_up_to_date(
     check_preprocessing(recipe.preprocessing)
     if table is not None:
         check_recipe(table.recipe_file, recipe, table_uri, output=work.output)
-    spec = FetchSpec(
-        kind=source.kind,
-        source=config.source,
-        preprocessing=recipe.preprocessing,
-        trust_listing=source.format == "manifest",
-    )
+    spec = ReadSpec.of(source, recipe.preprocessing)
     totals = Totals()
     result: dict[str, Any] = {"table": table_uri, **work.ids}
     if config.dry_run:
@@ -118,7 +113,7 @@ def _bring_up_to_date(
                 stop.listen()  # Ray has set a handler of its own
             if workers is not None:
                 totals.resources = Resources(workers.slots, workers.actors * workers.gpus)
-            plan = difference.cut(unit_images=spec.piece_images, slots=workers.slots if workers else os.cpu_count() or 1)
+            plan = difference.cut(unit_images=spec.batch_images, slots=workers.slots if workers else os.cpu_count() or 1)
             say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
             committer.start(plan)
             if plan.units and engine is None:
@@ -189,7 +184,7 @@ def _differences(config: RunConfig, source: Source, table: Table | None, totals:
 def _run(
     config: RunConfig,
     plan: Plan,
-    pieces: Iterator["WrittenPiece"],
+    pieces: Iterator["Piece[WrittenParts]"],
     table: Table,
     committer: Committer,
     totals: Totals,
@@ -216,7 +211,7 @@ def _run(
                         totals.start_seconds, is_first = totals.run_seconds, False
                     committer.flush()
                     totals.commit_seconds = committer.seconds
-                progress.update(sum(part.rows for part in piece.parts), sum(piece.failures.values()), table.version)
+                progress.update(piece.content.images, sum(piece.content.failures.values()), table.version)
                 if total_is_known:
                     _check_failures(config, table, totals, todo + left)
         finally:
@@ -234,7 +229,7 @@ def _compact(table: Table) -> None:
         say(f"small parts stay as they are until the next run: {error}")
 
 
-def _engine(spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Workers | None", run_id: str) -> Engine:
+def _engine(spec: ReadSpec, table: Table, backbone: "Backbone", workers: "Workers | None", run_id: str) -> Engine:
     """What works off plans, one after the other; in this process its encoder is made once for all of them."""
     if workers is None:
         from tlray.extraction.in_process import run_locally
@@ -252,7 +247,7 @@ def _engine(spec: FetchSpec, table: Table, backbone: "Backbone", workers: "Worke
     return lambda plan: run_on_ray(plan, spec, table, backbone.recipe.weights, workers, run_id)
 
 
-def _pieces(plan: Plan, engine: Engine | None) -> Generator["WrittenPiece", None, None]:
+def _pieces(plan: Plan, engine: Engine | None) -> Generator["Piece[WrittenParts]", None, None]:
     """Written pieces, none of a plan that only deletes; closed early, their making ends."""
     if plan.units:
         assert engine is not None

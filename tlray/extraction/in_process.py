@@ -7,11 +7,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from tlray.extraction.plan.plan import Plan
-from tlray.extraction.worker.pieces import WrittenPiece
+from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.unit_worker import THREADS_AHEAD, UnitWorker
 
 
-def run_locally(plan: Plan, worker: UnitWorker, lanes: int) -> Generator[WrittenPiece, None, None]:
+def run_locally(plan: Plan, worker: UnitWorker, lanes: int) -> Generator[Piece[WrittenParts], None, None]:
     """Work a plan off.
 
     Args:
@@ -25,7 +25,7 @@ def run_locally(plan: Plan, worker: UnitWorker, lanes: int) -> Generator[Written
     stopped = threading.Event()
     worker = replace(worker, stopped=stopped.is_set)
     waiting = deque(plan.units)
-    running: set[Future[list[WrittenPiece]]] = set()
+    running: set[Future[list[Piece[WrittenParts]]]] = set()
     with ThreadPoolExecutor(lanes + THREADS_AHEAD, thread_name_prefix="unit") as threads:
         try:
             while waiting or running:

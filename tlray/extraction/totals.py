@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlray.extraction.report import Resources, report
-from tlray.extraction.worker.pieces import WrittenPiece
+from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.progress import say
 
 NOTES_SHOWN = 10
@@ -50,10 +50,10 @@ class Totals:
         """What the log keeps of a run, for `tlray show`."""
         return {"images": self.images, "failed": self.failed, "seconds": round(self.run_seconds, 3), **self.report()}
 
-    def add(self, piece: WrittenPiece) -> None:
+    def add(self, piece: Piece[WrittenParts]) -> None:
         """Count what was written, and tell of some of its failures."""
-        self.images += sum(part.rows for part in piece.parts)
-        self.failures.update(piece.failures)
+        self.images += piece.content.images
+        self.failures.update(piece.content.failures)
         self.seconds.update(piece.seconds)
         for note in piece.notes[: max(0, NOTES_SHOWN - self.notes_shown)]:
             say(f"failed: {note}")

@@ -19,8 +19,9 @@ from tlray.config import PolicyConfig
 from tlray.extraction.commit import Committer
 from tlray.extraction.plan.compare import compare
 from tlray.extraction.plan.plan import Difference, Plan
+from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.source import PAGE_SCHEMA
-from tlray.lake.table.parts import Part, round_to_half, write_part
+from tlray.lake.table.parts import round_to_half, write_part
 from tlray.lake.table.table import Table
 
 Listing = dict[str, tuple[str, str | None]]
@@ -50,14 +51,6 @@ class ListedSource:
         return np.array([uri.startswith(self.covered) for uri in uris.to_pylist()], bool)
 
 
-@dataclass
-class Piece:
-    unit: int
-    index: int
-    last: bool
-    parts: tuple[Part, ...]
-
-
 def differences_for(source: ListedSource, table: Table | None, **options: Any) -> list[Difference]:
     with tempfile.TemporaryDirectory() as scratch:
         return list(compare(source, table, Path(scratch), **options))
@@ -79,7 +72,7 @@ def plan_for(source: ListedSource, table: Table | None, retry_codes: Sequence[st
     return difference_for(source, table, retry_codes).cut(**({"unit_images": 3, "slots": 1} | sizes))
 
 
-def pieces_of(table: Table, plan: Plan, run_id: str, failing: set[str]) -> list[Piece]:
+def pieces_of(table: Table, plan: Plan, run_id: str, failing: set[str]) -> list[Piece[WrittenParts]]:
     """What workers would return: for shards, two members in two pieces."""
     pieces = []
     for unit in plan.units:
@@ -94,7 +87,7 @@ def pieces_of(table: Table, plan: Plan, run_id: str, failing: set[str]) -> list[
                 if chosen:
                     rows = make_rows(chosen, error)
                     parts.append(write_part(table.uri, rows, status=status, stem=run_id, recipe_id="r"))
-            pieces.append(Piece(unit.index, index, index == len(slices) - 1, tuple(parts)))
+            pieces.append(Piece(unit.index, index, index == len(slices) - 1, WrittenParts(tuple(parts), {}), {}))
     return pieces
 
 

@@ -14,10 +14,10 @@ from tests.factories import make_recipe_file
 from tests.photos import photo
 from tlray.config import SourceConfig
 from tlray.extraction.plan.plan import Unit
-from tlray.extraction.worker import fetch
-from tlray.extraction.worker.fetch import FetchSpec
 from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.image.decode import decode_image
+from tlray.lake.source import read_images
+from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.source.source import PAGE_SCHEMA
 
 
@@ -58,9 +58,9 @@ def test_turns_decode_and_embed_and_pieces_of_whole_turns_are_written(tmp_path: 
         assert cores.held.locked()
         return decode_image(*arguments, **options)
 
-    monkeypatch.setattr(fetch, "decode_image", decode)
-    monkeypatch.setattr(fetch, "PIECE_BYTES", 40 * 8 * 8 * 3)
-    spec = FetchSpec(
+    monkeypatch.setattr(read_images, "decode_image", decode)
+    monkeypatch.setattr(read_images, "BATCH_BYTES", 40 * 8 * 8 * 3)
+    spec = ReadSpec(
         kind="images", source=SourceConfig(uri=str(tmp_path)), preprocessing=file.recipe.preprocessing, trust_listing=False
     )
     table_uri = f"file://{tmp_path}/table"
@@ -69,11 +69,11 @@ def test_turns_decode_and_embed_and_pieces_of_whole_turns_are_written(tmp_path: 
     pieces = worker.work(Unit(7, pa.Table.from_pylist(rows, PAGE_SCHEMA)))
 
     assert cores.turns == [15, 16, 16, 15, 6]
-    assert [(piece.unit, piece.index, piece.last) for piece in pieces] == [(7, 0, False), (7, 1, True)]
-    assert [sum(part.rows for part in piece.parts) for piece in pieces] == [32, 38]
-    assert [piece.failures for piece in pieces] == [{"not_an_image": 1}, {"not_an_image": 1}]
+    assert [(piece.unit, piece.index, piece.is_last) for piece in pieces] == [(7, 0, False), (7, 1, True)]
+    assert [sum(part.rows for part in piece.content.parts) for piece in pieces] == [32, 38]
+    assert [piece.content.failures for piece in pieces] == [{"not_an_image": 1}, {"not_an_image": 1}]
     assert [(piece.seconds["encode"], len(piece.notes)) for piece in pieces] == [(2, 1), (3, 1)]
-    ok = [tmp_path / "table" / part.path for piece in pieces for part in piece.parts if part.status == "ok"]
+    ok = [tmp_path / "table" / part.path for piece in pieces for part in piece.content.parts if part.status == "ok"]
     found = pl.concat([pl.read_parquet(path) for path in ok])
     good = [number for number in range(70) if number not in (5, 50)]
     assert found["uri"].to_list() == [uris[number] for number in good]
@@ -83,9 +83,9 @@ def test_turns_decode_and_embed_and_pieces_of_whole_turns_are_written(tmp_path: 
 
 def test_a_unit_without_images_is_one_empty_piece(tmp_path: Path) -> None:
     file = make_recipe_file()
-    spec = FetchSpec(
+    spec = ReadSpec(
         kind="images", source=SourceConfig(uri=str(tmp_path)), preprocessing=file.recipe.preprocessing, trust_listing=False
     )
     cores = Cores()
     (piece,) = UnitWorker(cores, cores, spec, f"file://{tmp_path}/table", file, "run").work(Unit(0, PAGE_SCHEMA.empty_table()))
-    assert piece.last and not piece.parts
+    assert piece.is_last and not piece.content.parts

@@ -12,7 +12,7 @@ import pytest
 
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, ObjectChangedError, SourceError
-from tlray.lake.source.shards import ContainerKind, Member, container_of, read_members
+from tlray.lake.source.shards import ContainerKind, FetchedImage, container_of, read_members
 from tlray.lake.storage.open import open_store
 
 
@@ -26,16 +26,16 @@ def make_tar(files: list[tuple[str, bytes]], mode: str = "w") -> bytes:
     return buffer.getvalue()
 
 
-def members(path: Path, kind: ContainerKind = "webdataset", **config: object) -> list[Member]:
+def members(path: Path, kind: ContainerKind = "webdataset", **config: object) -> list[FetchedImage]:
     uri = f"file://{path}"
     return list(read_members(kind, uri, None, SourceConfig(uri=uri, **config)))  # type: ignore[arg-type]
 
 
-def names(found: list[Member]) -> list[str]:
+def names(found: list[FetchedImage]) -> list[str]:
     return [member.uri.partition("#")[2] for member in found]
 
 
-def code(member: Member) -> ImageErrorCode | None:
+def code(member: FetchedImage) -> ImageErrorCode | None:
     return member.data.code if isinstance(member.data, ImageError) else None
 
 

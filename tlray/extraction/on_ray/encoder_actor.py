@@ -7,7 +7,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from tlray.extraction.on_ray.tasks import encoded_row, piece_of
+from tlray.extraction.on_ray.tasks import decoded_piece, piece_rows
 from tlray.extraction.worker.encode import encode_piece
 from tlray.extraction.worker.scoring_encoder import with_head
 from tlray.extraction.worker.tuning_encoder import TuningEncoder
@@ -40,7 +40,6 @@ class EncoderActor:
             self._prepare()
         for index in range(len(batch)):
             began = perf_counter()
-            piece = piece_of(batch.slice(index, 1))
+            piece = decoded_piece(batch.slice(index, 1))
             piece.seconds["transfer"] = perf_counter() - began
-            encoded = encode_piece(self._encoder, piece, self._recipe_file)
-            yield encoded_row(encoded)
+            yield piece_rows([encode_piece(self._encoder, piece, self._recipe_file)])

@@ -12,13 +12,13 @@ import ray
 import ray.data
 
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
-from tlray.extraction.on_ray.tasks import decode, unit_rows, write
+from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
 from tlray.extraction.on_ray.unit_actor import UnitActor
 from tlray.extraction.placement import LANES_PER_PROCESS
 from tlray.extraction.plan.plan import Plan
-from tlray.extraction.worker.fetch import FetchSpec
-from tlray.extraction.worker.pieces import WrittenPiece
+from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.unit_worker import THREADS_AHEAD
+from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.table.table import Table
 from tlray.models.encoder.memory import as_environment
 from tlray.ray_cluster.errors import unwrapped
@@ -91,8 +91,8 @@ def cluster() -> Iterator[Workers]:
 
 
 def run_on_ray(
-    plan: Plan, spec: FetchSpec, table: Table, weights: str, workers: Workers, run_id: str
-) -> Generator[WrittenPiece, None, None]:
+    plan: Plan, spec: ReadSpec, table: Table, weights: str, workers: Workers, run_id: str
+) -> Generator[Piece[WrittenParts], None, None]:
     """Work a plan off; the network's weights are where this run has them, wherever they were when the table was made.
 
     Yields:
@@ -110,8 +110,7 @@ def run_on_ray(
     with unwrapped():
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(batch, pa.Table)
-            for document in batch["written"].to_pylist():
-                yield WrittenPiece.model_validate_json(document)
+            yield from pieces_of(batch)
 
 
 @dataclass(frozen=True)

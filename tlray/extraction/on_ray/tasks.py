@@ -7,14 +7,15 @@ tasks import this module and so neither torch nor the networks, which take secon
 
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tlray.extraction.plan.plan import Unit
-from tlray.extraction.worker.fetch import FetchSpec, Piece, fetch_unit
-from tlray.extraction.worker.pieces import EncodedPiece, write_piece
+from tlray.extraction.worker.pieces import EncodedRows, Piece, write_piece
+from tlray.lake.source.read_images import DecodedImages, ReadSpec, read_images
 
 
 def unit_rows(units: Sequence[Unit]) -> list[pa.Table]:
@@ -28,72 +29,48 @@ def unit_of(row: dict[str, Any]) -> Unit:
 
 
 def decode(batch: pa.Table, *, spec_json: str) -> Iterator[pa.Table]:
-    """Fetch and decode units; one row a piece."""
-    spec = FetchSpec.model_validate_json(spec_json)
+    """Fetch and decode the units of a batch of `unit_rows`; a row for each piece, its content DecodedImages."""
+    spec = ReadSpec.model_validate_json(spec_json)
     for row in batch.to_pylist():
-        for piece in fetch_unit(unit_of(row), spec):
-            yield _piece_to_row(piece)
+        unit = unit_of(row)
+        for index, images in enumerate(read_images(unit.items, spec)):
+            yield _decoded_row(Piece(unit.index, index, images.is_last, images, images.seconds, images.notes))
 
 
 def write(batch: pa.Table, *, table_uri: str, recipe_id: str, run_id: str) -> pa.Table:
-    """Write encoded pieces; one row of JSON (`WrittenPiece`) each."""
-    documents = []
-    for row in batch.to_pylist():
-        seconds, notes = pickle.loads(row["seconds"])  # noqa: S301  # written by `encoded_row`
-        piece = EncodedPiece(
-            row["unit"], row["index"], row["last"], _from_ipc(row["ok"]), _from_ipc(row["failed"]), seconds, notes
-        )
-        written = write_piece(piece, table_uri=table_uri, recipe_id=recipe_id, run_id=run_id)
-        documents.append(written.model_dump_json())
-    return pa.table({"written": documents})
+    """Write the encoded pieces of a batch; a row for each, its content WrittenParts."""
+    pieces: list[Piece[EncodedRows]] = pieces_of(batch)
+    written = [write_piece(piece, table_uri=table_uri, recipe_id=recipe_id, run_id=run_id) for piece in pieces]
+    return piece_rows(written)
 
 
-def _piece_to_row(piece: Piece) -> pa.Table:
-    pixels = piece.images_BHWC
+def piece_rows(pieces: Sequence[Piece[Any]]) -> pa.Table:
+    """Pieces as rows, for content without pixels."""
+    return pa.table({"piece": pa.array([pickle.dumps(piece, protocol=5) for piece in pieces], pa.large_binary())})
+
+
+def pieces_of(rows: pa.Table) -> list[Piece[Any]]:
+    """What `piece_rows` was given."""
+    return [pickle.loads(data) for data in rows["piece"].to_pylist()]  # noqa: S301  # written by this run's own workers
+
+
+def _decoded_row(piece: Piece[DecodedImages]) -> pa.Table:
+    pixels = piece.content.images_BHWC
     buffer = pa.py_buffer(np.ascontiguousarray(pixels).reshape(-1))
     offsets = pa.py_buffer(np.array([0, pixels.nbytes], np.int64))
-    return pa.table(
-        {
-            "unit": [piece.unit],
-            "index": [piece.index],
-            "last": [piece.last],
-            "rows": [_to_ipc(piece.rows)],
-            "shape": [list(pixels.shape)],
-            "pixels": pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer]),
-            "seconds": [pickle.dumps((piece.seconds, piece.notes))],
-        }
+    without_pixels = piece.with_content(replace(piece.content, images_BHWC=pixels[:0]))
+    return piece_rows([without_pixels]).append_column(
+        "pixels", pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])
     )
 
 
-def piece_of(row: pa.Table) -> Piece:
+def decoded_piece(row: pa.Table) -> Piece[DecodedImages]:
     """The piece of a row that `decode` made; its images are a view of the row."""
-    pixels = row["pixels"].chunk(0)
-    shape = row["shape"][0].as_py()
-    images_BHWC = np.frombuffer(pixels[0].as_buffer(), np.uint8).reshape(shape)
-    seconds, notes = pickle.loads(row["seconds"][0].as_py())  # noqa: S301  # written by `decode`
-    return Piece(
-        row["unit"][0].as_py(),
-        row["index"][0].as_py(),
-        row["last"][0].as_py(),
-        _from_ipc(row["rows"][0].as_py()),
-        images_BHWC,
-        seconds,
-        notes,
-    )
-
-
-def encoded_row(encoded: EncodedPiece) -> pa.Table:
-    """An encoded piece as the row that `write` takes."""
-    return pa.table(
-        {
-            "unit": [encoded.unit],
-            "index": [encoded.index],
-            "last": [encoded.last],
-            "ok": [_to_ipc(encoded.ok)],
-            "failed": [_to_ipc(encoded.failed)],
-            "seconds": [pickle.dumps((encoded.seconds, encoded.notes))],
-        }
-    )
+    (piece,) = pieces_of(row)
+    images: DecodedImages = piece.content
+    pixels = np.frombuffer(row["pixels"].chunk(0)[0].as_buffer(), np.uint8)
+    images_BHWC = pixels.reshape(-1, *images.images_BHWC.shape[1:])
+    return piece.with_content(replace(images, images_BHWC=images_BHWC))
 
 
 def _to_ipc(table: pa.Table) -> bytes:

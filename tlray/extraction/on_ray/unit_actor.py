@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from tlray.extraction.on_ray.encoder_actor import on_this_node
-from tlray.extraction.on_ray.tasks import unit_of
-from tlray.extraction.worker.fetch import FetchSpec
+from tlray.extraction.on_ray.tasks import piece_rows, unit_of
 from tlray.extraction.worker.scoring_encoder import with_head
 from tlray.extraction.worker.unit_worker import UnitWorker
+from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
 from tlray.models.encoder.golden import make_encoder
@@ -24,7 +24,7 @@ class UnitActor:
 
     def __init__(self, table_uri: str, weights: str, spec_json: str, run_id: str, lanes: int) -> None:
         self._table_uri, self._weights = table_uri, weights
-        self._spec = FetchSpec.model_validate_json(spec_json)
+        self._spec = ReadSpec.model_validate_json(spec_json)
         self._run_id = run_id
         self._lanes = lanes
         self._lock = threading.Lock()
@@ -42,8 +42,7 @@ class UnitActor:
             return self._worker
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Work on units; one row of JSON (`WrittenPiece`) for each written piece."""
+        """Work on units; a row for each written piece."""
         worker = self._ready()
         for row in batch.to_pylist():
-            written = worker.work(unit_of(row))
-            yield pa.table({"written": [piece.model_dump_json() for piece in written]})
+            yield piece_rows(worker.work(unit_of(row)))

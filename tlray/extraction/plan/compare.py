@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from tlray.config import PolicyConfig
 from tlray.extraction.plan.plan import Difference, StaleItems, Where, positions
+from tlray.lake.source.shards import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.arrow_memory import keep_freed_buffers
 from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
@@ -71,7 +72,10 @@ def compare(
     """
     keep_freed_buffers()
     parts = table.parts() if table is not None else []
-    rows = identities(table, parts, source.kind, retry_codes) if table is not None else iter(())
+    rows: Iterator[pa.Table] = iter(())
+    if table is not None:
+        in_shards = {} if source.kind == "images" else {"item_of": containers_of}
+        rows = identities(table, parts, retry_codes, **in_shards)
     held = SortedRuns(IDENTITY_SCHEMA, "item", scratch, memory_bytes=memory_bytes).add_all(rows)
     listed = SortedRuns(PAGE_SCHEMA, "uri", scratch, memory_bytes=held.memory_bytes).add_all(source.pages())
     left = listed.rows

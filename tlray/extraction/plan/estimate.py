@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from tlray.extraction.plan.plan import Difference, Plan
-from tlray.extraction.worker.fetch import FetchSpec, decode_members, fetch_members
+from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
 from tlray.models.backbones import Backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.progress import say
@@ -16,7 +16,7 @@ SAMPLE_IMAGES = 32
 """Images that a dry run really embeds, to estimate the time of the others."""
 
 
-def estimate_seconds(differences: Iterator[Difference], spec: FetchSpec, backbone: Backbone) -> dict[str, Any]:
+def estimate_seconds(differences: Iterator[Difference], spec: ReadSpec, backbone: Backbone) -> dict[str, Any]:
     """Embed a few images, in this process, and scale up; shards are estimated by their bytes.
 
     Returns:
@@ -24,7 +24,7 @@ def estimate_seconds(differences: Iterator[Difference], spec: FetchSpec, backbon
     """
     units, todo_bytes, estimate, sample_seconds, seconds_each = 0, 0, 0.0, 0.0, 0.0
     for difference in differences:
-        plan = difference.cut(unit_images=spec.piece_images, slots=os.cpu_count() or 1)
+        plan = difference.cut(unit_images=spec.batch_images, slots=os.cpu_count() or 1)
         if plan.units and not seconds_each:
             sample_seconds, fraction = time_sample(plan, spec, backbone, SAMPLE_IMAGES)
             seconds_each = sample_seconds / fraction / plan.todo
@@ -35,7 +35,7 @@ def estimate_seconds(differences: Iterator[Difference], spec: FetchSpec, backbon
     return {"units": units, "todo_bytes": todo_bytes, "estimated_seconds": round(estimate, 1)}
 
 
-def time_sample(plan: Plan, spec: FetchSpec, backbone: Backbone, images: int) -> tuple[float, float]:
+def time_sample(plan: Plan, spec: ReadSpec, backbone: Backbone, images: int) -> tuple[float, float]:
     """Fetch, decode and embed the first images of a plan, one stage after the other.
 
     Args:
@@ -50,16 +50,16 @@ def time_sample(plan: Plan, spec: FetchSpec, backbone: Backbone, images: int) ->
     """
     encoder = Encoder(backbone)
     items = plan.units[0].items.slice(0, images)
-    warm_up = next(decode_members(islice(fetch_members(items, spec), images), 0, spec))
+    warm_up = next(decode_images(islice(fetch_images(items, spec), images), spec))
     encoder.encode(warm_up.images_BHWC)  # the first pass allocates memory and chooses kernels
     began = perf_counter()
-    members = list(islice(fetch_members(items, spec), images))
-    for piece in decode_members(members, 0, spec):
-        encoder.encode(piece.images_BHWC)
+    fetched = list(islice(fetch_images(items, spec), images))
+    for batch in decode_images(fetched, spec):
+        encoder.encode(batch.images_BHWC)
     seconds = perf_counter() - began
     if spec.kind == "images":
-        return seconds, len(members) / plan.todo
-    return seconds, _size_bytes([member.data for member in members]) / max(1, plan.todo_bytes)
+        return seconds, len(fetched) / plan.todo
+    return seconds, _size_bytes([image.data for image in fetched]) / max(1, plan.todo_bytes)
 
 
 def _size_bytes(datas: Sequence[object]) -> int:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.errors import ImageErrorCode
-from tlray.extraction.worker.fetch import Piece
-from tlray.extraction.worker.pieces import EncodedPiece
+from tlray.extraction.worker.pieces import EncodedRows, Piece
 from tlray.extraction.worker.prediction_columns import prediction_columns
+from tlray.lake.source.read_images import DecodedImages
 from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS, own_fields, vector_column
 from tlray.recipe import RecipeFile
 
@@ -23,7 +23,7 @@ class TimedEncoder(Protocol):
     def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]: ...  # noqa: D102
 
 
-def encode_piece(encoder: TimedEncoder, piece: Piece, file: RecipeFile) -> EncodedPiece:
+def encode_piece(encoder: TimedEncoder, piece: Piece[DecodedImages], file: RecipeFile) -> Piece[EncodedRows]:
     """Make the table's own columns of the images of a piece; a row whose vector is not finite becomes a failed one.
 
     Args:
@@ -31,28 +31,22 @@ def encode_piece(encoder: TimedEncoder, piece: Piece, file: RecipeFile) -> Encod
         piece: decoded.
         file: the table's.
     """
-    features, encode_seconds = encoder.encode_timed(piece.images_BHWC)
-    finite_B = np.ones(len(piece.images_BHWC), bool)
+    images = piece.content
+    features, encode_seconds = encoder.encode_timed(images.images_BHWC)
+    finite_B = np.ones(len(images.images_BHWC), bool)
     for features_BD in features.values():
         finite_B &= np.isfinite(features_BD).all(axis=1)
-    decoded = pc.is_null(piece.rows["error"])
-    ok = piece.rows.filter(decoded).filter(pa.array(finite_B))
-    not_finite = piece.rows.filter(decoded).filter(pa.array(~finite_B))
+    decoded = pc.is_null(images.rows["error"])
+    ok = images.rows.filter(decoded).filter(pa.array(finite_B))
+    not_finite = images.rows.filter(decoded).filter(pa.array(~finite_B))
     code = pa.array([str(ImageErrorCode.NON_FINITE)] * len(not_finite), pa.string())
     failed = pa.concat_tables(
-        [piece.rows.filter(pc.invert(decoded)), not_finite.set_column(len(FIXED_FIELDS), ERROR_FIELD, code)]
+        [images.rows.filter(pc.invert(decoded)), not_finite.set_column(len(FIXED_FIELDS), ERROR_FIELD, code)]
     )
     columns = _own_columns({name: features_BD[finite_B] for name, features_BD in features.items()}, file)
     nulls = {field.name: pa.nulls(len(failed), field.type) for field in own_fields(file)}
-    return EncodedPiece(
-        piece.unit,
-        piece.index,
-        piece.last,
-        _with_columns(ok, columns),
-        _with_columns(failed, nulls),
-        {**piece.seconds, "encode": encode_seconds},
-        piece.notes,
-    )
+    rows = EncodedRows(_with_columns(ok, columns), _with_columns(failed, nulls))
+    return piece.with_content(rows, encode=encode_seconds)
 
 
 def _own_columns(features: dict[str, np.ndarray], file: RecipeFile) -> dict[str, pa.Array]:

@@ -6,21 +6,21 @@ still in the core's caches, and no more threads compute than there are cores, ho
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
 from typing import Protocol
 
+from tlray.errors import GO_ON, StoppedError
 from tlray.extraction.plan.plan import Unit
 from tlray.extraction.worker.encode import TimedEncoder, encode_piece
-from tlray.extraction.worker.fetch import FetchSpec, decode_members, fetch_members
-from tlray.extraction.worker.pieces import EncodedPiece, WrittenPiece, merged, write_piece
-from tlray.lake.source.shards import Member
+from tlray.extraction.worker.pieces import EncodedRows, Piece, WrittenParts, join_pieces, write_piece
+from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
+from tlray.lake.source.shards import FetchedImage
 from tlray.recipe import RecipeFile
 
 THREADS_AHEAD = 1
-"""Threads more than lanes, so that one fetches or writes while the others keep all cores busy. More of them win nothing: two
-lanes on two cores made 321 and 324 images a second with 1, 320 and 319 with 2, 320 with 4 (photos in memory)."""
+"""Threads more than lanes, so that one fetches or writes while the others keep all cores busy; more of them win nothing."""
 
 
 class Cores(Protocol):
@@ -48,46 +48,52 @@ class UnitWorker:
 
     encoder: TimedEncoder
     cores: Cores
-    spec: FetchSpec
+    spec: ReadSpec
     table_uri: str
     recipe_file: RecipeFile
     run_id: str
     stopped: Callable[[], bool] = lambda: False
 
-    def work(self, unit: Unit) -> list[WrittenPiece]:
+    def work(self, unit: Unit) -> list[Piece[WrittenParts]]:
         """Fetch, decode, embed and write the images of a unit.
 
         Raises:
             StoppedError: `stopped` said so.
             TlrayError: what ends the run.
         """
-        written: list[WrittenPiece] = []
-        done: list[EncodedPiece] = []
-        for members, fetch_seconds in self._fetched(unit):
-            if done and sum(piece.rows for piece in done) + len(members) > self.spec.piece_images:
-                written.append(self._write(done, len(written), last=False))
-                done = []
+        written: list[Piece[WrittenParts]] = []
+        waiting: list[Piece[EncodedRows]] = []
+        for fetched, fetch_seconds in self._turns(unit):
+            if waiting and sum(len(piece.content) for piece in waiting) + len(fetched) > self.spec.batch_images:
+                written.append(self._write(waiting, len(written), is_last=False))
+                waiting = []
             with self.cores.turn():
-                # No more than a piece can hold, so it is one.
-                (piece,) = decode_members(members, unit.index, self.spec, len(members))
-                piece.seconds["fetch"] = fetch_seconds
-                done.append(encode_piece(self.encoder, piece, self.recipe_file))
-        written.append(self._write(done, len(written), last=True))
+                (images,) = decode_images(fetched, self.spec, len(fetched))  # no more than a batch can hold, so it is one
+                seconds = {**images.seconds, "fetch": fetch_seconds}
+                piece = Piece(unit.index, len(written), False, images, seconds, images.notes)
+                waiting.append(encode_piece(self.encoder, piece, self.recipe_file))
+        written.append(self._write(waiting, len(written), is_last=True))
         return written
 
-    def _fetched(self, unit: Unit) -> Iterator[tuple[list[Member], float]]:
-        """The images of each turn, and how long they were waited for; none in one turn if the unit has none."""
-        upcoming = fetch_members(unit.items, self.spec, self.stopped)
-        at_once = min(self.cores.turn_images or self.spec.piece_images, self.spec.piece_images)
+    def _turns(self, unit: Unit) -> Iterator[tuple[list[FetchedImage], float]]:
+        """The images of each turn, and how long they were waited for; one turn without images if the unit has none."""
+        upcoming = self._unless_stopped(fetch_images(unit.items, self.spec))
+        at_once = min(self.cores.turn_images or self.spec.batch_images, self.spec.batch_images)
         is_first = True
         while True:
             began = perf_counter()
-            members = list(islice(upcoming, at_once))
-            if not members and not is_first:
+            images = list(islice(upcoming, at_once))
+            if not images and not is_first:
                 return
-            yield members, perf_counter() - began
+            yield images, perf_counter() - began
             is_first = False
 
-    def _write(self, done: list[EncodedPiece], index: int, *, last: bool) -> WrittenPiece:
-        piece = replace(merged(done), index=index, last=last)
+    def _unless_stopped(self, images: Iterator[FetchedImage]) -> Iterator[FetchedImage]:
+        for image in images:
+            if self.stopped():
+                raise StoppedError(f"the run was asked to stop; {GO_ON}")
+            yield image
+
+    def _write(self, waiting: list[Piece[EncodedRows]], index: int, *, is_last: bool) -> Piece[WrittenParts]:
+        piece = join_pieces(waiting, index=index, is_last=is_last)
         return write_piece(piece, table_uri=self.table_uri, recipe_id=self.recipe_file.table_id, run_id=self.run_id)

@@ -42,8 +42,8 @@ _WEBDATASET_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One image of a container, or why there is none."""
+class FetchedImage:
+    """An image's bytes, or why there are none; one that is in a container or a file of its own."""
 
     uri: str
     etag: str
@@ -63,7 +63,7 @@ def containers_of(uris: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Arra
     return pc.coalesce(found, uris)
 
 
-def read_members(kind: ContainerKind, uri: str, etag: str | None, config: SourceConfig) -> Iterator[Member]:
+def read_members(kind: ContainerKind, uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
     """The images of a container, streamed.
 
     Args:
@@ -104,7 +104,7 @@ class _Entry:
     data: bytes | ImageError
 
 
-def _tar_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[Member]:
+def _tar_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
     stream, etag = open_store(uri).stream(uri, if_match=etag)
     taken: set[str] = set()
     with stream:
@@ -114,7 +114,7 @@ def _tar_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[M
                 if entry.is_image:
                     if config.labels == "folder":
                         label = PurePosixPath(entry.name).parent.name or None
-                    yield Member(f"{uri}#{_unique(entry.name, taken)}" if entry.name else uri, etag, label, entry.data)
+                    yield FetchedImage(f"{uri}#{_unique(entry.name, taken)}" if entry.name else uri, etag, label, entry.data)
 
 
 def _tar_entries(stream: BinaryIO, config: SourceConfig) -> Iterator[_Entry]:
@@ -234,7 +234,7 @@ def _label_column(schema: pa.Schema, config: SourceConfig, uri: str) -> str | No
     return config.labels
 
 
-def _parquet_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[Member]:
+def _parquet_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
     store = open_store(uri)
     info = store.stat(uri)
     if info is None:
@@ -244,10 +244,10 @@ def _parquet_members(uri: str, etag: str | None, config: SourceConfig) -> Iterat
         try:
             yield from _parquet_rows(pq.ParquetFile(stream, buffer_size=READ_BUFFER_BYTES, pre_buffer=False), uri, etag, config)
         except (pa.ArrowException, OSError) as error:
-            yield Member(uri, etag, None, ImageError(ImageErrorCode.CORRUPT, f"not a whole Parquet file: {error}"))
+            yield FetchedImage(uri, etag, None, ImageError(ImageErrorCode.CORRUPT, f"not a whole Parquet file: {error}"))
 
 
-def _parquet_rows(file: pq.ParquetFile, uri: str, etag: str, config: SourceConfig) -> Iterator[Member]:
+def _parquet_rows(file: pq.ParquetFile, uri: str, etag: str, config: SourceConfig) -> Iterator[FetchedImage]:
     image_column = _image_column(file.schema_arrow, config, uri)
     labels = _label_column(file.schema_arrow, config, uri)
     in_struct = _is_image_struct(file.schema_arrow.field(image_column).type)
@@ -260,7 +260,7 @@ def _parquet_rows(file: pq.ParquetFile, uri: str, etag: str, config: SourceConfi
             images = batch[image_column].field("bytes") if in_struct else batch[image_column]
             texts = batch[labels].cast(pa.string()) if labels else pa.nulls(len(batch), pa.string())
             for image, text in zip(images, texts, strict=True):
-                yield Member(f"{uri}#{row}", etag, text.as_py(), _parquet_data(image, config.max_image_bytes))
+                yield FetchedImage(f"{uri}#{row}", etag, text.as_py(), _parquet_data(image, config.max_image_bytes))
                 row += 1
 
 

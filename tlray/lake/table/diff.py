@@ -42,7 +42,7 @@ def contrast(first: Table, second: Table) -> dict[str, Any]:
         for number, table in enumerate((first, second)):
             folder = Path(scratch) / str(number)
             folder.mkdir()
-            rows = identities(table, parts[number], "images", ())
+            rows = identities(table, parts[number])
             memory_bytes = sides[0].memory_bytes if sides else MEMORY_BYTES
             sides.append(SortedRuns(IDENTITY_SCHEMA, "item", folder, memory_bytes=memory_bytes).add_all(rows))
         for bound in cut_ranges(sides, RANGE_ROWS):

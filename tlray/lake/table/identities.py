@@ -1,13 +1,12 @@
 """What a table holds: the identity of each live row, without its vectors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tlray.lake.source.shards import containers_of
 from tlray.lake.table.parts import READ_THREADS, Part, read_part
 from tlray.lake.table.table import Table
 
@@ -25,14 +24,19 @@ IDENTITY_SCHEMA = pa.schema(
 reason that this run tries again, and where it is: index of the part, position in it."""
 
 
-def identities(table: Table, parts: Sequence[Part], kind: str, retry_codes: Iterable[str]) -> Iterator[pa.Table]:
+def identities(
+    table: Table,
+    parts: Sequence[Part],
+    retry_codes: Iterable[str] = (),
+    item_of: Callable[[pa.ChunkedArray], pa.ChunkedArray] = lambda uris: uris,
+) -> Iterator[pa.Table]:
     """The identity of each row of some parts.
 
     Args:
         table: that they belong to.
         parts: its live ones.
-        kind: `Source.kind`.
         retry_codes: error codes whose rows are tried again.
+        item_of: from the URIs of rows to what a source lists for them: the images themselves, or the files that hold them.
 
     Yields:
         Tables of IDENTITY_SCHEMA, one a part, in order.
@@ -41,10 +45,9 @@ def identities(table: Table, parts: Sequence[Part], kind: str, retry_codes: Iter
 
     def read(index: int) -> pa.Table:
         rows = read_part(table.uri, parts[index].path, ["uri", "etag", "label", "error"])
-        items = rows["uri"] if kind == "images" else containers_of(rows["uri"])
         where = [np.full(len(rows), index, np.uint32), np.arange(len(rows), dtype=np.uint32)]
         retry = pc.is_in(rows["error"], value_set=codes)
-        return pa.table([items, rows["etag"], rows["label"], retry, *where], schema=IDENTITY_SCHEMA)
+        return pa.table([item_of(rows["uri"]), rows["etag"], rows["label"], retry, *where], schema=IDENTITY_SCHEMA)
 
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="identities") as threads:
         for start in range(0, len(parts), READ_THREADS):

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.errors import ExamplesError
-from tlray.extraction.plan.plan import Unit
-from tlray.extraction.worker.fetch import FetchSpec, fetch_unit
+from tlray.lake.source.read_images import ReadSpec, read_images
 from tlray.lake.table.parts import read_part, vectors_of
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
@@ -92,7 +91,7 @@ class ImageRows:
     def __init__(
         self,
         items: pa.Table,
-        spec: FetchSpec,
+        spec: ReadSpec,
         *,
         kinds: Collection[Kind],
         seed: int,
@@ -140,10 +139,10 @@ class ImageRows:
 
     def _fetch(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Those that could be decoded, and which these are."""
-        pieces = list(fetch_unit(Unit(0, self._items.take(pa.array(positions))), self._spec))
-        self.notes += [note for piece in pieces for note in piece.notes]
-        fine_B = np.concatenate([np.asarray(pc.is_null(piece.rows["error"])) for piece in pieces])
-        return np.concatenate([piece.images_BHWC for piece in pieces]), fine_B
+        batches = list(read_images(self._items.take(pa.array(positions)), self._spec))
+        self.notes += [note for batch in batches for note in batch.notes]
+        fine_B = np.concatenate([np.asarray(pc.is_null(batch.rows["error"])) for batch in batches])
+        return np.concatenate([batch.images_BHWC for batch in batches]), fine_B
 
 
 class ActivationRows:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError, TlrayError, first_line
-from tlray.extraction.worker.fetch import FetchSpec
+from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import join, to_uri
 from tlray.lake.table.table import Table
@@ -48,7 +48,7 @@ class Job(BaseModel):
         recipe: of the network before it is trained.
         cut: up to which it is frozen.
         table_version: of the table of activations, where they are trained on.
-        trust_listing: see `FetchSpec`.
+        trust_listing: see `ReadSpec`.
         fingerprint: of all that the result depends on.
     """
 
@@ -195,7 +195,7 @@ def _rows(job: Job, examples: Examples, items: Any, table: Table | None, scratch
         column = table.recipe_file.recipe.columns[job.cut]
         return ActivationRows(table, column, examples.uris, memory_bytes=config.memory_bytes, scratch=scratch, sharers=sharers)
     assert config.source is not None
-    spec = FetchSpec(
+    spec = ReadSpec(
         kind="images", source=config.source, preprocessing=job.recipe.preprocessing, trust_listing=job.trust_listing
     )
     kinds = ("crop", "flip") if settings.augment is None else settings.augment

@@ -1,15 +1,15 @@
-"""From a unit of the plan to pieces: fetched, decoded and resized images beside the rows that describe them.
+"""From items of a source to pixels: fetch, decode, resize; each image beside a row that describes it, or says what failed.
 
-Shape legend: B decoded images of a piece, H height, W width, C channels.
+Shape legend: B decoded images of a batch, H height, W width, C channels.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,14 +25,13 @@ from tlray.errors import (
     ObjectNotFoundError,
     ObjectTooLargeError,
     SourceError,
-    StoppedError,
     StorageError,
     StoreAwayError,
     TlrayError,
 )
-from tlray.extraction.plan.plan import Unit
 from tlray.lake.image.decode import decode_image
-from tlray.lake.source.shards import Member, read_members
+from tlray.lake.source.shards import FetchedImage, read_members
+from tlray.lake.source.source import Kind, Source
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Blob
 from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS
@@ -42,14 +41,16 @@ FETCH_THREADS = 16
 """Concurrent GETs of one task: an object store answers in 10 to 50 ms, one core decodes an image in 1 to 5 ms."""
 
 QUICK_SECONDS = 0.0005
-"""A read in the mean, for which threads are not worth their while: they compete for the interpreter with those that compute. An
-image from a local file took 135 microseconds of processor time with them and 50 without; disks and mounts may be slower."""
+"""Local files that take less than this to read, on average, are read without threads, which would compete for the interpreter
+with those that compute; slower disks and network mounts get threads."""
 
-PIECE_BYTES = 64 * 2**20
-"""Pixels of a piece: half of Ray Data's target block, so that two are in flight where one block would be."""
+BATCH_BYTES = 64 * 2**20
+"""Pixels of a batch: half of Ray Data's target block, so that two are in flight where one block would be."""
+
+MOST_BATCH_IMAGES = 512
 
 NOTES = 3
-"""Failures of a piece that the log tells of."""
+"""Failures of a batch that the log tells of."""
 
 FETCH_ERRORS = (StorageError, AccessError, SourceError)
 """What may be one object's fault: gone, archived, forbidden, in a bucket that a manifest misspells. A store
@@ -64,148 +65,142 @@ Row = dict[str, Any]
 """Of a listing: uri, etag, label (str or None), size_bytes (int or None)."""
 
 
-class FetchSpec(BaseModel):
-    """What a worker needs to know to turn a unit into pieces.
+class ReadSpec(BaseModel):
+    """What it takes to turn a source's items into pixels; crosses to workers as JSON.
 
     Attributes:
-        kind: `Plan.kind`.
-        source: the source's config.
-        preprocessing: pixels to network input; only the geometry happens here.
+        kind: what an item is: an image, or a file that holds images.
+        source: its labels, columns and limits.
+        preprocessing: from an image to network input; only the geometry happens here.
         trust_listing: the listing's etag is a version that the user keeps (a manifest's), not the store's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["images", "webdataset", "parquet"]
+    kind: Kind
     source: SourceConfig
     preprocessing: Preprocessing
     trust_listing: bool
 
+    @classmethod
+    def of(cls, source: Source, preprocessing: Preprocessing) -> Self:
+        """The spec for the items that a source lists."""
+        trust_listing = source.format == "manifest"
+        return cls(kind=source.kind, source=source.config, preprocessing=preprocessing, trust_listing=trust_listing)
+
     @property
-    def piece_images(self) -> int:
-        """Most images in a piece."""
+    def batch_images(self) -> int:
+        """Most images that are decoded into one batch."""
         height, width = self.preprocessing.crop
-        return max(1, min(512, PIECE_BYTES // (height * width * 3)))
+        return max(1, min(MOST_BATCH_IMAGES, BATCH_BYTES // (height * width * 3)))
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Images of one unit, or some of a shard's.
+class DecodedImages:
+    """A batch of images, decoded and resized, and the rows that describe them.
 
     Attributes:
-        unit: index of the unit.
-        index: its number within the unit.
-        last: whether the unit has no more.
-        rows: ROWS_SCHEMA; `error` is null where there are pixels.
+        rows: ROWS_SCHEMA, those of failed images included; `error` is null where there are pixels.
         images_BHWC: uint8, one for each row without error, in the rows' order.
-        seconds: by stage: `fetch` and `upload` were waited for the store; the others were busy, the CPU or a device.
-        notes: details of the first few failures, for the log.
+        is_last: whether nothing follows.
+        seconds: `fetch`, waited for the store, and `decode`, of a processor.
+        notes: what went wrong with the first few failed images, for people.
     """
 
-    unit: int
-    index: int
-    last: bool
     rows: pa.Table
     images_BHWC: np.ndarray
+    is_last: bool
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
 
 
-def fetch_unit(unit: Unit, spec: FetchSpec, stopped: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
-    """Fetch and decode the images of a unit.
+def read_images(items: pa.Table, spec: ReadSpec) -> Iterator[DecodedImages]:
+    """Fetch and decode the images of some items.
 
     Args:
-        unit: of the plan.
+        items: rows of PAGE_SCHEMA.
         spec: how.
-        stopped: asked before each image, by several threads; once it says so the unit is dropped.
 
-    Returns:
-        Pieces in order; at least one, the last one marked.
+    Yields:
+        Batches in the items' order; at least one, the last one marked.
 
     Raises:
         StorageError: the store failed in a way that is no single image's fault.
-        StoppedError: `stopped` said so.
     """
-    images = len(unit.items) if spec.kind == "images" else None
-    return decode_members(fetch_members(unit.items, spec, stopped), unit.index, spec, images)
+    yield from decode_images(fetch_images(items, spec), spec, len(items) if spec.kind == "images" else None)
 
 
-def decode_members(members: Iterable[Member], unit: int, spec: FetchSpec, images: int | None = None) -> Iterator[Piece]:
-    """Decode fetched images into pieces of a unit; at least one, the last one marked.
+def decode_images(images: Iterable[FetchedImage], spec: ReadSpec, count: int | None = None) -> Iterator[DecodedImages]:
+    """Decode fetched images in batches; at least one, the last one marked.
 
     Args:
-        members: fetched images.
-        unit: index of the unit.
+        images: fetched.
         spec: how.
-        images: most that there can be, where it is known; memory is set aside for them.
+        count: most images that there can be, where it is known; memory is set aside for them.
     """
-    builder = _Builder(unit, spec, spec.piece_images if images is None else min(images, spec.piece_images))
-    upcoming = iter(members)
+    batch = _Batch(spec, spec.batch_images if count is None else min(count, spec.batch_images))
+    upcoming = iter(images)
     while True:
         began = time.perf_counter()
-        member = next(upcoming, None)
-        builder.fetch_seconds += time.perf_counter() - began
-        if member is None:
+        image = next(upcoming, None)
+        batch.fetch_seconds += time.perf_counter() - began
+        if image is None:
             break
-        if builder.full:
-            yield builder.take(last=False)
-        builder.add(member)
-    yield builder.take(last=True)
+        if batch.is_full:
+            yield batch.take(is_last=False)
+        batch.add(image)
+    yield batch.take(is_last=True)
 
 
-def fetch_members(items: pa.Table, spec: FetchSpec, stopped: Callable[[], bool] = lambda: False) -> Iterator[Member]:
-    """The images of some items of a plan, in order, not yet decoded.
+def fetch_images(items: pa.Table, spec: ReadSpec) -> Iterator[FetchedImage]:
+    """The bytes of the images of some items, in order.
 
-    A shard that cannot be read to its end closes with a failed row of its own URI, which the next run replaces: its etag
-    has changed, or `fetch_failed` is tried again.
+    A shard that cannot be read to its end closes with a failed image of the shard's own URI, which the next run replaces: its
+    etag has changed, or `fetch_failed` is tried again.
 
     Raises:
-        StorageError, StoppedError: as `fetch_unit`.
+        StorageError: the store failed in a way that is no single image's fault.
     """
-    members = _fetch_images(items, spec) if spec.kind == "images" else _read_shards(items, spec)
-    for member in members:
-        if stopped():
-            raise StoppedError(f"the run was asked to stop; {GO_ON}")
-        yield member
+    return _fetch_files(items, spec) if spec.kind == "images" else _read_shards(items, spec)
 
 
-def _read_shards(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
+def _read_shards(items: pa.Table, spec: ReadSpec) -> Iterator[FetchedImage]:
     assert spec.kind != "images"
     for item in items.to_pylist():
         try:
             yield from read_members(spec.kind, item["uri"], item["etag"], spec.source)
         except FETCH_ERRORS as error:
-            yield Member(item["uri"], item["etag"], None, _as_image_error(error))
+            yield FetchedImage(item["uri"], item["etag"], None, _as_image_error(error))
 
 
-def _fetch_images(items: pa.Table, spec: FetchSpec) -> Iterator[Member]:
+def _fetch_files(items: pa.Table, spec: ReadSpec) -> Iterator[FetchedImage]:
     """Fetch in order: local files one after the other while that is quick, all else with many threads."""
     rows = deque(items.to_pylist())
     taken, seconds = 0, 0.0
     while rows and rows[0]["uri"].startswith("file:") and seconds <= QUICK_SECONDS * max(taken, FETCH_THREADS):
         began = time.perf_counter()
-        member = _fetch_image(rows.popleft(), spec)
+        image = _fetch_file(rows.popleft(), spec)
         taken, seconds = taken + 1, seconds + time.perf_counter() - began
-        yield member
+        yield image
     if rows:
         yield from _fetch_with_threads(rows, spec)
 
 
-def _fetch_with_threads(rows: Sequence[Row], spec: FetchSpec) -> Iterator[Member]:
+def _fetch_with_threads(rows: Sequence[Row], spec: ReadSpec) -> Iterator[FetchedImage]:
     """Fetch in order, holding at most a few images more than there are threads."""
     threads = ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="fetch")
-    upcoming = (threads.submit(_fetch_image, row, spec) for row in rows)
+    upcoming = (threads.submit(_fetch_file, row, spec) for row in rows)
     pending = deque(islice(upcoming, 2 * FETCH_THREADS))
     try:
         while pending:
-            member = pending.popleft().result()
+            image = pending.popleft().result()
             pending.extend(islice(upcoming, 1))
-            yield member
+            yield image
     finally:
         threads.shutdown(wait=False, cancel_futures=True)  # who stops in the middle does not wait for a slow store
 
 
-def _fetch_image(row: Row, spec: FetchSpec) -> Member:
+def _fetch_file(row: Row, spec: ReadSpec) -> FetchedImage:
     uri, etag, label = str(row["uri"]), row["etag"], row["label"]
     data: bytes | ImageError
     limit = spec.source.max_image_bytes
@@ -218,7 +213,7 @@ def _fetch_image(row: Row, spec: FetchSpec) -> Member:
         etag = etag if spec.trust_listing and etag else blob.etag
     except FETCH_ERRORS as error:
         data = _as_image_error(error)
-    return Member(uri, str(etag) if etag is not None else "", str(label) if label is not None else None, data)
+    return FetchedImage(uri, str(etag) if etag is not None else "", str(label) if label is not None else None, data)
 
 
 def _read(uri: str, limit: int, *, was_listed: bool) -> Blob:
@@ -250,13 +245,11 @@ def _as_image_error(error: TlrayError) -> ImageError:
 
 
 @dataclass
-class _Builder:
-    """Collects a piece, each image decoded into its place; what failed images leave free at the end is never touched."""
+class _Batch:
+    """Collects decoded images, each decoded into its place; what failed images leave free at the end is never touched."""
 
-    unit: int
-    spec: FetchSpec
+    spec: ReadSpec
     capacity: int
-    index: int = 0
     rows: list[dict[str, object]] = field(default_factory=list)
     images_BHWC: np.ndarray | None = None
     decoded: int = 0
@@ -265,42 +258,40 @@ class _Builder:
     decode_seconds: float = 0.0
 
     @property
-    def full(self) -> bool:
-        return len(self.rows) >= self.spec.piece_images
+    def is_full(self) -> bool:
+        return len(self.rows) >= self.spec.batch_images
 
-    def add(self, member: Member) -> None:
-        row: dict[str, object] = {"uri": member.uri, "etag": member.etag, "label": member.label}
+    def add(self, image: FetchedImage) -> None:
+        row: dict[str, object] = {"uri": image.uri, "etag": image.etag, "label": image.label}
         began = time.thread_time()
         try:
-            if isinstance(member.data, ImageError):
-                raise member.data
-            image = decode_image(member.data, self.spec.preprocessing, max_pixels=self.spec.source.max_image_pixels)
+            if isinstance(image.data, ImageError):
+                raise image.data
+            decoded = decode_image(image.data, self.spec.preprocessing, max_pixels=self.spec.source.max_image_pixels)
         except ImageError as error:
             self.rows.append({**row, "error": str(error.code)})
-            self.notes.append(f"{member.uri}: {error}")
+            self.notes.append(f"{image.uri}: {error}")
         else:
-            self.rows.append({**row, "width": image.width, "height": image.height})
+            self.rows.append({**row, "width": decoded.width, "height": decoded.height})
             if self.images_BHWC is None:
                 self.images_BHWC = self._room(self.capacity)
-            self.images_BHWC[self.decoded] = image.pixels_HWC
+            self.images_BHWC[self.decoded] = decoded.pixels_HWC
             self.decoded += 1
         self.decode_seconds += time.thread_time() - began
 
     def _room(self, images: int) -> np.ndarray:
         return np.empty((images, *self.spec.preprocessing.crop, 3), np.uint8)
 
-    def take(self, *, last: bool) -> Piece:
-        piece = Piece(
-            self.unit,
-            self.index,
-            last,
+    def take(self, *, is_last: bool) -> DecodedImages:
+        """What was collected; the next images start another batch."""
+        images = DecodedImages(
             pa.Table.from_pylist(self.rows, ROWS_SCHEMA),
             self._room(0) if self.images_BHWC is None else self.images_BHWC[: self.decoded],
+            is_last,
             {"fetch": self.fetch_seconds, "decode": self.decode_seconds},
             tuple(self.notes[:NOTES]),
         )
         self.rows, self.notes = [], []
         self.images_BHWC, self.decoded = None, 0
-        self.index += 1
         self.fetch_seconds = self.decode_seconds = 0.0
-        return piece
+        return images

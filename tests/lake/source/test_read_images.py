@@ -1,4 +1,4 @@
-"""Units to pieces: every listed image has its row, whatever its object does."""
+"""Items to pixels: every listed image has its row, whatever its object does."""
 
 import threading
 import time
@@ -12,22 +12,21 @@ from tests.factories import make_recipe
 from tests.photos import photo
 from tlray.config import SourceConfig
 from tlray.errors import AccessError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError, TlrayError
-from tlray.extraction.plan.plan import Unit
-from tlray.extraction.worker import fetch
-from tlray.extraction.worker.fetch import FetchSpec, fetch_unit
 from tlray.lake.image.decode import decode_image
+from tlray.lake.source import read_images as reading
+from tlray.lake.source.read_images import ReadSpec, read_images
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.storage.store import Blob
 
 
-def spec_for(**source: object) -> FetchSpec:
+def spec_for(**source: object) -> ReadSpec:
     config = SourceConfig(uri="s3://b/", **source)
-    return FetchSpec(kind="images", source=config, preprocessing=make_recipe().preprocessing, trust_listing=False)
+    return ReadSpec(kind="images", source=config, preprocessing=make_recipe().preprocessing, trust_listing=False)
 
 
-def unit_of(uris: list[str], size_bytes: int | None = 10) -> Unit:
+def items_of(uris: list[str], size_bytes: int | None = 10) -> pa.Table:
     rows = [{"uri": uri, "etag": "listed", "size_bytes": size_bytes, "label": "x"} for uri in uris]
-    return Unit(4, pa.Table.from_pylist(rows, PAGE_SCHEMA))
+    return pa.Table.from_pylist(rows, PAGE_SCHEMA)
 
 
 class Store:
@@ -54,36 +53,36 @@ def test_what_an_object_does_is_its_rows_affair(monkeypatch: pytest.MonkeyPatch)
         "s3://b/text": b"text",
         "s3://b/last": photo(2),
     }
-    monkeypatch.setattr(fetch, "open_store", lambda uri: Store(objects))
-    (piece,) = fetch_unit(unit_of(list(objects)), spec_for())
-    assert piece.rows["uri"].to_pylist() == list(objects)
+    monkeypatch.setattr(reading, "open_store", lambda uri: Store(objects))
+    (batch,) = read_images(items_of(list(objects)), spec_for())
+    assert batch.rows["uri"].to_pylist() == list(objects)
     expected = [None, "not_found", "not_found", "too_large", "fetch_failed", "fetch_failed", "not_an_image", None]
-    assert piece.rows["error"].to_pylist() == expected
-    assert piece.rows["etag"].to_pylist() == ["read", *["listed"] * 5, "read", "read"]
-    assert piece.images_BHWC.shape == (2, 8, 8, 3) and len(piece.notes) == 3
-    assert piece.images_BHWC.flags.c_contiguous
+    assert batch.rows["error"].to_pylist() == expected
+    assert batch.rows["etag"].to_pylist() == ["read", *["listed"] * 5, "read", "read"]
+    assert batch.images_BHWC.shape == (2, 8, 8, 3) and len(batch.notes) == 3
+    assert batch.images_BHWC.flags.c_contiguous
     preprocessing = spec_for().preprocessing
     expected = [decode_image(photo(seed), preprocessing, max_pixels=10**6).pixels_HWC for seed in (1, 2)]
-    np.testing.assert_array_equal(piece.images_BHWC, expected)
-    assert (piece.unit, piece.index, piece.last) == (4, 0, True)
+    np.testing.assert_array_equal(batch.images_BHWC, expected)
+    assert batch.is_last
 
 
 def test_a_listed_size_over_the_limit_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "open_store", lambda uri: Store({}))
-    (piece,) = fetch_unit(unit_of(["s3://b/x"], size_bytes=101), spec_for(max_image_bytes=100))
-    assert piece.rows["error"].to_pylist() == ["too_large"]
+    monkeypatch.setattr(reading, "open_store", lambda uri: Store({}))
+    (batch,) = read_images(items_of(["s3://b/x"], size_bytes=101), spec_for(max_image_bytes=100))
+    assert batch.rows["error"].to_pylist() == ["too_large"]
 
 
-def test_images_keep_their_order_and_come_in_bounded_pieces(tmp_path: Path) -> None:
+def test_images_keep_their_order_and_come_in_bounded_batches(tmp_path: Path) -> None:
     uris = []
     for number in range(700):
         (tmp_path / f"{number}.jpg").write_bytes(photo(number % 7, (9, 9)))
         uris.append(f"file://{tmp_path}/{number}.jpg")
-    pieces = list(fetch_unit(unit_of(uris), spec_for()))
-    assert [len(piece.rows) for piece in pieces] == [512, 188]
-    assert [(piece.index, piece.last) for piece in pieces] == [(0, False), (1, True)]
-    assert [uri for piece in pieces for uri in piece.rows["uri"].to_pylist()] == uris
-    images = np.concatenate([piece.images_BHWC for piece in pieces])
+    batches = list(read_images(items_of(uris), spec_for()))
+    assert [len(batch.rows) for batch in batches] == [512, 188]
+    assert [batch.is_last for batch in batches] == [False, True]
+    assert [uri for batch in batches for uri in batch.rows["uri"].to_pylist()] == uris
+    images = np.concatenate([batch.images_BHWC for batch in batches])
     assert all(np.array_equal(images[number], images[number % 7]) for number in range(700))
     assert len({images[number].tobytes() for number in range(7)}) == 7
 
@@ -98,12 +97,12 @@ def test_slow_local_files_are_fetched_by_threads(monkeypatch: pytest.MonkeyPatch
             time.sleep(0.002)
             return super().read(uri, max_bytes=max_bytes)
 
-    monkeypatch.setattr(fetch, "open_store", lambda uri: Mount(dict.fromkeys(names, photo(1))))
-    (piece,) = fetch_unit(unit_of(names), spec_for())
-    assert piece.rows["uri"].to_pylist() == names
+    monkeypatch.setattr(reading, "open_store", lambda uri: Mount(dict.fromkeys(names, photo(1))))
+    (batch,) = read_images(items_of(names), spec_for())
+    assert batch.rows["uri"].to_pylist() == names
     assert readers[0] == threading.current_thread().name and all(name.startswith("fetch") for name in readers[-40:])
 
 
-def test_an_empty_unit_is_one_empty_piece() -> None:
-    (piece,) = fetch_unit(unit_of([]), spec_for())
-    assert piece.last and not len(piece.rows) and piece.images_BHWC.shape == (0, 8, 8, 3)
+def test_an_empty_list_is_one_empty_batch() -> None:
+    (batch,) = read_images(items_of([]), spec_for())
+    assert batch.is_last and not len(batch.rows) and batch.images_BHWC.shape == (0, 8, 8, 3)
