@@ -32,7 +32,7 @@ from tests.factories import make_recipe_file
 from tests.photos import RECIPE, result_of, tlray
 from tlray.config import RecipeConfig, SourceConfig
 from tlray.extraction.commit import Committer
-from tlray.extraction.plan.compare import compare
+from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.source import PAGE_SCHEMA, open_source
@@ -183,8 +183,8 @@ def run(table: Table, source: MadeUpSource, run_id: str) -> tuple[int, int]:
     before, written = {part.path: part for part in table.parts()}, 0
     with tempfile.TemporaryDirectory() as scratch:
         committer = Committer(table, run_id)
-        for difference in compare(source, table, Path(scratch)):
-            plan = difference.cut(unit_images=UNIT_IMAGES, slots=2)
+        for backlog in find_backlogs(source, table, Path(scratch)):
+            plan = backlog.cut(unit_images=UNIT_IMAGES, slots=2)
             written += write_units(table, plan, committer, rng)
     rewritten = sum(part.size_bytes for part in table.parts() if part.path not in before) - written
     return written, rewritten

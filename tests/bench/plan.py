@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from tests.bench.harness import finish, print_json, ratio, run_json
 from tests.factories import make_recipe_file
 from tlray.config import SourceConfig
-from tlray.extraction.plan.compare import Listed, compare
+from tlray.extraction.plan.backlogs import Listed, find_backlogs
 from tlray.lake.source.source import PAGE_SCHEMA, open_source
 from tlray.lake.table.parts import FIXED_FIELDS, vector_column, write_part
 from tlray.lake.table.table import Change, Table
@@ -155,8 +155,8 @@ def plan(source: Listed, table: Table | None) -> tuple[int, int]:
     """Plan as a run does; the images to embed, and the bytes on local disk."""
     todo = scratch_bytes = 0
     with tempfile.TemporaryDirectory(prefix="tlray-bench-") as scratch:
-        for difference in compare(source, table, Path(scratch)):
-            todo += difference.cut(unit_images=UNIT_IMAGES, slots=2).todo
+        for backlog in find_backlogs(source, table, Path(scratch)):
+            todo += backlog.cut(unit_images=UNIT_IMAGES, slots=2).todo
             scratch_bytes = sum(path.stat().st_size for path in Path(scratch).iterdir())
     return todo, scratch_bytes
 

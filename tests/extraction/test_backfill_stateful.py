@@ -25,7 +25,7 @@ from tests.extraction.plan.test_plan import ListedSource, Listing, pieces_of
 from tests.factories import make_recipe_file, vector_of
 from tlray.errors import ConcurrentWriteError, TableLockedError
 from tlray.extraction.commit import Committer
-from tlray.extraction.plan.compare import compare
+from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.lake.storage.local import LocalStore
 from tlray.lake.table import lease as lease_module
 from tlray.lake.table import maintenance
@@ -234,8 +234,8 @@ class Backfill(RuleBasedStateMachine):
             table = Table.open(self.uri)
             yield lease
             committer = Committer(table, run_id, guard=lease.check if guarded else lambda: None)
-            for difference in compare(source, table, Path(scratch), budget=4, memory_bytes=100):
-                plan = difference.cut(unit_images=2, slots=1)
+            for backlog in find_backlogs(source, table, Path(scratch), budget=4, memory_bytes=100):
+                plan = backlog.cut(unit_images=2, slots=1)
                 committer.start(plan)
                 for piece in pieces_of(table, plan, run_id, broken):
                     yield lease

@@ -16,8 +16,8 @@ from tlray.config import ExtractConfig, RunConfig
 from tlray.errors import ConcurrentWriteError, SourceError, TooManyFailuresError
 from tlray.extraction.commit import Committer
 from tlray.extraction.placement import starts_cluster, works_here
-from tlray.extraction.plan.compare import compare
-from tlray.extraction.plan.plan import Difference, Plan
+from tlray.extraction.plan.backlogs import find_backlogs
+from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.extraction.report import Resources
 from tlray.extraction.stop import Stop
 from tlray.extraction.totals import Totals
@@ -97,29 +97,29 @@ def _bring_up_to_date(
     if config.dry_run:
         from tlray.extraction.plan.estimate import estimate_seconds
 
-        estimate = estimate_seconds(_differences(config, source, table, totals), spec, work.backbone)
+        estimate = estimate_seconds(_backlogs(config, source, table, totals), spec, work.backbone)
         return result | totals.counts | {"dry_run": True, **estimate}
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with hold(table_uri, run_id, wait=config.wait, seconds=config.lease_seconds) as lease:
         table = Table.open_or_none(table_uri)  # as it is now that nobody else writes to it
         is_ready, committer, engine = workers is not None, None, None
-        for difference in _differences(config, source, table, totals):
+        for backlog in _backlogs(config, source, table, totals):
             table = table or work.create_table(table_uri)
             committer = committer or Committer(table, run_id, guard=lease.check, describe=totals.describe)
-            if difference.is_empty:
+            if backlog.is_empty:
                 continue
             if not is_ready:
                 workers, is_ready = stack.enter_context(_workers(config)), True
                 stop.listen()  # Ray has set a handler of its own
             if workers is not None:
                 totals.resources = Resources(workers.slots, workers.actors * workers.gpus)
-            plan = difference.cut(unit_images=spec.batch_images, slots=workers.slots if workers else os.cpu_count() or 1)
+            plan = backlog.cut(unit_images=spec.batch_images, slots=workers.slots if workers else os.cpu_count() or 1)
             say(f"{plan.todo} to embed in {len(plan.units)} units, {plan.todo_bytes / 1e6:.1f} MB")
             committer.start(plan)
             if plan.units and engine is None:
                 engine = _engine(spec, table, work.backbone, workers, run_id)
             with contextlib.closing(_pieces(plan, engine)) as pieces:
-                _run(config, plan, pieces, table, committer, totals, stop, left=difference.left)
+                _run(config, plan, pieces, table, committer, totals, stop, left=backlog.left)
         assert table is not None
         if totals.is_empty:
             say("nothing to do: the table is where its source is")
@@ -163,22 +163,22 @@ def _workers(config: RunConfig) -> AbstractContextManager["Workers | None"]:
     return cluster()
 
 
-def _differences(config: RunConfig, source: Source, table: Table | None, totals: Totals) -> Iterator[Difference]:
+def _backlogs(config: RunConfig, source: Source, table: Table | None, totals: Totals) -> Iterator[Backlog]:
     """How the source differs from the table, a bounded piece of work after the other; adds to the counts."""
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
         # What the store lists is there, whatever an earlier request for it was told.
         codes = {*config.retry_failed, *(["not_found"] if source.asks_the_store else [])}
-        found = compare(source, table, Path(scratch), retry_codes=codes, policy=config.policy)
+        found = find_backlogs(source, table, Path(scratch), retry_codes=codes, policy=config.policy)
         while True:
             began = time.monotonic()
-            difference = next(found, None)
+            backlog = next(found, None)
             totals.seconds.update({"list": time.monotonic() - began})
-            if difference is None:
+            if backlog is None:
                 return
-            totals.counts.update(difference.counts)
-            left = f"; {difference.left} more to compare" if difference.left else ""
-            say(", ".join(f"{count} {name}" for name, count in difference.counts.items()) + left)
-            yield difference
+            totals.counts.update(backlog.counts)
+            left = f"; {backlog.left} more to compare" if backlog.left else ""
+            say(", ".join(f"{count} {name}" for name, count in backlog.counts.items()) + left)
+            yield backlog
 
 
 def _run(

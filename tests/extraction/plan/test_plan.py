@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.factories import make_recipe_file, make_rows, read_with_polars, vector_of
 from tlray.config import PolicyConfig
 from tlray.extraction.commit import Committer
-from tlray.extraction.plan.compare import compare
-from tlray.extraction.plan.plan import Difference, Plan
+from tlray.extraction.plan.backlogs import find_backlogs
+from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.parts import round_to_half, write_part
@@ -51,25 +51,25 @@ class ListedSource:
         return np.array([uri.startswith(self.covered) for uri in uris.to_pylist()], bool)
 
 
-def differences_for(source: ListedSource, table: Table | None, **options: Any) -> list[Difference]:
+def backlogs_for(source: ListedSource, table: Table | None, **options: Any) -> list[Backlog]:
     with tempfile.TemporaryDirectory() as scratch:
-        return list(compare(source, table, Path(scratch), **options))
+        return list(find_backlogs(source, table, Path(scratch), **options))
 
 
-def difference_for(source: ListedSource, table: Table | None, retry_codes: Sequence[str] = ()) -> Difference:
-    [difference] = differences_for(source, table, retry_codes=retry_codes)
-    return difference
+def backlog_for(source: ListedSource, table: Table | None, retry_codes: Sequence[str] = ()) -> Backlog:
+    [backlog] = backlogs_for(source, table, retry_codes=retry_codes)
+    return backlog
 
 
 def counts_for(*arguments: Any, **options: Any) -> tuple[int, ...]:
     """New, changed, deleted, unchanged."""
-    counts = difference_for(*arguments, **options).counts
+    counts = backlog_for(*arguments, **options).counts
     assert counts["listed"] == counts["new"] + counts["changed"] + counts["unchanged"]
     return tuple(counts[name] for name in ("new", "changed", "deleted", "unchanged"))
 
 
 def plan_for(source: ListedSource, table: Table | None, retry_codes: Sequence[str] = (), **sizes: int) -> Plan:
-    return difference_for(source, table, retry_codes).cut(**({"unit_images": 3, "slots": 1} | sizes))
+    return backlog_for(source, table, retry_codes).cut(**({"unit_images": 3, "slots": 1} | sizes))
 
 
 def pieces_of(table: Table, plan: Plan, run_id: str, failing: set[str]) -> list[Piece[WrittenParts]]:
@@ -147,7 +147,7 @@ def test_after_each_run_the_table_is_the_source(versions: list[Listing], failing
             carry_out(table, plan, f"run{number}", failing & listing.keys(), rng)
             assert_table_is(table, listing, failing & listing.keys())
             before = listing
-        again = difference_for(ListedSource(before), table)
+        again = backlog_for(ListedSource(before), table)
         assert again.is_empty and again.unchanged == len(before) and not again.cut(unit_images=3, slots=1).groups
 
 
@@ -213,11 +213,11 @@ def test_a_small_plan_is_cut_for_all_workers() -> None:
     assert len(plan_for(ListedSource(listing, page_rows=100), None, unit_images=10, slots=1).units) == 100
 
 
-def test_a_large_difference_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_path, monkeypatch) -> None:
+def test_a_large_backlog_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_path, monkeypatch) -> None:
     """Runs of several batches on local disk, ranges of names, and positions in a part that an earlier piece rewrote."""
     monkeypatch.setattr("tlray.lake.table.external_sort.RUN_ROWS", 7)
     monkeypatch.setattr("tlray.lake.table.external_sort.BATCH_ROWS", 3)
-    monkeypatch.setattr("tlray.extraction.plan.compare.STEP_ROWS", 4)
+    monkeypatch.setattr("tlray.extraction.plan.backlogs.STEP_ROWS", 4)
     table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
     names = [f"s3://b/{number:03d}" for number in range(100)]
     random.Random(0).shuffle(names)  # a manifest's order
@@ -228,11 +228,11 @@ def test_a_large_difference_comes_in_pieces_and_parts_may_be_rewritten_by_each(t
         committer = Committer(table, f"run{number}")
         counts: Counter[str] = Counter()
         with tempfile.TemporaryDirectory() as scratch:
-            pieces = list(compare(source, table, Path(scratch), budget=10, memory_bytes=1500))
+            pieces = list(find_backlogs(source, table, Path(scratch), budget=10, memory_bytes=1500))
             assert list(Path(scratch).iterdir())
-            for difference in pieces:
-                counts.update(difference.counts)
-                plan = difference.cut(unit_images=25, slots=1)
+            for backlog in pieces:
+                counts.update(backlog.counts)
+                plan = backlog.cut(unit_images=25, slots=1)
                 committer.start(plan)
                 for piece in pieces_of(table, plan, f"run{number}", set()):
                     committer.add(piece)
@@ -249,6 +249,6 @@ def test_a_policy_keeps_what_is_gone_or_changed(tmp_path) -> None:
     carry_out(table, plan_for(ListedSource({"a": ("1", "l"), "b": ("1", "l")}), table), "one")
     source = ListedSource({"a": ("2", "l"), "c": ("1", "l")})
     for deleted, changed in product(("follow", "keep"), repeat=2):
-        [difference] = differences_for(source, table, policy=PolicyConfig(deleted=deleted, changed=changed))
-        found = tuple(difference.counts[name] for name in ("new", "changed", "deleted", "unchanged"))
+        [backlog] = backlogs_for(source, table, policy=PolicyConfig(deleted=deleted, changed=changed))
+        found = tuple(backlog.counts[name] for name in ("new", "changed", "deleted", "unchanged"))
         assert found == (1, int(changed == "follow"), int(deleted == "follow"), int(changed == "keep"))

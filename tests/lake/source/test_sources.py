@@ -79,8 +79,9 @@ class TestImages:
         labels = {
             Path(uri).name: label for uri, label in zip(found["uri"].to_pylist(), found["label"].to_pylist(), strict=True)
         }
-        assert labels == {"1.jpg": "cat", "2.jpg": "deep", "3.jpg": None, "4.jpg": "a dog"}
+        assert labels == {"1.jpg": "cat", "2.jpg": "deep", "3.jpg": "top", "4.jpg": "a dog"}
         assert items(source(root / "cat" / "1.jpg", labels="folder"))["label"].to_pylist() == ["cat"]
+        assert items(source(root / "cat", labels="folder"))["label"].to_pylist() == ["cat", "deep"]
 
     def test_failures_say_what_was_seen(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=r"nothing is at file://.*/nowhere"):

@@ -6,7 +6,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
-from tlray.extraction.plan.plan import Difference, Plan
+from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
 from tlray.models.backbones import Backbone
 from tlray.models.encoder.encoder import Encoder
@@ -16,15 +16,15 @@ SAMPLE_IMAGES = 32
 """Images that a dry run really embeds, to estimate the time of the others."""
 
 
-def estimate_seconds(differences: Iterator[Difference], spec: ReadSpec, backbone: Backbone) -> dict[str, Any]:
+def estimate_seconds(backlogs: Iterator[Backlog], spec: ReadSpec, backbone: Backbone) -> dict[str, Any]:
     """Embed a few images, in this process, and scale up; shards are estimated by their bytes.
 
     Returns:
         units, todo_bytes, estimated_seconds.
     """
     units, todo_bytes, estimate, sample_seconds, seconds_each = 0, 0, 0.0, 0.0, 0.0
-    for difference in differences:
-        plan = difference.cut(unit_images=spec.batch_images, slots=os.cpu_count() or 1)
+    for backlog in backlogs:
+        plan = backlog.cut(unit_images=spec.batch_images, slots=os.cpu_count() or 1)
         if plan.units and not seconds_each:
             sample_seconds, fraction = time_sample(plan, spec, backbone, SAMPLE_IMAGES)
             seconds_each = sample_seconds / fraction / plan.todo

@@ -1,6 +1,6 @@
 """The plan: what a run has to do so that the table holds what the source lists. Pure data, made before any work.
 
-`tlray.extraction.plan.compare` holds the listing against the table; `Difference.cut` makes units of what is to be done.
+`tlray.extraction.plan.backlogs` holds the listing against the table; `Backlog.cut` makes units of what is to be done.
 """
 
 from collections.abc import Iterator, Sequence
@@ -119,8 +119,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How a source differs from its table over some range of keys; `cut` makes a plan of it.
+class Backlog:
+    """What a run has to do over some range of names, before it is cut into units for the workers at hand.
 
     Attributes:
         kind: as in `Plan`.
@@ -128,7 +128,7 @@ class Difference:
         stale: items whose bytes or label changed, and failed ones to be tried again.
         deleted: rows that the source does not list any more.
         unchanged: items with nothing to do.
-        left: listed items that are not compared yet; the next differences have them.
+        left: listed items that are not compared yet; the next backlogs have them.
         parts: of the table, that `Where.part` counts in.
     """
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
+from tlray.lake.source.label_text import label_texts
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import READ_BUFFER_BYTES
 from tlray.lake.storage.uri import join, to_uri
@@ -64,13 +65,13 @@ def read_manifest(uri: str, config: SourceConfig, *, folder: str | None = None) 
             texts = batch[names.uri].cast(pa.string())
             nothing = pa.nulls(len(batch), pa.string())
             etags = batch[names.etag].cast(pa.string()) if names.etag else nothing
-            labels = batch[names.label].cast(pa.string()) if names.label else nothing
+            labels = label_texts(batch[names.label]) if names.label else nothing
             yield pa.table(
                 {
                     "uri": _resolved(texts, folder, uri, row),
                     "etag": _null_if_empty(pc.utf8_trim(etags, characters='"')),
                     "size_bytes": _sizes(batch[names.size_bytes]) if names.size_bytes else pa.nulls(len(batch), pa.int64()),
-                    "label": _null_if_empty(labels),
+                    "label": labels,
                 }
             )
             row += len(batch)

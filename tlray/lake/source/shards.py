@@ -14,11 +14,11 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, ObjectNotFoundError, SourceError
+from tlray.lake.source.label_text import label_text, label_texts
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import READ_BUFFER_BYTES
 from tlray.lake.storage.uri import printable
@@ -31,9 +31,6 @@ IMAGE_SUFFIXES = frozenset({
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jxl", ".heic", ".heif",
 })  # fmt: skip
 """Lower-case endings of names that mean an image, those included that will only get a row that says why not."""
-
-MEMBER_PATTERN = r"(?s)^(?P<container>.*?\.(?:tar|parquet))#"
-"""The file in a member's URI; the same in Python's and in Arrow's (RE2) dialect."""
 
 _LABEL_BYTES = 2**20
 _BATCH_BYTES = 32 * 2**20
@@ -49,18 +46,6 @@ class FetchedImage:
     etag: str
     label: str | None
     data: bytes | ImageError
-
-
-def container_of(uri: str) -> str:
-    """The file of a member's URI (`s3://b/x.tar#cat.jpg` -> `s3://b/x.tar`); a file's own URI stays."""
-    found = re.match(MEMBER_PATTERN, uri)
-    return found["container"] if found else uri
-
-
-def containers_of(uris: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """`container_of` for many URIs."""
-    found = pc.struct_field(pc.extract_regex(uris, MEMBER_PATTERN), "container")
-    return pc.coalesce(found, uris)
 
 
 def read_members(kind: ContainerKind, uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
@@ -167,12 +152,12 @@ def _label(data: bytes | ImageError, labels: str) -> str | None:
     extension, _, field = labels.partition(".")
     text = data.decode(errors="replace").strip()
     if extension != "json" or not field:
-        return text or None
+        return label_text(text)
     try:
         value = json.loads(text)[field]
     except (ValueError, KeyError, TypeError, IndexError):
         return None
-    return value if isinstance(value, str) or value is None else json.dumps(value)
+    return json.dumps(value) if isinstance(value, (list, dict)) else label_text(value)
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -258,7 +243,7 @@ def _parquet_rows(file: pq.ParquetFile, uri: str, etag: str, config: SourceConfi
         batch_rows = max(1, min(1024, _BATCH_BYTES * metadata.num_rows // max(1, metadata.total_byte_size)))
         for batch in file.iter_batches(batch_rows, [group], columns, use_threads=False):
             images = batch[image_column].field("bytes") if in_struct else batch[image_column]
-            texts = batch[labels].cast(pa.string()) if labels else pa.nulls(len(batch), pa.string())
+            texts = label_texts(batch[labels]) if labels else pa.nulls(len(batch), pa.string())
             for image, text in zip(images, texts, strict=True):
                 yield FetchedImage(f"{uri}#{row}", etag, text.as_py(), _parquet_data(image, config.max_image_bytes))
                 row += 1

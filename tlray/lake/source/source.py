@@ -20,8 +20,10 @@ from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.source.globs import Globs
 from tlray.lake.source.inventory import read_listing
+from tlray.lake.source.label_text import folder_labels
 from tlray.lake.source.manifest import read_manifest
-from tlray.lake.source.shards import IMAGE_SUFFIXES, SUFFIXES, check_columns, containers_of, image_columns, read_schema
+from tlray.lake.source.member_uri import containers_of
+from tlray.lake.source.shards import IMAGE_SUFFIXES, SUFFIXES, check_columns, image_columns, read_schema
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import LISTING_SCHEMA, in_range
 from tlray.lake.storage.uri import join, to_uri
@@ -177,9 +179,7 @@ class Source:
             return page.select(PAGE_SCHEMA.names).cast(PAGE_SCHEMA)
         labels = pa.nulls(len(page), pa.string())
         if self.kind == "images" and self.config.labels == "folder":
-            start = 0 if self.is_file or self.format == "manifest" else len(_folder(self.uri))
-            parents = pc.extract_regex(pc.utf8_slice_codeunits(page["uri"], start=start), r"(?s)(?:^|/)(?P<label>[^/]+)/[^/]+$")
-            labels = pc.struct_field(parents.combine_chunks() if isinstance(parents, pa.ChunkedArray) else parents, "label")
+            labels = folder_labels(page["uri"])
         return pa.table([page["uri"], page["etag"], page["size_bytes"], labels], schema=PAGE_SCHEMA)
 
     def _wanted(self) -> str:

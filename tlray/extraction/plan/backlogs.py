@@ -1,9 +1,8 @@
-"""What is to be done: the source's listing against the table's rows, a range of keys at a time, in bounded memory.
+"""What is to be done: the source's listing held against the table's rows, a range of names at a time, in bounded memory.
 
-Both sides are sorted by name first (`tlray.lake.table.external_sort`: on local disk, as far as they do not fit in
-memory), then compared
-range by range. What is to be done gathers until it is a budget's worth, becomes a `Difference`, and is worked off before
-the next one is looked for. Neighbours in name are neighbours in the table's parts, so few parts are touched by two of them.
+Both sides are sorted by name first (`tlray.lake.table.external_sort`: on local disk, as far as they do not fit in memory), then
+compared range by range. What is to be done gathers until it is a budget's worth, becomes a `Backlog`, and is worked off before
+the next one is looked for. Neighbours in name are neighbours in the table's parts, so few parts are touched by two backlogs.
 """
 
 from bisect import bisect_left
@@ -17,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.config import PolicyConfig
-from tlray.extraction.plan.plan import Difference, StaleItems, Where, positions
-from tlray.lake.source.shards import containers_of
+from tlray.extraction.plan.plan import Backlog, StaleItems, Where, positions
+from tlray.lake.source.member_uri import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.arrow_memory import keep_freed_buffers
 from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
@@ -44,7 +43,7 @@ class Listed(Protocol):
     def covers(self, uris: pa.Array) -> np.ndarray: ...  # noqa: D102
 
 
-def compare(
+def find_backlogs(
     source: Listed,
     table: Table | None,
     scratch: Path,
@@ -53,8 +52,8 @@ def compare(
     policy: PolicyConfig = FOLLOW,
     budget: int = RANGE_ROWS,
     memory_bytes: int = MEMORY_BYTES,
-) -> Iterator[Difference]:
-    """Hold the source's listing against the table. The whole source is listed before the first difference comes.
+) -> Iterator[Backlog]:
+    """Hold the source's listing against the table. The whole source is listed before the first backlog comes.
 
     Args:
         source: what there should be.
@@ -63,12 +62,12 @@ def compare(
             the caller removes it.
         retry_codes: error codes whose images are to be embedded again.
         policy: whether deletions and changes are followed.
-        budget: rows that are read at once, and items or rows to be dealt with in one difference.
+        budget: rows that are read at once, and items or rows to be dealt with in one backlog.
         memory_bytes: as much of both sides stays in memory.
 
     Yields:
-        At least one difference; together they cover all keys, none twice. Rows of parts are those of `table` as it is
-        given, whatever is committed between one difference and the next.
+        At least one backlog; together they cover all keys, none twice. Rows of parts are those of `table` as it is
+        given, whatever is committed between one backlog and the next.
     """
     keep_freed_buffers()
     parts = table.parts() if table is not None else []
@@ -86,9 +85,9 @@ def compare(
         for ours, theirs in _in_step(page, held.pop_below(bound)):
             gathered.add(_compare_range(_once(ours), theirs, source, policy))
         if gathered.size >= budget and bound is not None:
-            yield gathered.difference(source.kind, left, parts)
+            yield gathered.backlog(source.kind, left, parts)
             gathered = _Gathered()
-    yield gathered.difference(source.kind, left, parts)
+    yield gathered.backlog(source.kind, left, parts)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class _Found:
 
 
 class _Gathered:
-    """What is to be done in the ranges since the last difference."""
+    """What is to be done in the ranges since the last backlog."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -112,9 +111,9 @@ class _Gathered:
         self.size += len(found.new_items) + len(found.stale.items) + len(found.deleted.row)
         self._found.append(found)
 
-    def difference(self, kind: str, left: int, parts: Sequence[Part]) -> Difference:
+    def backlog(self, kind: str, left: int, parts: Sequence[Part]) -> Backlog:
         found = self._found
-        return Difference(
+        return Backlog(
             kind=kind,
             new_items=pa.concat_tables([PAGE_SCHEMA.empty_table(), *(one.new_items for one in found)]),
             stale=StaleItems(
