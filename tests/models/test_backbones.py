@@ -12,7 +12,7 @@ from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.lake.image.resize import apply_preprocessing
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
-from tlray.models.libraries import LIBRARIES
+from tlray.models.libraries.names import full_name, open_library
 from tlray.recipe import Preprocessing, golden_images
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
@@ -93,14 +93,21 @@ def resolve(backbone: str, **overrides: object) -> Backbone:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet50", "expected torchvision:resnet50 or timm:resnet50"),
+        ("resnet-50", "expected torchvision:resnet50 or timm:resnet50"),
+        ("ResNet50", "expected torchvision:resnet50 or timm:resnet50"),
+        ("torchvision:ResNet50", "expected torchvision:resnet50$"),
+        ("Torchvision:resnet50", "as torchvision:resnet50"),
+        ("vit-b-16", "expected torchvision:vit_b_16"),
+        ("vit_tiny_patch16_225", "near ones: timm:vit_tiny_patch16_224"),
+        ("resnet50.nonsense", "no backbone"),
+        ("", "expected one of the libraries torchvision:, timm:"),
         ("keras:resnet50", "expected torchvision:resnet50 or timm:resnet50"),
         ("torchvision:resnet51", "torchvision:resnet50"),
         ("torchvision:fcn_resnet50", "no backbone"),
         ("torchvision:resnet50.a1_in1k", "no backbone"),
         ("timm:vit_base_patch16_225", "timm:vit_base_patch16_224"),
         ("timm:resnet50.nonsense", "a1_in1k"),
-        ("timm:", "names no library"),
+        ("timm:", "no backbone 'timm:'"),
     ],
 )
 def test_unknown_names(name: str, message: str) -> None:
@@ -128,7 +135,7 @@ def test_every_torchvision_model_resolves(name: str) -> None:
         pytest.skip("645 million parameters, and its widths cannot be computed without memory")
     if entry.meta["num_params"] > LARGEST_PARAMETERS:
         with torch.device("meta"):
-            module = LIBRARIES["torchvision"].build(name, entry.name)
+            module = open_library("torchvision").build(name, entry.name)
         assert sum(parameter.numel() for parameter in module.parameters()) == entry.meta["num_params"]
         return
     check(resolve(f"torchvision:{name}"))
@@ -180,7 +187,7 @@ def test_preprocessing_is_that_of_the_weights(name: str, size: tuple[int, int]) 
 def test_crop_modes_and_sizes_of_timm(mode: str, input_size: tuple[int, int, int]) -> None:
     overlay = {"crop_mode": mode, "input_size": input_size, "crop_pct": 0.9, "mean": (0.5, 0.4, 0.3)}
     module = timm.create_model("test_resnet", pretrained_cfg_overlay=overlay)
-    preprocessing = LIBRARIES["timm"].preprocessing("test_resnet", "", module)
+    preprocessing = open_library("timm").preprocessing("test_resnet", "", module)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(module))
     for width, height in ((640, 427), (333, 500)):
         image = Image.fromarray(golden_images(height, width)[1])
@@ -222,6 +229,28 @@ def test_modules_are_built_as_torchvision_builds_them(name: str, entry: str, mon
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda self, _state: built.append(self))
     with torch.device("meta"):
         torchvision.models.get_model(name, weights=entry)
-        ours = LIBRARIES["torchvision"].build(name, entry).state_dict()
+        ours = open_library("torchvision").build(name, entry).state_dict()
     theirs = {key: value for key, value in built[0].state_dict().items() if not key.startswith("AuxLogits")}
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("resnet50", "torchvision:resnet50"),  # both have it
+        ("resnet50.a1_in1k", "timm:resnet50.a1_in1k"),
+        ("vit_tiny_patch16_224", "timm:vit_tiny_patch16_224"),
+        ("timm:resnet50", "timm:resnet50"),
+        (" torchvision:resnet50 ", "torchvision:resnet50"),
+    ],
+)
+def test_a_name_without_its_library_is_completed(text: str, full: str) -> None:
+    assert full_name(text) == full
+
+
+def test_the_recipe_has_the_full_name_and_the_log_says_which_library_was_taken(caplog: pytest.LogCaptureFixture) -> None:
+    recipe = resolve("resnet18").recipe
+    assert recipe == resolve("torchvision:resnet18").recipe
+    assert [record.message for record in caplog.records] == [
+        "backbone resnet18 is torchvision:resnet18; there is timm:resnet18, too"
+    ]

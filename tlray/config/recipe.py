@@ -25,7 +25,7 @@ class PreprocessingConfig(Section):
 class RecipeConfig(Section):
     """What the user asks of a recipe; `tlray.models` resolves it against a backbone and its weights."""
 
-    backbone: str = Field(description="torchvision:<model> or timm:<model>")
+    backbone: str = Field(description="torchvision:<model> or timm:<model>; or the model alone, where a library has it")
     weights: str = Field(
         "default",
         description="default, an enum name, a timm tag, a path or URI of safetensors or a state dict, "

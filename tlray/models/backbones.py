@@ -3,7 +3,7 @@
 Shape legend: B images, H height, W width, C channels, R values of a row of pixels.
 """
 
-import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
-from tlray.models.libraries import LIBRARIES, Library
+from tlray.models.libraries.library import Library
+from tlray.models.libraries.names import full_name, libraries_with, split_name
 from tlray.models.taps import Pooling, TapRunner, find_default_tap, find_layer
 from tlray.models.weights import READ_ERRORS, FetchFile, WeightsSpec, hash_weights, put_weights, read_weights
 from tlray.recipe import Preprocessing, Recipe, golden_images
+
+_log = logging.getLogger(__name__)
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that only training runs
 
@@ -43,17 +46,13 @@ class _Architecture:
 
     @classmethod
     def parse(cls, backbone: str) -> "_Architecture":
-        prefix, _, name = backbone.partition(":")
-        if prefix not in LIBRARIES or not name:
-            given = name or prefix
-            raise BackboneError(f"backbone {backbone!r} names no library; expected torchvision:{given} or timm:{given}")
-        library = LIBRARIES[prefix]
+        library, name = split_name(backbone)
         model, _, tag = name.partition(".")
-        if model not in library.models():
-            raise BackboneError(f"there is no backbone {backbone!r}; {_near(model, library.models(), prefix + ':')}")
-        if tag and (prefix != "timm" or library.entry_of(model, tag) is None):
-            tags = library.entries(model) if prefix == "timm" else []
-            raise BackboneError(f"there is no backbone {backbone!r}; tags of {prefix}:{model}: {', '.join(tags) or 'none'}")
+        if tag and (library.name != "timm" or library.entry_of(model, tag) is None):
+            tags = library.entries(model) if library.name == "timm" else []
+            raise BackboneError(
+                f"there is no backbone {backbone!r}; tags of {library.name}:{model}: {', '.join(tags) or 'none'}"
+            )
         return cls(library, model, tag or None)
 
     @property
@@ -64,13 +63,6 @@ class _Architecture:
     @property
     def name(self) -> str:
         return f"{self.library.name}:{self.model}"
-
-
-def _near(name: str, names: list[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    return (
-        f"near ones: {', '.join(prefix + match for match in near)}" if near else f"see the {len(names)} names of {prefix[:-1]}"
-    )
 
 
 def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
@@ -85,6 +77,7 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
         WeightsError: weights missing, not fitting, or of another hash than `config.weights_sha256`.
         ConfigError: preprocessing that the backbone cannot take.
     """
+    config = config.model_copy(update={"backbone": _in_full(config.backbone)})
     architecture = _Architecture.parse(config.backbone)
     spec = WeightsSpec.parse(config.weights)
     entry = _entry(architecture, spec)
@@ -112,6 +105,15 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
             f"{config.backbone} cannot take images of crop {given[0]}x{given[1]}; expected {usual[0]}x{usual[1]}, "
             f"as its weights say: {error}"
         ) from error
+
+
+def _in_full(backbone: str) -> str:
+    """A backbone's full name; where the user named no library and several have it, says which one was taken."""
+    name = full_name(backbone)
+    if ":" not in backbone:
+        others = [f"{library}:{backbone}" for library in libraries_with(backbone)][1:]
+        _log.warning("backbone %s is %s%s", backbone, name, f"; there is {', '.join(others)}, too" if others else "")
+    return name
 
 
 def load_backbone(recipe: Recipe, fetch: FetchFile) -> Backbone:
