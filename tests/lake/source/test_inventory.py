@@ -15,7 +15,7 @@ import pytest
 
 from tests.lake.source.test_sources import items, source, tree
 from tlray.errors import SourceError
-from tlray.lake.source.manifest import resolve_entry
+from tlray.lake.source.listing.manifest import resolve_entry
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import LISTING_SCHEMA
 

@@ -12,8 +12,8 @@ import pytest
 
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, ObjectChangedError, SourceError
-from tlray.lake.source.member_uri import container_of
-from tlray.lake.source.shards import ContainerKind, FetchedImage, read_members
+from tlray.lake.source.containers.member_uri import container_of
+from tlray.lake.source.containers.members import ContainerKind, FetchedImage, read_members
 from tlray.lake.storage.open import open_store
 
 

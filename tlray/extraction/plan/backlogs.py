@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from tlray.config import PolicyConfig
 from tlray.extraction.plan.plan import Backlog, StaleItems, Where, positions
-from tlray.lake.source.member_uri import containers_of
+from tlray.lake.source.containers.member_uri import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.arrow_memory import keep_freed_buffers
 from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges

@@ -15,8 +15,8 @@ from tlray.errors import GO_ON, StoppedError
 from tlray.extraction.plan.plan import Unit
 from tlray.extraction.worker.encode import TimedEncoder, encode_piece
 from tlray.extraction.worker.pieces import EncodedRows, Piece, WrittenParts, join_pieces, write_piece
+from tlray.lake.source.containers.members import FetchedImage
 from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
-from tlray.lake.source.shards import FetchedImage
 from tlray.recipe import RecipeFile
 
 THREADS_AHEAD = 1

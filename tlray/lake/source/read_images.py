@@ -30,7 +30,7 @@ from tlray.errors import (
     TlrayError,
 )
 from tlray.lake.image.decode import decode_image
-from tlray.lake.source.shards import FetchedImage, read_members
+from tlray.lake.source.containers.members import FetchedImage, read_members
 from tlray.lake.source.source import Kind, Source
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Blob

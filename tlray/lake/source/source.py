@@ -1,7 +1,7 @@
 """Listings of a source: what images, or files that hold images, there are; a page at a time, no request for each one.
 
 Four forms: `images` below a prefix, a `manifest` that names them, `webdataset` tar shards and `parquet` files of bytes. What is
-below a prefix is asked of the store, or of a listing that was made before (`tlray.lake.source.inventory`).
+below a prefix is asked of the store, or of a listing that was made before (`tlray.lake.source.listing.inventory`).
 """
 
 import re
@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.lake.source.globs import Globs
-from tlray.lake.source.inventory import read_listing
+from tlray.lake.source.containers.member_uri import containers_of
+from tlray.lake.source.containers.members import IMAGE_SUFFIXES, SUFFIXES, check_columns, image_columns, read_schema
 from tlray.lake.source.label_text import folder_labels
-from tlray.lake.source.manifest import read_manifest
-from tlray.lake.source.member_uri import containers_of
-from tlray.lake.source.shards import IMAGE_SUFFIXES, SUFFIXES, check_columns, image_columns, read_schema
+from tlray.lake.source.listing.inventory import read_listing
+from tlray.lake.source.listing.manifest import read_manifest
+from tlray.lake.source.listing.names import Globs
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import LISTING_SCHEMA, in_range
 from tlray.lake.storage.uri import join, to_uri

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tlray.config import TrainConfig
 from tlray.errors import ExamplesError, ObjectNotFoundError
-from tlray.lake.source.manifest import URI_COLUMNS, resolve_entry
+from tlray.lake.source.listing.manifest import URI_COLUMNS, resolve_entry
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
 

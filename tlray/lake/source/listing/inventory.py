@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tlray.config import SourceConfig
 from tlray.errors import ObjectNotFoundError, SourceError
-from tlray.lake.source.manifest import read_manifest, resolve_entry
+from tlray.lake.source.listing.manifest import read_manifest, resolve_entry
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES
 from tlray.lake.storage.uri import join
