@@ -77,8 +77,8 @@ def knn_accuracy(
     return float(np.mean(classes[votes_MC.argmax(axis=1)] == query_labels_M))
 
 
-def components(count: int, first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
-    """Connected components: for each of N rows the least position in its group.
+def connected_components(count: int, first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
+    """The connected components of a graph: for each of N rows the least position in its group.
 
     Args:
         count: N.
@@ -117,4 +117,4 @@ def near_duplicate_groups(features_ND: np.ndarray, cosine: float) -> np.ndarray:
         later = other_N > at_B
         first.append(start + at_B[later])
         second.append(start + other_N[later])
-    return components(len(unit_ND), np.concatenate(first), np.concatenate(second))
+    return connected_components(len(unit_ND), np.concatenate(first), np.concatenate(second))

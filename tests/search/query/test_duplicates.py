@@ -9,7 +9,7 @@ import pytest
 from tests.photos import error_of, result_of, tlray
 from tests.search.tables import Bench, exact, rows_for
 from tlray.lake.table.parts import vector_column
-from tlray.search.query.duplicates import components
+from tlray.scoring import connected_components
 
 
 def planted(bench: Bench) -> None:
@@ -51,7 +51,7 @@ def test_other_metrics_are_refused(tmp_path: Path) -> None:
     assert "--metric cosine" in error_of(tlray("duplicates", "--index", bench.index_path))
 
 
-def test_components_of_random_graphs() -> None:
+def test_connected_components_of_random_graphs() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         count = int(rng.integers(1, 60))
@@ -61,4 +61,4 @@ def test_components_of_random_graphs() -> None:
             old, new = group[first], group[second]
             group = [new if one == old else one for one in group]
         least = [group.index(one) for one in group]
-        assert components(count, pairs[:, 0], pairs[:, 1]).tolist() == least
+        assert connected_components(count, pairs[:, 0], pairs[:, 1]).tolist() == least

@@ -10,8 +10,8 @@ from tests.search.tables import Bench, exact, recall, rows_for, vectors_for
 from tlray.errors import IndexCorruptError
 from tlray.lake.table.parts import vector_column
 from tlray.lake.table.table import Table
-from tlray.search.neighbours.row_table import Filter
 from tlray.search.query.searcher import Searcher
+from tlray.search.rows.selection import Filter
 from tlray.search.versions.card import Card, read_card
 
 
@@ -190,7 +190,7 @@ def test_every_new_row_is_found_though_no_link_leads_to_it(factory: str, tmp_pat
     bench.commit([rows_for(range(5000, 5150))])
     assert bench.index(**config)["action"] == "updated"
     searcher = new_rows_found(range(5000, 5150))
-    lost = searcher._index.engine.unreached
+    lost = searcher._index.index.unreached
     assert len(lost) and lost.min() >= 2000
     assert card_of(bench).unreached == ()
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tlray.errors import TableCorruptError
-from tlray.search.neighbours.brute import nearness_at
-from tlray.search.neighbours.factory import Metric
-from tlray.search.versions.exact_vectors import leaving_out, save_vectors
+from tlray.search.build.sample import leaving_out
+from tlray.search.neighbours.exact import nearness_at
+from tlray.search.neighbours.metric import Metric
+from tlray.search.versions.exact_vectors import save_vectors
 
 
 @pytest.mark.parametrize("left_out", [[0], [9], [0, 1, 2], [3, 4, 8, 9], [0, 5, 9], list(range(9))])

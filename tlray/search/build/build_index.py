@@ -12,9 +12,9 @@ from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.build.build import build, choice_for
-from tlray.search.build.table_diff import check_same, compare, live_parts
+from tlray.search.build.row_changes import check_same, live_parts, row_changes
 from tlray.search.build.update import update
-from tlray.search.neighbours.row_table import read_rows
+from tlray.search.rows.row_table import read_rows
 from tlray.search.versions.card import Card, column_of, holds_table, newest_version, read_card
 from tlray.search.versions.load import load_rows
 from tlray.search.versions.prune import prune
@@ -102,5 +102,5 @@ def _plan(table: Table, config: IndexConfig, index_uri: str, newest: int | None,
     card = read_card(index_uri, newest)
     check_same(card, table, config, index_uri)
     rows_now, _ = load_rows(index_uri, card, scratch)
-    difference = compare(rows_now.table, live_parts(table), lambda paths: read_rows(table, paths))
-    return plan | {"action": "update", "factory": card.factory, **difference.counts}
+    changes = row_changes(rows_now.table, live_parts(table), lambda paths: read_rows(table, paths))
+    return plan | {"action": "update", "factory": card.factory, **changes.counts}

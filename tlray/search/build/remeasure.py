@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.neighbours.faiss_index import FaissIndex
+from tlray.search.neighbours.index_kind import kind_made_by
+from tlray.search.neighbours.metric import prepared
 from tlray.search.neighbours.parameters import Parameters
 from tlray.search.versions.card import Card
-from tlray.search.versions.changes import Delta
+from tlray.search.versions.changes import VectorChanges
 from tlray.search.versions.files import get_file
 
 CHANGED_FRACTION = 0.05
@@ -26,17 +28,17 @@ OUTLIER_QUANTILE = 0.01
 """Of the held-out rows of a build, so many are further from the centre of their list than what is not called an outlier."""
 
 
-def outlier_nearness(centres: Engine | None, held_out_BD: np.ndarray) -> float | None:
+def outlier_nearness(centres: FaissIndex | None, held_out_BD: np.ndarray) -> float | None:
     """Nearness to the centre of its list under which a row is an outlier; None without lists.
 
     Args:
-        centres: `Engine.centres`.
+        centres: `FaissIndex.centres`.
         held_out_BD: prepared vectors of rows that it was not trained on.
     """
     return None if centres is None else float(np.quantile(_to_centres(centres, held_out_BD), OUTLIER_QUANTILE))
 
 
-def is_due(index_uri: str, card: Card, rows: int, before: Delta, after: Delta, scratch: Path) -> bool:
+def is_due(index_uri: str, card: Card, rows: int, before: VectorChanges, after: VectorChanges, scratch: Path) -> bool:
     """Whether an update makes changes or outliers pass a further share of the rows.
 
     A graph without training is never due: it grows by the rule that it was built by.
@@ -52,14 +54,14 @@ def is_due(index_uri: str, card: Card, rows: int, before: Delta, after: Delta, s
     Raises:
         IndexCorruptError: the file of the centres is damaged.
     """
-    if Engine.make(card.factory, card.dimensions, card.metric).is_trained:
+    if not kind_made_by(card.factory, card.dimensions, card.metric).trains:
         return False
     if _passes(before.size, after.size, CHANGED_FRACTION * rows):
         return True
     if card.built.outlier_nearness is None or not len(after.added_ND):
         return False
-    centres = Engine.load(get_file(index_uri, card.files["centres"], scratch), card.metric)
-    is_outlier_B = _to_centres(centres, centres.prepared(after.added_ND)) < card.built.outlier_nearness
+    centres = FaissIndex.load(get_file(index_uri, card.files["centres"], scratch), card.metric)
+    is_outlier_B = _to_centres(centres, prepared(after.added_ND, card.metric)) < card.built.outlier_nearness
     return _passes(int(is_outlier_B[: len(before.added_ND)].sum()), int(is_outlier_B.sum()), OUTLIER_FRACTION * rows)
 
 
@@ -67,6 +69,6 @@ def _passes(before: int, after: int, step: float) -> bool:
     return before // step < after // step
 
 
-def _to_centres(centres: Engine, vectors_BD: np.ndarray) -> np.ndarray:
+def _to_centres(centres: FaissIndex, vectors_BD: np.ndarray) -> np.ndarray:
     _, nearness_B1 = centres.search(vectors_BD, 1, Parameters())
     return nearness_B1[:, 0]

@@ -16,15 +16,15 @@ from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
 from tlray.search.build.sample import chosen_rows
 from tlray.search.neighbours.exact import exact_neighbours, nearest_of
-from tlray.search.neighbours.factory import Metric
-from tlray.search.neighbours.faiss_index import Engine
+from tlray.search.neighbours.faiss_index import FaissIndex
+from tlray.search.neighbours.metric import Metric, prepared
 from tlray.search.neighbours.recall import K, Probe
-from tlray.search.versions.exact_vectors import read_features_of
+from tlray.search.rows.table_vectors import read_part_vectors
 from tlray.search.versions.stopwatch import Stopwatch
 
 
 def fill_in_shards(
-    engine: Engine, factory: str, table_uri: str, column: str, parts: Sequence[Part], shards: int, watch: Stopwatch
+    index: FaissIndex, factory: str, table_uri: str, column: str, parts: Sequence[Part], shards: int, watch: Stopwatch
 ) -> Probe:
     """Train an empty index, have its shards filled by tasks on Ray, and merge them.
 
@@ -32,7 +32,7 @@ def fill_in_shards(
     object store, which writes to disk what does not fit in memory, until it is merged; this process holds the index alone.
 
     Args:
-        engine: empty.
+        index: empty.
         factory: its factory string.
         table_uri: of the table.
         column: the embedding column.
@@ -44,12 +44,12 @@ def fill_in_shards(
         ConfigError: FAISS cannot merge this kind of index, or there is no cluster.
         TlrayError: what a task raised.
     """
-    if not engine.removes:
+    if not index.kind.removes:
         raise ConfigError(
             f"shards are merged for IVF indexes only, not for {factory}; name an IVF --factory, or leave out --shards"
         )
     starts = np.cumsum([0, *(part.rows for part in parts)])
-    chosen = chosen_rows(factory, int(starts[-1]), engine.dimensions)
+    chosen = chosen_rows(factory, int(starts[-1]), index.dimensions)
     # Neighbouring parts, of about as many rows in each shard.
     edges = np.searchsorted(starts, np.linspace(0, starts[-1], min(shards, len(parts)) + 1))
     pieces = [
@@ -59,21 +59,21 @@ def fill_in_shards(
     ]
     with joined(), unwrapped():
         with watch.stage("sample"):
-            training_BD = _sample(table_uri, column, pieces, chosen.training_ids, engine)
-            queries_BD = _sample(table_uri, column, pieces, chosen.probe_ids, engine)
+            training_BD = _sample(table_uri, column, pieces, chosen.training_ids, index)
+            queries_BD = _sample(table_uri, column, pieces, chosen.probe_ids, index)
         with watch.stage("train"):
-            engine.train(training_BD)
+            index.train(training_BD)
         del training_BD
         with watch.stage("add"):
-            shared = [ray.put(value) for value in (engine.to_bytes(), queries_BD)]
+            shared = [ray.put(value) for value in (index.to_bytes(), queries_BD)]
             build = _remote(_shard)
-            made = [build(*shared, engine.metric, table_uri, column, *piece) for piece in pieces]
+            made = [build(*shared, index.metric, table_uri, column, *piece) for piece in pieces]
         found = []
         for reference in made:
             with watch.stage("add"):
                 data, ids_BK, nearness_BK = ray.get(reference)
             with watch.stage("merge"):  # while others are still being filled
-                engine.merge(Engine.from_bytes(data, engine.metric))
+                index.merge(FaissIndex.from_bytes(data, index.metric))
             found.append((ids_BK, nearness_BK))
     ids_BK, nearness_BK = nearest_of(found, K + 1)
     return Probe.of(chosen.probe_ids, queries_BD, ids_BK, nearness_BK, int(starts[-1]))
@@ -86,16 +86,16 @@ def _remote(function: Callable[..., object]) -> Callable[..., Any]:
 
 
 def _sample(
-    table_uri: str, column: str, pieces: Sequence[tuple[list[str], int]], ids: np.ndarray, engine: Engine
+    table_uri: str, column: str, pieces: Sequence[tuple[list[str], int]], ids: np.ndarray, index: FaissIndex
 ) -> np.ndarray:
     """Vectors of some rows, prepared; each piece's are picked out on Ray."""
     pick = _remote(_picked)
-    return engine.prepared(np.concatenate(ray.get([pick(table_uri, column, *piece, ids) for piece in pieces])))
+    return prepared(np.concatenate(ray.get([pick(table_uri, column, *piece, ids) for piece in pieces])), index.metric)
 
 
 def _blocks(table_uri: str, column: str, paths: Sequence[str], start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for path in paths:
-        features_BD = read_features_of(table_uri, path, column)
+        features_BD = read_part_vectors(table_uri, path, column)
         yield np.arange(start, start + len(features_BD)), features_BD
         start += len(features_BD)
 
@@ -113,13 +113,13 @@ def _shard(
     trained: bytes, queries_BD: np.ndarray, metric: Metric, table_uri: str, column: str, paths: Sequence[str], start: int
 ) -> tuple[bytes, np.ndarray, np.ndarray]:
     """A task: the trained index filled with these parts, and their nearest rows to each query."""
-    engine = Engine.from_bytes(trained, metric)
+    index = FaissIndex.from_bytes(trained, metric)
 
     def added() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for ids_B, features_BD in _blocks(table_uri, column, paths, start):
-            vectors_BD = engine.prepared(features_BD)
-            engine.add(vectors_BD, int(ids_B[0]))
+            vectors_BD = prepared(features_BD, metric)
+            index.add(vectors_BD, int(ids_B[0]))
             yield ids_B, vectors_BD
 
     ids_BK, nearness_BK = exact_neighbours(queries_BD, added(), K + 1, metric)
-    return engine.to_bytes(), ids_BK, nearness_BK
+    return index.to_bytes(), ids_BK, nearness_BK

@@ -1,6 +1,6 @@
 """Bring an index to where its table is: add and remove what changed, by the parts that the table's log names.
 
-What changed is told without reading vectors (`tlray.search.build.table_diff`). They are read for new rows alone, and go into
+What changed is told without reading vectors (`tlray.search.build.row_changes`). They are read for new rows alone, and go into
 a small file beside the large one (`tlray.search.versions.changes`). Once many have gathered there, they are merged into the
 large file. The recall is measured anew then, and before it where new rows may not suit what was trained for others
 (`tlray.search.build.remeasure`).
@@ -17,19 +17,22 @@ from tlray.errors import TableError
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.build.remeasure import is_due
-from tlray.search.build.table_diff import Difference, compare, live_parts
+from tlray.search.build.row_changes import RowChanges, live_parts, row_changes
 from tlray.search.neighbours.exact import exact_neighbours
 from tlray.search.neighbours.factory import Choice
-from tlray.search.neighbours.faiss_index import BLOCK_ROWS, Engine
+from tlray.search.neighbours.faiss_index import BLOCK_ROWS, FaissIndex
+from tlray.search.neighbours.index_kind import kind_made_by
+from tlray.search.neighbours.metric import prepared
 from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.neighbours.recall import K, Probe, find_themselves, measure, tune
-from tlray.search.neighbours.row_table import ROWS_SCHEMA, Rows, read_rows, with_ids
+from tlray.search.rows.row_table import ROWS_SCHEMA, RowTable, read_rows, with_ids
+from tlray.search.rows.table_vectors import read_row_vectors
 from tlray.search.versions.card import Card
-from tlray.search.versions.changes import Delta
-from tlray.search.versions.exact_vectors import ExactVectors, read_rows_features, save_vectors
+from tlray.search.versions.changes import VectorChanges
+from tlray.search.versions.exact_vectors import IndexVectors, save_vectors
 from tlray.search.versions.files import FileKind, IndexFile, put_file
 from tlray.search.versions.load import load_index, load_rows
-from tlray.search.versions.publish import Contents, publish_delta, publish_whole
+from tlray.search.versions.publish import Contents, publish_changes, publish_whole
 from tlray.search.versions.stopwatch import Stopwatch
 
 MERGE_FRACTION = 0.1
@@ -59,15 +62,15 @@ class _Update:
 
     Attributes:
         rows: live rows.
-        delta: all changes since the FAISS file was written.
+        vector_changes: all since the FAISS file was written.
         added: how many of these vectors this update brought.
         removed: ids that it takes away.
         dead: rows that are gone and whose vectors stay inside.
         next_id: over every id that was ever given.
     """
 
-    rows: Rows
-    delta: Delta
+    rows: RowTable
+    vector_changes: VectorChanges
     added: int
     removed: np.ndarray
     dead: int
@@ -95,50 +98,52 @@ def update(
     """
     watch = Stopwatch()
     with watch.stage("compare"):
-        rows, delta = load_rows(index_uri, card, scratch)
-        difference = compare(rows.table, live_parts(table), lambda paths: read_rows(table, paths))
-    say(", ".join(f"{count} {name}" for name, count in difference.counts.items()))
-    if not len(difference.kept) + len(difference.added):
+        rows, before = load_rows(index_uri, card, scratch)
+        changes = row_changes(rows.table, live_parts(table), lambda paths: read_rows(table, paths))
+    say(", ".join(f"{count} {name}" for name, count in changes.counts.items()))
+    if not len(changes.kept) + len(changes.added):
         raise TableError(f"{table.uri} version {table.version} has no embeddings any more; the index is left as it is")
-    reason = _needs_rebuild(card, difference)  # before vectors are read: a table that grew much would not fit in memory
+    reason = _needs_rebuild(card, changes)  # before vectors are read: a table that grew much would not fit in memory
     if reason:
-        return None, difference.counts, reason
+        return None, changes.counts, reason
     with watch.stage("read"):
-        after = _after(table, card, delta, difference)
-    merges = after.delta.size > MERGE_FRACTION * len(after.rows) or config.recall_target != card.recall_target
+        after = _after(table, card, before, changes)
+    merges = after.vector_changes.size > MERGE_FRACTION * len(after.rows) or config.recall_target != card.recall_target
     with watch.stage("check"):
-        measures = merges or is_due(index_uri, card, len(after.rows), delta, after.delta, scratch)
+        measures = merges or is_due(index_uri, card, len(after.rows), before, after.vector_changes, scratch)
     if measures:
         measured = _measured(table, config, index_uri, card, after, watch, scratch)
         reason = _needs_another_build(card, measured.quality, config.recall_target)
         if reason:
-            return None, difference.counts, reason
+            return None, changes.counts, reason
         if merges:
-            return _merge(table, config, index_uri, card, after, measured, watch, scratch), difference.counts, ""
+            return _merge(table, config, index_uri, card, after, measured, watch, scratch), changes.counts, ""
         found = {"parameters": measured.parameters, "quality": measured.quality, "measured_version": card.version + 1}
         card = card.model_copy(update=found)
-    made = publish_delta(table, index_uri, card, after.rows, after.delta, dead=after.dead, next_id=after.next_id, watch=watch)
-    return made, difference.counts, ""
+    made = publish_changes(
+        table, index_uri, card, after.rows, after.vector_changes, dead=after.dead, next_id=after.next_id, watch=watch
+    )
+    return made, changes.counts, ""
 
 
-def _after(table: Table, card: Card, delta: Delta, difference: Difference) -> _Update:
-    features_BD = read_rows_features(table.uri, card.column, difference.added)
+def _after(table: Table, card: Card, before: VectorChanges, changes: RowChanges) -> _Update:
+    features_BD = read_row_vectors(table.uri, card.column, changes.added)
     next_id = card.next_id + len(features_BD)
-    added = with_ids(difference.added, np.arange(card.next_id, next_id))
-    rows = Rows(pa.concat_tables([difference.kept, added]).cast(ROWS_SCHEMA))
-    dead = _dead(card, difference)
-    return _Update(rows, delta.then(difference.removed, features_BD), len(features_BD), difference.removed, dead, next_id)
+    added = with_ids(changes.added, np.arange(card.next_id, next_id))
+    rows = RowTable(pa.concat_tables([changes.kept, added]).cast(ROWS_SCHEMA))
+    dead = _dead(card, changes)
+    return _Update(rows, before.then(changes.removed, features_BD), len(features_BD), changes.removed, dead, next_id)
 
 
-def _dead(card: Card, difference: Difference) -> int:
+def _dead(card: Card, changes: RowChanges) -> int:
     """Without removal ids number all vectors that were ever added."""
-    if Engine.make(card.factory, card.dimensions, card.metric).removes:
+    if kind_made_by(card.factory, card.dimensions, card.metric).removes:
         return 0
-    return card.next_id - len(difference.kept)
+    return card.next_id - len(changes.kept)
 
 
-def _needs_rebuild(card: Card, difference: Difference) -> str:
-    rows, dead = len(difference.kept) + len(difference.added), _dead(card, difference)
+def _needs_rebuild(card: Card, changes: RowChanges) -> str:
+    rows, dead = len(changes.kept) + len(changes.added), _dead(card, changes)
     if dead > MAX_DEAD_FRACTION * (rows + dead):
         return f"{dead} of {rows + dead} vectors would be dead, more than {MAX_DEAD_FRACTION:.0%}"
     if rows > MAX_GROWTH * card.built.rows:
@@ -160,15 +165,15 @@ class _Measured:
     """An index with all changes in memory, and how good it is.
 
     Attributes:
-        engine: the FAISS index.
+        index: the FAISS index.
         exact: the rows' vectors.
         is_stored: whether these are in a file beside the index.
         parameters: of a search.
         quality: as measured.
     """
 
-    engine: Engine
-    exact: ExactVectors
+    index: FaissIndex
+    exact: IndexVectors
     is_stored: bool
     parameters: Parameters
     quality: Quality
@@ -178,27 +183,27 @@ def _measured(
     table: Table, config: IndexConfig, index_uri: str, card: Card, after: _Update, watch: Stopwatch, scratch: Path
 ) -> _Measured:
     with watch.stage("load"):
-        index = load_index(index_uri, card, scratch)
-    engine, rows = index.engine, after.rows
+        loaded = load_index(index_uri, card, scratch)
+    index, rows = loaded.index, after.rows
     with watch.stage("change"):
         new_ids = np.arange(after.next_id - after.added, after.next_id)
-        engine.remove(after.removed)
+        index.remove(after.removed)
         if after.added:
-            engine.add(engine.prepared(after.delta.added_ND[-after.added :]), int(new_ids[0]))
-        after.delta.reach(engine, rows, card.parameters)
-        stored = None if index.stored is None else index.stored.with_delta(after.rows, after.delta)
-    exact = ExactVectors(engine, rows, stored, table.uri, card.column)
+            index.add(prepared(after.vector_changes.added_ND[-after.added :], card.metric), int(new_ids[0]))
+        after.vector_changes.reach(index, rows, card.parameters)
+        stored = None if loaded.stored is None else loaded.stored.with_changes(after.rows, after.vector_changes)
+    exact = IndexVectors(index, rows, stored, table.uri, card.column)
     with watch.stage("measure"):
-        probe = _probe(engine, rows, exact)
+        probe = _probe(index, rows, exact)
         parameters = card.parameters
         if config.recall_target != card.recall_target:
-            mode = config.rerank if engine.is_exact or stored is not None else "never"
-            parameters = tune(engine, exact, probe, target=config.recall_target, mode=mode)
+            mode = config.rerank if index.kind.is_exact or stored is not None else "never"
+            parameters = tune(index, exact, probe, target=config.recall_target, mode=mode)
         new = new_ids[np.linspace(0, after.added - 1, min(CHECKED_NEW_ROWS, after.added)).astype(np.int64)]
         if len(new):
-            parameters = find_themselves(engine, exact, parameters, new, exact.take(new))
-        quality = measure(engine, exact, probe, parameters, card.quality.reconstruction_error)
-    return _Measured(engine, exact, stored is not None, parameters, quality)
+            parameters = find_themselves(index, exact, parameters, new, exact.take(new))
+        quality = measure(index, exact, probe, parameters, card.quality.reconstruction_error)
+    return _Measured(index, exact, stored is not None, parameters, quality)
 
 
 def _merge(
@@ -212,24 +217,24 @@ def _merge(
     scratch: Path,
 ) -> Card:
     """Write the FAISS file with all that changed since."""
-    engine, rows = measured.engine, after.rows
+    index, rows = measured.index, after.rows
     files: dict[FileKind, IndexFile] = {kind: file for kind, file in card.files.items() if kind == "centres"}
     with watch.stage("store"):
-        engine.save(scratch / "index.faiss")
+        index.save(scratch / "index.faiss")
         files["faiss"] = put_file(index_uri, "faiss", scratch / "index.faiss")
         if measured.is_stored:
             starts = range(0, len(rows), BLOCK_ROWS)
             blocks = (measured.exact.take(rows.ids_N[start : start + BLOCK_ROWS]) for start in starts)
             save_vectors(scratch / "vectors.npy", blocks, (len(rows), card.dimensions))
             files["vectors"] = put_file(index_uri, "vectors", scratch / "vectors.npy")
-    contents = Contents(engine, files, rows, measured.parameters, measured.quality, after.next_id, card.built)
+    contents = Contents(index, files, rows, measured.parameters, measured.quality, after.next_id, card.built)
     return publish_whole(table, config, index_uri, card.version + 1, contents, Choice(card.factory, card.reasons), watch)
 
 
-def _probe(engine: Engine, rows: Rows, exact: ExactVectors) -> Probe:
+def _probe(index: FaissIndex, rows: RowTable, exact: IndexVectors) -> Probe:
     ids_B = np.sort(np.random.default_rng(len(rows)).choice(rows.ids_N, min(UPDATE_QUERIES, len(rows)), replace=False))
     queries_BD = exact.take(ids_B)
-    if engine.is_exhaustive:
+    if index.kind.compares_all:
         return Probe.exhaustive(ids_B, queries_BD, len(rows))
-    exact_ids_BK, nearness_BK = exact_neighbours(queries_BD, exact.blocks(), K + 1, engine.metric)
+    exact_ids_BK, nearness_BK = exact_neighbours(queries_BD, exact.blocks(), K + 1, index.metric)
     return Probe.of(ids_B, queries_BD, exact_ids_BK, nearness_BK, len(rows))

@@ -6,11 +6,10 @@ which turns that page into thresholds.
 
 import math
 import re
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from tlray.errors import ConfigError
-
-Metric = Literal["cosine", "ip", "l2"]
+from tlray.search.neighbours.metric import Metric
 
 FLAT_MAX_ROWS = 10_000
 """Up to here every vector is compared. autofaiss does so below 1,000 and does not quantise below 10,000; a flat index is exact,

@@ -3,11 +3,13 @@
 from pydantic import BaseModel, ConfigDict
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A frozen record that refuses keys it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Parameters(_Strict):
+class Parameters(Strict):
     """What a search is done with.
 
     Attributes:
@@ -21,7 +23,7 @@ class Parameters(_Strict):
     rerank: int = 1
 
 
-class Quality(_Strict):
+class Quality(Strict):
     """What was measured on the index.
 
     Attributes:

@@ -11,10 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH, Engine
+from tlray.search.neighbours.exact import ExactVectors, nearest_of
+from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH, FaissIndex
 from tlray.search.neighbours.parameters import Parameters, Quality
-from tlray.search.neighbours.rerank import Vectors, find, rerank
-from tlray.search.neighbours.row_table import Rows
 
 Rerank = Literal["auto", "always", "never"]
 
@@ -44,7 +43,7 @@ class Probe:
 
     Attributes:
         ids_B: of the rows.
-        queries_BD: their vectors, `Engine.prepared`.
+        queries_BD: their vectors, prepared.
         least_B: exact nearness of the last neighbour that is wanted; None where the index compares all, so misses none.
         wanted: neighbours of each: 10, or as many as there are.
     """
@@ -77,12 +76,12 @@ class Probe:
         """For an index that compares every vector as it is: there is nothing to hold it against but itself."""
         return cls(ids_B, queries_BD, None, min(K, rows - 1))
 
-    def recall(self, vectors: Vectors, found_BK: np.ndarray) -> tuple[float, float]:
+    def recall(self, exact: ExactVectors, found_BK: np.ndarray) -> tuple[float, float]:
         """Mean over the queries of the share of wanted neighbours found, and its standard error; ties count as found."""
         if not self.wanted or self.least_B is None:
             return 1.0, 0.0
         found_BW, _ = _without_self(found_BK, found_BK, self.ids_B, self.wanted)
-        exact_BW = vectors.nearness(self.queries_BD, found_BW)
+        exact_BW = exact.nearness(self.queries_BD, found_BW)
         slack_B = TIE * (self.queries_BD**2).sum(axis=1)
         share_B = (exact_BW >= (self.least_B - slack_B)[:, None]).mean(axis=1)
         return float(share_B.mean()), float(share_B.std() / np.sqrt(len(share_B)))
@@ -106,38 +105,38 @@ class _Trial:
         return self.recall - CONFIDENCE * self.error >= target or self.recall == 1
 
 
-def tune(engine: Engine, vectors: Vectors, probe: Probe, *, target: float, mode: Rerank) -> Parameters:
+def tune(index: FaissIndex, exact: ExactVectors, probe: Probe, *, target: float, mode: Rerank) -> Parameters:
     """The cheapest parameters that reach the recall target; where none does, the best there are.
 
     Re-ranking is decided first, with the search opened wide; then nprobe or efSearch is doubled until the target is met, and
     halved back between the last two.
 
     Args:
-        engine: the index.
-        vectors: the exact ones.
+        index: the index.
+        exact: the exact vectors.
         probe: what is measured with.
         target: recall at 10.
         mode: `auto` re-ranks only where codes alone miss the target.
     """
     factor = (
-        1 if engine.is_exact or mode == "never" else _rerank_factor(engine, vectors, probe, target, always=mode == "always")
+        1 if index.kind.is_exact or mode == "never" else _rerank_factor(index, exact, probe, target, always=mode == "always")
     )
 
     def attempt(value: int) -> _Trial:
-        parameters = _parameters(engine, value, factor)
-        ids_BK, _ = find(engine, vectors, probe.queries_BD, probe.wanted + 1, parameters)
-        return _Trial(parameters, *probe.recall(vectors, ids_BK), ids_BK)
+        parameters = _parameters(index, value, factor)
+        ids_BK, _ = index.search(probe.queries_BD, probe.wanted + 1, parameters, exact)
+        return _Trial(parameters, *probe.recall(exact, ids_BK), ids_BK)
 
-    if not engine.lists and not engine.is_graph:
+    if not index.kind.lists and not index.kind.is_graph:
         return Parameters(rerank=factor)
-    first, last = (1, engine.lists) if engine.lists else (16, MAX_EF_SEARCH)
+    first, last = (1, index.kind.lists) if index.kind.lists else (16, MAX_EF_SEARCH)
     best = _least(attempt, first, last, target)
-    return find_themselves(engine, vectors, best.parameters, probe.ids_B, probe.queries_BD, best.ids_BK)
+    return find_themselves(index, exact, best.parameters, probe.ids_B, probe.queries_BD, best.ids_BK)
 
 
 def find_themselves(
-    engine: Engine,
-    vectors: Vectors,
+    index: FaissIndex,
+    exact: ExactVectors,
     parameters: Parameters,
     ids_B: np.ndarray,
     queries_BD: np.ndarray,
@@ -146,59 +145,61 @@ def find_themselves(
     """Search wider, if need be, so that rows are found by their own vectors; a graph that is searched narrowly misses some.
 
     Args:
-        engine: the index.
-        vectors: the exact ones.
+        index: the index.
+        exact: the exact vectors.
         parameters: to begin with.
         ids_B: of some rows.
-        queries_BD: their vectors, `Engine.prepared`.
+        queries_BD: their vectors, prepared.
         found_BK: what was found with the given parameters, where it is known.
 
     Returns:
         The given parameters where they do, or where a search many times as wide does not either: a row that no link leads to.
     """
-    if engine.metric == "ip" or not len(ids_B):  # by inner product another row may be nearer than the row itself
+    if index.metric == "ip" or not len(ids_B):  # by inner product another row may be nearer than the row itself
         return parameters
-    least_B1 = vectors.nearness(queries_BD, ids_B[:, None]) - TIE * (queries_BD**2).sum(axis=1, keepdims=True)
+    least_B1 = exact.nearness(queries_BD, ids_B[:, None]) - TIE * (queries_BD**2).sum(axis=1, keepdims=True)
     tried = parameters
     for _ in range(MOST_DOUBLINGS):
         if found_BK is None:
-            found_BK, _ = find(engine, vectors, queries_BD, K, tried)
-        is_missed_B = ~(vectors.nearness(queries_BD, found_BK) >= least_B1).any(axis=1)
+            found_BK, _ = index.search(queries_BD, K, tried, exact)
+        is_missed_B = ~(exact.nearness(queries_BD, found_BK) >= least_B1).any(axis=1)
         if is_missed_B.sum() <= (1 - FOUND_THEMSELVES) * len(ids_B):
             return tried
         # A wider search finds the others again.
         queries_BD, least_B1, found_BK = queries_BD[is_missed_B], least_B1[is_missed_B], None
-        nprobe = None if tried.nprobe is None else min(engine.lists, 2 * tried.nprobe)
+        nprobe = None if tried.nprobe is None else min(index.kind.lists, 2 * tried.nprobe)
         ef_search = None if tried.ef_search is None else min(MAX_EF_SEARCH, 2 * tried.ef_search)
         tried = Parameters(nprobe=nprobe, ef_search=ef_search, rerank=tried.rerank)
     return parameters
 
 
-def reach_all(engine: Engine, rows: Rows, ids_M: np.ndarray, vectors_MD: np.ndarray, parameters: Parameters) -> None:
+def reach_all(
+    index: FaissIndex, live_ids: np.ndarray, ids_M: np.ndarray, vectors_MD: np.ndarray, parameters: Parameters
+) -> None:
     """Have rows that were added to a graph found by their own vectors: what the graph does not lead to is compared beside it.
 
     By inner product another row may be nearer to it than itself: such a graph is left alone.
 
     Args:
-        engine: with the rows in it; one of `links_vectors`.
-        rows: the live rows.
+        index: with the rows in it; one of `links_vectors`.
+        live_ids: of all live rows.
         ids_M: of the new ones.
         vectors_MD: theirs, prepared.
         parameters: of a search.
     """
-    if engine.metric == "ip" or not len(ids_M):
+    if index.metric == "ip" or not len(ids_M):
         return
-    allowed = np.zeros(engine.total, bool)  # else a dead row of the same vector would stand for the live one
-    allowed[rows.ids_N] = True
-    found_M1, distances_M1 = engine.candidates(vectors_MD, 1, parameters, allowed)
+    allowed = np.zeros(index.total, bool)  # else a dead row of the same vector would stand for the live one
+    allowed[live_ids] = True
+    found_M1, distances_M1 = index.candidates(vectors_MD, 1, parameters, allowed)
     is_lost_M = (found_M1[:, 0] != ids_M) & (distances_M1[:, 0] > TIE * (vectors_MD**2).sum(axis=1))
-    engine.reach(ids_M[is_lost_M])
+    index.reach(ids_M[is_lost_M])
 
 
-def _parameters(engine: Engine, value: int, factor: int) -> Parameters:
-    if engine.lists:
+def _parameters(index: FaissIndex, value: int, factor: int) -> Parameters:
+    if index.kind.lists:
         return Parameters(nprobe=value, rerank=factor)
-    return Parameters(ef_search=value, rerank=factor) if engine.is_graph else Parameters(rerank=factor)
+    return Parameters(ef_search=value, rerank=factor) if index.kind.is_graph else Parameters(rerank=factor)
 
 
 def _least(attempt: Callable[[int], _Trial], first: int, last: int, target: float) -> _Trial:
@@ -217,33 +218,35 @@ def _least(attempt: Callable[[int], _Trial], first: int, last: int, target: floa
     return best
 
 
-def _rerank_factor(engine: Engine, vectors: Vectors, probe: Probe, target: float, *, always: bool) -> int:
+def _rerank_factor(index: FaissIndex, exact: ExactVectors, probe: Probe, target: float, *, always: bool) -> int:
     """The least factor whose recall, in a wide search, leaves half of what the target allows to be missed to the search."""
-    wide = _parameters(engine, max(min(engine.lists, 16), engine.lists // 8) if engine.lists else 512, 1)
+    wide = _parameters(index, max(min(index.kind.lists, 16), index.kind.lists // 8) if index.kind.lists else 512, 1)
     k = probe.wanted + 1
-    candidates_BC, _ = engine.candidates(probe.queries_BD, min(k * RERANK_FACTORS[-1], engine.total), wide)
+    candidates_BC, _ = index.candidates(probe.queries_BD, min(k * RERANK_FACTORS[-1], index.total), wide)
     factors = RERANK_FACTORS[1:] if always else RERANK_FACTORS
     for factor in factors:
         prefix_BC = candidates_BC[:, : k * factor]
-        found_BK = prefix_BC if factor == 1 else rerank(vectors, probe.queries_BD, prefix_BC, k)[0]
-        recall, error = probe.recall(vectors, found_BK)
+        found_BK = prefix_BC if factor == 1 else nearest_of([(prefix_BC, exact.nearness(probe.queries_BD, prefix_BC))], k)[0]
+        recall, error = probe.recall(exact, found_BK)
         if recall - CONFIDENCE * error >= (1 + target) / 2:
             return factor
     return factors[-1]
 
 
-def measure(engine: Engine, vectors: Vectors, probe: Probe, parameters: Parameters, reconstruction_error: float) -> Quality:
+def measure(
+    index: FaissIndex, exact: ExactVectors, probe: Probe, parameters: Parameters, reconstruction_error: float
+) -> Quality:
     """Recall and latency of an index as it will be searched."""
     k = probe.wanted + 1
     singles = []
     for at in range(min(SINGLE_QUERIES, len(probe.queries_BD))):  # the first one also pays for what is made once
         began = time.perf_counter()
-        find(engine, vectors, probe.queries_BD[at : at + 1], k, parameters)
+        index.search(probe.queries_BD[at : at + 1], k, parameters, exact)
         singles.append(time.perf_counter() - began)
     began = time.perf_counter()
-    ids_BK, _ = find(engine, vectors, probe.queries_BD, k, parameters)
+    ids_BK, _ = index.search(probe.queries_BD, k, parameters, exact)
     batch_seconds = time.perf_counter() - began
-    recall, error = probe.recall(vectors, ids_BK)
+    recall, error = probe.recall(exact, ids_BK)
     return Quality(
         recall_at_10=round(recall, 4),
         standard_error=round(error, 5),

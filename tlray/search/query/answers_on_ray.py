@@ -10,9 +10,9 @@ from ray.util import ActorPool
 
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
-from tlray.search.neighbours.row_table import Filter
 from tlray.search.query.answers import answer_part
 from tlray.search.query.searcher import Searcher
+from tlray.search.rows.selection import Filter
 
 
 class _Answerer:

@@ -18,7 +18,7 @@ from tlray.config import DuplicatesConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
-from tlray.scoring import components
+from tlray.scoring import connected_components
 from tlray.search.query.searcher import Searcher
 
 FIRST_K = 16
@@ -48,7 +48,7 @@ def duplicates(config: DuplicatesConfig) -> dict[str, Any]:
             f"{config.index} is an index by {searcher.card.metric}; build one with --metric cosine for duplicates"
         )
     first_E, second_E, cosines_E = near_pairs(searcher, config.cosine)
-    group_N = components(len(searcher.rows), first_E, second_E)
+    group_N = connected_components(len(searcher.rows), first_E, second_E)
     report = _report(searcher, group_N, config.splits)
     leaks = [group for group in report if len(group["splits"]) > 1]
     conflicts = [group for group in report if len(group["labels"]) > 1]
@@ -111,7 +111,7 @@ def _exact_cosines(searcher: Searcher, queries_BD: np.ndarray, positions_BK: np.
     if searcher.scores_are_exact:
         return scores_BK
     found = np.unique(positions_BK[positions_BK >= 0])
-    vectors_ND = searcher.exact.take(searcher.rows.ids_N[found])
+    vectors_ND = searcher.vectors(found)
     at_BK = np.searchsorted(found, np.maximum(positions_BK, found[0] if len(found) else 0))
     exact_BK = np.stack([queries_BD[row] @ vectors_ND[at].T for row, at in enumerate(at_BK)])
     return np.where(positions_BK >= 0, exact_BK, -np.inf)

@@ -13,9 +13,10 @@ from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
 from tlray.progress import say
-from tlray.search.neighbours.row_table import Filter
-from tlray.search.query.answers import ANSWER_SCHEMA, answer_part, as_table
-from tlray.search.query.searcher import Hits, Searcher
+from tlray.search.query.answers import answer_part
+from tlray.search.query.hits import ANSWER_SCHEMA, Hits
+from tlray.search.query.searcher import Searcher
+from tlray.search.rows.selection import Filter
 from tlray.search.versions.card import column_of
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -50,7 +51,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     names, hits = _answer(searcher, config, where)
     if config.out:
         with pq.ParquetWriter(config.out, ANSWER_SCHEMA) as writer:
-            writer.write_table(as_table(names, hits))
+            writer.write_table(hits.to_table(names))
         return result | {"queries": len(names), "out": config.out, "seconds": round(time.monotonic() - began, 3)}
     answers = []
     for name, found in zip(names, hits.to_lists(), strict=True):

@@ -7,7 +7,6 @@ import math
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,13 @@ from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
 from tlray.search.neighbours.exact import exact_neighbours
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
+from tlray.search.neighbours.metric import prepared, scores_of
 from tlray.search.neighbours.parameters import Parameters
-from tlray.search.neighbours.rerank import find
-from tlray.search.neighbours.row_table import Filter, Rows
+from tlray.search.query.hits import Hits
+from tlray.search.rows.row_table import RowTable
+from tlray.search.rows.selection import Filter
 from tlray.search.versions.card import Card, read_card
-from tlray.search.versions.exact_vectors import ExactVectors
+from tlray.search.versions.exact_vectors import IndexVectors
 from tlray.search.versions.load import LoadedIndex, load_index
 
 if TYPE_CHECKING:
@@ -42,33 +43,6 @@ _MORE = 4
 EVERYTHING = Filter()
 
 
-@dataclass(frozen=True)
-class Hits:
-    """Answers to B queries.
-
-    Attributes:
-        rows: the index's rows.
-        positions_BK: in `rows`, nearest first; -1 where there are fewer.
-        scores_BK: cosine, inner product, or L2 distance.
-    """
-
-    rows: Rows
-    positions_BK: np.ndarray
-    scores_BK: np.ndarray
-
-    def to_lists(self) -> list[list[dict[str, Any]]]:
-        """For each query its hits: uri, label, score, id."""
-        uris, labels = self.rows.table["uri"], self.rows.table["label"]
-        return [
-            [
-                {"uri": uris[at].as_py(), "label": labels[at].as_py(), "score": float(score), "id": int(self.rows.ids_N[at])}
-                for at, score in zip(positions_K.tolist(), scores_K.tolist(), strict=True)
-                if at >= 0
-            ]
-            for positions_K, scores_K in zip(self.positions_BK, self.scores_BK, strict=True)
-        ]
-
-
 class Searcher:
     """One version of an index, ready for searches from many threads.
 
@@ -79,7 +53,7 @@ class Searcher:
 
     def __init__(self, index: LoadedIndex, scratch: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
         self._index, self._scratch = index, scratch
-        self._exact = ExactVectors(index.engine, index.rows, index.stored, index.card.table, index.card.column)
+        self._exact = IndexVectors(index.index, index.rows, index.stored, index.card.table, index.card.column)
         self._encoder_lock = threading.Lock()
         self._encoder: QueryEncoder | None = None
         self._allowed_by_filter: dict[Filter, np.ndarray] = {}
@@ -106,19 +80,23 @@ class Searcher:
         return self._index.card
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> RowTable:
         """Its live rows."""
         return self._index.rows
 
     @property
-    def exact(self) -> ExactVectors:
+    def exact(self) -> IndexVectors:
         """The live rows' vectors, prepared: of unit length where the metric is cosine."""
         return self._exact
+
+    def vectors(self, positions_M: np.ndarray) -> np.ndarray:
+        """The prepared vectors_MD of rows of the index, given by position: of unit length where the metric is cosine."""
+        return self._exact.take(self.rows.ids_N[positions_M])
 
     @property
     def scores_are_exact(self) -> bool:
         """Whether scores come from the vectors themselves, not from codes of them."""
-        return self._index.engine.is_exact or self.card.parameters.rerank > 1
+        return self._index.index.kind.is_exact or self.card.parameters.rerank > 1
 
     def table_version(self) -> int:
         """The table's newest version; the index is behind where its card has a lower one.
@@ -170,7 +148,7 @@ class Searcher:
 
     def search_rows(self, positions: np.ndarray, k: int = 10, where: Filter = EVERYTHING) -> Hits:
         """Rows near rows of the index, each query left out of its own answer."""
-        return self.search(self._exact.take(self.rows.ids_N[positions]), k, where, leave_out_B=positions)
+        return self.search(self.vectors(positions), k, where, leave_out_B=positions)
 
     def search_uris(self, uris: Sequence[str], k: int = 10, where: Filter = EVERYTHING) -> Hits:
         """Rows near those of some URIs.
@@ -188,7 +166,7 @@ class Searcher:
         """
         at = self.rows.positions_of_label(label)
         at = at[np.linspace(0, len(at) - 1, min(CENTROID_ROWS, len(at))).astype(np.int64)]
-        mean_D: np.ndarray = self._exact.take(self.rows.ids_N[at]).mean(axis=0)
+        mean_D: np.ndarray = self.vectors(at).mean(axis=0)
         return mean_D
 
     def search(
@@ -213,7 +191,7 @@ class Searcher:
         # Quicker than to look at each value, and it finds vectors, too, that are too long to be compared.
         if not math.isfinite(np.vdot(queries_BD, queries_BD)):
             raise QueryError("a query has values that are not finite, or whose squares are not; expected finite floats")
-        prepared_BD = self._index.engine.prepared(queries_BD)
+        prepared_BD = prepared(queries_BD, self.card.metric)
         if leave_out_B is None:
             return self._search(prepared_BD, k, where)
         hits = self._search(prepared_BD, k + 1, where)
@@ -224,7 +202,7 @@ class Searcher:
         return Hits(self.rows, take(positions_BK, order_BK, axis=1), take(hits.scores_BK, order_BK, axis=1))
 
     def _search(self, queries_BD: np.ndarray, k: int, where: Filter) -> Hits:
-        engine, rows = self._index.engine, self.rows
+        rows = self.rows
         k = min(k, len(rows))
         if where:
             ids_BK, nearness_BK = self._search_filtered(queries_BD, k, where)
@@ -233,21 +211,20 @@ class Searcher:
             ids_BK, nearness_BK = self._find(queries_BD, k, self.card.parameters, allowed, len(rows))
         is_dense = len(rows) == self.card.next_id  # without removals an id is its row's position
         positions_BK = ids_BK if is_dense else rows.positions(ids_BK.reshape(-1)).reshape(ids_BK.shape)
-        scores_BK = np.sqrt(np.maximum(-nearness_BK, 0)) if engine.metric == "l2" else nearness_BK
-        return Hits(rows, positions_BK, scores_BK)
+        return Hits(rows, positions_BK, scores_of(nearness_BK, self.card.metric))
 
     def _find(
         self, queries_BD: np.ndarray, k: int, parameters: Parameters, allowed: np.ndarray | None, available: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search; and where lists held too few rows, look into more, or where a graph did not lead to enough, compare all."""
-        engine = self._index.engine
-        ids_BK, nearness_BK = find(engine, self._exact, queries_BD, k, parameters, allowed)
+        index = self._index.index
+        ids_BK, nearness_BK = index.search(queries_BD, k, parameters, self._exact, allowed)
         if k > available or not np.count_nonzero(ids_BK[:, -1] < 0):  # quicker than `any` for few
             return ids_BK, nearness_BK
-        while (ids_BK[:, -1] < 0).any() and engine.lists > (parameters.nprobe or engine.lists):
-            parameters = parameters.model_copy(update={"nprobe": min(engine.lists, _MORE * (parameters.nprobe or 1))})
-            ids_BK, nearness_BK = find(engine, self._exact, queries_BD, k, parameters, allowed)
-        if engine.is_graph and self._vectors_at_hand:
+        while (ids_BK[:, -1] < 0).any() and index.kind.lists > (parameters.nprobe or index.kind.lists):
+            parameters = parameters.model_copy(update={"nprobe": min(index.kind.lists, _MORE * (parameters.nprobe or 1))})
+            ids_BK, nearness_BK = index.search(queries_BD, k, parameters, self._exact, allowed)
+        if index.kind.is_graph and self._vectors_at_hand:
             short_B = ids_BK[:, -1] < 0  # rows in tight clusters hang together in graphs of their own
             ids_BK[short_B], nearness_BK[short_B] = exact_neighbours(
                 queries_BD[short_B], self._allowed_blocks(allowed), k, self.card.metric
@@ -256,7 +233,7 @@ class Searcher:
 
     @property
     def _vectors_at_hand(self) -> bool:
-        return self._index.engine.is_exact or self._index.stored is not None
+        return self._index.index.kind.is_exact or self._index.stored is not None
 
     def _allowed_blocks(self, allowed: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for ids_B, vectors_BD in self._exact.blocks():
@@ -271,7 +248,7 @@ class Searcher:
             return exact_neighbours(queries_BD, [(ids, vectors_ND)], k, self.card.metric)
         wider = len(self.rows) / max(1, len(ids))
         given = self.card.parameters
-        nprobe = None if given.nprobe is None else min(self._index.engine.lists, int(np.ceil(given.nprobe * wider)))
+        nprobe = None if given.nprobe is None else min(self._index.index.kind.lists, int(np.ceil(given.nprobe * wider)))
         ef_search = None if given.ef_search is None else min(MAX_EF_SEARCH, int(np.ceil(given.ef_search * wider)))
         parameters = Parameters(nprobe=nprobe, ef_search=ef_search, rerank=given.rerank)
         return self._find(queries_BD, k, parameters, allowed, len(ids))

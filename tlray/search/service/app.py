@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tlray import __version__
 from tlray.config import ServeConfig
 from tlray.errors import ConfigError, ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError
-from tlray.search.neighbours.row_table import Filter
+from tlray.search.rows.selection import Filter
 from tlray.search.service.guard import Guard
 from tlray.search.service.schema import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
 from tlray.search.service.service import Service

@@ -27,7 +27,7 @@ def map_of(searcher: Searcher) -> list[Point]:
     """A sample of rows laid out in two dimensions, each scaled to -1..1."""
     rows = searcher.rows
     at = np.unique(np.linspace(0, len(rows) - 1, min(MAP_ROWS, len(rows))).astype(np.int64))
-    places_N2 = layout(searcher.exact.take(rows.ids_N[at]))
+    places_N2 = layout(searcher.vectors(at))
     labels = rows.table["label"].take(pa.array(at)).to_pylist()
     return [
         Point(id=int(row_id), x=round(float(x), 4), y=round(float(y), 4), label=label)

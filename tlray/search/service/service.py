@@ -22,9 +22,10 @@ from tlray.config import ServeConfig
 from tlray.errors import QueryError, RecipeMismatchError, TlrayError
 from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
-from tlray.search.neighbours.brute import set_threads
-from tlray.search.neighbours.row_table import Filter
-from tlray.search.query.searcher import Hits, Searcher
+from tlray.search.neighbours.faiss_index import set_threads
+from tlray.search.query.hits import Hits
+from tlray.search.query.searcher import Searcher
+from tlray.search.rows.selection import Filter
 from tlray.search.service.guard import Metrics
 from tlray.search.service.map import map_of
 from tlray.search.service.schema import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
@@ -217,7 +218,7 @@ def _vector_of(searcher: Searcher, query: Query) -> tuple[np.ndarray, int]:
         position = int(searcher.rows.positions(np.array([query.id]))[0])
         if position < 0:
             raise QueryError(f"the index has no row {query.id}")
-    return searcher.exact.take(searcher.rows.ids_N[position : position + 1])[0], position
+    return searcher.vectors(np.array([position]))[0], position
 
 
 def _response(searcher: Searcher, hits: Hits) -> SearchResponse:

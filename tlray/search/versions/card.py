@@ -29,14 +29,14 @@ from tlray.errors import (
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.table import RECIPE_NAME, Table
-from tlray.search.neighbours.factory import Metric
-from tlray.search.neighbours.parameters import Parameters, Quality, _Strict
+from tlray.search.neighbours.metric import Metric
+from tlray.search.neighbours.parameters import Parameters, Quality, Strict
 from tlray.search.versions.files import FileKind, IndexFile
 
 _CARD_NAME = re.compile(r".*/versions/(\d{20})\.json")
 
 
-class Built(_Strict):
+class Built(Strict):
     """What an index was when it was built as a whole.
 
     Attributes:
@@ -50,7 +50,7 @@ class Built(_Strict):
     outlier_nearness: float | None
 
 
-class Card(_Strict):
+class Card(Strict):
     """What one version of an index is.
 
     Attributes:

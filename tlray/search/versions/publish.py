@@ -13,11 +13,11 @@ from tlray import __version__
 from tlray.config import IndexConfig
 from tlray.lake.table.table import Table
 from tlray.search.neighbours.factory import Choice
-from tlray.search.neighbours.faiss_index import LIBRARY_VERSION, Engine
+from tlray.search.neighbours.faiss_index import LIBRARY_VERSION, FaissIndex
 from tlray.search.neighbours.parameters import Parameters, Quality
-from tlray.search.neighbours.row_table import Rows
+from tlray.search.rows.row_table import RowTable
 from tlray.search.versions.card import Built, Card, column_of, publish
-from tlray.search.versions.changes import Delta
+from tlray.search.versions.changes import VectorChanges
 from tlray.search.versions.files import FileKind, IndexFile, put_bytes
 from tlray.search.versions.stopwatch import Stopwatch
 
@@ -27,7 +27,7 @@ class Contents:
     """What a version is made of, before it is published.
 
     Attributes:
-        engine: the FAISS index.
+        index: the FAISS index.
         files: where it is stored, its vectors and centres too, where they are kept.
         rows: its live rows.
         parameters: of a search.
@@ -36,9 +36,9 @@ class Contents:
         built: what it was when it was built as a whole.
     """
 
-    engine: Engine
+    index: FaissIndex
     files: dict[FileKind, IndexFile]
-    rows: Rows
+    rows: RowTable
     parameters: Parameters
     quality: Quality
     next_id: int
@@ -68,7 +68,7 @@ def publish_whole(
     Raises:
         ConcurrentWriteError: somebody else published a version of that number.
     """
-    engine = contents.engine
+    index = contents.index
     with watch.stage("write"):
         small: dict[FileKind, IndexFile] = {
             "rows": put_bytes(index_uri, "rows", contents.rows.to_bytes()),
@@ -82,19 +82,19 @@ def publish_whole(
         table_version=table.version,
         recipe_id=table.recipe_file.recipe_id,
         column=column_of(table, config.column),
-        dimensions=engine.dimensions,
-        metric=engine.metric,
+        dimensions=index.dimensions,
+        metric=index.metric,
         factory=choice.factory,
         reasons=choice.reasons,
         rows=len(contents.rows),
-        dead=engine.total - len(contents.rows),
+        dead=index.total - len(contents.rows),
         next_id=contents.next_id,
         base_next_id=contents.next_id,
         built=contents.built,
         recall_target=config.recall_target,
         parameters=contents.parameters,
         quality=contents.quality,
-        unreached=tuple(engine.unreached[contents.rows.positions(engine.unreached) >= 0].tolist()),
+        unreached=tuple(index.unreached[contents.rows.positions(index.unreached) >= 0].tolist()),
         measured_version=version,
         seconds=watch.seconds,
         files=contents.files | small,
@@ -104,8 +104,16 @@ def publish_whole(
     return card
 
 
-def publish_delta(
-    table: Table, index_uri: str, before: Card, rows: Rows, delta: Delta, *, dead: int, next_id: int, watch: Stopwatch
+def publish_changes(
+    table: Table,
+    index_uri: str,
+    before: Card,
+    rows: RowTable,
+    changes: VectorChanges,
+    *,
+    dead: int,
+    next_id: int,
+    watch: Stopwatch,
 ) -> Card:
     """Store what changed since the FAISS file was written, then the card of a version that is that file and this change.
 
@@ -114,7 +122,7 @@ def publish_delta(
         index_uri: of the index.
         before: the version before.
         rows: live rows.
-        delta: all changes since the FAISS file was written.
+        changes: all since the FAISS file was written.
         dead: removed rows whose vectors stay inside.
         next_id: over every id that was ever given.
         watch: times so far.
@@ -122,7 +130,7 @@ def publish_delta(
     Raises:
         ConcurrentWriteError: somebody else published a version of that number.
     """
-    contents: dict[FileKind, Rows | Delta] = {"rows": rows, "delta": delta} if delta.size else {"rows": rows}
+    contents: dict[FileKind, RowTable | VectorChanges] = {"rows": rows, "delta": changes} if changes.size else {"rows": rows}
     with watch.stage("write"), ThreadPoolExecutor(len(contents)) as storing:
         stored = storing.map(lambda kind: put_bytes(index_uri, kind, contents[kind].to_bytes()), contents)
         changed = dict(zip(contents, stored, strict=True))

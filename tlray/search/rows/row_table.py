@@ -6,7 +6,6 @@ Shape legend: N live rows, M ids asked for.
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from tlray.errors import QueryError
 from tlray.lake.table.parts import READ_THREADS, read_part
 from tlray.lake.table.table import Table
+from tlray.search.rows.selection import Filter
 
 ROWS_SCHEMA = pa.schema(
     [
@@ -31,24 +31,8 @@ ROWS_SCHEMA = pa.schema(
 """`part` and `row` say where in the table the vector is."""
 
 
-@dataclass(frozen=True)
-class Filter:
-    """Which rows may be found: those with one of the labels, and whose URI begins with one of the prefixes.
-
-    Attributes:
-        labels: empty means any.
-        prefixes: empty means any.
-    """
-
-    labels: tuple[str, ...] = ()
-    prefixes: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.labels or self.prefixes)
-
-
-class Rows:
-    """The live rows of an index.
+class RowTable:
+    """The live rows of an index: what each of its ids means.
 
     Args:
         table: ROWS_SCHEMA, sorted by id.
@@ -59,7 +43,7 @@ class Rows:
         self.ids_N: np.ndarray = self.table["id"].to_numpy()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Rows":
+    def from_bytes(cls, data: bytes) -> "RowTable":
         """Read the side file."""
         return cls(pq.ParquetFile(io.BytesIO(data)).read())
 

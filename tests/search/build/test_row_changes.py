@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tlray.search.build.table_diff import compare
-from tlray.search.neighbours.row_table import ROWS_SCHEMA, with_ids
+from tlray.search.build.row_changes import row_changes
+from tlray.search.rows.row_table import ROWS_SCHEMA, with_ids
 
 Row = tuple[str, str | None, str]
 """URI, etag and part."""
@@ -33,7 +33,7 @@ def test_rows_are_kept_moved_added_and_removed_as_dictionaries_say(seed: int) ->
     taken = {uri for uri, _, _ in same}
     came = [row for row in drawn(["new", "newer"]) if row[0] not in taken] if seed else []
     ids = np.arange(len(before)) * 3
-    difference = compare(
+    changes = row_changes(
         with_ids(table_of(before), ids),
         ["newer", "stays", "new"],
         lambda paths: table_of([row for path in paths for row in came if row[2] == path]),
@@ -43,10 +43,10 @@ def test_rows_are_kept_moved_added_and_removed_as_dictionaries_say(seed: int) ->
     fresh = {(uri, etag or "") for uri, etag, _ in came}
     kept = {int(at): row for row, at in zip(before, ids, strict=True) if row[2] == "stays"}
     kept |= {gone[uri, etag or ""]: (uri, etag, part) for uri, etag, part in came if (uri, etag or "") in gone}
-    found = difference.kept.select(["uri", "etag", "part"]).to_pylist()
-    assert difference.kept["id"].to_pylist() == sorted(kept)
+    found = changes.kept.select(["uri", "etag", "part"]).to_pylist()
+    assert changes.kept["id"].to_pylist() == sorted(kept)
     assert [tuple(row.values()) for row in found] == [kept[at] for at in sorted(kept)]
-    assert sorted(difference.removed.tolist()) == sorted(at for key, at in gone.items() if key not in fresh)
-    added = {(row["uri"], row["etag"] or "") for row in difference.added.to_pylist()}
-    assert added == fresh - set(gone) and len(difference.added) == len(added)
-    assert difference.moved == len(fresh & set(gone))
+    assert sorted(changes.removed.tolist()) == sorted(at for key, at in gone.items() if key not in fresh)
+    added = {(row["uri"], row["etag"] or "") for row in changes.added.to_pylist()}
+    assert added == fresh - set(gone) and len(changes.added) == len(added)
+    assert changes.moved == len(fresh & set(gone))

@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.lake.table.table import Table
-from tlray.search.neighbours.row_table import with_ids
+from tlray.search.rows.row_table import with_ids
 from tlray.search.versions.card import Card, column_of
 
 
 @dataclass(frozen=True)
-class Difference:
+class RowChanges:
     """How a table differs from its index.
 
     Attributes:
@@ -40,7 +40,7 @@ class Difference:
         return {"added": len(self.added), "removed": len(self.removed), "moved": self.moved}
 
 
-def compare(rows: pa.Table, live_parts: Sequence[str], read: Callable[[Sequence[str]], pa.Table]) -> Difference:
+def row_changes(rows: pa.Table, live_parts: Sequence[str], read: Callable[[Sequence[str]], pa.Table]) -> RowChanges:
     """Hold an index's rows against a table's parts.
 
     Args:
@@ -60,7 +60,7 @@ def compare(rows: pa.Table, live_parts: Sequence[str], read: Callable[[Sequence[
     moved = with_ids(new.filter(has_moved), ids_old[at_moved])
     kept = pa.concat_tables([rows.filter(stays), moved]).combine_chunks()
     kept = kept.take(pa.array(np.argsort(kept["id"].to_numpy(), kind="stable")))  # merges what is in order; `sort_by` does not
-    return Difference(kept, ids_old[is_gone], new.filter(pc.invert(has_moved)), len(moved))
+    return RowChanges(kept, ids_old[is_gone], new.filter(pc.invert(has_moved)), len(moved))
 
 
 def check_same(card: Card, table: Table, config: IndexConfig, index_uri: str) -> None:

@@ -1,0 +1,92 @@
+"""Reading an index's vectors out of its table.
+
+Shape legend: N rows, B rows of one part, D dimensions.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tlray.errors import ObjectNotFoundError, TableError
+from tlray.lake.table.parts import READ_THREADS, read_part, vectors_of
+from tlray.search.neighbours.metric import Metric, prepare
+
+_IN_MEMORY_FRACTION = 0.5
+
+
+def read_vectors(
+    table_uri: str,
+    column: str,
+    parts: Sequence[tuple[str, int]],
+    dimensions: int,
+    metric: Metric,
+    scratch: Path,
+    memory_bytes: int,
+) -> np.ndarray:
+    """All vectors of some parts, in order, prepared (`tlray.search.neighbours.metric`).
+
+    Args:
+        table_uri: the table.
+        column: the embedding column.
+        parts: paths and row counts.
+        dimensions: of a vector.
+        metric: what they are prepared for.
+        scratch: a folder for a file that stands in for memory where the vectors are too many.
+        memory_bytes: what they may take in memory.
+
+    Returns:
+        vectors_ND, float32; perhaps a memory-mapped file in `scratch`.
+    """
+    shape = (sum(rows for _, rows in parts), dimensions)
+    vectors_ND: np.ndarray
+    if shape[0] * shape[1] * 4 <= _IN_MEMORY_FRACTION * memory_bytes:
+        vectors_ND = np.empty(shape, np.float32)
+    else:
+        vectors_ND = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.float32, shape)
+    starts = np.cumsum([0, *(rows for _, rows in parts)]).tolist()
+
+    def read(path: str, start: int, end: int) -> None:
+        # Straight to where they belong: memory that is new costs more than the copy.
+        prepare(vectors_of(read_part(table_uri, path, [column])[column], vectors_ND[start:end]), metric)
+
+    with ThreadPoolExecutor(READ_THREADS) as threads:
+        list(threads.map(read, [path for path, _ in parts], starts[:-1], starts[1:]))
+    return vectors_ND
+
+
+def read_part_vectors(table_uri: str, path: str, column: str) -> np.ndarray:
+    """All vectors_BD of one part, as the table has them."""
+    return vectors_of(read_part(table_uri, path, [column])[column])
+
+
+def read_row_vectors(table_uri: str, column: str, rows: pa.Table) -> np.ndarray:
+    """Vectors of some rows of a table, in the rows' order, as the table has them; only their parts are read.
+
+    Args:
+        table_uri: the table.
+        column: the embedding column.
+        rows: with `part` and `row`.
+
+    Raises:
+        TableError: a part is gone: the table moved on and was vacuumed.
+    """
+    at = rows["row"].to_numpy()
+    names = np.asarray(rows["part"].to_pylist(), object)
+    vectors_ND: np.ndarray | None = None
+    for part in dict.fromkeys(names.tolist()):
+        wanted = np.flatnonzero(names == part)
+        try:
+            lists = read_part(table_uri, part, [column])[column]
+        except ObjectNotFoundError as error:
+            raise TableError(
+                f"{table_uri} has no part {part} any more: the table moved on and was vacuumed; run `tlray index` again"
+            ) from error
+        is_whole = np.array_equal(at[wanted], np.arange(len(lists)))  # as parts of new images are
+        found_BD = vectors_of(lists if is_whole else lists.take(pa.array(at[wanted])))
+        if vectors_ND is None:
+            vectors_ND = np.empty((len(rows), found_BD.shape[1]), np.float32)
+        vectors_ND[wanted] = found_BD
+    return np.empty((0, 0), np.float32) if vectors_ND is None else vectors_ND
