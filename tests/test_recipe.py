@@ -10,7 +10,7 @@ import pytest
 from tests.factories import make_recipe, make_recipe_file
 from tlray import errors
 from tlray.errors import GoldenMismatchError, ImageError, ImageErrorCode, RecipeMismatchError
-from tlray.recipe import RecipeFile, check_golden, golden_images
+from tlray.recipe import Preprocessing, Recipe, RecipeFile, check_golden, golden_images
 
 
 def test_the_fingerprint_is_that_of_canonical_json() -> None:
@@ -33,6 +33,37 @@ def test_what_changes_numbers_changes_the_fingerprint(change: dict) -> None:
 
 def test_where_weights_lie_does_not() -> None:
     assert make_recipe(weights="s3://elsewhere/w.pth").recipe_id == make_recipe().recipe_id
+
+
+FORMAT_1 = """{"format":1,"backbone":"torchvision:squeezenet1_1","weights":"random:0",
+"weights_sha256":"3572364a84295816c1b58c11f61f46767be585739127e0e1de0bc681d68309f3","taps":["features.3"],"pool":"avg",
+"normalize":false,"precision":{"compute":"bf16","storage":"half"},"preprocessing":{"resize":[256,256],"fit":"cover",
+"crop":[224,224],"fill":[0,0,0],"interpolation":"bilinear","antialias":true,"scaled_decoding":false,
+"mean":[0.485,0.456,0.406],"std":[0.229,0.224,0.225]},"image_rule":2}"""
+"""Written by tlray 0.1, which gave it this id:"""
+FORMAT_1_ID = "fd5eeeef5daeba88e248d6f33373f6a175ef8e33eff5c998a4140a5e251aae7c"
+
+
+def test_fields_that_came_later_leave_older_recipes_and_their_ids_as_they_were() -> None:
+    recipe = Recipe.model_validate_json(FORMAT_1)
+    assert recipe.recipe_id == FORMAT_1_ID
+    assert json.loads(recipe.model_dump_json()) == json.loads(FORMAT_1)
+    fields = json.loads(FORMAT_1)
+    del fields["format"]
+    explicit = Preprocessing(**fields.pop("preprocessing"), channels="rgb", scale=(0, 1))
+    assert Recipe(**fields, preprocessing=explicit).recipe_id == FORMAT_1_ID
+
+
+@pytest.mark.parametrize("change", [{"channels": "bgr"}, {"scale": (0, 255)}])
+def test_what_only_format_2_can_say_is_in_its_documents(change: dict) -> None:
+    fields = json.loads(FORMAT_1)
+    del fields["format"]
+    preprocessing = Preprocessing(**fields.pop("preprocessing"), **change)
+    recipe = Recipe(**fields, preprocessing=preprocessing)
+    assert recipe.format == 2 and recipe.recipe_id != FORMAT_1_ID
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    (key,) = change
+    assert recipe.differences(Recipe.model_validate_json(FORMAT_1))[0].startswith(f"preprocessing.{key}: ")
 
 
 def test_columns_of_taps() -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
@@ -18,6 +18,7 @@ from tlray.predictor import Output
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Fit = Literal["cover", "contain", "squash"]
 Pool = Literal["avg", "max", "gem", "cls", "flatten", "none"]
+Channels = Literal["rgb", "bgr"]
 Level = Annotated[int, Field(ge=0, le=255)]
 Compute = Literal["fp32", "bf16", "fp16"]
 Storage = Literal["full", "half"]
@@ -46,6 +47,10 @@ class Precision(_Strict):
     storage: Storage = "half"
 
 
+UNIT_SCALE = (0.0, 1.0)
+"""Levels as most networks take them, before mean and std."""
+
+
 class Preprocessing(_Strict):
     """From an RGB uint8 image to the backbone's input.
 
@@ -59,8 +64,14 @@ class Preprocessing(_Strict):
         antialias: widen the filter when shrinking (Pillow's own resize always does).
         scaled_decoding: decode large JPEGs at 1/2, 1/4 or 1/8 of their size (`tlray.lake.image.scaled_decoding`): faster, and
             other pixels by a few levels.
-        mean: per channel, of values in 0..1, subtracted on the device.
-        std: per channel, of values in 0..1, divided by on the device.
+        channels: the order in which the network takes them; changed on the device.
+        scale: what the levels 0 and 255 become, on the device, before mean and std: (0, 1) for most networks, (-1, 1) for
+            Keras' mode `tf`, (0, 255) for its mode `caffe`.
+        mean: per channel in the order of `channels`, of values in `scale`, subtracted on the device.
+        std: likewise, divided by on the device.
+
+    Fields that came later than others are left out of documents where they have their default, so that a recipe made before
+    them keeps its fingerprint.
     """
 
     resize: tuple[PositiveInt, PositiveInt] | None
@@ -70,6 +81,8 @@ class Preprocessing(_Strict):
     interpolation: Interpolation
     antialias: bool = True
     scaled_decoding: bool = False
+    channels: Channels = Field("rgb", exclude_if=lambda channels: channels == "rgb")
+    scale: tuple[float, float] = Field(UNIT_SCALE, exclude_if=lambda scale: scale == UNIT_SCALE)
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -78,8 +91,7 @@ class Recipe(_Strict):
     """Everything that changes an embedding's numbers; frozen, strict, versioned.
 
     Attributes:
-        format: version of this document.
-        backbone: `torchvision:<name>` or `timm:<name>`.
+        backbone: `<library>:<name>`.
         weights: where the weights came from; for people, not part of the fingerprint, as a file may move.
         weights_sha256: over the names, types, shapes and bytes of all tensors as loaded.
         taps: the layers whose outputs are kept; `<layer>:input` means what goes into that layer.
@@ -88,9 +100,9 @@ class Recipe(_Strict):
         precision: number formats.
         preprocessing: pixels to network input.
         image_rule: version of the rule from bytes to RGB uint8.
+        format: version of this document; 2 where the preprocessing has fields that 1 did not know.
     """
 
-    format: Literal[1] = 1
     backbone: str
     weights: str
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -100,6 +112,7 @@ class Recipe(_Strict):
     precision: Precision = Precision()
     preprocessing: Preprocessing
     image_rule: Literal[2] = IMAGE_RULE
+    format: Literal[1, 2] = Field(default_factory=lambda fields: _format_of(fields))
 
     @property
     def recipe_id(self) -> str:
@@ -117,17 +130,25 @@ class Recipe(_Strict):
 
     def differences(self, other: "Recipe") -> list[str]:
         """The fields that differ, each as `field: ours, theirs`, for an error that a person can act on."""
-        ours, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-        return [f"{key}: {ours.get(key)!r}, {theirs.get(key)!r}" for key in ours | theirs if ours.get(key) != theirs.get(key)]
+        ours, theirs = _flat(self), _flat(other)
+        return [f"{key}: {ours[key]!r}, {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
 
 
-def _flat(document: dict[str, object], prefix: str = "") -> dict[str, object]:
+def _format_of(fields: dict[str, Any]) -> Literal[1, 2]:
+    preprocessing: Preprocessing | None = fields.get("preprocessing")  # None where it is not valid
+    is_later = preprocessing is not None and (preprocessing.channels != "rgb" or preprocessing.scale != UNIT_SCALE)
+    return 2 if is_later else 1
+
+
+def _flat(model: BaseModel, prefix: str = "") -> dict[str, object]:
+    """All fields of a document and of those within it, those at their default too, by dotted names; tuples as lists."""
     flat: dict[str, object] = {}
-    for key, value in document.items():
-        if isinstance(value, dict):
+    for key in type(model).model_fields:
+        value = getattr(model, key)
+        if isinstance(value, BaseModel):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
 
 
@@ -142,6 +163,7 @@ class RecipeFile(_Strict):
         exact_below: at 16 bits, so many of the first layers stay at fp32; chosen when the table is made, so that all workers
             of all runs compute alike.
         output: what a table of predictions holds in place of embeddings; None for a table of embeddings.
+        notes: what was assumed, left out or changed when the network's weights were read; for people.
         made_with: versions of the packages that computed `golden`.
     """
 
@@ -151,6 +173,7 @@ class RecipeFile(_Strict):
     golden: dict[str, list[list[float]]]
     exact_below: int = Field(0, ge=0)
     output: Output | None = None
+    notes: tuple[str, ...] = Field((), exclude_if=lambda notes: not notes)
     made_with: dict[str, str]
 
     @property

@@ -3,7 +3,11 @@
 from pydantic import Field
 
 from tlray.config.section import Section, Side
-from tlray.recipe import Fit, Interpolation, Pool, Precision
+from tlray.recipe import Channels, Fit, Interpolation, Pool, Precision
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class PreprocessingConfig(Section):
@@ -18,8 +22,19 @@ class PreprocessingConfig(Section):
         None,
         description="shrink JPEGs to 1/2, 1/4 or 1/8 while decoding, to no less than twice the resized size; default false",
     )
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    # Not in documents where they are not given: they came later, and what was trained before them is still the same.
+    channels: Channels | None = Field(
+        None, exclude_if=_is_none, description="the order of channels that the network takes: rgb or bgr"
+    )
+    scale: tuple[float, float] | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="what 0..255 becomes before mean and std: [0, 1], as most networks take it, [-1, 1] or [0, 255]",
+    )
+    mean: tuple[float, float, float] | None = Field(
+        None, description="subtracted; of values in scale, in the order of channels"
+    )
+    std: tuple[float, float, float] | None = Field(None, description="divided by, after that; likewise")
 
 
 class RecipeConfig(Section):

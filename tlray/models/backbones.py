@@ -4,7 +4,8 @@ Shape legend: B images, H height, W width, C channels, R values of a row of pixe
 """
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from tlray.models.libraries.library import Library
 from tlray.models.libraries.names import full_name, libraries_with, split_name
 from tlray.models.taps import Pooling, TapRunner, find_default_tap, find_layer
 from tlray.models.weights import READ_ERRORS, FetchFile, WeightsSpec, hash_weights, put_weights, read_weights
-from tlray.recipe import Preprocessing, Recipe, golden_images
+from tlray.recipe import UNIT_SCALE, Preprocessing, Recipe, golden_images
 
 _log = logging.getLogger(__name__)
 
@@ -211,14 +212,45 @@ def _override(preprocessing: Preprocessing, wishes: PreprocessingConfig) -> Prep
             given[key] = (side, side)
     result = Preprocessing.model_validate(preprocessing.model_dump() | given)
     sizes = (*result.crop, *(result.resize or ()))
-    if min(sizes) < 1 or min(result.std) <= 0:
+    if min(sizes) < 1 or not min(result.std) > 0:
         raise ConfigError(f"preprocessing {given}: sizes and std must be positive")
+    _check_values(result)
     is_smaller = result.resize is not None and (result.resize[0] < result.crop[0] or result.resize[1] < result.crop[1])
     if given and is_smaller and result.fit != "contain":
         raise ConfigError(
             f"a crop of {result.crop} from images resized to {result.resize} would be padded; give a larger resize too"
         )
     return result
+
+
+def _check_values(preprocessing: Preprocessing) -> None:
+    """Refuse a mean or a standard deviation that no values in the recipe's scale can have: it is one of another scale.
+
+    The standard deviation of values in a range is at most half of its width, and that of pictures no 255th of it; 1 means
+    that nothing is divided.
+
+    Raises:
+        ConfigError: says what is meant where the values are those of another scale.
+    """
+    (low, high), mean, std = preprocessing.scale, preprocessing.mean, preprocessing.std
+    width = high - low
+    if not 0 < width < math.inf:
+        raise ConfigError(f"preprocessing.scale is {_listed(preprocessing.scale)}; expected two numbers that rise, as [0, 255]")
+    if all(low <= value <= high for value in mean) and all(width / 255 <= value <= width or value == 1 for value in std):
+        return
+    if preprocessing.scale == UNIT_SCALE and max(*mean, *std) <= 255:
+        ours = [_listed(round(value / 255, 6) for value in values) for values in (mean, std)]
+        advice = f"values of 0..255 are divided by 255: give mean {ours[0]} and std {ours[1]}, or scale [0, 255] with yours"
+    else:
+        advice = "give mean and std of values in that scale, or another scale"
+    raise ConfigError(
+        f"preprocessing.mean {_listed(mean)} and std {_listed(std)} are not those of values in "
+        f"{low:g}..{high:g} (preprocessing.scale); {advice}"
+    )
+
+
+def _listed(values: Iterable[float]) -> str:
+    return f"[{', '.join(f'{value:g}' for value in values)}]"
 
 
 class _ForwardError(Exception):
@@ -245,18 +277,28 @@ def _probe(recipe: Recipe, module: nn.Module, library: Library | None) -> Backbo
 
 
 def to_network_input(images_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Scale and normalise on the images' own device: (x / 255 - mean) / std, in fp32.
+    """Bring pixels to what the network takes, on their own device, in fp32: (x * scale - mean) / std.
 
     Args:
-        images_BHWC: uint8.
-        preprocessing: for mean and std.
+        images_BHWC: uint8, RGB.
+        preprocessing: for channels, scale, mean and std.
 
     Returns:
-        images_BCHW, float32; from contiguous images in channels_last layout.
+        images_BCHW, float32, channels in the recipe's order; from contiguous images in channels_last layout.
     """
+    if preprocessing.channels == "bgr":
+        images_BHWC = images_BHWC.flip(3)
     # Whole rows at a time: torch has no vector instructions for three values that repeat.
     width = images_BHWC.shape[2]
     mean_R = torch.tensor(preprocessing.mean, device=images_BHWC.device).repeat(width)
     std_R = torch.tensor(preprocessing.std, device=images_BHWC.device).repeat(width)
-    rows_BHR = images_BHWC.flatten(2) / 255
+    rows_BHR = _scaled(images_BHWC.flatten(2), preprocessing.scale)
     return rows_BHR.sub_(mean_R).div_(std_R).view(images_BHWC.shape).permute(0, 3, 1, 2)
+
+
+def _scaled(rows_BHR: Tensor, scale: tuple[float, float]) -> Tensor:
+    """Levels in 0..255 as float32 in a scale; a tensor of its own."""
+    low, high = scale
+    if scale == UNIT_SCALE:
+        return rows_BHR / 255
+    return (rows_BHR * ((high - low) / 255)).add_(low)
