@@ -30,10 +30,10 @@ from tests.search.tables import Bench, exact, rows_for
 from tlray.config import ServeConfig
 from tlray.errors import ImageError, IndexCorruptError
 from tlray.lake.storage.open import open_store
-from tlray.search.service.app import guarded, make_app, read_token
-from tlray.search.service.map import layout, principal_components
-from tlray.search.service.service import Service
-from tlray.search.service.thumbnails import Thumbnails
+from tlray.search.service.backend.map import layout, principal_components
+from tlray.search.service.backend.service import Service
+from tlray.search.service.backend.thumbnails import Thumbnails
+from tlray.search.service.web.app import guarded, make_app, read_token
 from tlray.search.versions.card import read_card
 
 TOKEN = "correct-horse"

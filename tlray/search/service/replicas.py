@@ -10,8 +10,8 @@ from tlray.config import ServeConfig
 from tlray.progress import say
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
-from tlray.search.service.app import guarded, make_app, read_token
-from tlray.search.service.service import Service
+from tlray.search.service.backend.service import Service
+from tlray.search.service.web.app import guarded, make_app, read_token
 from tlray.search.versions.card import read_card
 
 APP = "tlray-search"

@@ -13,8 +13,8 @@ from tlray.config import ServeConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
-from tlray.search.service.app import guarded, make_app, read_token
-from tlray.search.service.service import Service
+from tlray.search.service.backend.service import Service
+from tlray.search.service.web.app import guarded, make_app, read_token
 
 STOP_SECONDS = 30
 """That requests under way are given when the server is told to stop: the grace period that Kubernetes has by default."""

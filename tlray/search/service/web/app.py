@@ -17,11 +17,11 @@ from tlray import __version__
 from tlray.config import ServeConfig
 from tlray.errors import ConfigError, ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError
 from tlray.search.rows.selection import Filter
-from tlray.search.service.guard import Guard
-from tlray.search.service.schema import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
-from tlray.search.service.service import Service
+from tlray.search.service.backend.schema import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
+from tlray.search.service.backend.service import Service
+from tlray.search.service.web.guard import Guard
 
-PAGE = Path(__file__).parent / "page"
+PAGE = Path(__file__).parent.parent / "page"
 
 
 Labels = Annotated[tuple[Text, ...], Query(max_length=MAX_FILTERS, description="only rows with one of these labels")]

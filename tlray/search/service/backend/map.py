@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.search.query.searcher import Searcher
-from tlray.search.service.schema import Point
+from tlray.search.service.backend.schema import Point
 
 MAP_ROWS = 3000
 """Points that a browser draws and a person can tell apart; evenly spread over the rows."""

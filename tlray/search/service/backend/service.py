@@ -26,10 +26,10 @@ from tlray.search.neighbours.faiss_index import set_threads
 from tlray.search.query.hits import Hits
 from tlray.search.query.searcher import Searcher
 from tlray.search.rows.selection import Filter
-from tlray.search.service.guard import Metrics
-from tlray.search.service.map import map_of
-from tlray.search.service.schema import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
-from tlray.search.service.thumbnails import Thumbnails
+from tlray.search.service.backend.map import map_of
+from tlray.search.service.backend.schema import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
+from tlray.search.service.backend.thumbnails import Thumbnails
+from tlray.search.service.web.guard import Metrics
 from tlray.search.versions.card import newest_version
 
 LABELS_LISTED = 500

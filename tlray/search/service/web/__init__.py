@@ -1,0 +1,1 @@
+"""HTTP around the service: routes, access, limits, connections and the page's files."""
