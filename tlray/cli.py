@@ -49,9 +49,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "extract": Command(ExtractConfig, "tlray.extraction.extract:extract"),
+    "extract": Command(ExtractConfig, "tlray.extraction.extract:extract_command"),
     "train": Command(TrainConfig, "tlray.training.train:train"),
-    "predict": Command(PredictConfig, "tlray.prediction.predict:predict"),
+    "predict": Command(PredictConfig, "tlray.prediction.predict:predict_command"),
     "export": Command(ExportConfig, "tlray.training.model.export:export"),
     "show": Command(ShowConfig, "tlray.table_commands:show"),
     "alias": Command(AliasConfig, "tlray.table_commands:alias"),

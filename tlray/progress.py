@@ -13,8 +13,34 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+def readable_size(size_bytes: int, *, unknown: int = 0) -> str:
+    """A size for people, such as "1.2 MB".
+
+    Args:
+        size_bytes: of all things whose size is known.
+        unknown: how many more things there are.
+    """
+    if unknown and not size_bytes:
+        return "of unknown size"
+    size, units = float(size_bytes), ["bytes", "kB", "MB", "GB", "TB", "PB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    text = f"{size:.3g} {units[0]}"
+    return f"{text} and {unknown} of unknown size" if unknown else text
+
+
+def readable_seconds(seconds: float) -> str:
+    """A time for people, such as "0.4 s", "12 s" or "3 h 5 min"."""
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class Progress:
-    """Counts images.
+    """Counts images, and says how long the rest will take.
+
+    Its rate is that of the work: the time until the first images are done, in which workers start, does not count.
 
     Args:
         total: images, or shards' worth of them if `total_is_known` is False.
@@ -24,7 +50,9 @@ class Progress:
     def __init__(self, total: int, *, total_is_known: bool) -> None:
         self._total = total if total_is_known else None
         self._done = self._failed = 0
-        self._started = self._last_line = time.monotonic()
+        self._first = 0
+        self._first_time: float | None = None
+        self._last_line = time.monotonic()
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=self._total, unit=" images", file=sys.stderr, smoothing=0.05) if terminal else None
 
@@ -43,16 +71,29 @@ class Progress:
             failed: those of them that failed.
             version: the table's, so that one sees commits happen.
         """
+        now = time.monotonic()
         self._done += done
         self._failed += failed
+        is_first = self._first_time is None
+        if is_first:
+            self._first, self._first_time = self._done, now
         if self._bar is not None:
             self._bar.set_postfix(failed=self._failed, version=version, refresh=False)
-            self._bar.update(done)
-            return
-        now = time.monotonic()
-        if now - self._last_line >= LINE_INTERVAL_SECONDS:
+            if is_first:
+                self._bar.initial = self._bar.n = self._bar.last_print_n = done
+                self._bar.unpause()  # its clock begins now
+                self._bar.refresh()
+            else:
+                self._bar.update(done)
+        elif now - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = now
             of = f" of {self._total}" if self._total is not None else ""
-            rate = self._done / (now - self._started)
-            left = f", {(self._total - self._done) / rate:.0f} s left" if self._total is not None and rate > 0 else ""
-            say(f"{self._done}{of} images, {self._failed} failed, {rate:.1f} images/s{left}, table version {version}")
+            say(f"{self._done}{of} images, {self._failed} failed{self._outlook(now)}, table version {version}")
+
+    def _outlook(self, now: float) -> str:
+        """The rate and the time that is left; nothing before they can be told."""
+        if self._first_time is None or now <= self._first_time or self._done == self._first:
+            return ""
+        rate = (self._done - self._first) / (now - self._first_time)
+        left = "" if self._total is None else f", {readable_seconds((self._total - self._done) / rate)} left"
+        return f", {rate:.3g} images/s{left}"

@@ -9,6 +9,7 @@ from tlray.lake.storage.uri import to_uri
 from tlray.lake.table import alias as aliases
 from tlray.lake.table import diff as contrast
 from tlray.lake.table import maintenance
+from tlray.lake.table.arrow_memory import keep_freed_buffers
 from tlray.lake.table.lease import hold
 from tlray.lake.table.table import Table
 
@@ -19,6 +20,7 @@ def show(config: ShowConfig) -> dict[str, Any]:
     if config.other is None:
         return maintenance.show(table)
     other = Table.open(to_uri(config.other))
+    keep_freed_buffers()
     sides = {"first": table, "second": other}
     described = {name: {"table": one.uri, "version": one.version} for name, one in sides.items()}
     return {**described, **contrast.contrast(table, other)}

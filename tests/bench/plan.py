@@ -30,6 +30,7 @@ from tests.factories import make_recipe_file
 from tlray.config import SourceConfig
 from tlray.extraction.plan.backlogs import Listed, find_backlogs
 from tlray.lake.source.source import PAGE_SCHEMA, open_source
+from tlray.lake.table.arrow_memory import keep_freed_buffers
 from tlray.lake.table.parts import FIXED_FIELDS, vector_column, write_part
 from tlray.lake.table.table import Change, Table
 
@@ -153,6 +154,7 @@ def peak_bytes() -> int:
 
 def plan(source: Listed, table: Table | None) -> tuple[int, int]:
     """Plan as a run does; the images to embed, and the bytes on local disk."""
+    keep_freed_buffers()  # as the command does
     todo = scratch_bytes = 0
     with tempfile.TemporaryDirectory(prefix="tlray-bench-") as scratch:
         for backlog in find_backlogs(source, table, Path(scratch)):

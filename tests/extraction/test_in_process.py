@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import timm
 import torch
@@ -18,8 +20,11 @@ from deltalake import DeltaTable
 
 from tests import corpora
 from tests.photos import RECIPE, error_of, frame_of, photo, plain_embeddings, result_of, tlray, write_photos
+from tlray.config import ExtractConfig, RecipeConfig, SourceConfig
 from tlray.errors import ImageErrorCode
+from tlray.extraction.extract import extract as in_library
 from tlray.extraction.plan import estimate as sample
+from tlray.extraction.run import run as run_module
 
 RESULT_KEYS = {
     *("table", "version", "recipe_id", "listed", "new", "changed", "deleted", "unchanged", "ok", "failed", "failures"),
@@ -115,6 +120,42 @@ def test_too_many_failures_end_the_run_with_all_rows_kept(tmp_path: Path) -> Non
     assert process.stderr.count("failed: file://") == 3
     assert frame_of(tmp_path / "t")["error"].to_list().count("truncated") == 3
     assert result_of(tlray(*run))["unchanged"] == 13
+
+
+def test_one_bad_file_among_ten_does_not_fail_a_run(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 10)
+    (tmp_path / "photos" / "bad.jpg").write_bytes(photo(1)[:200])
+    run = ["extract", "--local", "--source.uri", tmp_path / "photos", *RECIPE]
+    assert result_of(tlray(*run, "--table", tmp_path / "t"))["failures"] == {"truncated": 1}
+    strict = tlray(*run, "--table", tmp_path / "strict", "--max-failed-fraction", "0")
+    assert "1 of 11 images failed" in error_of(strict, 3)
+    only = [*run, "--source.include", "bad.jpg", "--table", tmp_path / "only"]
+    assert "1 of 1 images failed" in error_of(tlray(*only), 3)
+    assert result_of(tlray(*only[:-1], tmp_path / "any", "--max-failed-fraction", "1"))["failed"] == 1
+
+
+def test_a_run_over_its_budget_is_finished_before_it_is_judged(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number:03}.jpg").write_bytes(photo(number, (32, 24))[: 100 if number % 10 == 0 else None])
+    message = error_of(tlray("extract", "--local", "--source.uri", tmp_path, "--table", tmp_path / "_t", *RECIPE), 3)
+    assert "30 of 300 images failed" in message
+    assert len(frame_of(tmp_path / "_t")) == 300
+
+
+def test_a_library_call_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+    """Signal handlers and Arrow's allocator belong to the program; the command's are its own."""
+    write_photos(tmp_path / "photos", 3)
+    before, pool = signal.getsignal(signal.SIGTERM), pa.default_memory_pool().backend_name
+    seen = []
+    recipe = RecipeConfig(backbone="timm:test_resnet", weights="random:7")
+    config = ExtractConfig(
+        source=SourceConfig(uri=str(tmp_path / "photos")), recipe=recipe, table=str(tmp_path / "t"), local=True
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "optimize", lambda *_, **__: seen.append(signal.getsignal(signal.SIGTERM)))
+        assert in_library(config)["ok"] == 3
+    assert seen == [before] and signal.getsignal(signal.SIGTERM) == before
+    assert pa.default_memory_pool().backend_name == pool
 
 
 def test_all_corpora_give_one_row_a_file(tmp_path: Path) -> None:
@@ -239,8 +280,28 @@ def test_a_dry_run_writes_nothing_and_estimates(tmp_path: Path, monkeypatch: pyt
     result = extract(tmp_path / "photos", tmp_path / "t", "--dry-run")
     assert (result["listed"], result["new"], result["units"]) == (50, 50, 2)
     assert result["todo_bytes"] == sum(path.stat().st_size for path in paths)
-    assert result["estimated_seconds"] == 5.0
+    assert result["estimated_seconds"] - result["start_seconds"] == pytest.approx(5.0)
+    assert result["sample"] == {"images": 32, "failed": 0, "failures": {}}
     assert not (tmp_path / "t").exists()
+
+
+def test_a_dry_run_tells_what_fails_and_what_it_does_not_know(tmp_path: Path) -> None:
+    manifest = tmp_path / "train.csv"
+    manifest.write_text("filename\n" + "".join(f"none{number}.jpg\n" for number in range(40)))
+    run = ["extract", "--local", "--source.uri", manifest, "--table", tmp_path / "t", *RECIPE, "--dry-run"]
+    outcome = tlray(*run)
+    result = result_of(outcome)
+    assert result["sample"] == {"images": 32, "failed": 32, "failures": {"not_found": 32}}
+    assert result["estimated_seconds"] is None and result["todo_bytes"] is None
+    assert "of 32 images that were tried 32 failed (32 not_found)" in outcome.stderr and "no estimate" in outcome.stderr
+    good = write_photos(tmp_path / "photos", 10)
+    manifest.write_text("filename\nnone.jpg\n" + "".join(f"{path}\n" for path in good))
+    outcome = tlray(*run)
+    assert result_of(outcome)["sample"] == {"images": 11, "failed": 1, "failures": {"not_found": 1}}
+    assert "estimated 0 s" not in outcome.stderr and "to start" in outcome.stderr
+    assert result_of(outcome)["estimated_seconds"] > result_of(outcome)["start_seconds"] > 0
+    outcome = tlray(*run[:-1], "--max-failed-fraction", "0.1")
+    assert "11 to embed in 1 units, of unknown size" in outcome.stderr
 
 
 def test_the_recipe_file_holds_golden_vectors(tmp_path: Path) -> None:

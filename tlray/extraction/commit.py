@@ -40,9 +40,6 @@ class Committer:
         guard: called right before each commit; raises where the run may not write any more.
         describe: what a commit is to say of the run so far, beside its id.
         clock: seconds.
-
-    Attributes:
-        seconds: spent on commits, rewriting parts included.
     """
 
     def __init__(
@@ -56,7 +53,6 @@ class Committer:
     ) -> None:
         self._table = table
         self._run_id = run_id
-        self.seconds = 0.0
         self._guard = guard
         self._describe = describe
         self._clock = clock
@@ -118,7 +114,6 @@ class Committer:
         """
         if self._broken or not self._ready or not (now or self._clock() - self._last_commit >= COMMIT_INTERVAL_SECONDS):
             return False
-        began = self._clock()
         groups, self._ready = self._ready, []
         add: list[Part] = []
         for group in groups:
@@ -138,7 +133,6 @@ class Committer:
         self._broken = False
         self._rewritten |= rewritten
         self._last_commit = self._clock()
-        self.seconds += self._last_commit - began
         return True
 
     def _found(self, part: Part) -> _Rewritten:

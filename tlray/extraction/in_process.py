@@ -1,17 +1,39 @@
 """Extraction in one process, without Ray: threads that each work on a unit share an encoder with a lane for every core."""
 
+import os
 import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
+from tlray.extraction.worker.scoring_encoder import with_head
 from tlray.extraction.worker.unit_worker import THREADS_AHEAD, UnitWorker
+from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.table.table import Table
+from tlray.models.backbones import Backbone
+from tlray.models.encoder.golden import make_encoder
 
 
-def run_locally(plan: Plan, worker: UnitWorker, lanes: int) -> Generator[Piece[WrittenParts], None, None]:
+def engine_in_process(
+    spec: ReadSpec, table: Table, backbone: Backbone, run_id: str
+) -> Callable[[Plan], Generator[Piece[WrittenParts], None, None]]:
+    """Load the encoder of a table, once for all plans of a run.
+
+    Raises:
+        GoldenMismatchError: this machine computes other numbers than the table holds.
+    """
+    lanes = os.cpu_count() or 1
+    encoder = make_encoder(table.recipe_file, local_copy, where="this machine", backbone=backbone, lanes=lanes)
+    scoring = with_head(encoder, table.recipe_file, table.uri)
+    worker = UnitWorker(scoring, encoder, spec, table.uri, table.recipe_file, run_id)
+    return lambda plan: run_in_process(plan, worker, lanes)
+
+
+def run_in_process(plan: Plan, worker: UnitWorker, lanes: int) -> Generator[Piece[WrittenParts], None, None]:
     """Work a plan off.
 
     Args:

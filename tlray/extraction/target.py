@@ -12,8 +12,8 @@ from tlray.recipe import RecipeFile
 
 
 @dataclass(frozen=True)
-class Work:
-    """A network, and what comes after it.
+class Target:
+    """What a table is to hold: a network's features, or what a head makes of them.
 
     Attributes:
         backbone: complete.

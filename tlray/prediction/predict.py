@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from tlray.config import PredictConfig
 from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.extraction.extract import bring_up_to_date
+from tlray.extraction.run.process import own_process
+from tlray.extraction.run.stop import Stop
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join, to_uri
@@ -13,15 +15,22 @@ from tlray.predictor import HeadFile, Output
 from tlray.recipe import Recipe, RecipeFile
 
 if TYPE_CHECKING:
-    from tlray.extraction.target import Work
+    from tlray.extraction.target import Target
     from tlray.training.model.model import Model
 
 
-def predict(config: PredictConfig) -> dict[str, Any]:
+def predict_command(config: PredictConfig) -> dict[str, Any]:
+    """`predict` in a process of its own: SIGTERM ends it in good order."""
+    with own_process() as stop:
+        return predict(config, stop)
+
+
+def predict(config: PredictConfig, stop: Stop | None = None) -> dict[str, Any]:
     """Bring a table of predictions to where its source is.
 
     Args:
         config: of the command.
+        stop: asks the run to end.
 
     Returns:
         The command's JSON object: that of `extract`, with the model's id.
@@ -36,16 +45,16 @@ def predict(config: PredictConfig) -> dict[str, Any]:
             "expected one of --model (a folder that `tlray train` made) and --recipe.backbone (a pretrained network with its "
             f"own classifier), given {'neither' if config.model is None else 'both'}"
         )
-    return bring_up_to_date(config, config.out, lambda: _prepare(config))
+    return bring_up_to_date(config, config.out, lambda: _prepare(config), stop)
 
 
-def _prepare(config: PredictConfig) -> "Work":
+def _prepare(config: PredictConfig) -> "Target":
     return _trained(config, to_uri(config.model)) if config.model is not None else _as_it_came(config)
 
 
-def _trained(config: PredictConfig, model_uri: str) -> "Work":
+def _trained(config: PredictConfig, model_uri: str) -> "Target":
     """A recipe and the head that was trained on its vectors."""
-    from tlray.extraction.target import Work
+    from tlray.extraction.target import Target
     from tlray.models.backbones import load_backbone, with_taps
     from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, load_model
 
@@ -73,7 +82,7 @@ def _trained(config: PredictConfig, model_uri: str) -> "Work":
         embeddings=(column,) if config.embeddings else (),
     )
     head = open_store(model_uri).read(join(model_uri, HEAD_NAME)).data
-    return Work(backbone, output, head, _known(model, backbone.recipe))
+    return Target(backbone, output, head, _known(model, backbone.recipe))
 
 
 def _known(model: "Model", recipe: Recipe) -> RecipeFile | None:
@@ -92,9 +101,9 @@ def _known(model: "Model", recipe: Recipe) -> RecipeFile | None:
     return there.model_copy(update=changes)
 
 
-def _as_it_came(config: PredictConfig) -> "Work":
+def _as_it_came(config: PredictConfig) -> "Target":
     """A pretrained network with its own classifier."""
-    from tlray.extraction.target import Work
+    from tlray.extraction.target import Target
     from tlray.models.backbones import resolve_backbone
     from tlray.models.classifier import own_classifier
 
@@ -109,4 +118,4 @@ def _as_it_came(config: PredictConfig) -> "Work":
         threshold=config.threshold,
         embeddings=own.embeddings,
     )
-    return Work(own.backbone, output)
+    return Target(own.backbone, output)

@@ -1,7 +1,7 @@
 """Extraction on a Ray cluster: Ray Data streams units through actors; with GPUs through decode tasks, actors, write tasks."""
 
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,10 +14,9 @@ import ray.data
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
 from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
 from tlray.extraction.on_ray.unit_actor import UnitActor
-from tlray.extraction.placement import LANES_PER_PROCESS
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
-from tlray.extraction.worker.unit_worker import THREADS_AHEAD
+from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS, THREADS_AHEAD
 from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.table.table import Table
 from tlray.models.encoder.memory import as_environment
@@ -90,10 +89,24 @@ def cluster() -> Iterator[Workers]:
         yield workers if is_own else replace(workers, env=as_environment())
 
 
-def run_on_ray(
-    plan: Plan, spec: ReadSpec, table: Table, weights: str, workers: Workers, run_id: str
-) -> Generator[Piece[WrittenParts], None, None]:
-    """Work a plan off; the network's weights are where this run has them, wherever they were when the table was made.
+def engine_on_ray(
+    spec: ReadSpec, table: Table, weights: str, run_id: str, workers: Workers
+) -> Callable[[Plan], Generator[Piece[WrittenParts], None, None]]:
+    """What works off the plans of a run.
+
+    Args:
+        spec: how items become pixels.
+        table: that parts are written to.
+        weights: where this run has the network's weights, wherever they were when the table was made.
+        run_id: of the run.
+        workers: of the cluster.
+    """
+    orders = _Orders(spec.model_dump_json(), table.uri, weights, table.recipe_file.table_id, run_id)
+    return lambda plan: run_on_ray(plan, orders, workers)
+
+
+def run_on_ray(plan: Plan, orders: "_Orders", workers: Workers) -> Generator[Piece[WrittenParts], None, None]:
+    """Work a plan off.
 
     Yields:
         Written pieces as they are finished, in no particular order. Closed early, the workers are ended.
@@ -105,8 +118,10 @@ def run_on_ray(
     units = ray.data.from_arrow(unit_rows(plan.units))
     workers = for_plan(workers, plan)
     images = plan.todo if plan.kind == "images" else plan.todo_bytes // IMAGE_BYTES
-    job = _Job(spec.model_dump_json(), table.uri, weights, table.recipe_file.table_id, run_id, images // workers.actors)
-    written = (_staged if workers.gpus else _whole)(units, workers, job)
+    if workers.gpus:
+        written = _in_stages(units, workers, orders, images_each=images // workers.actors)
+    else:
+        written = _in_whole_units(units, workers, orders)
     with unwrapped():
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(batch, pa.Table)
@@ -114,23 +129,22 @@ def run_on_ray(
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What workers are told; `images` is the share of one actor."""
+class _Orders:
+    """What the workers of a run are told."""
 
     spec_json: str
     table_uri: str
     weights: str
     recipe_id: str
     run_id: str
-    images: int
 
 
 def for_plan(workers: Workers, plan: Plan) -> Workers:
-    """No more actors than units."""
+    """The same workers with no more actors than a plan has units."""
     return replace(workers, actors=min(workers.actors, len(plan.units)))
 
 
-def _whole(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dataset:
+def _in_whole_units(units: ray.data.Dataset, workers: Workers, orders: _Orders) -> ray.data.Dataset:
     """On CPUs: each actor takes units from listing to parts."""
     assert workers.lanes is not None
     calls = workers.lanes + THREADS_AHEAD + 1  # as the next unit comes only when the driver has heard of the last one's end
@@ -150,13 +164,13 @@ def _whole(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dat
         num_cpus=workers.cpus,
         # Only where it must be: Ray starts a process of its own for it, in seconds, beside those that it has waiting.
         runtime_env={"env_vars": dict(workers.env)} if workers.env else None,
-        fn_constructor_args=(job.table_uri, job.weights, job.spec_json, job.run_id, workers.lanes),
+        fn_constructor_args=(orders.table_uri, orders.weights, orders.spec_json, orders.run_id, workers.lanes),
     )
 
 
-def _staged(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Dataset:
+def _in_stages(units: ray.data.Dataset, workers: Workers, orders: _Orders, *, images_each: int) -> ray.data.Dataset:
     """With GPUs: tasks on all nodes decode and write, the GPUs' actors do nothing but encode."""
-    pieces = units.map_batches(partial(decode, spec_json=job.spec_json), batch_size=1, batch_format="pyarrow", num_cpus=1)
+    pieces = units.map_batches(partial(decode, spec_json=orders.spec_json), batch_size=1, batch_format="pyarrow", num_cpus=1)
     encoded = pieces.map_batches(
         EncoderActor,
         batch_size=1,
@@ -165,10 +179,10 @@ def _staged(units: ray.data.Dataset, workers: Workers, job: _Job) -> ray.data.Da
         # Given even where it is 0: with other resources than the decode tasks', Ray Data does not fuse the two into one actor.
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
-        fn_constructor_args=(job.table_uri, job.weights, job.images),
+        fn_constructor_args=(orders.table_uri, orders.weights, images_each),
     )
     return encoded.map_batches(
-        partial(write, table_uri=job.table_uri, recipe_id=job.recipe_id, run_id=job.run_id),
+        partial(write, table_uri=orders.table_uri, recipe_id=orders.recipe_id, run_id=orders.run_id),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,

@@ -19,7 +19,6 @@ from tlray.config import PolicyConfig
 from tlray.extraction.plan.plan import Backlog, StaleItems, Where, positions
 from tlray.lake.source.containers.member_uri import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA
-from tlray.lake.table.arrow_memory import keep_freed_buffers
 from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
 from tlray.lake.table.identities import IDENTITY_SCHEMA, identities
 from tlray.lake.table.parts import Part
@@ -69,7 +68,6 @@ def find_backlogs(
         At least one backlog; together they cover all keys, none twice. Rows of parts are those of `table` as it is
         given, whatever is committed between one backlog and the next.
     """
-    keep_freed_buffers()
     parts = table.parts() if table is not None else []
     rows: Iterator[pa.Table] = iter(())
     if table is not None:

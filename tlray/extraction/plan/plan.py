@@ -109,6 +109,7 @@ class Plan:
         groups: how it is committed; each unit is in exactly one.
         todo: items to embed.
         todo_bytes: their size, as far as the listing says it.
+        unsized: items whose size it does not say.
     """
 
     kind: str
@@ -116,6 +117,7 @@ class Plan:
     groups: Sequence[Group]
     todo: int
     todo_bytes: int
+    unsized: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,9 @@ class Backlog:
         units = [Unit(index, items) for index, items in enumerate(_tapered(self.new_items, size, slots))]
         groups = [Group((unit.index,)) for unit in units]
         groups += _stale_groups(self.stale, self.deleted, self.parts, size, units)
-        todo_bytes = sum(pc.sum(items["size_bytes"]).as_py() or 0 for items in (self.new_items, self.stale.items))
-        return Plan(self.kind, units, groups, todo, todo_bytes)
+        sizes = [items["size_bytes"] for items in (self.new_items, self.stale.items)]
+        todo_bytes = sum(pc.sum(some).as_py() or 0 for some in sizes)
+        return Plan(self.kind, units, groups, todo, todo_bytes, sum(some.null_count for some in sizes))
 
 
 def positions(first: np.ndarray, count: np.ndarray) -> np.ndarray:

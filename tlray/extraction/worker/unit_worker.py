@@ -19,6 +19,10 @@ from tlray.lake.source.containers.members import FetchedImage
 from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
 from tlray.recipe import RecipeFile
 
+LANES_PER_PROCESS = 8
+"""Cores of one process without GPUs: its lanes share one interpreter, of which an image needs about a hundredth of the
+time that it takes to compute, and one copy of the weights."""
+
 THREADS_AHEAD = 1
 """Threads more than lanes, so that one fetches or writes while the others keep all cores busy; more of them win nothing."""
 

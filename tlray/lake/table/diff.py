@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
-from tlray.lake.table.arrow_memory import keep_freed_buffers
 from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
 from tlray.lake.table.identities import IDENTITY_SCHEMA, identities
 from tlray.lake.table.parts import Part, vectors_of
@@ -36,7 +35,6 @@ def contrast(first: Table, second: Table) -> dict[str, Any]:
     parts = first.parts(), second.parts()
     counts: Counter[str] = Counter(both=0, first=0, second=0, etag=0, label=0, failed=0)
     pairs: list[tuple[_Place, _Place]] = []
-    keep_freed_buffers()
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
         sides: list[SortedRuns] = []
         for number, table in enumerate((first, second)):

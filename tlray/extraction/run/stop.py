@@ -17,33 +17,35 @@ class Stop:
     """Turns SIGTERM into a StoppedError in the main thread, wherever the run is, but not while it is held.
 
     A context manager: what the signal did before, it does again afterwards. Outside the main thread, where Python knows no
-    signals, it does nothing.
+    signals, and outside its `with` block, where a program of somebody else's may have a handler, it does nothing.
     """
 
     def __init__(self) -> None:
         self._requested = False
         self._holders = 0
-        self._is_main = threading.current_thread() is threading.main_thread()
+        self._is_listening = False
 
     def __enter__(self) -> Self:
+        self._is_listening = threading.current_thread() is threading.main_thread()
         self._before = signal.getsignal(signal.SIGTERM)
         self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_main:
+        if self._is_listening:
             signal.signal(signal.SIGTERM, self._before)
+            self._is_listening = False
 
     def listen(self) -> None:
         """Take the signal, or take it back: joining a Ray cluster sets another handler, which would end the process."""
-        if self._is_main:
+        if self._is_listening:
             signal.signal(signal.SIGTERM, self._take)
 
     def check(self) -> None:
-        """Raise if asked to stop.
+        """Raise if the run was asked to stop.
 
         Raises:
-            StoppedError: so it is.
+            StoppedError: it was.
         """
         if self._requested:
             raise StoppedError(f"asked to stop (SIGTERM); finished units are committed: {GO_ON}")

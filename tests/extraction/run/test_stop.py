@@ -15,7 +15,7 @@ from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, frame_of, photo, result_of, tlray
 from tests.ray_cluster import RayCluster
 from tlray.errors import StoppedError
-from tlray.extraction.stop import Stop
+from tlray.extraction.run.stop import Stop
 
 IMAGES = 1600
 
@@ -43,8 +43,8 @@ def command(folder: Path, table: str) -> list[str]:
 WAITING = """
 import contextlib, pathlib, sys, time
 from tlray.cli import script
-from tlray.extraction import extract as job
-make, at_work = job._pieces, pathlib.Path(sys.argv.pop())
+from tlray.extraction.run.run import Run
+make, at_work = Run._pieces, pathlib.Path(sys.argv.pop())
 def pieces_and_wait(*arguments):
     with contextlib.closing(make(*arguments)) as pieces:
         for number, piece in enumerate(pieces):
@@ -53,7 +53,7 @@ def pieces_and_wait(*arguments):
             if number == 5:
                 time.sleep(3600)
             yield piece
-job._pieces = pieces_and_wait
+Run._pieces = pieces_and_wait
 script()
 """
 """A command that makes a file when it has two pieces of a table, and at five waits for its end."""

@@ -11,7 +11,10 @@ COMPUTED = ("decode", "encode", "write")
 WAITED = ("fetch", "upload", "transfer")
 """Stages in which a worker waits: for the store, or for pixels to come through the object store."""
 
-DRIVEN = ("list", "commit")
+START = "start"
+"""Until work on the first images begins; everything waits for it."""
+
+DRIVEN = ("list", "commit", "compact")
 """Stages of the driver."""
 
 BUSY = 0.85
@@ -39,30 +42,30 @@ def report(
     Args:
         seconds: by stage, summed over all workers.
         images: embedded or failed.
-        start_seconds: of `run_seconds`, until the first images were done: workers start, load weights, compile.
-        run_seconds: during which workers were there.
+        start_seconds: of `run_seconds`, until work on the first images began, listing apart: imports, weights, workers.
+        run_seconds: of the whole run.
         resources: that they had.
 
     Returns:
-        `bottleneck`: a stage, or `start`; `advice`: a sentence; `stages`: per stage its seconds and the part of the time that
-        its resource (cores, GPUs, the driver) spent on it, where any image was worked on.
+        `bottleneck`: a stage; `advice`: a sentence; `stages`: per stage its seconds and, where any image was worked on, its
+        share: the part of the run's time that its resource (cores, GPUs, the driver) spent on it.
     """
     steady_seconds = max(run_seconds - start_seconds, 0.0)
     stages = {
         stage: {"seconds": round(value, 3)}
         | ({"share": round(value / max(_capacity(stage, run_seconds, resources), 1e-9), 3)} if images else {})
-        for stage, value in sorted(seconds.items(), key=lambda item: -item[1])
+        for stage, value in sorted({**seconds, START: start_seconds}.items(), key=lambda item: -item[1])
+        if value
     }
-    if start_seconds > steady_seconds and images:
-        stages["start"] = {"seconds": round(start_seconds, 3), "share": round(start_seconds / max(run_seconds, 1e-9), 3)}
-        bottleneck, advice = "start", "starting the workers took most of the time; it does not grow with the number of images"
+    if start_seconds > steady_seconds:
+        bottleneck, advice = START, "starting and loading took most of the time; that does not grow with the number of images"
     else:
         bottleneck, advice = _bound(seconds, steady_seconds, resources)
     return {"bottleneck": bottleneck, "advice": advice, "stages": stages}
 
 
 def _capacity(stage: str, run_seconds: float, resources: Resources) -> float:
-    if stage in DRIVEN:
+    if stage in (START, *DRIVEN):
         return run_seconds
     return run_seconds * (resources.gpus if stage == "encode" and resources.gpus else resources.cpus)
 

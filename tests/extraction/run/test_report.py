@@ -2,7 +2,10 @@
 
 import pytest
 
-from tlray.extraction.report import Resources, report
+from tlray.extraction.run.report import Resources, report
+from tlray.extraction.run.totals import Totals
+from tlray.extraction.worker.pieces import Piece, WrittenParts
+from tlray.lake.table.parts import Part
 
 SECONDS = {"list": 1.0, "fetch": 5.0, "decode": 40.0, "encode": 150.0, "write": 4.0, "upload": 1.0, "commit": 2.0}
 
@@ -34,7 +37,7 @@ def test_what_bounds_a_run(resources: Resources, changes: dict[str, float], expe
 
 def test_a_short_run_is_bound_by_its_start() -> None:
     picture = report(SECONDS, images=100, start_seconds=20.0, run_seconds=25.0, resources=Resources(2, 0))
-    assert picture["bottleneck"] == "start"
+    assert picture["bottleneck"] == "start" and "loading" in picture["advice"]
     assert picture["stages"]["start"] == {"seconds": 20.0, "share": 0.8}
 
 
@@ -50,5 +53,54 @@ def test_shares_are_of_the_resource_that_a_stage_uses() -> None:
     assert picture["stages"]["commit"]["share"] == 2 / 100
 
 
+def test_a_run_with_nothing_to_do_was_all_start_or_all_listing() -> None:
+    def bottleneck(start: float, listing: float) -> str:
+        seconds = {"list": listing, "commit": 0.0}
+        run = {"images": 0, "start_seconds": start, "run_seconds": start + listing, "resources": Resources(2, 0)}
+        return report(seconds, **run)["bottleneck"]
+
+    assert bottleneck(3.0, 0.1) == "start"
+    assert bottleneck(3.0, 60.0) == "list"
+
+
 def test_nothing_done_is_no_division_by_zero() -> None:
     assert report({}, images=0, start_seconds=0.0, run_seconds=0.0, resources=Resources(1, 0))["stages"] == {}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def written(images: int, **seconds: float) -> Piece[WrittenParts]:
+    return Piece(0, 0, True, WrittenParts((Part(path="x", status="ok", rows=images, size_bytes=1),), {}), seconds)
+
+
+def test_start_is_what_came_before_the_first_images_but_for_listing() -> None:
+    clock = Clock()
+    totals = Totals(clock=clock)
+    clock.now += 4  # imports
+    with totals.timed("list"):
+        clock.now += 10
+    clock.now += 3  # weights
+    assert totals.start_seconds == 7
+    clock.now += 5
+    totals.add(written(64, fetch=1.0, decode=1.0, encode=2.5, write=0.5))  # on a worker elsewhere, of which nobody heard before
+    clock.now += 100
+    totals.add(written(64, encode=50.0))
+    assert (totals.start_seconds, totals.run_seconds) == (7, 122)
+    assert totals.result()["images_per_second"] == round(128 / 122, 3)
+
+
+def test_workers_of_this_process_say_when_they_begin() -> None:
+    clock = Clock()
+    totals = Totals(clock=clock)
+    clock.now += 6
+    totals.has_started()
+    clock.now += 30
+    totals.add(written(512, encode=20.0))  # waited for its turns on the cores meanwhile
+    assert totals.start_seconds == 6
+    assert totals.report()["bottleneck"] == "encode"

@@ -1,0 +1,99 @@
+"""What a run starts from: a source, a table and a network, each opened and checked against the others before any work."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlray.config import PolicyConfig, SourceConfig
+from tlray.errors import SourceError
+from tlray.extraction.plan.backlogs import find_backlogs
+from tlray.extraction.plan.plan import Backlog
+from tlray.extraction.run.totals import Totals
+from tlray.extraction.run.workplace import Workplace
+from tlray.lake.image.resize import check_preprocessing
+from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.source import Source, open_source
+from tlray.lake.table.recipe_check import check_recipe
+from tlray.lake.table.table import Table
+from tlray.progress import say
+
+if TYPE_CHECKING:
+    from tlray.extraction.target import Target
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Source, table and network of a run, which fit together.
+
+    Attributes:
+        source: of the images.
+        table_uri: where the table is or is to be.
+        table: as it was found; None where it is yet to be made.
+        target: the network, and what the table keeps of its output.
+        read_spec: how the source's items become pixels for the network.
+    """
+
+    source: Source
+    table_uri: str
+    table: Table | None
+    target: "Target"
+    read_spec: ReadSpec
+
+    @classmethod
+    def open(
+        cls,
+        source_config: SourceConfig,
+        table_uri: str,
+        make_target: Callable[[], "Target"],
+        workplace: Workplace,
+        *,
+        is_dry_run: bool,
+    ) -> "Inputs":
+        """Open all of it, the cheap checks first.
+
+        Raises:
+            ConfigError: something is wrong or does not fit; nothing was written.
+        """
+        source = open_source(source_config)
+        table = Table.open_or_none(table_uri)
+        if table is None and next(source.pages(), None) is None:  # a source that cannot be listed leaves nothing there
+            raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
+        starts_soon = table is None and not is_dry_run
+        target = workplace.while_it_starts(make_target) if starts_soon else make_target()
+        recipe = target.backbone.recipe
+        check_preprocessing(recipe.preprocessing)
+        if table is not None:
+            check_recipe(table.recipe_file, recipe, table_uri, output=target.output)
+        return cls(source, table_uri, table, target, ReadSpec.of(source, recipe.preprocessing))
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The table and its fingerprints, as the result begins."""
+        return {"table": self.table_uri, **self.target.ids}
+
+    def backlogs(
+        self, table: Table | None, totals: Totals, *, policy: PolicyConfig, retry_failed: Iterable[str]
+    ) -> Iterator[Backlog]:
+        """What the table lacks, a bounded piece of work after the other; adds to the totals' counts and time of listing.
+
+        Args:
+            table: as it is now.
+            totals: of the run.
+            policy: on deleted and changed images.
+            retry_failed: error codes whose images are embedded again.
+        """
+        with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
+            # What the store lists is there, whatever an earlier request for it was told.
+            codes = {*retry_failed, *(["not_found"] if self.source.asks_the_store else [])}
+            found = find_backlogs(self.source, table, Path(scratch), retry_codes=codes, policy=policy)
+            while True:
+                with totals.timed("list"):
+                    backlog = next(found, None)
+                if backlog is None:
+                    return
+                totals.counts.update(backlog.counts)
+                left = f"; {backlog.left} more to compare" if backlog.left else ""
+                say(", ".join(f"{count} {name}" for name, count in backlog.counts.items()) + left)
+                yield backlog

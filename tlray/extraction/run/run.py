@@ -1,0 +1,165 @@
+"""A run: opened once, its backlogs worked off one after the other, then its result."""
+
+import contextlib
+import uuid
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tlray.config import RunConfig
+from tlray.errors import ConcurrentWriteError
+from tlray.extraction.commit import Committer
+from tlray.extraction.plan.plan import Backlog, Plan
+from tlray.extraction.run.failures import check_failures, is_hopeless
+from tlray.extraction.run.inputs import Inputs
+from tlray.extraction.run.totals import Totals
+from tlray.extraction.run.workplace import Engine, Workplace
+from tlray.lake.table.lease import Lease, hold
+from tlray.lake.table.maintenance import optimize
+from tlray.lake.table.table import Table
+from tlray.progress import Progress, readable_size, say
+
+if TYPE_CHECKING:
+    from tlray.extraction.worker.pieces import Piece, WrittenParts
+
+
+class Run:
+    """One execution of `extract` or `predict`, which alone writes to its table. `open` makes one.
+
+    Args:
+        inputs: checked.
+        config: of the run.
+        workplace: where its units are worked on.
+        totals: of what it has done.
+        run_id: that no other run has.
+        lease: its hold on the table.
+    """
+
+    def __init__(
+        self, inputs: Inputs, config: RunConfig, workplace: Workplace, totals: Totals, run_id: str, lease: Lease
+    ) -> None:
+        self._inputs = inputs
+        self._config = config
+        self._workplace = workplace
+        self._totals = totals
+        self._run_id = run_id
+        self._lease = lease
+        self._found = Table.open_or_none(inputs.table_uri)  # as it is now that nobody else writes to it
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, inputs: Inputs, config: RunConfig, workplace: Workplace, totals: Totals) -> Iterator["Run"]:
+        """Take hold of the table for the time of a run.
+
+        Raises:
+            TableLockedError: another run has it.
+        """
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        with hold(inputs.table_uri, run_id, wait=config.wait, seconds=config.lease_seconds) as lease:
+            yield cls(inputs, config, workplace, totals, run_id, lease)
+
+    def backlogs(self) -> Iterator[Backlog]:
+        """What there is to do, a bounded piece of work after the other; at least one, though it may be empty."""
+        return self._inputs.backlogs(
+            self._found, self._totals, policy=self._config.policy, retry_failed=self._config.retry_failed
+        )
+
+    def work_off(self, backlog: Backlog) -> None:
+        """Do what a backlog asks for, and commit as it goes; whatever ends it, finished groups are committed first.
+
+        Raises:
+            TooManyFailuresError: most images fail, and more than may.
+            TlrayError: the run cannot go on.
+        """
+        committer = self._committer  # a new table is made now, as its source could be listed
+        if backlog.is_empty:
+            return
+        plan = backlog.cut(unit_images=self._inputs.read_spec.batch_images, slots=self._workplace.slots)
+        if plan.units:
+            say(f"{plan.todo} to embed in {len(plan.units)} units, {readable_size(plan.todo_bytes, unknown=plan.unsized)}")
+        committer.start(plan)
+        with (
+            self._committed_at_the_end(),
+            contextlib.closing(self._pieces(plan)) as pieces,
+            Progress(plan.todo, total_is_known=plan.kind == "images") as progress,
+        ):
+            for piece in pieces:
+                if self._take(piece):
+                    failed = sum(piece.content.failures.values())
+                    progress.update(piece.content.images, failed, self._table.version)
+                    self._check_hope(plan, left=backlog.left)
+
+    def result(self) -> dict[str, Any]:
+        """The command's JSON object, when all backlogs are worked off; small parts are joined first.
+
+        Raises:
+            TooManyFailuresError: more images failed than may.
+        """
+        totals = self._totals
+        if totals.has_changes:
+            with totals.timed("compact"):
+                self._compact()
+        else:
+            say("nothing to do: the table is where its source is")
+        check_failures(totals, self._config.max_failed_fraction, self._table.uri)
+        return {**self._inputs.ids, **totals.counts, "version": self._table.version, **totals.result()}
+
+    @cached_property
+    def _table(self) -> Table:
+        return self._found or self._inputs.target.create_table(self._inputs.table_uri)
+
+    @cached_property
+    def _committer(self) -> Committer:
+        return Committer(self._table, self._run_id, guard=self._lease.check, describe=self._totals.describe)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        inputs = self._inputs
+        return self._workplace.engine(inputs.read_spec, self._table, inputs.target.backbone, self._run_id)
+
+    def _pieces(self, plan: Plan) -> Generator["Piece[WrittenParts]", None, None]:
+        """Written pieces, none of a plan that only deletes; closed early, their making ends."""
+        self._totals.resources = self._workplace.resources
+        if plan.units:
+            engine = self._engine
+            if self._workplace.is_here:
+                self._totals.has_started()
+            yield from engine(plan)
+
+    def _take(self, piece: "Piece[WrittenParts]") -> bool:
+        """Take a written piece, and commit if it is time; False if it was known already."""
+        with self._workplace.stop.held():
+            if not self._committer.add(piece):
+                return False
+            self._totals.add(piece)
+            self._commit(now=False)
+            return True
+
+    @contextlib.contextmanager
+    def _committed_at_the_end(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._workplace.stop.held():
+                self._commit(now=True)
+
+    def _commit(self, *, now: bool) -> None:
+        with self._totals.timed("commit"):
+            self._committer.flush(now=now)
+
+    def _check_hope(self, plan: Plan, *, left: int) -> None:
+        """End a run early that cannot end well any more.
+
+        As many images as are `left`, which are not compared with the table yet, may follow.
+        """
+        if plan.kind == "images":
+            most = self._totals.todo + left
+            if is_hopeless(self._totals, self._config.max_failed_fraction, most):
+                check_failures(self._totals, self._config.max_failed_fraction, self._table.uri, most)
+
+    def _compact(self) -> None:
+        try:
+            optimize(self._table, only_if_many=True)
+        except ConcurrentWriteError as error:
+            say(f"small parts stay as they are until the next run: {error}")

@@ -1,0 +1,120 @@
+"""What a run has done so far, for its result and for the table's log."""
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlray.extraction.run.report import Resources, report
+from tlray.extraction.worker.pieces import Piece, WrittenParts
+from tlray.progress import say
+
+NOTES_SHOWN = 10
+
+
+@dataclass
+class Totals:
+    """What a run has done since it began, which is when this is made.
+
+    Attributes:
+        images: embedded or failed.
+        counts: items of the source by what the run found them to be: listed, new, changed, deleted, unchanged.
+        failures: failed images by error code.
+        seconds: by stage, summed over all workers.
+        resources: of its workers.
+        clock: seconds.
+    """
+
+    images: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+        self._start_seconds: float | None = None
+        self._notes_shown = 0
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether the source and the table differed."""
+        return bool(self.counts["new"] or self.counts["changed"] or self.counts["deleted"])
+
+    @property
+    def todo(self) -> int:
+        """Items that were found to be embedded."""
+        return self.counts["new"] + self.counts["changed"]
+
+    @property
+    def failed(self) -> int:
+        """Images that failed."""
+        return self.failures.total()
+
+    @property
+    def run_seconds(self) -> float:
+        """Since the run began."""
+        return self.clock() - self._began
+
+    @property
+    def start_seconds(self) -> float:
+        """Until work on the first images began, listing apart: imports, weights, workers."""
+        return self._so_far() if self._start_seconds is None else self._start_seconds
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of a block as that of a stage."""
+        began = self.clock()
+        try:
+            yield
+        finally:
+            self.seconds.update({stage: self.clock() - began})
+
+    def has_started(self) -> None:
+        """Workers begin on the first images now; where nobody says so, the first piece tells when that was."""
+        if self._start_seconds is None:
+            self._start_seconds = self._so_far()
+
+    def _so_far(self) -> float:
+        return max(0.0, self.run_seconds - self.seconds["list"])
+
+    def add(self, piece: Piece[WrittenParts]) -> None:
+        """Count what was written, and tell of some of its failures."""
+        if self._start_seconds is None:
+            self._start_seconds = max(0.0, self._so_far() - sum(piece.seconds.values()))
+        self.images += piece.content.images
+        self.failures.update(piece.content.failures)
+        self.seconds.update(piece.seconds)
+        for note in piece.notes[: max(0, NOTES_SHOWN - self._notes_shown)]:
+            say(f"failed: {note}")
+            self._notes_shown += 1
+
+    def report(self) -> dict[str, Any]:
+        """Where the time went; see `tlray.extraction.run.report.report`."""
+        return report(
+            self.seconds,
+            images=self.images,
+            start_seconds=self.start_seconds,
+            run_seconds=self.run_seconds,
+            resources=self.resources,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What the log keeps of a run, for `tlray show`."""
+        return {"images": self.images, "failed": self.failed, "seconds": round(self.run_seconds, 3), **self.report()}
+
+    def result(self) -> dict[str, Any]:
+        """What the command's result says of all this."""
+        seconds = self.run_seconds
+        return {
+            "ok": self.images - self.failed,
+            "failed": self.failed,
+            "failures": dict(self.failures),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.images / seconds, 3),
+            **self.report(),
+        }

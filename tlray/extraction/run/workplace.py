@@ -1,0 +1,125 @@
+"""Where a run works: in this process or on a Ray cluster, which is joined when it is first needed."""
+
+import os
+import sys
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from tlray.extraction.plan.plan import Plan
+from tlray.extraction.run.report import Resources
+from tlray.extraction.run.stop import Stop
+from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS
+from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.table.table import Table
+from tlray.progress import say
+from tlray.ray_cluster.address import is_there, named, starts_own
+
+if TYPE_CHECKING:
+    from tlray.extraction.on_ray.run import Workers
+    from tlray.extraction.worker.pieces import Piece, WrittenParts
+    from tlray.models.backbones import Backbone
+
+Engine = Callable[[Plan], Generator["Piece[WrittenParts]", None, None]]
+"""Works a plan off: yields written pieces in no particular order; closed early, its work ends."""
+
+Made = TypeVar("Made")
+
+
+class Workplace:
+    """Where units are worked on. A context manager: a cluster that was joined is left at the end.
+
+    Args:
+        local: of the config: one process, no Ray; None chooses by what is there.
+        stop: listens again after Ray has set a handler of its own.
+    """
+
+    def __init__(self, local: bool | None, stop: Stop) -> None:
+        self.stop = stop
+        self._local = local
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether units are worked on in this process."""
+        return self._workers is None
+
+    @property
+    def slots(self) -> int:
+        """Units that can be worked on at once."""
+        return self._workers.slots if self._workers else os.cpu_count() or 1
+
+    @property
+    def resources(self) -> Resources:
+        """Of the workers."""
+        if self._workers is None:
+            return Resources(os.cpu_count() or 1, 0)
+        return Resources(self._workers.slots, self._workers.actors * self._workers.gpus)
+
+    def while_it_starts(self, make: Callable[[], Made]) -> Made:
+        """Make something, torch imported, while a cluster of this run's own starts, if that is sure to be needed."""
+        if not starts_cluster(self._local):
+            return make()
+        import tlray.extraction.on_ray.run  # noqa: F401  # before torch, whose import in a thread would slow it down
+
+        with ThreadPoolExecutor(1) as threads:
+            making = threads.submit(make)
+            _ = self._workers
+            return making.result()
+
+    def engine(self, spec: ReadSpec, table: Table, backbone: "Backbone", run_id: str) -> Engine:
+        """What works off plans, one after the other; in this process the encoder is loaded now, once for all of them."""
+        if self._workers is None:
+            from tlray.extraction.in_process import engine_in_process
+
+            return engine_in_process(spec, table, backbone, run_id)
+        from tlray.extraction.on_ray.run import engine_on_ray
+
+        return engine_on_ray(spec, table, backbone.recipe.weights, run_id, self._workers)
+
+    @cached_property
+    def _workers(self) -> "Workers | None":
+        """Those of the cluster, which is joined now; None in this process."""
+        if works_here(self._local):
+            return None
+        from tlray.extraction.on_ray.run import cluster  # ray is slow to import, and one process does without it
+
+        workers = self._stack.enter_context(cluster())
+        self.stop.listen()
+        return workers
+
+
+def starts_cluster(local: bool | None) -> bool:
+    """Whether a run is sure to start a cluster of its own, as far as can be told before torch is imported."""
+    return named() == "local" if local is None else not local and starts_own()
+
+
+def works_here(local: bool | None) -> bool:
+    """Whether a run needs no Ray.
+
+    Where nobody says, and there is no cluster to join, one process does as well as long as it can use the whole machine: it
+    starts ten seconds earlier, and Ray's own processes take a tenth of a core.
+
+    Args:
+        local: of the config.
+    """
+    if local is not None:
+        return local
+    has_joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    cores = os.cpu_count() or 1
+    if has_joined or is_there() or cores > LANES_PER_PROCESS:
+        return False
+    import torch  # takes seconds
+
+    if torch.cuda.is_available():
+        return False
+    say(f"in this process, as there is no Ray cluster and {cores} cores need none; --no-local starts one")
+    return True
