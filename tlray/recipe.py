@@ -7,13 +7,15 @@ import hashlib
 import json
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from tlray.errors import GoldenMismatchError, RecipeMismatchError
 from tlray.predictor import Output
+
+if TYPE_CHECKING:  # numpy takes as long to import as all else that `tlray --help` needs
+    import numpy as np
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Fit = Literal["cover", "contain", "squash"]
@@ -224,7 +226,7 @@ class RecipeFile(_Strict):
         return document
 
 
-def golden_images(height: int, width: int) -> np.ndarray:
+def golden_images(height: int, width: int) -> "np.ndarray":
     """The golden images: pictures that only this function defines, the same on every machine for ever.
 
     Smooth colour fields with sharp rectangles, in integer arithmetic on the output of SHAKE-256, so that no library's
@@ -237,6 +239,8 @@ def golden_images(height: int, width: int) -> np.ndarray:
     Returns:
         images_BHWC, uint8, B = GOLDEN_IMAGE_COUNT.
     """
+    import numpy as np
+
     images_BHWC = np.empty((GOLDEN_IMAGE_COUNT, height, width, 3), np.uint8)
     rows_H = (np.arange(height) * 1024 // height)[:, None, None]
     columns_W = (np.arange(width) * 1024 // width)[None, :, None]
@@ -258,14 +262,16 @@ def golden_images(height: int, width: int) -> np.ndarray:
     return images_BHWC
 
 
-def least_cosine(ours_BD: np.ndarray, theirs_BD: np.ndarray) -> float:
+def least_cosine(ours_BD: "np.ndarray", theirs_BD: "np.ndarray") -> float:
     """The least cosine of rows that belong together; not a number where one is not finite."""
+    import numpy as np
+
     ours_BD, theirs_BD = ours_BD.astype(np.float64), theirs_BD.astype(np.float64)
     norms_B = np.linalg.norm(ours_BD, axis=1) * np.linalg.norm(theirs_BD, axis=1)
     return float(np.min((ours_BD * theirs_BD).sum(axis=1) / np.maximum(norms_B, np.finfo(np.float64).tiny)))
 
 
-def check_golden(expected: RecipeFile, golden: dict[str, np.ndarray], *, where: str) -> float:
+def check_golden(expected: RecipeFile, golden: "dict[str, np.ndarray]", *, where: str) -> float:
     """Compare this machine's embeddings of the golden images with the table's.
 
     Args:
@@ -279,6 +285,8 @@ def check_golden(expected: RecipeFile, golden: dict[str, np.ndarray], *, where: 
     Raises:
         GoldenMismatchError: a cosine is under the tolerance of the recipe's compute precision, or is not a number.
     """
+    import numpy as np
+
     compute = expected.recipe.precision.compute
     least = 1.0
     for column, rows in expected.golden.items():
