@@ -21,8 +21,9 @@ from pydantic import BaseModel
 from tests.photos import RECIPE, result_of, tlray, write_photos
 from tlray import config as configs
 from tlray.cli import COMMANDS
+from tlray.cli.flags import parse
 from tlray.config import ExtractConfig
-from tlray.config_reader import load_config
+from tlray.config_reader import read_config
 from tlray.errors import ImageErrorCode
 
 ROOT = Path(__file__).parents[1]
@@ -101,9 +102,8 @@ def test_command_lines_are_understood(document: str, tmp_path: Path) -> None:
     file.write_text("\n".join(blocks(README, "yaml")))
     lines = command_lines(text)
     for line in lines:
-        arguments = [word for word in line[1:] if word not in ("--print-config", "--config", "job.yaml")]
-        given = file if "job.yaml" in line else None
-        load_config(COMMANDS[line[0]].config, arguments, file=given, program="tlray")
+        typed = parse(line[0], COMMANDS[line[0]], line[1:])
+        read_config(COMMANDS[line[0]].config, typed.given, file=file if typed.config == "job.yaml" else None)
     if document == "README.md":
         assert {line[0] for line in lines} == set(COMMANDS)
 
@@ -259,7 +259,7 @@ def test_the_rayjob_runs_our_job_with_a_config_that_is_read(tmp_path: Path) -> N
     config_map, job = manifest()
     file = tmp_path / "job.yaml"
     file.write_text(config_map["data"]["job.yaml"])
-    assert load_config(ExtractConfig, [], file=file, program="tlray").table.startswith("s3://")
+    assert read_config(ExtractConfig, {}, file=file).table.startswith("s3://")
     python, script, flag, path = job["spec"]["entrypoint"].split()
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     (mount,) = head["containers"][0]["volumeMounts"]

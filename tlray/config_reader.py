@@ -1,65 +1,46 @@
-"""How a command's config is read: flags over a YAML file, with one-line errors that name the key."""
+"""How a command's config is read: flags or keyword arguments over a YAML file, with one-line errors that name the key."""
 
-import difflib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypeVar, get_args
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
 
-from tlray.errors import ConfigError
+from tlray.config.keys import short_names
+from tlray.config.problems import Spelling, one_line
+from tlray.errors import ConfigError, ObjectNotFoundError, StorageError
 
 Config = TypeVar("Config", bound=BaseModel)
 
+MAX_FILE_BYTES = 16 * 2**20
+"""A job's file has some dozens of lines; whoever names an image or a table by mistake is told so before it is loaded."""
 
-def load_config(model: type[Config], arguments: Sequence[str], *, file: Path | None, program: str) -> Config:
+
+def read_config(
+    model: type[Config],
+    given: Mapping[str, Any],
+    *,
+    file: str | os.PathLike[str] | None = None,
+    spelling: Spelling | None = None,
+) -> Config:
     """Read a command's config.
 
     Args:
         model: what is expected.
-        arguments: flags.
-        file: YAML with the same keys; flags win.
-        program: name for the help text.
+        given: values by key: nested mappings, dotted names or short spellings; they win over the file's.
+        file: path or URI (s3://...) of a YAML file with the same keys.
+        spelling: how the user at hand gives a key, for error messages; default by its dotted name.
 
     Raises:
-        ConfigError: an unknown key, a wrong value or an unreadable file.
+        ConfigError: an unknown key, a wrong value, a key that is given twice, or an unreadable file.
     """
-    content = {} if file is None else _read_yaml(file)
-
-    class Settings(model, BaseSettings):  # type: ignore[misc, valid-type]
-        model_config = SettingsConfigDict(
-            extra="forbid",
-            frozen=True,
-            cli_prog_name=program,
-            cli_kebab_case=True,
-            cli_implicit_flags=True,
-            cli_hide_none_type=True,  # else a bool that may be null gets no --no-
-        )
-
-        @classmethod
-        def settings_customise_sources(  # neither the environment nor files that the user did not name
-            cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **__: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            flags = CliSettingsSource[Any](settings_cls, cli_parse_args=list(arguments), cli_exit_on_error=False)
-            return flags, InitSettingsSource(settings_cls, content)
-
-    Settings.__doc__ = model.__doc__
+    content = {} if file is None else nested(model, _read_yaml(os.fspath(file)))
+    merged = _merged(content, nested(model, given))
     try:
-        settings = Settings()
+        return model.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, model)) from error
-    except SettingsError as error:
-        raise ConfigError(f"{_flag_problem(str(error), model)}; `{program} --help` lists the flags") from error
-    return model.model_validate(settings.model_dump())
+        raise ConfigError(one_line(error, model, merged, spelling or Spelling())) from error
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -68,54 +49,87 @@ def to_yaml(config: BaseModel) -> str:
     return text
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def nested(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring keys to the shape of the config: dotted names and short spellings become nested mappings.
+
+    Args:
+        model: of the config.
+        given: values by key. Paths stand for their text, NumPy's values for Python's, a config model for the keys that it
+            was made with.
+
+    Raises:
+        ConfigError: a key is given twice, by two of its spellings.
+    """
+    short = short_names(model)
+    tree: dict[str, Any] = {}
+    for name, value in given.items():
+        for key, leaf in _leaves(short.get(name, str(name)), _plain(value)):
+            _put(tree, key, leaf)
+    return tree
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Values by dotted name; an empty mapping stays one, as a section may be named without a key of it."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{name}.{key}", inner)
+    else:
+        yield name, value
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{name} and a value for the whole of its section {section} are both given; give one")
+    if last not in tree:
+        tree[last] = value
+    elif value != {}:
+        raise ConfigError(f"{name} is given twice: {tree[last]!r} and {value!r}; give it once")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, BaseModel):
+        return _plain({name: getattr(value, name) for name in value.model_fields_set})
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(inner) for inner in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        before: Any = merged.get(name)
+        is_section = isinstance(before, dict) and isinstance(value, dict)
+        merged[name] = _merged(before, value) if is_section else value
+    return merged
+
+
+def _read_yaml(file: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read --config {file}: {error}; expected a YAML file") from error
+        content = yaml.safe_load(_read_text(file))
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds {type(content).__name__}, expected keys and values such as `table: s3://lake/x`")
     return content
 
 
-def _flag_problem(text: str, model: type[BaseModel]) -> str:
-    _, unrecognized, flags = text.partition("unrecognized arguments: ")
-    if text.startswith("error parsing value"):
-        return f"{text}: a value that begins with [ or {{ is read as JSON; write such a glob as '/[0-9]/'"
-    if not unrecognized:
-        return text.removeprefix("error parsing CLI: ")
-    flag = flags.split()[0]
-    near = difflib.get_close_matches(flag.lstrip("-").replace("-", "_"), _keys(model), 1)
-    return f"unknown flag {flag}" + (f"; did you mean --{near[0].replace('_', '-')}?" if near else "")
+def _read_text(file: str) -> str:
+    from tlray.lake.storage.open import open_store  # not needed for `--help`
+    from tlray.lake.storage.uri import to_uri
 
-
-def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    problems = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = _keys(model)
-            near = difflib.get_close_matches(key, known, 1) or [near for near in known if near.endswith("." + key)]
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-            problems.append(f"unknown key {key}; {hint}")
-        elif problem["type"] == "missing":
-            problems.append(f"{key} is missing; give it in the config file or as --{key.replace('_', '-')}")
-        else:
-            problems.append(f"{key}: {problem['msg']}, given {problem['input']!r}")
-    return "; ".join(problems)
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
-    for name, field in model.model_fields.items():
-        section = _section(field.annotation)
-        keys += [prefix + name] if section is None else _keys(section, f"{prefix}{name}.")
-    return keys
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The model of a nested section, also of one that may be left out."""
-    candidates = (annotation, *get_args(annotation))
-    return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    try:
+        uri = to_uri(file)
+        return open_store(uri).read(uri, max_bytes=MAX_FILE_BYTES).data.decode("utf-8")
+    except ObjectNotFoundError as error:
+        raise ConfigError(f"cannot read --config {file}: there is no such file; expected a YAML file") from error
+    except (StorageError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read --config {file}: {error}; expected a YAML file") from error

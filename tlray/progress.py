@@ -1,5 +1,10 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines in a job's log. All on stderr."""
+"""What is said while a run goes on: log records of the logger `tlray`, and on a terminal a progress bar on stderr.
 
+Nothing here configures logging: the command shows the records as plain lines (`Lines`), a program that imports tlray shows
+them as it likes, and without any configuration Python shows warnings alone.
+"""
+
+import logging
 import sys
 import time
 
@@ -7,10 +12,20 @@ from tqdm import tqdm
 
 LINE_INTERVAL_SECONDS = 10.0
 
+_log = logging.getLogger("tlray")
+
 
 def say(text: str) -> None:
-    """A line of the log."""
-    tqdm.write(text, file=sys.stderr)
+    """Log a line about how the run goes on, at level INFO."""
+    _log.info("%s", text)
+
+
+class Lines(logging.Handler):
+    """Shows each log record as a plain line on stderr, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def readable_size(size_bytes: int, *, unknown: int = 0) -> str:
@@ -38,7 +53,7 @@ def readable_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """Counts images, and says how long the rest will take.
+    """Counts the images of a run: as a bar where stderr is a terminal, else as a line now and then.
 
     Its rate is that of the work: the time until the first images are done, in which workers start, does not count.
 

@@ -23,10 +23,12 @@ class RunConfig(Section):
 
     source: SourceConfig
     retry_failed: tuple[FailureCode, ...] = Field(
-        ("fetch_failed",), description="embed again the images that failed with these codes"
+        ("fetch_failed",), description="embed again the images that failed with these codes before"
     )
     policy: PolicyConfig = PolicyConfig()
-    max_failed_fraction: float = Field(0.01, ge=0, le=1, description="more failed images of this run: exit code 3")
+    max_failed_fraction: float = Field(
+        0.01, ge=0, le=1, description="a run ends with exit code 3 where a larger share of its images fails"
+    )
     local: bool | None = Field(
         None, description="one process, no Ray; default: where no cluster and no GPU is found, on up to 8 cores"
     )
@@ -34,14 +36,14 @@ class RunConfig(Section):
     lease_seconds: float = Field(
         30.0, ge=2, description="how long a killed run keeps the next one out; a store may be away for less without harm"
     )
-    dry_run: bool = Field(False, description="print the plan and an estimate; write nothing")
+    dry_run: bool = Field(False, description="show what would be done and an estimate of its time; write nothing")
 
 
 class ExtractConfig(RunConfig):
     """`tlray extract`: bring a table of embeddings to where its source is."""
 
     recipe: RecipeConfig
-    table: str = Field(description="where the table is or is to be: s3://bucket/key or a local path")
+    table: str = Field(description="the table of embeddings, made where there is none: s3://bucket/key or a local path")
 
 
 class PredictConfig(RunConfig):
@@ -49,7 +51,7 @@ class PredictConfig(RunConfig):
 
     model: str | None = Field(None, description="folder that `tlray train` made: s3://bucket/key or a local path")
     recipe: RecipeConfig | None = Field(None, description="in place of model: a pretrained network with its own classifier")
-    out: str = Field(description="where the table of predictions is or is to be: s3://bucket/key or a local path")
+    out: str = Field(description="the table of predictions, made where there is none: s3://bucket/key or a local path")
     top_k: PositiveInt = Field(5, description="best labels to keep of each image")
     threshold: float = Field(0.5, gt=0, lt=1, description="several labels an image: those of at least this probability")
     embeddings: bool = Field(False, description="keep the vectors that the predictions were made from too")

@@ -16,8 +16,8 @@ class PreprocessingConfig(Section):
     resize: Side = Field(None, description="a side, or [height, width], of the box that fit refers to")
     fit: Fit | None = Field(None, description="cover (shortest side), contain (longest side) or squash (exactly)")
     crop: Side = Field(None, description="centre crop: a square's side, or [height, width]")
-    interpolation: Interpolation | None = None
-    antialias: bool | None = None
+    interpolation: Interpolation | None = Field(None, description="the filter that images are resized by")
+    antialias: bool | None = Field(None, description="widen the filter where images are made smaller, as Pillow does")
     scaled_decoding: bool | None = Field(
         None,
         description="shrink JPEGs to 1/2, 1/4 or 1/8 while decoding, to no less than twice the resized size; default false",
@@ -38,7 +38,7 @@ class PreprocessingConfig(Section):
 
 
 class RecipeConfig(Section):
-    """What the user asks of a recipe; `tlray.models` resolves it against a backbone and its weights."""
+    """What the user asks of a recipe; `tlray.models` completes it from the backbone and its weights."""
 
     backbone: str = Field(description="torchvision:<model> or timm:<model>; or the model alone, where a library has it")
     weights: str = Field(
@@ -48,7 +48,7 @@ class RecipeConfig(Section):
     )
     weights_sha256: str | None = Field(None, description="refuse weights of another hash (as `tlray show` prints it)")
     taps: tuple[str, ...] = Field((), description="layers to keep; default the penultimate")
-    pool: Pool = "avg"
-    normalize: bool = False
+    pool: Pool = Field("avg", description="how a map or a sequence becomes one vector; none keeps all of it")
+    normalize: bool = Field(False, description="divide each vector by its L2 norm")
     precision: Precision = Precision()
     preprocessing: PreprocessingConfig = PreprocessingConfig.model_construct()

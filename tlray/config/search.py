@@ -11,9 +11,11 @@ class IndexConfig(Section):
     """`tlray index`: build an index of a table, or bring it to where the table is."""
 
     table: str = Field(description="the table of embeddings: s3://bucket/key or a local path")
-    out: str = Field(description="where the index is or is to be: s3://bucket/key or a local path")
+    out: str = Field(description="the index, made where there is none: s3://bucket/key or a local path")
     column: str | None = Field(None, description="the embedding column; default the only one")
-    metric: Literal["cosine", "ip", "l2"] = Field("cosine", description="what near means")
+    metric: Literal["cosine", "ip", "l2"] = Field(
+        "cosine", description="how nearness is measured; ip: inner product, l2: Euclidean distance"
+    )
     factory: str = Field("auto", description="a FAISS factory string; auto chooses by rows, dimensions, memory and recall")
     recall_target: float = Field(0.95, gt=0, le=1, description="recall at 10 that searches must reach")
     memory_bytes: PositiveInt | None = Field(None, description="what the index may take; default half of this machine's")

@@ -10,7 +10,7 @@ from tlray.config.section import Section
 class SourceConfig(Section):
     """Where the images are."""
 
-    uri: str = Field(description="prefix, manifest, tar shards or Parquet files: s3://bucket/key or a local path")
+    uri: str = Field(description="a folder, manifest, tar shards or Parquet files of images: s3://bucket/key or a local path")
     format: Literal["auto", "images", "manifest", "webdataset", "parquet"] = Field(
         "auto", description="auto looks at the names (and at a Parquet file's columns)"
     )
@@ -21,8 +21,8 @@ class SourceConfig(Section):
     )
     keys_from: str | None = Field(None, description="only names from this one on, relative to uri")
     keys_to: str | None = Field(None, description="only names before this one, relative to uri")
-    include: tuple[str, ...] = Field((), description="globs relative to uri, as in .gitignore; default everything")
-    exclude: tuple[str, ...] = Field((), description="globs that win over include")
+    include: tuple[str, ...] = Field((), description="globs of names to take, relative to uri, as in .gitignore; default all")
+    exclude: tuple[str, ...] = Field((), description="globs of names to leave out; they win over include")
     labels: str = Field("none", description="none, folder (the parent folder's name) or a column of the source")
     column: str | None = Field(None, description="the column of URIs (manifest) or of image bytes (parquet); default: found")
     max_image_bytes: int = Field(256 * 2**20, gt=0, description="larger images are not fetched: too_large")

@@ -3,7 +3,6 @@
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
-from pydantic_settings import CliPositionalArg
 
 from tlray.config.recipe import RecipeConfig
 from tlray.config.section import Section
@@ -130,6 +129,6 @@ class TrainConfig(Section):
 class ExportConfig(Section):
     """`tlray export`: write a trained model as ONNX, and check that it computes the same."""
 
-    model: CliPositionalArg[str] = Field(description="folder that `tlray train` made: s3://bucket/key or a local path")
+    model: str = Field(description="folder that `tlray train` made: s3://bucket/key or a local path")
     network: bool = Field(False, description="the whole network with its head, from pixels to scores; default the head alone")
     out: str | None = Field(None, description="the file to write; default head.onnx or model.onnx in the model's folder")

@@ -1,0 +1,110 @@
+"""The `tlray` command; the files in jobs/ run the same commands. Imports neither torch nor ray before a command needs them."""
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tlray import __version__
+from tlray.cli.completion import completion
+from tlray.cli.flags import parse, spelling_of
+from tlray.cli.help import command_help, overview
+from tlray.cli.hints import unknown_command
+from tlray.cli.logs import logged
+from tlray.cli.summary import summary
+from tlray.commands import COMMANDS, Command
+from tlray.config_reader import read_config, to_yaml
+from tlray.errors import DISK_FULL, GO_ON, ConfigError, TlrayError
+
+_HELP = ("--help", "-h", "--help-all")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its progress goes to stderr, its result to stdout.
+
+    The result is one line of JSON, or, on a terminal, a few lines for people.
+
+    Args:
+        argv: default the process's own arguments.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 bad configuration, 3 too many failed images, 4 asked to stop.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "help"
+    try:
+        return _run(name, arguments[1:])
+    except TlrayError as error:
+        print(f"tlray {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  # the last resort of a command
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            place = error.filename or "of this machine, perhaps its temporary folder or standard output,"
+            print(f"tlray {name}: the disk {place} is full ({error.strerror}); make room there, then {GO_ON}", file=sys.stderr)
+            return 1
+        traceback.print_exc()
+        print(f"tlray {name}: an error that tlray does not know, please report it with the lines above", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"tlray {name}: interrupted; the same command goes on from the last commit", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def script(*command: str) -> NoReturn:
+    """Run what the process's own arguments say, after the words of `command`, and end the process.
+
+    Without taking the interpreter apart: with torch and Ray inside that takes two seconds, and threads of delta-rs have aborted
+    it, which a scheduler would take for a failed command.
+    """
+    code = main([*command, *sys.argv[1:]])
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    if name in COMMANDS:
+        wish = next((each for each in arguments if each in _HELP), None)
+        if wish is None:
+            return _run_command(name, COMMANDS[name], arguments)
+        print(command_help(name, COMMANDS[name], everything=wish == "--help-all"))
+    elif name in ("help", *_HELP):
+        print(_help_of(arguments[0], everything=name == "--help-all") if arguments[:1] else overview())
+    elif name in ("version", "--version", "-V"):
+        print(f"tlray {__version__}")
+    elif name == "completion":
+        print(completion(arguments))
+    elif name.startswith("-"):
+        raise ConfigError(f"{name} stands before a command; a command comes first, e.g. tlray extract {name} ...")
+    else:
+        raise ConfigError(unknown_command(name))
+    return 0
+
+
+def _help_of(name: str, *, everything: bool) -> str:
+    if name not in COMMANDS:
+        raise ConfigError(unknown_command(name))
+    return command_help(name, COMMANDS[name], everything=everything)
+
+
+def _run_command(name: str, command: Command, arguments: list[str]) -> int:
+    line = parse(name, command, arguments)
+    config = read_config(command.config, line.given, file=line.config, spelling=spelling_of(name, command))
+    if line.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    # Ray prints what its workers say to stdout; there, nobody but the result may speak.
+    with logged(), contextlib.redirect_stdout(sys.stderr):
+        result = command.run(config)
+    if line.json or not sys.stdout.isatty():
+        print(json.dumps(result), flush=True)
+    else:
+        print(summary(name, result), flush=True)
+        print("--json prints this as one line of JSON, as does a pipe", file=sys.stderr)
+    return 0

@@ -1,0 +1,79 @@
+"""A command's result in a few lines for people; programs get the JSON object, which has all of it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+Result = Mapping[str, Any]
+
+_LABEL_CHARACTERS = 24
+
+
+def summary(name: str, result: Result) -> str:
+    """What a person wants to know first of a result.
+
+    Args:
+        name: of the command.
+        result: its JSON object; what is not in it is not said.
+    """
+    return "\n".join(_SUMMARIES.get(name, _everything)(result))
+
+
+def _everything(result: Result) -> Iterator[str]:
+    """All of it, as YAML."""
+    yield yaml.safe_dump(_short(dict(result)), sort_keys=False, allow_unicode=True, width=110).rstrip()
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_short(inner) for inner in value]
+    return value
+
+
+def _of_run(result: Result) -> Iterator[str]:
+    """Of extract and predict."""
+    plan = _counts(result, ("listed", "new", "changed", "deleted", "unchanged"))
+    if result.get("dry_run"):
+        yield f"dry run, nothing is written: {plan}"
+        rest = {key: value for key, value in result.items() if key not in ("dry_run", "listed", "new", "changed", "deleted")}
+        yield from _everything(rest)
+        return
+    failures = _counts(result.get("failures", {}), ())
+    yield f"{result.get('ok', 0):,} images embedded, {result.get('failed', 0):,} failed" + (
+        f" ({failures})" if failures else ""
+    )
+    yield f"source: {plan}"
+    yield f"table: {result.get('table')}, version {result.get('version')}"
+    yield f"time: {_time(result)}"
+    if result.get("advice"):
+        yield f"speed: {result['advice']}"
+
+
+def _counts(counts: Result, names: tuple[str, ...]) -> str:
+    return ", ".join(f"{counts[name]:,} {name}" for name in names or counts if counts.get(name) is not None)
+
+
+def _time(result: Result) -> str:
+    rate = result.get("images_per_second")
+    return f"{result.get('seconds', 0):.1f} s" + (f", {rate:.1f} images a second" if rate else "")
+
+
+def _of_search(result: Result) -> Iterator[str]:
+    if "answers" not in result:
+        yield from _everything(result)
+        return
+    for answer in result["answers"]:
+        yield f"{answer['query']}"
+        for hit in answer["hits"]:
+            label = str(hit.get("label") or "-")
+            yield f"  {hit['score']:8.4f}  {label[:_LABEL_CHARACTERS]:<{_LABEL_CHARACTERS}} {hit['uri']}"
+        if not answer["hits"]:
+            yield "  nothing found"
+
+
+_SUMMARIES: dict[str, Callable[[Result], Iterator[str]]] = {"extract": _of_run, "predict": _of_run, "search": _of_search}
