@@ -128,7 +128,6 @@ def test_unknown_keys_of_the_file(tmp_path: Path) -> None:
     ("changes", "expected"),
     [
         ({"--recipe.backbone": "torchvision:resnet5"}, "resnet50"),
-        ({"--recipe.backbone": "resnet50"}, "torchvision:resnet50"),
         ({"--recipe.taps": "layer9"}, "layer4"),
         ({"--recipe.weights": "/nowhere.pth"}, "/nowhere.pth"),
         ({"--recipe.weights-sha256": "0" * 64}, "000000000000"),

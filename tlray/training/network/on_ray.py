@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tlray.errors import ConfigError, TooManyFailuresError
 from tlray.lake.storage.open import delta_options
 from tlray.lake.storage.uri import join, to_path
+from tlray.progress import Lines
 from tlray.ray_cluster.errors import own_error
 from tlray.ray_cluster.session import joined
 
@@ -81,7 +82,7 @@ def work_on_ray(job: "Job") -> None:
         path, filesystem = _storage(join(job.folder, "ray"))
         trainer = ray.train.torch.TorchTrainer(
             _work,
-            train_loop_config={"job": job.model_dump_json()},
+            train_loop_config={"job": job.model_dump_json(), "log_level": logging.getLogger("tlray").getEffectiveLevel()},
             scaling_config=ScalingConfig(num_workers=many, use_gpu=use_gpu),  # type: ignore[arg-type]
             run_config=RunConfig(
                 name=job.fingerprint[:16],
@@ -135,6 +136,10 @@ def _work(settings: dict[str, Any]) -> None:
     """In each process."""
     from tlray.training.network.worker import Job, work  # Ray Train's controller reads this module too, and needs no networks
 
+    ours = logging.getLogger("tlray")
+    ours.setLevel(settings["log_level"])
+    ours.addHandler(Lines())
+    ours.propagate = False
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     logging.getLogger("botocore").setLevel(logging.WARNING)  # Ray Train shows all from INFO on
     work(Job.model_validate_json(settings["job"]), RayWorld())
