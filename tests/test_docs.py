@@ -1,7 +1,6 @@
 """What the documents say is what the code does: keys, commands, snippets, tables, links, manifests."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -29,8 +27,6 @@ from tlray.errors import ImageErrorCode
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "cluster/README.md"]
-SHARED = Path(os.environ.get("TLRAY_SHARED") or ROOT / ".." / "shared").resolve()
-MANIFEST = ROOT / "cluster" / "rayjob-extract.yaml"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -195,94 +191,6 @@ def test_snippets_run_and_see_the_good_rows(folder: Path, snippet: str) -> None:
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "6"
-
-
-def schema_problems(value: Any, schema: dict[str, Any]) -> list[str]:
-    """What an API server would refuse, and what it would drop without a word: fields that the schema does not know."""
-    validator = jsonschema.Draft202012Validator(schema)
-    return [f"{'.'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(value)]
-
-
-def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with unknown fields forbidden wherever it lists the known ones, and Kubernetes' own extensions resolved."""
-    if schema.get("x-kubernetes-int-or-string"):
-        return {"type": ["integer", "string"]}
-    result = {key: value for key, value in schema.items() if not key.startswith("x-kubernetes")}
-    if "properties" in schema:
-        result["properties"] = {name: closed(value) for name, value in schema["properties"].items()}
-        if not schema.get("x-kubernetes-preserve-unknown-fields"):
-            result["additionalProperties"] = False
-    elif isinstance(schema.get("additionalProperties"), dict):
-        result["additionalProperties"] = closed(schema["additionalProperties"])
-    if "items" in schema:
-        result["items"] = closed(schema["items"])
-    return result
-
-
-def schema_of(plural: str) -> dict[str, Any]:
-    """KubeRay's own schema of a kind of resource, made strict about unknown fields."""
-    path = SHARED / "kuberay-crds" / f"ray.io_{plural}.yaml"
-    if not path.exists():
-        pytest.skip(f"no KubeRay definitions at {path}: set TLRAY_SHARED to the folder that holds kuberay-crds")
-    document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    (version,) = (version for version in document["spec"]["versions"] if version["name"] == "v1")
-    schema = closed(version["schema"]["openAPIV3Schema"])
-    schema["properties"]["metadata"] = {"type": "object", "required": ["name"]}
-    return schema
-
-
-@pytest.fixture(scope="module")
-def rayjob_schema() -> dict[str, Any]:
-    return schema_of("rayjobs")
-
-
-def manifest() -> tuple[dict[str, Any], dict[str, Any]]:
-    config_map, job = yaml.safe_load_all(MANIFEST.read_text(encoding="utf-8"))
-    return config_map, job
-
-
-def test_the_rayjob_is_one_that_kuberay_takes(rayjob_schema: dict[str, Any]) -> None:
-    _, job = manifest()
-    assert schema_problems(job, rayjob_schema) == []
-
-
-def test_a_misspelt_field_would_be_found(rayjob_schema: dict[str, Any]) -> None:
-    _, job = manifest()
-    group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    group["template"]["spec"]["containers"][0]["imagee"] = "x"
-    group["minReplicas"] = "two"
-    problems = " ".join(schema_problems(job, rayjob_schema))
-    assert "imagee" in problems and "'two'" in problems
-
-
-def test_the_rayjob_runs_our_job_with_a_config_that_is_read(tmp_path: Path) -> None:
-    config_map, job = manifest()
-    file = tmp_path / "job.yaml"
-    file.write_text(config_map["data"]["job.yaml"])
-    assert read_config(ExtractConfig, {}, file=file).table.startswith("s3://")
-    python, script, flag, path = job["spec"]["entrypoint"].split()
-    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-    (mount,) = head["containers"][0]["volumeMounts"]
-    assert (python, flag, path) == ("python", "--config", f"{mount['mountPath']}/job.yaml")
-    assert head["volumes"] == [{"name": mount["name"], "configMap": {"name": config_map["metadata"]["name"]}}]
-    dockerfile = (ROOT / "cluster" / "Dockerfile").read_text()
-    (work_folder,) = re.findall(r"^WORKDIR (.+)$", dockerfile, re.MULTILINE)
-    assert (ROOT / script.removeprefix(work_folder + "/")).exists()
-
-
-def test_the_cluster_runs_the_pinned_ray() -> None:
-    _, job = manifest()
-    (pinned,) = re.findall(r"^ray==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    assert job["spec"]["rayClusterSpec"]["rayVersion"] == pinned
-
-
-def test_the_image_is_made_of_files_that_exist_and_runs_as_a_user() -> None:
-    lines = (ROOT / "cluster" / "Dockerfile").read_text().splitlines()
-    for line in lines:
-        if line.startswith("COPY "):
-            assert all((ROOT / source).exists() for source in line.split()[1:-1]), line
-    users = [line.split()[1] for line in lines if line.startswith("USER ")]
-    assert users and users[-1] != "root"
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, "requirements.txt", "pyproject.toml", "Makefile", "cluster/Dockerfile"])

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cluster.schemas import ROOT, schema_of, schema_problems
 from tests.photos import write_photos
-from tests.test_docs import ROOT, schema_of, schema_problems
 
 CLUSTER = ROOT / "cluster"
 
