@@ -38,7 +38,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.bench.harness import BACKBONE, WEIGHTS, finish, print_table, ratio
 from tests.training.tables import write_table
 from tlray.config import ExtractConfig, TrainConfig
-from tlray.demo.digits import write_digits
+from tlray.demo.images import write_digits
 from tlray.extraction.extract import extract
 from tlray.lake.table.parts import vectors_of
 from tlray.lake.table.table import Table

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from tests.bench.harness import BACKBONE, WEIGHTS, finish, ratio
 from tlray.config import ExtractConfig, TrainConfig
-from tlray.demo.digits import LEVELS, write_digits
+from tlray.demo.images import LEVELS, write_digits
 from tlray.extraction.extract import extract
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import to_uri

