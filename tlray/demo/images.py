@@ -1,4 +1,4 @@
-"""Images that scikit-learn carries, as files in a folder for each label: 1,797 handwritten digits, and views of two photographs."""
+"""Images that scikit-learn carries, a folder for each label: 1,797 handwritten digits, and views of two photographs."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def write_digits(folder: Path) -> int:
 def write_views(folder: Path) -> int:
     """Write views of the two photographs as `<folder>/china/<number>.jpg` and `<folder>/flower/<number>.jpg`.
 
-    A view is a random square of the photograph, of 0.4 to 0.7 of its height, mirrored half of the time: the same for every call.
+    A view is a random square of the photograph, of 0.4 to 0.7 of its height, mirrored half of the time, the same each time.
 
     Returns:
         How many there are.
