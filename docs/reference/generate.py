@@ -1,79 +1,48 @@
-"""Writes the reference of commands and keys from the configs themselves, while the documentation is built."""
+"""Writes the reference of commands and keys from the code, while the documentation is built."""
 
 import json
-from collections.abc import Iterator
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
-from tlray.cli import COMMANDS
+from tlray.cli.flags import flags_of, usage
+from tlray.commands import COMMANDS, Command
+from tlray.config.keys import Key, keys_of
 
 PAGE = "reference/commands.md"
 
 HEAD = """# Commands and keys
 
-Made from the code. A key of a section has a dot: in YAML it is nested (`source: {uri: ...}`), as a flag it is
-`--source.uri`, in Python `source={"uri": ...}`. On the command line `-` stands for `_`. `tlray COMMAND --help` shows the same
-with the short spellings. `--config FILE` reads keys from YAML, flags win over it, and `--print-config` prints the result.
+Made from the code. In YAML a key with a dot is nested (`source: {uri: ...}`), in Python it is a dictionary
+(`source={"uri": ...}`), or its short spelling is a keyword (`backbone="resnet50"`). `tlray COMMAND --help` shows the most used
+keys, `--help-all` all of them. Besides its keys every command has `--config FILE` (YAML with the same keys, local or on S3;
+flags win), `--print-config` (show the whole config and stop) and `--json` (one line of JSON on a terminal, as a pipe gets it).
 """
 
 
-def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of a config with its field, those of its sections dotted."""
-    for name, field in model.model_fields.items():
-        section = section_of(field.annotation)
-        if section is None:
-            yield prefix + name, field
-        else:
-            yield from keys_of(section, f"{prefix}{name}.")
+def default_of(key: Key) -> str:
+    """The default as YAML has it, or that there is none."""
+    if key.field.is_required():
+        return "**required**" if key.required else "required with its section"
+    return "" if key.default in (None, ()) else f"`{json.dumps(key.default)}`"
 
 
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The model of a nested section, also of one that may be left out."""
-    return next(
-        (each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, BaseModel)), None
-    )
-
-
-def type_of(annotation: Any) -> str:
-    """A type as a reader of the reference writes it."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return type_of(arguments[0])
-    if origin is Literal:
-        return ", ".join(f"`{value}`" for value in arguments)
-    if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(type_of(each) for each in arguments if each is not NoneType))
-    if origin is tuple:
-        inner = type_of(arguments[0])
-        return f"list of {inner}" if Ellipsis in arguments else f"{len(arguments)} of {inner}"
-    return {str: "text", int: "integer", float: "number", bool: "yes or no"}.get(
-        annotation, getattr(annotation, "__name__", str(annotation))
-    )
-
-
-def default_of(field: FieldInfo) -> str:
-    """The default as YAML has it, or `required`."""
-    if field.is_required():
-        return "**required**"
-    value = field.get_default(call_default_factory=True)
-    if value is None or value == ():
-        return ""
-    return f"`{json.dumps(value)}`"
+def section(name: str, command: Command) -> str:
+    """One command: what it does, an example, and its keys."""
+    summary = command.summary[0].upper() + command.summary[1:]
+    lines = [f"\n## tlray {name}\n", f"{summary}.\n", f"```text\n{usage(name, command)}\n```\n"]
+    lines += [
+        f"For example `tlray {name} {command.example}`.\n",
+        "| key | flag | value | default | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    flags = flags_of(command)
+    for key in keys_of(command.config).values():
+        meaning = key.description.replace("|", "\\|").replace("<", "&lt;")
+        lines.append(f"| `{key.name}` | `{flags[key.name][0]}` | {key.words} | {default_of(key)} | {meaning} |")
+    return "\n".join(lines) + "\n"
 
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD]
-    for name, command in COMMANDS.items():
-        summary = " ".join((command.config.__doc__ or "").split())
-        parts.append(f"\n## tlray {name}\n\n{summary}\n\n| key | type | default | |\n|---|---|---|---|")
-        for key, field in keys_of(command.config):
-            meaning = (field.description or "").replace("|", "\\|")
-            parts.append(f"| `{key}` | {type_of(field.annotation)} | {default_of(field)} | {meaning} |")
-    return "\n".join(parts) + "\n"
+    return HEAD + "".join(section(name, command) for name, command in COMMANDS.items())
 
 
 if __name__ == "<run_path>":  # as mkdocs-gen-files runs it

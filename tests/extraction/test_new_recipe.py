@@ -1,4 +1,4 @@
-"""README's way to a new recipe: its own commands, on a small lake and small networks."""
+"""The guide's way to a new recipe: its own commands, on a small lake and small networks."""
 
 import json
 import re
@@ -10,12 +10,12 @@ import yaml
 
 from tests.photos import error_of, frame_of, photo, result_of, tlray
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "backfills.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[list[str]]:
-    """Of the README, with local tables and networks that need no download."""
-    block = re.search(r"<!-- new recipe -->\n```sh\n(.*?)```", README, re.DOTALL)
+    """Of the guide, with local tables and networks that need no download."""
+    block = re.search(r"<!-- new recipe -->\n```sh\n(.*?)```", GUIDE, re.DOTALL)
     assert block is not None
     text = block[1].replace("s3://", "").replace("timm:vit_base_patch16_224", "timm:test_vit")
     return [shlex.split(line)[1:] for line in text.splitlines()]
