@@ -72,9 +72,17 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -
 
 
 def use_server(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a server all that boto3 and delta-rs know."""
+    forget_aws(monkeypatch)
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+
+
+def forget_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave nothing of AWS in the environment, and nothing to be found in files or on the network."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
     isolated = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
-    for name, value in (server.env | isolated).items():
+    for name, value in isolated.items():
         monkeypatch.setenv(name, value)

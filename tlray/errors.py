@@ -7,6 +7,7 @@
     │   ├── SourceError           the source is missing, empty or of a form that cannot be read
     │   ├── AccessError           the credentials do not allow it
     │   │   └── CredentialsError  there are none, or the store does not take them (any more)
+    │   ├── StoreUnfitError       a store lacks what tlray relies on, such as conditional PUT
     │   ├── BackboneError         unknown backbone or layer
     │   ├── WeightsError          weights missing, of other keys or shapes, or of another hash
     │   ├── RecipeMismatchError   the table belongs to another recipe
@@ -71,6 +72,10 @@ class AccessError(ConfigError):
 
 class CredentialsError(AccessError):
     """There are no credentials, or the store does not take them; no object's permissions are to blame."""
+
+
+class StoreUnfitError(ConfigError):
+    """A store lacks what tlray relies on: conditional PUT in S3, hard links and locks in a file system."""
 
 
 class BackboneError(ConfigError):

@@ -301,7 +301,7 @@ def test_a_dry_run_tells_what_fails_and_what_it_does_not_know(tmp_path: Path) ->
     assert "estimated 0 s" not in outcome.stderr and "to start" in outcome.stderr
     assert result_of(outcome)["estimated_seconds"] > result_of(outcome)["start_seconds"] > 0
     outcome = tlray(*run[:-1], "--max-failed-fraction", "0.1")
-    assert "11 to embed in 1 units, of unknown size" in outcome.stderr
+    assert "11 to embed in 1 unit, of unknown size" in outcome.stderr
 
 
 def test_the_recipe_file_holds_golden_vectors(tmp_path: Path) -> None:

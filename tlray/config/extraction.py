@@ -27,7 +27,10 @@ class RunConfig(Section):
     )
     policy: PolicyConfig = PolicyConfig()
     max_failed_fraction: float = Field(
-        0.01, ge=0, le=1, description="a run ends with exit code 3 where a larger share of its images fails"
+        0.01,
+        ge=0,
+        le=1,
+        description="share of images that may fail, of at least 100; judged when all are done: more, or every one, is exit code 3",
     )
     local: bool | None = Field(
         None, description="one process, no Ray; default: where no cluster and no GPU is found, on up to 8 cores"

@@ -15,6 +15,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,11 +45,12 @@ class S3Server:
         pid: of the running server, or None.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, flags: Sequence[str] = ()) -> None:
         """Choose free ports and make credentials; starts nothing.
 
         Args:
             folder: where data, log and socket go; default a temporary folder that is removed at the end.
+            flags: more flags of `weed mini`.
 
         Raises:
             StorageError: the `weed` binary is not installed.
@@ -57,6 +59,7 @@ class S3Server:
         self._own_folder = folder is None
         self._folder = folder or Path(tempfile.mkdtemp(prefix="tlray-s3-"))
         self._ports = _free_ports()
+        self._more_flags = flags
         self._process: subprocess.Popen[bytes] | None = None
         self._access_key, self._secret_key = "tlray" + secrets.token_hex(8), secrets.token_hex(20)
         self.endpoint = f"http://{HOST}:{self._ports['s3.port']}"
@@ -180,6 +183,7 @@ class S3Server:
             "-master.volumeSizeLimitMB=64",
             "-volume.max=200",
             "-volume.preStopSeconds=0",
+            *self._more_flags,
         ]
 
     def _ready(self) -> bool:

@@ -17,7 +17,7 @@ from tlray.demo.s3_server import S3Server
 from tlray.lake.source import read_images
 from tlray.lake.storage import retry
 from tlray.lake.storage.open import open_store
-from tlray.lake.storage.s3 import store as s3
+from tlray.lake.storage.s3 import delta
 from tlray.lake.table import table
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
@@ -113,7 +113,7 @@ def test_nothing_is_lost_and_nothing_twice(lake: tuple[S3Server, str], monkeypat
     monkeypatch.setattr(read_images, "BATCH_BYTES", 40 * 160 * 160 * 3)
     # Also where the server takes minutes to start.
     monkeypatch.setattr(retry, "PATIENCE_SECONDS", 240.0)
-    monkeypatch.setattr(s3, "_DELTA_RETRIES", s3._DELTA_RETRIES | {"retry_timeout": "240s"})
+    monkeypatch.setattr(delta, "RETRIES", delta.RETRIES | {"retry_timeout": "240s"})
     killed = []
 
     def kill_twice(proxy: FaultProxy) -> None:
@@ -179,7 +179,7 @@ def test_a_store_that_goes_away_ends_the_run_without_failed_rows(
     monkeypatch.setattr(read_images, "BATCH_BYTES", 20 * 160 * 160 * 3)
     monkeypatch.setattr(retry, "PATIENCE_SECONDS", 2.0)
     # So that the last commit, which cannot succeed, does not outlast this test.
-    monkeypatch.setattr(s3, "_DELTA_RETRIES", {"max_retries": "1", "retry_timeout": "1s"})
+    monkeypatch.setattr(delta, "RETRIES", {"max_retries": "1", "retry_timeout": "1s"})
     monkeypatch.setattr(table, "COMMIT_ATTEMPTS", 1)
     photos = 0
 

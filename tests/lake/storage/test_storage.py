@@ -322,6 +322,8 @@ class TestS3Store(StoreConformance):
             "AWS_REGION": "us-east-1",
             "AWS_CONDITIONAL_PUT": "etag",
             "AWS_ENDPOINT_URL": s3_env.endpoint,
+            "AWS_ENDPOINT_URL_S3": s3_env.endpoint,
+            "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false",
             "AWS_ALLOW_HTTP": "true",
         }
 
@@ -372,6 +374,25 @@ class TestUris:
         assert to_uri("s3a://b/k%20#?") == "s3://b/k%20#?"
         for same in ("s3://b/a//b/", "file:///a b"):
             assert to_uri(same) == same
+
+    def test_file_uris_as_others_write_them(self, tmp_path: Path) -> None:
+        """RFC 8089 and `Path.as_uri` encode; a name that is there as it is written wins over the one that is meant by it."""
+        photo = tmp_path / "my photos" / "über 100%.jpg"
+        photo.parent.mkdir()
+        photo.touch()
+        assert to_uri(photo.as_uri()) == f"file://{photo}" != photo.as_uri()
+        assert to_uri(photo.as_uri().replace("file://", "file:")) == f"file://{photo}"
+        assert to_uri(photo.as_uri().replace("file://", "FILE://localhost")) == f"file://{photo}"
+        assert to_uri(photo.parent.as_uri() + "/") == f"file://{photo.parent}/"
+        assert to_uri((photo.parent / "not there yet").as_uri()) == f"file://{photo.parent}/not there yet"
+        literal = tmp_path / "my%20photos"
+        literal.mkdir()
+        assert to_uri(f"file://{literal}") == f"file://{literal}"
+        assert to_uri(str(tmp_path / "a%20b")) == f"file://{tmp_path}/a%20b", "a path is no URI"
+        assert to_uri(f"file://{tmp_path}/%FF.jpg") == f"file://{tmp_path}/%FF.jpg"
+        (tmp_path / os.fsdecode(b"\xff.jpg")).touch()
+        assert to_uri(f"file://{tmp_path}/%FF.jpg") == f"file://{tmp_path}/\\xff.jpg"
+        assert open_store("file:///").read(f"file://{tmp_path}/\\xff.jpg").data == b""
 
     @pytest.mark.parametrize(
         ("text", "says"), [("gs://b/k", "scheme 'gs'"), ("", "empty"), ("s3:///k", "no bucket"), ("file://host/x", "absolute")]

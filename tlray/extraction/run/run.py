@@ -77,7 +77,8 @@ class Run:
             return
         plan = backlog.cut(unit_images=self._inputs.read_spec.batch_images, slots=self._workplace.slots)
         if plan.units:
-            say(f"{plan.todo} to embed in {len(plan.units)} units, {readable_size(plan.todo_bytes, unknown=plan.unsized)}")
+            units = f"{len(plan.units)} unit{'s' if len(plan.units) > 1 else ''}"
+            say(f"{plan.todo} to embed in {units}, {readable_size(plan.todo_bytes, unknown=plan.unsized)}")
         committer.start(plan)
         with (
             self._committed_at_the_end(),

@@ -20,11 +20,15 @@ from tlray.errors import (
     ObjectNotFoundError,
     ObjectTooLargeError,
     StorageError,
+    StoreUnfitError,
 )
 from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range
 from tlray.lake.storage.uri import printable, to_path
 
 PAGE_ROWS = 10_000
+
+_NOT_SUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+"""How file systems say that they have no hard links or no locks; EPERM as in link(2)."""
 
 _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
@@ -100,7 +104,11 @@ class LocalStore:
         return file, _etag(os.fstat(file.fileno()))
 
     def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
-        """See `Store.write`; `if_absent` needs a file system that has hard links, `if_match` one that locks files."""
+        """See `Store.write`.
+
+        Raises:
+            StoreUnfitError: the file system lacks hard links, which `if_absent` needs, or locks, which `if_match` needs.
+        """
         if if_match is not None:
             with _errors(uri, writing=True), _locked(_existing(uri).parent):
                 info = self.stat(uri)
@@ -114,12 +122,9 @@ class LocalStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                try:
-                    if if_absent:
-                        path.hardlink_to(temporary)
-                    else:
-                        temporary.replace(path)
-                except FileExistsError:
+                if not if_absent:
+                    temporary.replace(path)
+                elif not _linked(path, temporary):
                     return False
             finally:
                 temporary.unlink(missing_ok=True)
@@ -195,6 +200,29 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+def _linked(path: Path, temporary: Path) -> bool:
+    """Give a file its name unless the name is taken; False where it is."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+        return False
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED:
+            raise _unfit(path.parent, "hard links", error) from error
+        raise
+    return True
+
+
+def _unfit(folder: Path, lacks: str, error: OSError) -> StoreUnfitError:
+    return StoreUnfitError(
+        f"the file system of {folder} has no {lacks} ({error.strerror}), without which two runs at once would overwrite each "
+        "other's commits; name a place on another one (ext4, XFS, APFS, NFS and the like have them; FAT and some cloud mounts "
+        "do not)"
+    )
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Alone among those who lock this folder too; the lock ends with its process."""
@@ -202,7 +230,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno in _NOT_SUPPORTED:
+                raise _unfit(folder, "file locks", error) from error
+            raise
         yield
     finally:
         os.close(descriptor)
@@ -232,6 +265,8 @@ def _errors(uri: str, *, writing: bool = False) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if not writing and _says_missing(error):
             raise ObjectNotFoundError(f"{uri} does not exist, or is a folder") from error
+        if isinstance(error, IsADirectoryError):
+            raise StorageError(f"{uri} is a folder; an object was to be written there") from error
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise StorageError(f"{uri}: the disk is full ({error.strerror}); make room there, then {GO_ON}") from error
         raise StorageError(f"{uri}: {error}") from error

@@ -1,5 +1,7 @@
 """Which store a URI belongs to, and what the delta log needs to reach the same place."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import to_uri
 
@@ -37,3 +39,12 @@ def delta_options(uri: str) -> dict[str, str]:
     from tlray.lake.storage.s3.store import delta_options as of_s3
 
     return of_s3(uri)
+
+
+def delta_environment(uri: str) -> AbstractContextManager[None]:
+    """What surrounds each call of `deltalake` that makes a client of a store, so that it trusts whom boto3 trusts."""
+    if not to_uri(uri).startswith("s3://"):
+        return nullcontext()
+    from tlray.lake.storage.s3.store import delta_environment as of_s3
+
+    return of_s3()

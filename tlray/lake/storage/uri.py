@@ -3,11 +3,13 @@
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from tlray.errors import SourceError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-
+_SHORT_FILE = re.compile(r"file:(/[^/].*)", re.DOTALL | re.IGNORECASE)
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
 _SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3"}
 
@@ -16,23 +18,38 @@ def to_uri(text: str) -> str:
     """The normal form of what a user may write for a place.
 
     A text without a scheme is a local path: `~` is expanded and it is made absolute. `s3a://` and `s3n://` become `s3://`.
+    URIs are literal; but a file URI whose name is there only once its percent-encoding is undone, as browsers and
+    `Path.as_uri` write it (RFC 8089), is taken for that name. `file:/path` and `file://localhost/path` are file URIs, too.
 
     Raises:
         SourceError: empty, or of another scheme.
     """
     if not text:
         raise SourceError("a URI is empty; expected s3://bucket/key or a local path")
-    match = _SCHEME.match(text)
+    short = _SHORT_FILE.match(text)
+    match = _SCHEME.match(f"file://{short[1]}" if short else text)
     if match is None:
         return "file://" + printable(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - keep `\\xNN` bytes
     scheme, rest = _SCHEMES.get(match[1].lower()), match[2]
     if scheme is None:
         raise SourceError(f"{text!r} has the scheme {match[1]!r}; expected s3://bucket/key, file:///path or a local path")
+    if scheme == "file":
+        rest = _decoded(rest.removeprefix("localhost"))
     if scheme == "file" and not rest.startswith("/"):
         raise SourceError(f"{text!r} is not an absolute file URI; expected file:///path, or the path without a scheme")
     if scheme == "s3" and not rest.partition("/")[0]:
         raise SourceError(f"{text!r} names no bucket; expected s3://bucket/key")
     return f"{scheme}://{rest}"
+
+
+def _decoded(path: str) -> str:
+    """A path of a file URI without its percent-encoding, if only so it is there, or at least the folder that it is in."""
+    if not _ENCODED.search(path) or os.path.lexists(path):
+        return path
+    decoded = os.fsdecode(unquote_to_bytes(path))
+    folder, literal_folder = os.path.dirname(decoded), os.path.dirname(path)  # noqa: PTH120
+    is_there = os.path.lexists(decoded) or (os.path.lexists(folder) and not os.path.lexists(literal_folder))
+    return printable(decoded) if is_there else path
 
 
 def to_path(uri: str) -> Path:

@@ -7,7 +7,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from tlray.errors import AccessError, StorageError, TableError
-from tlray.lake.storage.open import delta_options
+from tlray.lake.storage.open import delta_environment, delta_options
 from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts
 from tlray.lake.storage.uri import to_path
 
@@ -46,7 +46,9 @@ def open_delta(uri: str, version: int | None) -> DeltaTable | None:
     attempts, is_renewed = Attempts(BODY_ATTEMPTS), False
     while True:
         try:
-            return DeltaTable(delta_uri(uri), version=version, storage_options=delta_options(uri))
+            options = delta_options(uri)
+            with delta_environment(uri):
+                return DeltaTable(delta_uri(uri), version=version, storage_options=options)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:

@@ -12,7 +12,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import RemoveAction, Transaction
 
 from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, StorageError, TableError
-from tlray.lake.storage.open import delta_options, open_store
+from tlray.lake.storage.open import delta_environment, delta_options, open_store
 from tlray.lake.storage.uri import join, to_path
 from tlray.lake.table.alias import read_alias
 from tlray.lake.table.delta_log import delta_uri, one_line, open_delta
@@ -122,17 +122,19 @@ class Table:
             to_path(uri).mkdir(parents=True, exist_ok=True)
         for attempt in range(COMMIT_ATTEMPTS):
             try:
-                DeltaTable.create(
-                    delta_uri(uri),
-                    schema,
-                    mode="ignore",
-                    partition_by=["status"],
-                    configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
-                    description=f"tlray {held_in(recipe_file)} {recipe_file.table_id}",
-                    # With retries, several creators at once would all win, one version after the other.
-                    commit_properties=CommitProperties(max_commit_retries=0),
-                    storage_options=delta_options(uri),
-                )
+                options = delta_options(uri)
+                with delta_environment(uri):
+                    DeltaTable.create(
+                        delta_uri(uri),
+                        schema,
+                        mode="ignore",
+                        partition_by=["status"],
+                        configuration={"delta.checkpointInterval": str(CHECKPOINT_COMMITS)},
+                        description=f"tlray {held_in(recipe_file)} {recipe_file.table_id}",
+                        # With retries, several creators at once would all win, one version after the other.
+                        commit_properties=CommitProperties(max_commit_retries=0),
+                        storage_options=options,
+                    )
                 break
             except (DeltaError, OSError) as error:
                 # Another driver may have created it at the same moment; whether it did is what counts. A connection that broke

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -41,16 +41,28 @@ _CONFIG = Config(
 
 @dataclass(frozen=True, eq=False)
 class Connection:
-    """What a process's requests share: one client, and so one pool of connections; one source of credentials; one pace."""
+    """What a process's requests share: one client, and so one pool of connections; one source of credentials; one pace.
+
+    Attributes:
+        session: where credentials come from.
+        client: of S3.
+        pace: of its requests.
+        ca_bundle: file of the certificates that boto3 trusts, where it was told of one.
+        kept_conditions: buckets and the conditions that their store keeps (`tlray.lake.storage.s3.conditions`).
+        lock: of `kept_conditions`.
+    """
 
     session: boto3.Session
     client: "S3Client"
     pace: Pace
+    ca_bundle: str | None
+    kept_conditions: set[tuple[str, str]] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def new_client(**settings: str) -> "S3Client":
     """A client with tlray's time-outs; `settings` are boto3's, by default all comes from AWS's own sources."""
-    return _new_session().client("s3", config=_CONFIG, **cast("Any", settings))
+    return _new_session(botocore.session.Session()).client("s3", config=_CONFIG, **cast("Any", settings))
 
 
 def connection() -> Connection:
@@ -134,23 +146,26 @@ class _Connections:
         with self._lock:
             if self._connection is failed:  # else another thread was quicker
                 self._connection = _connect(failed.pace)
+                self._connection.kept_conditions.update(failed.kept_conditions)
         return self.current()
 
 
 def _connect(pace: Pace) -> Connection:
-    session = _new_session()
-    return Connection(session, session.client("s3", config=_CONFIG), pace)
+    core = botocore.session.Session()
+    session = _new_session(core)
+    # In the order in which botocore looks for it.
+    ca_bundle = core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    return Connection(session, session.client("s3", config=_CONFIG), pace, ca_bundle)
 
 
 _CONNECTIONS = _Connections()
 
 
-def _new_session() -> boto3.Session:
+def _new_session(core: botocore.session.Session) -> boto3.Session:
     """A session of its own (boto3's default one must not be used by two threads at once) that lists faster.
 
     botocore tries dateutil first on each key's time, which takes most of a listing's time; `fromisoformat` reads the same.
     """
-    core = botocore.session.Session()
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
     return boto3.Session(botocore_session=core)
 

@@ -57,6 +57,10 @@ class ThrottledError(AgainError):
     """S3 says that it is asked too often."""
 
 
+class UnsupportedRequestError(StorageError):
+    """S3 (501) does not know such a request; it never will."""
+
+
 class UnexplainedError(AccessError):
     """S3 refuses a HEAD, whose answer has no body to say why: credentials that expired, or no permission."""
 
@@ -85,6 +89,10 @@ def s3_errors(uri: str) -> Iterator[None]:
         raise CredentialsError(f"{uri}: {error}; {LOG_IN}") from error
     except boto.ParamValidationError as error:
         raise SourceError(f"{uri} is not a URI that S3 can have: {error}") from error
+    except boto.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise AccessError(f"{uri}: {error}; name the file of the store's own certificates in AWS_CA_BUNDLE") from error
+        raise AgainError(f"{uri}: {error}") from error
     except (boto.HTTPClientError, boto.ConnectionError) as error:
         raise AgainError(f"{uri}: {error}") from error
     except (boto.BotoCoreError, ValueError) as error:
@@ -108,6 +116,8 @@ def _translated(uri: str, error: boto.ClientError) -> TlrayError:
         return refusal(f"{uri}: S3 refuses ({said}); {LOG_IN}, and that they allow this")
     if status == 412:
         return ObjectChangedError(f"{uri} has another etag than expected: it changed since it was listed")
+    if status == 501 or code == "NotImplemented":
+        return UnsupportedRequestError(f"{uri}: the store does not know such a request ({said})")
     if code in _FULL or status == 507:
         return StorageError(f"{uri}: the object store is full ({said}); make room there, then {GO_ON}")
     return _passing(code, status)(f"{uri}: {said} (HTTP {status})")

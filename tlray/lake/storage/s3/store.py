@@ -3,9 +3,9 @@
 import contextlib
 import functools
 import io
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
@@ -18,8 +18,10 @@ from tlray.errors import (
     SourceError,
     StorageError,
 )
-from tlray.lake.storage.retry import BODY_ATTEMPTS, LONGEST_PAUSE_SECONDS, PATIENCE_SECONDS, Attempts
-from tlray.lake.storage.s3.client import CONNECT_SECONDS, READ_SECONDS, call, connection
+from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts
+from tlray.lake.storage.s3 import delta
+from tlray.lake.storage.s3.client import call, connection
+from tlray.lake.storage.s3.conditions import require_condition
 from tlray.lake.storage.s3.errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
 from tlray.lake.storage.s3.reader import Body, S3Reader, pause_or_raise
 from tlray.lake.storage.s3.upload import put
@@ -32,16 +34,6 @@ if TYPE_CHECKING:
 
 _DELETE_BATCH = 1000
 """S3's limit for one DeleteObjects (https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html)."""
-
-_DELTA_RETRIES = {
-    "max_retries": "20",
-    "retry_timeout": f"{PATIENCE_SECONDS:.0f}s",
-    "backoff_config.max_backoff": f"{LONGEST_PAUSE_SECONDS:.0f}s",
-    "connect_timeout": f"{CONNECT_SECONDS}s",
-    "timeout": f"{READ_SECONDS}s",
-}
-"""delta-rs's client repeats by itself: with pauses that grow and are drawn at random, too; these are
-`tlray.lake.storage.retry`'s."""
 
 
 class S3Store:
@@ -105,9 +97,13 @@ class S3Store:
         return self._reader(info, answer["Body"]), info.etag
 
     def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
-        """See `Store.write`; both conditions are S3's own."""
-        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+        """See `Store.write`; both conditions are S3's own, and tried out before the first use."""
+        condition: dict[str, Any] = {}
+        if if_absent:
+            require_condition(uri, "IfNoneMatch")
+            condition["IfNoneMatch"] = "*"
         if if_match is not None:
+            require_condition(uri, "IfMatch")
             condition["IfMatch"] = f'"{if_match}"'
         try:
             put(uri, _where(uri), data, condition)
@@ -156,7 +152,7 @@ def _delete_objects(query: dict[str, Any], client: "S3Client") -> "DeleteObjects
 
 
 def delta_options(uri: str) -> dict[str, str]:
-    """See `tlray.lake.storage.store.delta_options`."""
+    """See `tlray.lake.storage.open.delta_options`."""
     bucket, _ = split_s3(uri)
     try:
         # The bucket may be in another region than the profile's: boto3 follows by itself, delta-rs has to be told.
@@ -170,19 +166,23 @@ def delta_options(uri: str) -> dict[str, str]:
         if found is None:
             raise AccessError(f"{uri}: there are no credentials; {LOG_IN}")
         credentials = found.get_frozen_credentials()
+    region = headers.get("x-amz-bucket-region") or current.client.meta.region_name
     options: dict[str, str] = {
         "AWS_ACCESS_KEY_ID": str(credentials.access_key),
         "AWS_SECRET_ACCESS_KEY": str(credentials.secret_key),
-        "AWS_REGION": headers.get("x-amz-bucket-region") or current.session.region_name or "us-east-1",
+        "AWS_REGION": region,
         "AWS_CONDITIONAL_PUT": "etag",
-        **_DELTA_RETRIES,
+        **delta.address_options(current.client, bucket, region),
+        **delta.RETRIES,
     }
     if credentials.token:
         options["AWS_SESSION_TOKEN"] = credentials.token
-    endpoint = current.client.meta.endpoint_url
-    if re.fullmatch(r"https://s3\.([a-z0-9-]+\.)?amazonaws\.com", endpoint) is None:
-        options |= {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint.startswith("http://")).lower()}
     return options
+
+
+def delta_environment() -> AbstractContextManager[None]:
+    """See `tlray.lake.storage.open.delta_environment`."""
+    return delta.trusting(connection().ca_bundle)
 
 
 def _page(uris: list[str], etags: list[str], sizes: list[int]) -> pa.Table:
