@@ -30,7 +30,7 @@ class RunConfig(Section):
         0.01,
         ge=0,
         le=1,
-        description="share of images that may fail, of at least 100; judged when all are done: more, or every one, is exit code 3",
+        description="share of images that may fail, of at least 100, judged when all are done; more, or every one: exit code 3",
     )
     local: bool | None = Field(
         None, description="one process, no Ray; default: where no cluster and no GPU is found, on up to 8 cores"

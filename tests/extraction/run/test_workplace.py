@@ -20,9 +20,10 @@ def laptop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ray", raising=False)
 
 
-def test_a_laptop_needs_no_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_laptop_needs_no_cluster(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "tlray")
     assert works_here(None)
-    assert "--no-local" in capsys.readouterr().err
+    assert "--no-local" in caplog.text
 
 
 def test_what_is_said_counts() -> None:
