@@ -199,9 +199,9 @@ def training_alone(features_ND: np.ndarray, classes_N: np.ndarray, solver: Solve
     times: dict[str, list[float]] = {"one": [], "grid": []}
     for repetition in range(repetitions + 1):
         for name, trials in heads_by(solver).items():
-            data = Data(LoadedVectors(features_ND), examples, torch.ones(len(uris)), len(uris))
+            data = Data(LoadedVectors(features_ND), examples, torch.ones(len(uris)))
             began = time.perf_counter()
-            train_trials(data, trials, schedule, config, 8 * 2**30, lambda _epoch, _metrics: None)
+            train_trials(data, trials, schedule, config.head, 8 * 2**30, lambda _epoch, _metrics: None)
             if repetition:
                 times[name].append(time.perf_counter() - began)
     return {name: median(values) for name, values in times.items()}

@@ -25,9 +25,9 @@ from tlray.lake.storage.uri import to_uri
 from tlray.models.backbones import resolve_backbone
 from tlray.models.heads import Head, HeadSpec
 from tlray.training.model.model import load_model
-from tlray.training.network.train_network import train_network
 from tlray.training.network.transfer_network import TransferNetwork
 from tlray.training.network.worker import anatomy_of, suffix_of
+from tlray.training.train import train
 
 SIDE_PIXELS = 96
 CUT = "blocks.4"
@@ -88,7 +88,7 @@ def compare(scratch: Path, folder: Path) -> dict[str, dict[str, float]]:
     found = {}
     for name, network in STRATEGIES.items():
         out = scratch / name.replace(" ", "-")
-        train_network(training(folder, labels, out, network))
+        train(training(folder, labels, out, network))
         card = load_model(to_uri(str(out))).card
         accuracy = card.metrics["test"].accuracy
         assert accuracy is not None
@@ -139,7 +139,7 @@ def time_epochs(scratch: Path, folder: Path) -> dict[str, float]:
     seconds = {}
     changes = {"epochs": 4, "batch_size": EPOCH_BATCH}
     for name, more in (("images", {}), ("activations", {"source": None, "table": str(table)})):
-        train_network(training(folder, labels, scratch / name, {"freeze": CUT}, **changes, **more))
+        train(training(folder, labels, scratch / name, {"freeze": CUT}, **changes, **more))
         history = load_model(to_uri(str(scratch / name))).card.training["history"]
         seconds[name] = median(epoch["seconds"] for epoch in history[1:])
     passes = time_passes()

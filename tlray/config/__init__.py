@@ -6,14 +6,25 @@ from tlray.config.search import DuplicatesConfig, IndexConfig, SearchConfig, Ser
 from tlray.config.section import FailureCode, Section, Side
 from tlray.config.source import SourceConfig
 from tlray.config.table import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
-from tlray.config.training import ExportConfig, GridConfig, HeadConfig, NetworkConfig, SplitConfig, TrainConfig
+from tlray.config.training import (
+    ExamplesConfig,
+    ExportConfig,
+    FitConfig,
+    GridConfig,
+    HeadConfig,
+    NetworkConfig,
+    SplitConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "AliasConfig",
     "DuplicatesConfig",
+    "ExamplesConfig",
     "ExportConfig",
     "ExtractConfig",
     "FailureCode",
+    "FitConfig",
     "GridConfig",
     "HeadConfig",
     "IndexConfig",

@@ -1,12 +1,16 @@
 """The configs of `tlray train` and `tlray export`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from tlray.config.identity import NOT_IDENTITY
 from tlray.config.recipe import RecipeConfig
 from tlray.config.section import Section
 from tlray.config.source import SourceConfig
+
+DEFAULT_HIDDEN = (256,)
+"""Widths of an MLP's hidden layers where none are given."""
 
 
 class SplitConfig(Section):
@@ -41,6 +45,11 @@ class HeadConfig(Section):
         "auto: cg where that is so and no learning rates are given",
     )
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the hidden layers; none for a head of one layer."""
+        return (self.hidden or DEFAULT_HIDDEN) if self.kind == "mlp" else ()
+
 
 class GridConfig(Section):
     """Heads that are trained together, one for each combination; the best on validation is kept."""
@@ -73,11 +82,15 @@ class NetworkConfig(Section):
     augment: tuple[Literal["crop", "flip"], ...] | None = Field(
         None, description="random crops and mirror images; default both from images; none from activations, where none can be"
     )
-    workers: PositiveInt = Field(1, description="processes of Ray Train, one GPU or CPU each")
-    max_workers: PositiveInt | None = Field(None, description="take as many as the cluster has, from workers up to these")
-    max_failures: int = Field(3, ge=0, description="how often lost workers are replaced")
+    workers: Annotated[PositiveInt, NOT_IDENTITY] = Field(1, description="processes of Ray Train, one GPU or CPU each")
+    max_workers: Annotated[PositiveInt | None, NOT_IDENTITY] = Field(
+        None, description="take as many as the cluster has, from workers up to these"
+    )
+    max_failures: Annotated[int, NOT_IDENTITY] = Field(3, ge=0, description="how often lost workers are replaced")
     max_failed_fraction: float = Field(0.01, ge=0, le=1, description="images that cannot be read; more end the training")
-    checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints: what a killed run loses at most")
+    checkpoint_every: Annotated[PositiveInt, NOT_IDENTITY] = Field(
+        200, description="steps between checkpoints: what a killed run loses at most"
+    )
 
     @field_validator("freeze", mode="before")
     @classmethod
@@ -85,14 +98,13 @@ class NetworkConfig(Section):
         return str(value) if isinstance(value, (int, float)) else value
 
 
-class TrainConfig(Section):
-    """`tlray train`: a head on a table's vectors, or a network from a source's images."""
+class _Seeded(Section):
+    seed: int = Field(0, ge=0, description="of splits, first weights and order")
 
-    table: str | None = Field(None, description="table of embeddings to train on: s3://bucket/key or a local path")
-    table_version: int | None = Field(None, ge=0, description="default the newest")
-    source: SourceConfig | None = Field(None, description="images to train a network on, instead of table")
-    recipe: RecipeConfig | None = Field(None, description="the network that is trained; needed with source")
-    out: str = Field(description="folder of the model: s3://bucket/key or a local path")
+
+class ExamplesConfig(_Seeded):
+    """Which images are examples, what each is an example of, and on which side of the split it is."""
+
     labels: str = Field("column", description="column (the table's or source's own), folder, or a .csv, .tsv or .parquet file")
     label_columns: tuple[str, ...] = Field(("label",), description="columns of the labels file; several for a regression")
     separator: str = Field(";", min_length=1, description="between the labels of one image; for task multi")
@@ -101,29 +113,49 @@ class TrainConfig(Section):
         (), description="leave out and count, instead of refusing: images without label, labels without image, too rare classes"
     )
     split: SplitConfig = SplitConfig.model_construct()
-    head: HeadConfig = HeadConfig.model_construct()
-    grid: GridConfig = GridConfig.model_construct()
-    refit: bool = Field(False, description="train the best head again on the validation rows too; not for network")
+
+
+class FitConfig(_Seeded):
+    """How long and in which steps heads and networks are trained, and how much each example counts."""
+
     epochs: PositiveInt = Field(100, description="passes over the training rows at most")
     patience: PositiveInt = Field(5, description="epochs without a better validation loss before a head stops")
     batch_size: PositiveInt = Field(256, description="rows a step, of adamw")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: each class (multi: each label's two sides) counts the same"
     )
-    seed: int = Field(0, ge=0, description="of splits, first weights and order")
-    memory_bytes: PositiveInt | None = Field(
+
+
+class TrainConfig(ExamplesConfig, FitConfig):
+    """`tlray train`: a head on a table's vectors, or a network from a source's images."""
+
+    table: str | None = Field(None, description="table of embeddings to train on: s3://bucket/key or a local path")
+    table_version: int | None = Field(None, ge=0, description="default the newest")
+    source: SourceConfig | None = Field(None, description="images to train a network on, instead of table")
+    recipe: RecipeConfig | None = Field(None, description="the network that is trained; needed with source")
+    out: Annotated[str, NOT_IDENTITY] = Field(description="folder of the model: s3://bucket/key or a local path")
+    head: HeadConfig = HeadConfig.model_construct()
+    grid: GridConfig = GridConfig.model_construct()
+    refit: bool = Field(False, description="train the best head again on the validation rows too; not for network")
+    memory_bytes: Annotated[PositiveInt | None, NOT_IDENTITY] = Field(
         None, description="what vectors or images may take on each machine; more are streamed, or go to its disk; default half"
     )
-    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+    loggers: Annotated[tuple[Literal["tensorboard", "mlflow"], ...], NOT_IDENTITY] = Field(
         (), description="where the curves go besides the model folder"
     )
-    logs: str = Field("tensorboard", description="local folder of TensorBoard's files")
-    rebuild: bool = Field(False, description="train anew, whatever model is there")
-    wait: bool = Field(False, description="where another run trains this model, wait until it has ended")
-    lease_seconds: float = Field(30.0, ge=2, description="how long a killed run keeps the next one out")
-    dry_run: bool = Field(False, description="check the input and say what would be trained; write nothing")
+    logs: Annotated[str, NOT_IDENTITY] = Field("tensorboard", description="local folder of TensorBoard's files")
+    rebuild: Annotated[bool, NOT_IDENTITY] = Field(False, description="train anew, whatever model is there")
+    wait: Annotated[bool, NOT_IDENTITY] = Field(
+        False, description="where another run trains this model, wait until it has ended"
+    )
+    lease_seconds: Annotated[float, NOT_IDENTITY] = Field(
+        30.0, ge=2, description="how long a killed run keeps the next one out"
+    )
+    dry_run: Annotated[bool, NOT_IDENTITY] = Field(
+        False, description="check the input and say what would be trained; write nothing"
+    )
     network: NetworkConfig | None = Field(None, description="train the network too, not only a head on its vectors")
-    local: bool = Field(False, description="one process, no Ray; heads always train so")
+    local: Annotated[bool, NOT_IDENTITY] = Field(False, description="one process, no Ray; heads always train so")
 
 
 class ExportConfig(Section):

@@ -43,7 +43,7 @@ def test_each_balanced_label_is_scikit_learns_logistic_regression() -> None:
     features, classes = blobs(ROWS)
     targets = labels(classes)
     plain = make_data(features, targets, "multi")
-    data = Data(plain.vectors, plain.examples, row_weights(targets, np.arange(ROWS), "multi", 2, "balanced"), ROWS)
+    data = Data(plain.vectors, plain.examples, row_weights(targets, np.arange(ROWS), "multi", 2, "balanced"))
     (fit,) = conjugate_gradients(data, decays(1e-2), Schedule(60, 60, refit=True), 8, quiet)
     x = data.matrix(Split.TRAIN, Split.VALIDATION)[1].numpy()
     for label in range(2):  # the loss is the mean over labels, so each has half of it

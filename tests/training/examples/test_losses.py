@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.training.heads.test_grid import ROWS, decays, make_data, quiet
 from tests.training.tables import blobs
-from tlray.config import TrainConfig
+from tlray.config import HeadConfig
 from tlray.errors import ConfigError
 from tlray.training.examples.examples import Split
 from tlray.training.examples.losses import check_class_weights, row_losses, row_weights
@@ -44,7 +44,7 @@ def test_heads_of_several_balanced_labels_are_scikit_learns(several: np.ndarray)
     features, _ = blobs(ROWS)
     plain = make_data(features, several, "multi")
     weights = row_weights(several, np.arange(ROWS), "multi", 2, "balanced")
-    data = Data(plain.vectors, plain.examples, weights, ROWS)
+    data = Data(plain.vectors, plain.examples, weights)
     (fit,) = conjugate_gradients(data, decays(1e-2), Schedule(60, 60, refit=True), 8, quiet)
     x = data.matrix(Split.TRAIN, Split.VALIDATION)[1].numpy()
     for label in range(2):  # the loss is the mean over labels, so each has half of it
@@ -58,6 +58,5 @@ def test_heads_of_several_balanced_labels_are_scikit_learns(several: np.ndarray)
 
 @pytest.mark.parametrize(("task", "kind"), [("regression", "linear"), ("multi", "ridge")])
 def test_where_classes_cannot_be_balanced(task: str, kind: str) -> None:
-    fields = {"table": "t", "out": "o", "task": task, "head": {"kind": kind}, "class_weights": "balanced"}
     with pytest.raises(ConfigError, match="class_weights balanced with"):
-        check_class_weights(TrainConfig.model_validate(fields))
+        check_class_weights("balanced", task, HeadConfig(kind=kind))

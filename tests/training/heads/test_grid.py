@@ -14,17 +14,17 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from tests.training.tables import CLASSES, blobs, config_for
-from tlray.config import GridConfig, TrainConfig
+from tlray.config import GridConfig, HeadConfig
 from tlray.errors import ConfigError, ExamplesError
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.metrics import evaluate
-from tlray.training.head_config import check_head
 from tlray.training.heads.adamw import train_adamw
 from tlray.training.heads.conjugate_gradients import conjugate_gradients
 from tlray.training.heads.grid import DEFAULT_RATES, best_of, solver_of, trained_again
 from tlray.training.heads.objective import Objective
 from tlray.training.heads.table_vectors import LoadedVectors
 from tlray.training.heads.trials import BEHIND, Data, Fit, Schedule, Trial, scores_of, to_head
+from tlray.training.train import train
 
 ROWS = 400
 
@@ -37,7 +37,7 @@ def make_data(features: np.ndarray, targets: np.ndarray, task: str = "single", w
     uris = pa.array([f"s3://b/{at}" for at in range(count)])
     examples = Examples(uris, targets, splits, task, names, np.arange(count))
     row_weights = torch.ones(count) if weights is None else torch.from_numpy(weights.astype(np.float32))
-    return Data(LoadedVectors(features), examples, row_weights, count)
+    return Data(LoadedVectors(features), examples, row_weights)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,18 @@ def rates(*values: float) -> list[Trial]:
     return [Trial("embedding", "adamw", 0.01, value) for value in values]
 
 
-def adamw(data: Data, trials: Sequence[Trial], *, epochs: int = 4, hidden: Sequence[int] = (), **changes: object) -> list[Fit]:
-    settings = {"hidden": hidden, "dropout": 0.0, "batch_size": 64, "seed": 3, "log": quiet} | changes
-    return train_adamw(data, trials, Schedule(epochs, 100), **settings)
+def adamw(
+    data: Data,
+    trials: Sequence[Trial],
+    *,
+    epochs: int = 4,
+    hidden: Sequence[int] = (),
+    batch_size: int = 64,
+    seed: int = 3,
+    **changes: object,
+) -> list[Fit]:
+    settings = {"hidden": hidden, "dropout": 0.0, "log": quiet} | changes
+    return train_adamw(data, trials, Schedule(epochs, 100, batch_size, seed), **settings)
 
 
 def train_matrix(data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -269,10 +278,6 @@ def test_vectors_that_are_not_finite_are_counted_and_named() -> None:
         _ = make_data(features, classes).standard
 
 
-def settings(head: dict, grid: dict, **changes: object) -> TrainConfig:
-    return config_for(Path("/x"), head=head, grid=grid, **changes)
-
-
 @pytest.mark.parametrize(
     ("head", "grid", "message"),
     [
@@ -280,22 +285,25 @@ def settings(head: dict, grid: dict, **changes: object) -> TrainConfig:
         ({"kind": "mlp", "solver": "cg"}, {}, "head.solver cg is for linear heads"),
         ({"kind": "ridge"}, {"learning_rates": [0.1]}, "learning_rates are of head.solver adamw"),
         ({}, {"learning_rates": [0.0]}, "must be over 0"),
+        ({}, {"learning_rates": [float("inf")]}, "must be over 0"),
         ({}, {"weight_decays": [-1.0]}, "0 or more"),
+        ({}, {"weight_decays": [float("nan")]}, "0 or more"),
     ],
 )
 def test_settings_that_exclude_each_other(head: dict, grid: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_head(settings(head, grid))
+        train(config_for(Path("/x"), head=head, grid=grid))
 
 
 def test_who_trains(data: Data) -> None:
-    assert solver_of(data, settings({}, {}), 10**9) == "cg"
-    assert solver_of(data, settings({}, {"learning_rates": [0.1]}), 10**9) == "adamw"
-    assert solver_of(data, settings({}, {}), 1000) == "adamw"
-    assert solver_of(data, settings({"kind": "mlp"}, {}), 10**9) == "adamw"
-    assert solver_of(data, settings({"kind": "ridge"}, {}), 1000) == "ridge"
+    any_grid = GridConfig()
+    assert solver_of(data, HeadConfig(), any_grid, 10**9) == "cg"
+    assert solver_of(data, HeadConfig(), GridConfig(learning_rates=(0.1,)), 10**9) == "adamw"
+    assert solver_of(data, HeadConfig(), any_grid, 1000) == "adamw"
+    assert solver_of(data, HeadConfig(kind="mlp"), any_grid, 10**9) == "adamw"
+    assert solver_of(data, HeadConfig(kind="ridge"), any_grid, 1000) == "ridge"
     with pytest.raises(ConfigError, match="needs all vectors in memory"):
-        solver_of(data, settings({"solver": "cg"}, {}), 1000)
+        solver_of(data, HeadConfig(solver="cg"), any_grid, 1000)
 
 
 def test_of_heads_that_cannot_be_told_apart_the_simplest_is_the_best() -> None:
@@ -315,8 +323,8 @@ def test_a_loss_that_is_never_finite_is_an_error(data: Data) -> None:
 
 
 def test_training_again_takes_as_many_epochs_and_all_rows(data: Data) -> None:
-    config = settings({}, {}, batch_size=64, seed=3)
+    schedule = Schedule(4, 100, batch_size=64, seed=3)
     for fit in (adamw(data, rates(1e-2), epochs=3)[0], conjugate_gradients(data, decays(1e-2), Schedule(20, 3), 4, quiet)[0]):
-        again = trained_again(fit, data, config, 10**9)
+        again = trained_again(fit, data, schedule, HeadConfig(), 10**9)
         assert again.best_epoch == fit.best_epoch and again.validation_losses == fit.validation_losses
         assert not torch.equal(again.layers[0][0], fit.layers[0][0])

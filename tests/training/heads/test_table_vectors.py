@@ -9,7 +9,8 @@ from tests.training.tables import blobs, write_table
 from tlray.errors import ExamplesError, TableError
 from tlray.lake.storage.uri import to_path
 from tlray.lake.table.table import Table
-from tlray.training.heads.table_vectors import LoadedVectors, StreamedVectors, read_table
+from tlray.training.examples.table_rows import TableRows, read_rows
+from tlray.training.heads.table_vectors import LoadedVectors, StreamedVectors, Vectors, load_vectors, vectors_by_column
 
 COUNT = 500
 
@@ -20,6 +21,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, np.ndarray]:
     return write_table(tmp_path_factory.mktemp("vectors") / "table", {"embedding": features}, classes, part_rows=70), features
 
 
+def vectors_of_all(rows: TableRows, memory_bytes: int) -> Vectors:
+    return vectors_by_column(rows, ["embedding"], np.arange(len(rows.uris)), memory_bytes)["embedding"]
+
+
 def number_of(uri: str) -> int:
     return int(uri.rpartition("/")[2].removesuffix(".jpg"))
 
@@ -28,11 +33,13 @@ def number_of(uri: str) -> int:
 def test_every_wanted_row_comes_once_with_its_own_vector(
     table: tuple[Table, np.ndarray], memory_bytes: int, kind: type
 ) -> None:
-    rows = read_table(table[0], ["embedding"], memory_bytes)
-    vectors = rows.vectors["embedding"]
+    rows = read_rows(table[0])
+    assert rows.uris.to_pylist() == sorted(rows.uris.to_pylist())
+    chosen = np.sort(np.random.default_rng(5).permutation(COUNT)[: COUNT // 2])  # half of the rows are examples
+    vectors = vectors_by_column(rows, ["embedding"], chosen, memory_bytes)["embedding"]
     assert isinstance(vectors, kind) and vectors.dimensions == 16
-    wanted = np.random.default_rng(0).random(COUNT) < 0.7
-    numbers = np.array([number_of(uri) for uri in rows.uris.to_pylist()])
+    wanted = np.random.default_rng(0).random(len(chosen)) < 0.7
+    numbers = np.array([number_of(uri) for uri in rows.uris.to_pylist()])[chosen]
     passes = [vectors.blocks(wanted), *(vectors.batches(wanted, 32, np.random.default_rng(seed)) for seed in (1, 1, 2))]
     orders = []
     for batches in passes:
@@ -46,27 +53,34 @@ def test_every_wanted_row_comes_once_with_its_own_vector(
 
 
 def test_a_stream_mixes_rows_of_several_parts_within_its_memory(table: tuple[Table, np.ndarray]) -> None:
-    parts = sorted(table[0].parts(), key=lambda part: part.path)
-    vectors = StreamedVectors(table[0].uri, "embedding", parts, 16, 2 * 4 * 16 * 140)
+    rows = read_rows(table[0])
+    vectors = StreamedVectors(rows, "embedding", np.arange(COUNT), 2 * 4 * 16 * 140)
     batches = list(vectors.batches(np.ones(COUNT, bool), 35, np.random.default_rng(0)))
-    firsts = np.cumsum([0, *(part.rows for part in parts)])
-    of_part = [set(np.searchsorted(firsts, at, side="right")) for at, _ in batches]
+    firsts = np.cumsum([0, *(part.rows for part in rows.parts)])
+    of_part = [set(np.searchsorted(firsts, rows.place_T[at], side="right")) for at, _ in batches]
     assert all(len(some) == 2 for some in of_part[:3])
 
 
 def test_loaded_rows_do_not_depend_on_how_they_lie_in_parts(tmp_path: Path, table: tuple[Table, np.ndarray]) -> None:
     features, classes = blobs(COUNT)
     other = write_table(tmp_path / "table", {"embedding": features}, classes, part_rows=333, seed=9)
-    one, two = (read_table(some, ["embedding"], 10**9) for some in (table[0], other))
+    one, two = (read_rows(some) for some in (table[0], other))
     assert one.uris.equals(two.uris) and one.labels.equals(two.labels)
-    assert np.array_equal(one.vectors["embedding"].features_ND, two.vectors["embedding"].features_ND)
+    assert np.array_equal(*(load_vectors(rows, "embedding", np.arange(COUNT)) for rows in (one, two)))
 
 
 def test_an_empty_table_and_one_that_was_vacuumed(tmp_path: Path) -> None:
     features, classes = blobs(20)
     table = write_table(tmp_path / "table", {"embedding": features}, classes)
+    rows = read_rows(table)
+    streamed = vectors_of_all(rows, 1)
     to_path(f"{table.uri}/{table.parts()[0].path}").unlink()
-    with pytest.raises(TableError, match="the table moved on and was vacuumed"):
-        read_table(table, ["embedding"], 10**9)
+    for reads in (
+        lambda: read_rows(table),
+        lambda: vectors_of_all(rows, 10**9),
+        lambda: list(streamed.blocks(np.ones(20, bool))),
+    ):
+        with pytest.raises(TableError, match="the table moved on and was vacuumed"):
+            reads()
     with pytest.raises(ExamplesError, match="has no row with a vector"):
-        read_table(Table.open(table.uri, 0), ["embedding"], 10**9)
+        read_rows(Table.open(table.uri, 0))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.factories import make_recipe, make_recipe_file
-from tlray.errors import ModelCorruptError, ModelMissingError, RecipeMismatchError
+from tlray.errors import ModelCorruptError, ModelMissingError
 from tlray.models.heads import Head, HeadSpec
-from tlray.training.model.model import RECIPE_NAME, ModelCard, check_same_recipe, load_model, model_exists, now, save_model
+from tlray.training.model.model import RECIPE_NAME, ModelCard, load_model, model_exists, now, save_model
 
 SPEC = HeadSpec(kind="mlp", inputs=4, outputs=3, hidden=(5,), dropout=0.5)
 
@@ -116,9 +116,3 @@ def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     path.write_text(json.dumps(card))
     with pytest.raises(ModelCorruptError, match="does not fit its card"):
         load_model(f"file://{folder}")
-
-
-def test_a_head_and_a_table_of_another_recipe_are_not_brought_together() -> None:
-    check_same_recipe(make_card(), make_recipe_file(), "m", "t")
-    with pytest.raises(RecipeMismatchError, match=r"pool: 'avg', 'max'"):
-        check_same_recipe(make_card(), make_recipe_file(pool="max"), "file:///m", "file:///t")

@@ -8,13 +8,14 @@ import torch
 
 from tests.training.held import held
 from tests.training.networks import extract_activations, largest_difference, photos_in, tensors_of, training
-from tlray.errors import ConfigError, ExamplesError, StorageError, TableLockedError, TlrayError
+from tlray.errors import ExamplesError, StorageError, TableLockedError, TlrayError
 from tlray.lake.storage.uri import to_uri
 from tlray.training.model.model import load_model
 from tlray.training.network import worker as work
 from tlray.training.network.checkpoints import Checkpoints, Progress
 from tlray.training.network.processes import Alone
-from tlray.training.network.train_network import _forget_done, train_network
+from tlray.training.network.train_network import _forget_done
+from tlray.training.train import train as run
 
 
 def test_the_place_and_the_images_make_a_training_not_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +26,7 @@ def test_the_place_and_the_images_make_a_training_not_their_names(tmp_path: Path
         config = training(
             tmp_path / "photos", out, network={"augment": None, "freeze": None}, epochs=1, source=None, table=str(table)
         )
-        return str(train_network(config)["action"])
+        return str(run(config)["action"])
 
     extract_activations(Path("photos"), Path("table"))
     assert train(Path("table"), Path("out")) == "trained"
@@ -37,8 +38,7 @@ def test_the_place_and_the_images_make_a_training_not_their_names(tmp_path: Path
     assert not left.exists()
     (tmp_path / "photos" / "cat" / "00001.jpg").write_bytes((tmp_path / "photos" / "dog" / "00002.jpg").read_bytes())
     extract_activations(tmp_path / "photos", tmp_path / "table")
-    with pytest.raises(ConfigError, match="holds another model"):
-        train(tmp_path / "table", tmp_path / "out")
+    assert train(tmp_path / "table", tmp_path / "out") == "retrained"
 
 
 def test_a_regression_reaches_targets_far_from_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,13 +56,13 @@ def test_a_regression_reaches_targets_far_from_0(tmp_path: Path, monkeypatch: py
         }
         return training(photos, tmp_path / name, **changes)
 
-    train_network(config("whole"))
+    run(config("whole"))
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="away"):
         patch.setattr(work, "_save", fail)
-        train_network(config("again"))
+        run(config("again"))
     with held(tmp_path / "again", "train"), pytest.raises(TableLockedError, match=r"run train .* alive"):
-        train_network(config("again"))
-    train_network(config("again"))
+        run(config("again"))
+    run(config("again"))
     whole, again = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "again")
     assert largest_difference(whole, again) == 0
     metrics = load_model(to_uri(str(tmp_path / "again"))).card.metrics

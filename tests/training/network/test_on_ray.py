@@ -28,7 +28,7 @@ from tlray.lake.storage.uri import to_uri
 from tlray.training.model.model import load_model
 from tlray.training.network.checkpoints import Checkpoints, Progress
 from tlray.training.network.on_ray import own_interrupts
-from tlray.training.network.train_network import train_network
+from tlray.training.train import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
@@ -96,7 +96,7 @@ def test_an_error_of_one_worker_ends_them_all(folder: Path, s3_server: S3Server)
         ray.init(runtime_env={"env_vars": {"AWS_ENDPOINT_URL": proxy.endpoint}}, logging_level="WARNING")
         try:
             with pytest.raises(AccessError, match=rf"^{re.escape(out)}/checkpoints/.*/step-0000000001.*S3 refuses"):
-                train_network(config(folder, out, epochs=10_000, local=False, network=elastic))
+                train(config(folder, out, epochs=10_000, local=False, network=elastic))
         finally:
             ray.shutdown()
         assert proxy.faults["denied"] == 1  # nobody tried again
@@ -107,7 +107,7 @@ def test_kill_9_of_the_driver_and_of_a_worker_change_nothing(
 ) -> None:
     """One worker, then two, then one of them anew learn what one process does that nobody disturbs; no row counts twice."""
     out, epochs, ended = f"{s3_server.make_bucket('models')}/killed", 8, threading.Event()
-    train_network(config(folder, folder / "calm", epochs=epochs))
+    train(config(folder, folder / "calm", epochs=epochs))
     of_one = config(folder, out, epochs=epochs, local=False, network={"workers": 1})
     with HeldBack(s3_server.endpoint, STEPS + 2) as proxy, ThreadPoolExecutor(1) as threads:
         environment = json.dumps({"env_vars": {"AWS_ENDPOINT_URL": proxy.endpoint}})
@@ -123,7 +123,7 @@ def test_kill_9_of_the_driver_and_of_a_worker_change_nothing(
         killed.add_done_callback(lambda _: setattr(proxy, "step", epochs * STEPS))
         ray.init(runtime_env=json.loads(environment), logging_level="WARNING")
         try:
-            train_network(config(folder, out, epochs=epochs, local=False))
+            train(config(folder, out, epochs=epochs, local=False))
         finally:
             ray.shutdown()
             ended.set()

@@ -32,7 +32,8 @@ from tlray.training.examples.examples import Split
 from tlray.training.model.model import load_model
 from tlray.training.network.checkpoints import Checkpoints
 from tlray.training.network.schedule import blocks_in_training, rate_factor
-from tlray.training.network.train_network import _examples, train_network
+from tlray.training.network.train_network import _examples
+from tlray.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def table(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model of `training` as it is."""
     out = tmp_path_factory.mktemp("models") / "model"
-    train_network(training(photos, out))
+    train(training(photos, out))
     return out
 
 
@@ -65,7 +66,7 @@ def test_it_learns_what_plain_torch_learns(photos: Path, tmp_path: Path) -> None
     """Against a loop of a few lines, on whole batches: weights, and the batch norms that are not frozen."""
     network = {"backbone_rate": 0.5, "warmup": 0.0, "clip": 0.0, "weight_decay": 0.1}
     config = training(photos, tmp_path / "out", network=network, batch_size=1000, epochs=3, patience=1000)
-    train_network(config)
+    train(config)
     start = resolve_backbone(config.recipe, local_copy)
     paths, targets = rows_of(config, Split.TRAIN)
     images = pixels(paths, start.recipe.preprocessing)
@@ -121,7 +122,7 @@ def test_a_model_folder_gives_the_numbers_of_its_card(photos: Path, trained: Pat
 
 def test_activations_give_the_weights_that_images_give(trained: Path, photos: Path, table: Path, tmp_path: Path) -> None:
     of_table = {"source": None, "table": str(table), "recipe": None}
-    result = train_network(training(photos, tmp_path / "out", network={"augment": None, "freeze": None}, **of_table))
+    result = train(training(photos, tmp_path / "out", network={"augment": None, "freeze": None}, **of_table))
     assert result["frozen_up_to"] == "layer2"
     found, expected = tensors_of(tmp_path / "out"), tensors_of(trained)
     assert largest_difference(found, expected) < 1e-4
@@ -132,12 +133,12 @@ def test_activations_give_the_weights_that_images_give(trained: Path, photos: Pa
     # The network is now weights like any others, and a run that is done is not done again.
     assert load_backbone(load_model(to_uri(str(tmp_path / "out"))).card.recipe, local_copy).shapes == {"embedding": (96,)}
     again = training(photos, tmp_path / "out", network={"augment": None, "freeze": None}, **of_table)
-    assert train_network(again) == result | {"action": "unchanged"}
+    assert train(again) | {"seconds": 0} == result | {"action": "unchanged", "seconds": 0}
 
 
 DRIVER = (
-    "import sys; from tlray.config import TrainConfig; from tlray.training.network.train_network import train_network;"
-    "train_network(TrainConfig.model_validate_json(sys.argv[1]))"
+    "import sys; from tlray.config import TrainConfig; from tlray.training.train import train;"
+    "train(TrainConfig.model_validate_json(sys.argv[1]))"
 )
 WAITING_DRIVER = f"""
 import time
@@ -168,9 +169,9 @@ def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
     checkpoints = Checkpoints(f"file://{folder}")
     _, progress = checkpoints.read(checkpoints.last_step())
     assert (progress.epoch, progress.step) == (1, 4)
-    train_network(config("killed"))
+    train(config("killed"))
     assert "going on after epoch 1, step 4 of 9" in capsys.readouterr().err
-    train_network(config("reference"))
+    train(config("reference"))
     assert largest_difference(tensors_of(tmp_path / "killed"), tensors_of(tmp_path / "reference")) < 1e-5
     cards = [load_model(to_uri(str(tmp_path / name))).card for name in ("killed", "reference")]
     assert [card.training["rows_trained_on"] for card in cards] == [12 * cards[0].metrics["train"].rows] * 2
@@ -205,7 +206,7 @@ def test_all_options_together(photos: Path, tmp_path: Path) -> None:
     }
     head = {"kind": "mlp", "hidden": [8], "dropout": 0.2}
     changes = {"class_weights": "balanced", "head": head, "epochs": 3, "split": {"validation": 0.2, "test": 0.0}}
-    result = train_network(training(photos, tmp_path / "out", network=network, **changes))
+    result = train(training(photos, tmp_path / "out", network=network, **changes))
     assert (result["epochs"], result["frozen_up_to"], set(result["metrics"])) == (3, None, {"train", "validation"})
     card = load_model(to_uri(str(tmp_path / "out"))).card
     assert card.recipe.weights.endswith("network.safetensors")
@@ -216,9 +217,9 @@ def test_training_stops_when_validation_gets_no_better(photos: Path, table: Path
     changes = {"source": None, "table": str(table), "recipe": None, "epochs": 50, "patience": 2}
     network = {"augment": None, "freeze": "all", "learning_rate": 1e-30}
     with pytest.raises(RecipeMismatchError, match=r"activations of layer2.*freeze all means"):
-        train_network(training(photos, tmp_path / "out", network=network, **changes))
+        train(training(photos, tmp_path / "out", network=network, **changes))
     network = {"learning_rate": 1e-30, "backbone_rate": 1e-30, "augment": None}
-    result = train_network(training(photos, tmp_path / "out", network=network, **changes))
+    result = train(training(photos, tmp_path / "out", network=network, **changes))
     assert result["epochs"] <= result["best_epoch"] + 2 < 50
 
 
@@ -227,8 +228,8 @@ def test_an_unreadable_image_is_counted_and_too_many_end_it(photos: Path, tmp_pa
     broken = folder / "cat" / "00001.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(TooManyFailuresError, match=r"1 of 30 images cannot be read.*00001.jpg: truncated"):
-        train_network(training(folder, tmp_path / "strict", network={"max_failed_fraction": 0.0}))
-    result = train_network(training(folder, tmp_path / "lenient", network={"max_failed_fraction": 0.1}))
+        train(training(folder, tmp_path / "strict", network={"max_failed_fraction": 0.0}))
+    result = train(training(folder, tmp_path / "lenient", network={"max_failed_fraction": 0.1}))
     assert result["unreadable_images"] == 1
     metrics = load_model(to_uri(str(tmp_path / "lenient"))).card.metrics
     assert sum(evaluation.rows for evaluation in metrics.values()) == PHOTOS - 1
@@ -238,7 +239,7 @@ def test_refusals(photos: Path, table: Path, trained: Path, tmp_path: Path) -> N
     def refused(match: str, error: type[ConfigError] = ConfigError, **changes: Any) -> None:
         network = changes.pop("network", {})
         with pytest.raises(error, match=match):
-            train_network(training(photos, changes.pop("to", tmp_path / "out"), network=network, **changes))
+            train(training(photos, changes.pop("to", tmp_path / "out"), network=network, **changes))
 
     of_table = {"source": None, "table": str(table)}
     refused(r"cannot cut at 'layer9'.*layer1, layer2.0", BackboneError, network={"freeze": "layer9"})
@@ -251,8 +252,10 @@ def test_refusals(photos: Path, table: Path, trained: Path, tmp_path: Path) -> N
     refused(r"layer2, but network.freeze layer1 means layer1", RecipeMismatchError, network={"freeze": "layer1"}, **of_table)
     pooled = extract_activations(photos, tmp_path / "pooled", pool="avg")
     refused(r"pool: 'none', 'avg'", RecipeMismatchError, source=None, table=str(pooled))
-    refused("holds another model; give --rebuild", to=trained, epochs=1)
-    assert train_network(training(photos, trained, epochs=1, dry_run=True))["dry_run"]
+    refused(r"holds a model of another config \(it differs in epochs\).*--rebuild", to=trained, epochs=1)
+    planned = train(training(photos, trained, epochs=1, dry_run=True, rebuild=True))
+    assert planned["dry_run"] and planned["action"] == "retrained" and planned["frozen_up_to"] == "layer2"
+    assert planned["rows"] == {"train": 18, "validation": 6, "test": 6}
 
 
 def test_rates_over_time() -> None:

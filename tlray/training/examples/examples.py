@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tlray.config import TrainConfig
+from tlray.config import ExamplesConfig
 from tlray.errors import ExamplesError
 from tlray.predictor import Task
 from tlray.training.examples.labels import Labels, read_labels, shown
@@ -53,13 +53,18 @@ class Examples:
     def __len__(self) -> int:
         return len(self.splits_N)
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many images or labels were left out, by reason."""
+        return {name: count for name, count in self.counts.items() if count and name not in ("images", "labelled")}
+
     def positions(self, split: Split) -> np.ndarray:
         """Positions of a split's rows, int64, in order."""
         return np.flatnonzero(self.splits_N == split)
 
 
 def read_examples(
-    uris: pa.StringArray, column_labels: pa.StringArray, config: TrainConfig, *, groups_N: np.ndarray | None = None
+    uris: pa.StringArray, column_labels: pa.StringArray, config: ExamplesConfig, *, groups_N: np.ndarray | None = None
 ) -> Examples:
     """Join images with their labels and split them.
 
@@ -94,7 +99,7 @@ def read_examples(
     return examples
 
 
-def _check_columns(config: TrainConfig) -> None:
+def _check_columns(config: ExamplesConfig) -> None:
     if config.task != "regression" and len(config.label_columns) != 1:
         raise ExamplesError(
             f"label_columns names {len(config.label_columns)} columns, expected one for task {config.task}; "
@@ -102,7 +107,7 @@ def _check_columns(config: TrainConfig) -> None:
         )
 
 
-def _labelled(uris: pa.StringArray, labels: Labels, config: TrainConfig, counts: dict[str, int]) -> np.ndarray:
+def _labelled(uris: pa.StringArray, labels: Labels, config: ExamplesConfig, counts: dict[str, int]) -> np.ndarray:
     """Rows that have all labels.
 
     Raises:
@@ -133,7 +138,7 @@ def _labelled(uris: pa.StringArray, labels: Labels, config: TrainConfig, counts:
     return rows_N
 
 
-def _allow(name: str, count: int, of: Sequence[str], what: str, config: TrainConfig, counts: dict[str, int]) -> None:
+def _allow(name: str, count: int, of: Sequence[str], what: str, config: ExamplesConfig, counts: dict[str, int]) -> None:
     if not count:
         return
     if name not in config.skip:
@@ -141,14 +146,14 @@ def _allow(name: str, count: int, of: Sequence[str], what: str, config: TrainCon
     counts[name] = count
 
 
-def _single(values: list[pa.Array], _: TrainConfig) -> tuple[tuple[str, ...], np.ndarray]:
+def _single(values: list[pa.Array], _: ExamplesConfig) -> tuple[tuple[str, ...], np.ndarray]:
     texts = pc.utf8_trim_whitespace(values[0].cast(pa.string()))
     names = np.array(texts.to_pylist(), object)
     classes, targets = np.unique(names, return_inverse=True)
     return tuple(classes.tolist()), targets.astype(np.int64)
 
 
-def _multi(values: list[pa.Array], config: TrainConfig) -> tuple[tuple[str, ...], np.ndarray]:
+def _multi(values: list[pa.Array], config: ExamplesConfig) -> tuple[tuple[str, ...], np.ndarray]:
     lists = values[0].to_pylist()
     if not pa.types.is_list(values[0].type) and not pa.types.is_large_list(values[0].type):
         lists = [str(text).split(config.separator) for text in lists]
@@ -163,7 +168,7 @@ def _multi(values: list[pa.Array], config: TrainConfig) -> tuple[tuple[str, ...]
     return classes, targets
 
 
-def _regression(values: list[pa.Array], config: TrainConfig) -> tuple[tuple[str, ...], np.ndarray]:
+def _regression(values: list[pa.Array], config: ExamplesConfig) -> tuple[tuple[str, ...], np.ndarray]:
     targets = np.empty((len(values[0]), len(values)), np.float32)
     for column, value in enumerate(values):
         numbers = np.array([_number(text) for text in value.to_pylist()], np.float64)
@@ -188,7 +193,7 @@ def _number(value: object) -> float:
 _TARGETS = {"single": _single, "multi": _multi, "regression": _regression}
 
 
-def _not_rare(targets: np.ndarray, classes: tuple[str, ...], config: TrainConfig, counts: dict[str, int]) -> np.ndarray:
+def _not_rare(targets: np.ndarray, classes: tuple[str, ...], config: ExamplesConfig, counts: dict[str, int]) -> np.ndarray:
     """Whether each row's class has enough rows."""
     sizes = np.bincount(targets, minlength=len(classes))
     rare = [name for name, size in zip(classes, sizes, strict=True) if size < LEAST_ROWS]
@@ -197,7 +202,7 @@ def _not_rare(targets: np.ndarray, classes: tuple[str, ...], config: TrainConfig
     return np.asarray(sizes[targets] >= LEAST_ROWS)
 
 
-def _seen(targets_NK: np.ndarray, classes: tuple[str, ...], config: TrainConfig, counts: dict[str, int]) -> np.ndarray:
+def _seen(targets_NK: np.ndarray, classes: tuple[str, ...], config: ExamplesConfig, counts: dict[str, int]) -> np.ndarray:
     """Whether each label of `multi` has an image to train on; bool, K."""
     seen_K: np.ndarray = np.any(targets_NK, axis=0)
     unseen = [name for name, is_seen in zip(classes, seen_K, strict=True) if not is_seen]
@@ -222,7 +227,7 @@ def _splits(
     targets: np.ndarray,
     rows_N: np.ndarray,
     labels: Labels,
-    config: TrainConfig,
+    config: ExamplesConfig,
     groups_N: np.ndarray | None,
 ) -> np.ndarray:
     groups_N = _groups(rows_N, labels, config, groups_N)
@@ -235,7 +240,7 @@ def _splits(
     return hash_splits(uris.to_pylist(), strata_N, config.split, config.seed, groups_N)
 
 
-def _groups(rows_N: np.ndarray, labels: Labels, config: TrainConfig, groups_N: np.ndarray | None) -> np.ndarray | None:
+def _groups(rows_N: np.ndarray, labels: Labels, config: ExamplesConfig, groups_N: np.ndarray | None) -> np.ndarray | None:
     """The group of each row, int64; None where there are none."""
     if config.split.group_duplicates is not None and groups_N is None:
         raise ExamplesError("split.group_duplicates compares vectors, and there are none here; name a column with split.group")
@@ -264,7 +269,7 @@ def _check_groups(uris: pa.StringArray, splits_N: np.ndarray, groups_N: np.ndarr
         )
 
 
-def _check_splits(examples: Examples, config: TrainConfig) -> None:
+def _check_splits(examples: Examples, config: ExamplesConfig) -> None:
     """Both sides have rows, and each class one to learn from."""
     for split in (Split.TRAIN, Split.VALIDATION):
         if not len(examples.positions(split)):

@@ -1,4 +1,4 @@
-"""The examples of a run in a file, so that all its processes, and the run that goes on with it, have the very same."""
+"""The examples of a training in a file, so that all its processes, and the run that goes on with it, have the very same."""
 
 import json
 
@@ -12,8 +12,8 @@ from tlray.training.examples.examples import Examples
 _NAME = "examples.arrow"
 
 
-def encode_shared(examples: Examples, items: pa.Table) -> bytes:
-    """As one Arrow file.
+def encode_examples(examples: Examples, items: pa.Table) -> bytes:
+    """Encode examples as one Arrow file.
 
     Args:
         examples: N of them.
@@ -32,13 +32,13 @@ def encode_shared(examples: Examples, items: pa.Table) -> bytes:
     return data
 
 
-def write_shared(folder: str, data: bytes) -> None:
-    """Keep it in a run's folder."""
+def write_examples(folder: str, data: bytes) -> None:
+    """Keep encoded examples in a run's folder."""
     open_store(folder).write(join(folder, _NAME), data)
 
 
-def read_shared(folder: str) -> tuple[Examples, pa.Table]:
-    """The examples, and what else is known of each."""
+def read_written(folder: str) -> tuple[Examples, pa.Table]:
+    """Read the examples of a run's folder, and what else is known of each."""
     table = pa.ipc.open_file(pa.py_buffer(open_store(folder).read(join(folder, _NAME)).data)).read_all()
     about = json.loads(table.schema.metadata[b"tlray"])
     column = table["target"].combine_chunks()

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from tlray.config import TrainConfig
+from tlray.config import ExamplesConfig
 from tlray.errors import ExamplesError, ObjectNotFoundError
 from tlray.lake.source.listing.manifest import URI_COLUMNS, resolve_entry
 from tlray.lake.storage.open import open_store
@@ -44,12 +44,12 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def labels_uri(config: TrainConfig) -> str | None:
-    """The labels file of a config, or None where the labels are the images' own."""
-    return None if config.labels in ("column", "folder") else to_uri(config.labels)
+def labels_uri(labels: str) -> str | None:
+    """The URI of the labels file that `labels` names, or None where the labels are the images' own."""
+    return None if labels in ("column", "folder") else to_uri(labels)
 
 
-def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: TrainConfig) -> Labels:
+def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: ExamplesConfig) -> Labels:
     """Find each image's label.
 
     Args:
@@ -61,7 +61,7 @@ def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: Tra
         ExamplesError: the labels file has not these columns, or says two things of one image.
         StorageError: the store failed.
     """
-    file_uri = labels_uri(config)
+    file_uri = labels_uri(config.labels)
     if file_uri is None:
         if config.split.column or config.split.group:
             raise ExamplesError(

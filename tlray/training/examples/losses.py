@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor
 
-from tlray.config import TrainConfig
+from tlray.config import HeadConfig
 from tlray.errors import ConfigError
 from tlray.predictor import Task
 
@@ -30,19 +30,19 @@ def row_losses(scores_BK: Tensor, targets: Tensor, task: Task, weights_BX: Tenso
     return (losses_BX if weights_BX is None else losses_BX * weights_BX).mean(dim=1)
 
 
-def check_class_weights(config: TrainConfig) -> None:
+def check_class_weights(how: str, task: Task, head: HeadConfig) -> None:
     """Refuse weights of classes where they mean nothing.
 
     Raises:
         ConfigError: balanced, with a regression, or with a closed form that has one matrix for all labels.
     """
-    if config.class_weights == "none":
+    if how == "none":
         return
-    if config.task == "regression":
-        raise ConfigError(f"class_weights {config.class_weights} with task regression, which has no classes; leave it out")
-    if config.task == "multi" and config.head.kind == "ridge":
+    if task == "regression":
+        raise ConfigError(f"class_weights {how} with task regression, which has no classes; leave it out")
+    if task == "multi" and head.kind == "ridge":
         raise ConfigError(
-            f"class_weights {config.class_weights} with head.kind ridge and task multi: its closed form solves all labels "
+            f"class_weights {how} with head.kind ridge and task multi: its closed form solves all labels "
             "with one weight a row; give --head.kind linear"
         )
 

@@ -115,8 +115,6 @@ def train_adamw(
     *,
     hidden: Sequence[int],
     dropout: float,
-    batch_size: int,
-    seed: int,
     log: Log,
 ) -> list[Fit]:
     """Train heads.
@@ -127,23 +125,21 @@ def train_adamw(
         schedule: an epoch is a pass over the training rows; for a refit, the rate falls as it did in `epochs` of the schedule.
         hidden: widths of hidden layers.
         dropout: after each of them.
-        batch_size: rows a step.
-        seed: of first weights, order and dropout.
         log: is told of each epoch.
     """
     widths = (data.vectors.dimensions, *hidden, len(data.examples.classes))
-    stack = Stack(widths, len(trials), dropout, seed)
+    stack = Stack(widths, len(trials), dropout, schedule.seed)
     optimizer = _AdamW(stack, trials)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(schedule.seed)
     splits = (Split.TRAIN, Split.VALIDATION) if schedule.refit else (Split.TRAIN,)
-    wanted_T = data.wanted(*splits)
-    steps = schedule.epochs * math.ceil(int(wanted_T.sum()) / batch_size)
+    wanted_N = data.wanted(*splits)
+    steps = schedule.epochs * math.ceil(int(wanted_N.sum()) / schedule.batch_size)
     # Vectors that are in memory are standardised once, not in each epoch.
     held = list(data.blocks(Split.VALIDATION)) if data.vectors.in_memory and not schedule.refit else None
     race, done = Race(stack.tensors, schedule.patience, log), 0
     for epoch in range(1, schedule.epochs + 1):
-        for rows_B, features_BD in data.vectors.batches(wanted_T, batch_size, generator):
-            gradients = _gradients(stack, data, data.positions(rows_B), data.standardised(features_BD))
+        for positions_B, features_BD in data.vectors.batches(wanted_N, schedule.batch_size, generator):
+            gradients = _gradients(stack, data, positions_B, data.standardised(features_BD))
             optimizer.step(gradients, (1 + math.cos(math.pi * done / steps)) / 2)
             done += 1
         if schedule.refit:

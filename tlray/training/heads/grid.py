@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tlray.config import TrainConfig
+from tlray.config import GridConfig, HeadConfig
 from tlray.errors import ConfigError
 from tlray.training.examples.examples import Split
 from tlray.training.examples.losses import row_losses
-from tlray.training.head_config import hidden_of
 from tlray.training.heads.adamw import train_adamw
 from tlray.training.heads.conjugate_gradients import MAX_COMPONENTS, conjugate_gradients, heads_at_once
 from tlray.training.heads.early_stopping import Log
@@ -36,35 +35,35 @@ ERRORS = 2.0
 0.6 and 0.4 points above that of the head of the least loss; on the digits by EfficientNet-Lite0 0.2, elsewhere the same."""
 
 
-def solver_of(data: Data, config: TrainConfig, memory_bytes: int) -> Solver:
-    """Who trains the heads of one column.
+def solver_of(data: Data, head: HeadConfig, grid: GridConfig, memory_bytes: int) -> Solver:
+    """Choose who trains the heads of one column.
 
     Raises:
         ConfigError: conjugate gradients are asked for and do not fit in memory.
     """
-    if config.head.kind == "ridge":
+    if head.kind == "ridge":
         return "ridge"
-    if config.head.kind == "mlp" or config.head.solver == "adamw" or config.grid.learning_rates:
+    if head.kind == "mlp" or head.solver == "adamw" or grid.learning_rates:
         return "adamw"
     fits = data.vectors.in_memory and heads_at_once(data, memory_bytes) > 0
-    if config.head.solver == "cg" and not fits:
+    if head.solver == "cg" and not fits:
         raise ConfigError(
             f"head.solver cg needs all vectors in memory, and {len(data.examples)} of {data.vectors.dimensions} floats are too "
             f"many for {memory_bytes} bytes; give more memory_bytes, or head.solver adamw or head.kind ridge, which stream"
         )
     components = min(len(data.examples.positions(Split.TRAIN)), data.vectors.dimensions)
-    return "cg" if fits and (config.head.solver == "cg" or components <= MAX_COMPONENTS) else "adamw"
+    return "cg" if fits and (head.solver == "cg" or components <= MAX_COMPONENTS) else "adamw"
 
 
-def trials_of(column: str, solver: Solver, config: TrainConfig) -> list[Trial]:
-    """The trials of one column."""
-    decays = config.grid.weight_decays or DEFAULT_DECAYS[solver]
-    rates = (config.grid.learning_rates or DEFAULT_RATES) if solver == "adamw" else (None,)
+def trials_of(column: str, solver: Solver, grid: GridConfig) -> list[Trial]:
+    """List the heads of one column: every rate with every weight decay."""
+    decays = grid.weight_decays or DEFAULT_DECAYS[solver]
+    rates = (grid.learning_rates or DEFAULT_RATES) if solver == "adamw" else (None,)
     return [Trial(column, solver, decay, rate) for rate in rates for decay in decays]
 
 
 def train_trials(
-    data: Data, trials: Sequence[Trial], schedule: Schedule, config: TrainConfig, memory_bytes: int, log: Log
+    data: Data, trials: Sequence[Trial], schedule: Schedule, head: HeadConfig, memory_bytes: int, log: Log
 ) -> list[Fit]:
     """Train all trials of one column, by their solver, and judge them row by row unless the validation rows are trained on."""
     if trials[0].solver == "ridge":
@@ -72,21 +71,8 @@ def train_trials(
     elif trials[0].solver == "cg":
         fits = conjugate_gradients(data, trials, schedule, heads_at_once(data, memory_bytes), log)
     else:
-        fits = _by_adamw(data, trials, schedule, config, log)
+        fits = train_adamw(data, trials, schedule, hidden=head.widths, dropout=head.dropout, log=log)
     return fits if schedule.refit else _judged(fits, data)
-
-
-def _by_adamw(data: Data, trials: Sequence[Trial], schedule: Schedule, config: TrainConfig, log: Log) -> list[Fit]:
-    return train_adamw(
-        data,
-        trials,
-        schedule,
-        hidden=hidden_of(config),
-        dropout=config.head.dropout,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        log=log,
-    )
 
 
 def best_of(fits: Sequence[Fit]) -> Fit:
@@ -114,13 +100,13 @@ def _as_good(fit: Fit, least: Fit) -> bool:
     return bool(worse_M.mean() <= ERRORS * worse_M.std(ddof=1) / len(worse_M) ** 0.5)
 
 
-def trained_again(fit: Fit, data: Data, config: TrainConfig, memory_bytes: int) -> Fit:
-    """The same trial on the training and validation rows together, for as many epochs; what it lost before is kept."""
-    schedule = Schedule(fit.best_epoch, config.patience, refit=True)
+def trained_again(fit: Fit, data: Data, schedule: Schedule, head: HeadConfig, memory_bytes: int) -> Fit:
+    """Train the same head on the training and validation rows together, for as many epochs; its losses stay those before."""
+    schedule = replace(schedule, epochs=fit.best_epoch, refit=True)
     if fit.trial.solver == "ridge":
         (again,) = train_ridge(data, [fit.trial], [fit.factor])
     else:
-        (again,) = train_trials(data, [fit.trial], schedule, config, memory_bytes, lambda _epoch, _metrics: None)
+        (again,) = train_trials(data, [fit.trial], schedule, head, memory_bytes, lambda _epoch, _metrics: None)
     return replace(again, validation_losses=fit.validation_losses)
 
 

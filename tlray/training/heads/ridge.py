@@ -119,18 +119,18 @@ def _tempered(data: Data, weights_GDK: np.ndarray, bias_GK: np.ndarray, shift: f
     tried = np.ones(1) if data.examples.task == "regression" else TEMPERATURES
     factors: list[float] = []
     losses_G, rows = np.zeros(len(weights_GDK)), 0
-    wanted_T = data.wanted(Split.VALIDATION)
-    for rows_B, features_BD in data.vectors.batches(wanted_T, BLOCK_ROWS, np.random.default_rng(0)):
-        targets = data.targets[data.positions(rows_B)]
-        judge = Objective(targets, torch.ones(len(rows_B)), data.examples.task)
+    wanted_N = data.wanted(Split.VALIDATION)
+    for positions_B, features_BD in data.vectors.batches(wanted_N, BLOCK_ROWS, np.random.default_rng(0)):
+        targets = data.targets[positions_B]
+        judge = Objective(targets, torch.ones(len(positions_B)), data.examples.task)
         x_BD = data.standardised(features_BD).numpy().astype(np.float64)
         fitted = zip(weights_GDK, bias_GK, strict=True)
         scores = [_tensor((x_BD @ weights_DK + bias_K - shift).T)[None] for weights_DK, bias_K in fitted]
         if not factors:
             factors = [float(tried[np.argmin([judge.losses(factor * one) for factor in tried])]) for one in scores]
         now_G = [float(judge.losses(factor * one)) for factor, one in zip(factors, scores, strict=True)]
-        losses_G += len(rows_B) * np.array(now_G)
-        rows += len(rows_B)
+        losses_G += len(positions_B) * np.array(now_G)
+        rows += len(positions_B)
     return factors, (losses_G / rows).tolist()
 
 

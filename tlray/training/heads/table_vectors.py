@@ -1,27 +1,26 @@
-"""The vectors of a table: in memory where they fit, else streamed from its parts.
+"""The vectors of examples as heads take them: in memory where they fit, else streamed from the table's parts.
 
-Shape legend: N rows of the table, B rows of a batch, D length of a vector.
+Shape legend: N examples, B examples of a batch, T rows of the table in the order of its parts, D length of a vector.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from tlray.errors import ExamplesError, ObjectNotFoundError, TableError
-from tlray.lake.table.parts import Part, read_part, stream_part, vectors_of
-from tlray.lake.table.table import Table
+from tlray.errors import ObjectNotFoundError
+from tlray.lake.table.parts import stream_part, vectors_of
+from tlray.training.examples.table_rows import TableRows, read_vectors, vacuumed
 
 BLOCK_ROWS = 8192
 Batch = tuple[np.ndarray, np.ndarray]
-"""rows_B (int64, positions in the table's rows) and features_BD (float32)."""
+"""positions_B (int64, of the examples) and features_BD (float32)."""
 
 
 class Vectors(Protocol):
-    """Vectors of one column, by the positions of their rows.
+    """The vectors of examples in one column of a table.
 
     Attributes:
         dimensions: D.
@@ -32,7 +31,7 @@ class Vectors(Protocol):
     in_memory: bool
 
     def blocks(self, wanted_N: np.ndarray) -> Iterator[Batch]:
-        """All wanted rows once, in order.
+        """All wanted examples once, always in the same order.
 
         Args:
             wanted_N: bool.
@@ -40,7 +39,7 @@ class Vectors(Protocol):
         ...
 
     def batches(self, wanted_N: np.ndarray, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
-        """All wanted rows once, shuffled; the last batch may be smaller.
+        """All wanted examples once, shuffled; the last batch may be smaller.
 
         Args:
             wanted_N: bool.
@@ -64,48 +63,48 @@ class LoadedVectors:
         self.dimensions = features_ND.shape[1]
 
     def blocks(self, wanted_N: np.ndarray) -> Iterator[Batch]:
-        """All wanted rows once, in order."""
-        rows = np.flatnonzero(wanted_N)
-        for start in range(0, len(rows), BLOCK_ROWS):
-            yield rows[start : start + BLOCK_ROWS], self.features_ND[rows[start : start + BLOCK_ROWS]]
+        """All wanted examples once, in order of position."""
+        positions = np.flatnonzero(wanted_N)
+        for start in range(0, len(positions), BLOCK_ROWS):
+            yield positions[start : start + BLOCK_ROWS], self.features_ND[positions[start : start + BLOCK_ROWS]]
 
     def batches(self, wanted_N: np.ndarray, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
-        """All wanted rows once, in an order that depends on the generator alone."""
-        rows = generator.permutation(np.flatnonzero(wanted_N))
-        for start in range(0, len(rows), batch_size):
-            yield rows[start : start + batch_size], self.features_ND[rows[start : start + batch_size]]
+        """All wanted examples once, in an order that depends on the generator alone."""
+        positions = generator.permutation(np.flatnonzero(wanted_N))
+        for start in range(0, len(positions), batch_size):
+            yield positions[start : start + batch_size], self.features_ND[positions[start : start + batch_size]]
 
 
 class StreamedVectors:
     """Vectors that are read again in every pass.
 
     Args:
-        table_uri: the table.
-        column: the embedding column.
-        parts: in the order of the rows.
-        dimensions: D.
-        memory_bytes: what the rows that are mixed at a time may take.
+        rows: of the table.
+        column: of embeddings.
+        rows_N: int64, the row that each example is.
+        memory_bytes: what the examples that are shuffled together may take.
     """
 
     in_memory = False
 
-    def __init__(self, table_uri: str, column: str, parts: Sequence[Part], dimensions: int, memory_bytes: int) -> None:
-        self.dimensions = dimensions
-        self._table_uri, self._column, self._parts = table_uri, column, parts
-        self._first_rows = np.cumsum([0, *(part.rows for part in parts)])
+    def __init__(self, rows: TableRows, column: str, rows_N: np.ndarray, memory_bytes: int) -> None:
+        self.dimensions = length_of(rows, column)
+        self._table_uri, self._column, self._parts = rows.table.uri, column, rows.parts
+        self._example_T = rows.example_of_place(rows_N)
+        self._first_rows = np.cumsum([0, *(part.rows for part in rows.parts)])
         # Half of the memory holds rows that wait, the other half their shuffled copy.
-        self._mixed_rows = max(1, memory_bytes // (2 * 4 * dimensions))
+        self._mixed_rows = max(1, memory_bytes // (2 * 4 * self.dimensions))
 
     def blocks(self, wanted_N: np.ndarray) -> Iterator[Batch]:
-        """All wanted rows once, in order."""
+        """All wanted examples once, in the order of the table's parts."""
         return self._read(range(len(self._parts)), wanted_N)
 
     def batches(self, wanted_N: np.ndarray, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
-        """All wanted rows once: parts in random order, and as many of their rows mixed as memory allows."""
+        """All wanted examples once: parts in random order, and as many of their rows mixed as memory allows."""
         waiting: list[Batch] = []
         for block in self._read(generator.permutation(len(self._parts)).tolist(), wanted_N):
             waiting.append(block)
-            if sum(len(rows) for rows, _ in waiting) >= self._mixed_rows:
+            if sum(len(positions) for positions, _ in waiting) >= self._mixed_rows:
                 mixed = _mixed(waiting, generator)
                 whole = len(mixed[0]) // batch_size * batch_size
                 yield from _cut(mixed, whole, batch_size)
@@ -119,18 +118,19 @@ class StreamedVectors:
             first = int(self._first_rows[at])
             try:
                 for group in stream_part(self._table_uri, self._parts[at].path, [self._column]):
-                    rows = first + np.flatnonzero(wanted_N[first : first + len(group)])
-                    if len(rows):
-                        yield rows, vectors_of(group[self._column].take(pa.array(rows - first)))
+                    example_B = self._example_T[first : first + len(group)]
+                    kept = np.flatnonzero((example_B >= 0) & wanted_N[example_B])
+                    if len(kept):
+                        yield example_B[kept], vectors_of(group[self._column].take(pa.array(kept)))
                     first += len(group)
             except ObjectNotFoundError as error:
-                raise _vacuumed(self._table_uri, self._parts[at]) from error
+                raise vacuumed(self._table_uri, self._parts[at]) from error
 
 
 def _mixed(waiting: Sequence[Batch], generator: np.random.Generator) -> Batch:
-    rows, features_BD = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
-    order = generator.permutation(len(rows))
-    return rows[order], features_BD[order]
+    positions, features_BD = (np.concatenate(parts) for parts in zip(*waiting, strict=True))
+    order = generator.permutation(len(positions))
+    return positions[order], features_BD[order]
 
 
 def _cut(batch: Batch, count: int, batch_size: int) -> Iterator[Batch]:
@@ -139,66 +139,35 @@ def _cut(batch: Batch, count: int, batch_size: int) -> Iterator[Batch]:
         yield batch[0][start:end], batch[1][start:end]
 
 
-@dataclass(frozen=True)
-class TableRows:
-    """What a table has to train on: its good rows.
-
-    Attributes:
-        uris: N.
-        labels: N, null where there is none.
-        vectors: by column.
-    """
-
-    uris: pa.StringArray
-    labels: pa.StringArray
-    vectors: dict[str, Vectors]
+def length_of(rows: TableRows, column: str) -> int:
+    """Floats in one vector of a column."""
+    return math.prod(rows.table.recipe_file.shapes[column])
 
 
-def read_table(table: Table, columns: Sequence[str], memory_bytes: int) -> TableRows:
-    """Read a table's rows; their vectors too, where they fit.
+def fits(rows: TableRows, columns: Sequence[str], memory_bytes: int) -> bool:
+    """Whether the vectors of some columns fit in memory, with a copy of them, which solvers make."""
+    return 2 * 4 * len(rows.items) * sum(length_of(rows, column) for column in columns) <= memory_bytes
 
-    What is in memory is sorted by URI, so that the same rows give the same training however they lie in parts.
+
+def vectors_by_column(rows: TableRows, columns: Sequence[str], rows_N: np.ndarray, memory_bytes: int) -> dict[str, Vectors]:
+    """The vectors of examples in some columns of a table: in memory where all of them fit, else streamed.
 
     Args:
-        table: at the version to train on.
-        columns: embedding columns.
+        rows: of the table.
+        columns: of embeddings.
+        rows_N: int64, the row that each example is.
         memory_bytes: what the vectors, and what is computed of them, may take.
 
     Raises:
-        ExamplesError: there is no row.
         TableError: a part is gone: the table moved on and was vacuumed.
     """
-    parts = sorted(table.parts("ok"), key=lambda part: part.path)
-    count = sum(part.rows for part in parts)
-    if not count:
-        raise ExamplesError(f"{table.uri} has no row with a vector; run `tlray extract` first")
-    lengths = {column: math.prod(table.recipe_file.shapes[column]) for column in columns}
-    # Loading takes the vectors twice, sorting included.
-    fits = 2 * count * 4 * sum(lengths.values()) <= memory_bytes
-    names = ["uri", "label", *(columns if fits else ())]
-    rows = pa.concat_tables([_read(table, part, names) for part in parts])
-    if not fits:
-        share = memory_bytes // 2
-        streamed = {name: StreamedVectors(table.uri, name, parts, length, share) for name, length in lengths.items()}
-        return TableRows(_array(rows["uri"]), _array(rows["label"]), dict(streamed))
-    order_N = np.argsort(np.array(rows["uri"].to_pylist(), object), kind="stable")
-    taken = pa.array(order_N)
-    loaded: dict[str, Vectors] = {name: LoadedVectors(vectors_of(rows[name])[order_N]) for name in columns}
-    return TableRows(_array(rows["uri"]).take(taken), _array(rows["label"]).take(taken), loaded)
+    if fits(rows, columns, memory_bytes):
+        return {column: LoadedVectors(load_vectors(rows, column, rows_N)) for column in columns}
+    return {column: StreamedVectors(rows, column, rows_N, memory_bytes // 2) for column in columns}
 
 
-def _array(column: pa.ChunkedArray) -> pa.StringArray:
-    return column.cast(pa.string()).combine_chunks()
-
-
-def _read(table: Table, part: Part, columns: Sequence[str]) -> pa.Table:
-    try:
-        return read_part(table.uri, part.path, columns)
-    except ObjectNotFoundError as error:
-        raise _vacuumed(table.uri, part) from error
-
-
-def _vacuumed(table_uri: str, part: Part) -> TableError:
-    return TableError(
-        f"{table_uri} has no part {part.path} any more: the table moved on and was vacuumed; train on its newest version"
-    )
+def load_vectors(rows: TableRows, column: str, rows_N: np.ndarray) -> np.ndarray:
+    """features_ND, float32, of examples in one column."""
+    features_ND = np.empty((len(rows_N), length_of(rows, column)), np.float32)
+    read_vectors(rows, column, rows_N, features_ND)
+    return features_ND

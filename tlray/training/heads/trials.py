@@ -1,6 +1,6 @@
 """What the solvers of heads share: the trials of a grid, the data that they are trained on, and what comes out.
 
-Shape legend: N examples, T rows of the table, D length of a vector, H inputs and K outputs of a layer.
+Shape legend: N examples, B examples of a block, D length of a vector, H inputs and K outputs of a layer.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlray.config import FitConfig
 from tlray.errors import ExamplesError
 from tlray.models.heads import Head, HeadSpec
 from tlray.training.examples.examples import Examples, Split
@@ -88,47 +89,47 @@ class Fit:
 
 @dataclass(frozen=True)
 class Schedule:
-    """For how long, and on what.
+    """For how long heads are trained, in which steps, and on what.
 
     Attributes:
         epochs: at most; exactly, if `refit`.
         patience: epochs without a better validation loss.
+        batch_size: rows a step, of adamw.
+        seed: of first weights, order and dropout, likewise.
         refit: train on the validation rows too and choose nothing.
     """
 
     epochs: int
     patience: int
+    batch_size: int = 256
+    seed: int = 0
     refit: bool = False
+
+    @classmethod
+    def of(cls, fit: FitConfig) -> "Schedule":
+        """What the config says."""
+        return cls(fit.epochs, fit.patience, fit.batch_size, fit.seed)
 
 
 class Data:
     """Examples with their vectors in one column.
 
     Args:
-        vectors: of the table's rows.
-        examples: some of these rows.
+        vectors: of the examples.
+        examples: N of them.
         weights: float32, how much each example counts, of mean 1 over the training rows; N, or N, K of each label.
-        table_rows: T.
     """
 
-    def __init__(self, vectors: Vectors, examples: Examples, weights: Tensor, table_rows: int) -> None:
+    def __init__(self, vectors: Vectors, examples: Examples, weights: Tensor) -> None:
         self.vectors, self.examples, self.weights = vectors, examples, weights
         self.targets = torch.from_numpy(examples.targets)
         if examples.task == "regression":
             mean_K, std_K = self.target_standard
             self.targets = torch.from_numpy(((examples.targets - mean_K) / std_K).astype(np.float32))
-        self._position_T = np.full(table_rows, -1, np.int64)
-        self._position_T[examples.rows_N] = np.arange(len(examples))
 
     def wanted(self, *splits: Split) -> np.ndarray:
-        """Which rows of the table are in these splits; bool, T."""
-        wanted_T = np.zeros(len(self._position_T), bool)
-        wanted_T[self.examples.rows_N[np.isin(self.examples.splits_N, splits)]] = True
-        return wanted_T
-
-    def positions(self, rows_B: np.ndarray) -> np.ndarray:
-        """Positions among the examples of rows of the table."""
-        return np.asarray(self._position_T[rows_B])
+        """Which examples are in these splits; bool, N."""
+        return np.isin(self.examples.splits_N, splits)
 
     @cached_property
     def target_standard(self) -> tuple[np.ndarray, np.ndarray]:
@@ -154,8 +155,7 @@ class Data:
         """
         count, mean_D, squares_D = 0, np.zeros(self.vectors.dimensions), np.zeros(self.vectors.dimensions)
         odd: list[str] = []
-        for rows_B, features_BD in self.vectors.blocks(self.wanted(*Split)):
-            positions_B = self.positions(rows_B)
+        for positions_B, features_BD in self.vectors.blocks(self.wanted(*Split)):
             finite_B = np.isfinite(features_BD).all(axis=1)
             odd += self.examples.uris.take(positions_B[~finite_B]).to_pylist()
             train_BD = features_BD[finite_B & (self.examples.splits_N[positions_B] == Split.TRAIN)]
@@ -180,8 +180,8 @@ class Data:
 
     def blocks(self, *splits: Split) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Positions and standardised vectors of all examples of some splits, in order."""
-        for rows_B, features_BD in self.vectors.blocks(self.wanted(*splits)):
-            yield self.positions(rows_B), self.standardised(features_BD)
+        for positions_B, features_BD in self.vectors.blocks(self.wanted(*splits)):
+            yield positions_B, self.standardised(features_BD)
 
     def matrix(self, *splits: Split) -> tuple[np.ndarray, Tensor]:
         """The same in one."""
@@ -243,8 +243,8 @@ def scores_of(head: Head, data: Data) -> np.ndarray:
     """scores_NK of all examples, float32."""
     scores_NK = np.empty((len(data.examples), head.spec.outputs), np.float32)
     with torch.inference_mode():
-        for rows_B, features_BD in data.vectors.blocks(data.wanted(*Split)):
-            scores_NK[data.positions(rows_B)] = head(torch.from_numpy(features_BD)).numpy()
+        for positions_B, features_BD in data.vectors.blocks(data.wanted(*Split)):
+            scores_NK[positions_B] = head(torch.from_numpy(features_BD)).numpy()
     return scores_NK
 
 

@@ -12,7 +12,7 @@ The card holds the sha256 of every other file.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tlray import __version__
-from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundError, RecipeMismatchError, first_line
+from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.models.heads import Head, HeadSpec
@@ -36,6 +36,8 @@ CARD_NAME = "model.json"
 HEAD_NAME = "head.safetensors"
 NETWORK_NAME = "network.safetensors"
 RECIPE_NAME = "recipe.json"
+
+_MEND = "restore it, or run the `tlray train` command that made the model again: it trains anew what is damaged"
 
 
 class ModelCard(BaseModel):
@@ -163,42 +165,52 @@ def read_card(uri: str) -> ModelCard:
     try:
         return ModelCard.model_validate_json(data)
     except ValidationError as error:
-        raise ModelCorruptError(f"{card_uri} is not a model's card: {first_line(error)}; train the model anew") from error
+        raise ModelCorruptError(
+            f"{card_uri} is not a model's card of this version of tlray: {_what(error)}; restore it, or replace the model with "
+            "tlray train --rebuild"
+        ) from error
 
 
-def check_same_recipe(card: ModelCard, there: RecipeFile, model_uri: str, table_uri: str) -> None:
-    """Refuse to bring a head and a table of another recipe together.
-
-    Raises:
-        RecipeMismatchError: names the fields that differ.
-    """
-    if card.recipe_id != there.recipe_id:
-        differences = [line for line in card.recipe.differences(there.recipe) if not line.startswith("weights:")]
-        raise RecipeMismatchError(
-            f"{model_uri} is a head on vectors of recipe {card.recipe_id[:12]}, but {table_uri} holds those of "
-            f"{there.recipe_id[:12]} (field: the head's, the table's; {'; '.join(differences)}); give a table of its recipe, "
-            "or train a new head"
-        )
+def _what(error: ValidationError) -> str:
+    """What of a card is wrong, and where."""
+    first = error.errors()[0]
+    return ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
 
 
 def load_model(uri: str) -> Model:
-    """Read a model folder and check every byte of it.
+    """Read a model folder and check every byte that predictions depend on.
 
     Raises:
         ModelMissingError: there is no complete model.
         ModelCorruptError: a file is gone, or is not what the card says.
     """
     card = read_card(uri)
-    contents = {name: _checked(uri, name, digest) for name, digest in card.files.items()}
+    contents = {name: data for name, data in _checked_files(uri, card) if name != NETWORK_NAME}  # that is read once more, later
     head = Head.of(card.head)
     try:
         head.load_state_dict(safetensors.torch.load(contents[HEAD_NAME]))
     except (KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelCorruptError(f"{join(uri, HEAD_NAME)} does not fit its card: {error}; train the model anew") from error
+        raise ModelCorruptError(f"{join(uri, HEAD_NAME)} does not fit its card: {error}; {_MEND}") from error
     head.eval()
     recipe_data = contents.get(RECIPE_NAME)
     recipe_file = None if recipe_data is None else RecipeFile.from_json(recipe_data, join(uri, RECIPE_NAME))
     return Model(card, head, recipe_file)
+
+
+def check_files(uri: str, card: ModelCard) -> None:
+    """Read the files of a model that predictions depend on, and hold each against the card.
+
+    Raises:
+        ModelCorruptError: one is gone, or is not what the card says.
+    """
+    for _ in _checked_files(uri, card):
+        pass
+
+
+def _checked_files(uri: str, card: ModelCard) -> Iterator[tuple[str, bytes]]:
+    for name in (HEAD_NAME, NETWORK_NAME, RECIPE_NAME):
+        if name in card.files:
+            yield name, _checked(uri, name, card.files[name])
 
 
 def _checked(uri: str, name: str, digest: str) -> bytes:
@@ -206,10 +218,8 @@ def _checked(uri: str, name: str, digest: str) -> bytes:
     try:
         data = open_store(uri).read(file_uri).data
     except ObjectNotFoundError as error:
-        raise ModelCorruptError(f"{file_uri} is gone; restore it, or train the model anew") from error
+        raise ModelCorruptError(f"{file_uri} is gone; {_MEND}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
-        raise ModelCorruptError(
-            f"{file_uri} has the sha256 {found[:12]}, the card says {digest[:12]}; restore it, or train the model anew"
-        )
+        raise ModelCorruptError(f"{file_uri} has the sha256 {found[:12]}, the card says {digest[:12]}; {_MEND}")
     return data

@@ -1,77 +1,159 @@
-"""A command that is run again: what makes a model the same, what is done about one that is there, and what is said of it."""
+"""A command that is run again: what makes two models the same, and what is done about one that is there."""
 
-import time
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from tlray.config import TrainConfig
-from tlray.errors import ConfigError
+from tlray.config.identity import completed, differences, identity_of
+from tlray.errors import ConfigError, ModelCorruptError, RecipeMismatchError
 from tlray.lake.storage.open import open_store
-from tlray.lake.table.table import Table
+from tlray.lake.storage.uri import to_uri
+from tlray.models.weights import WeightsSpec
 from tlray.progress import say
+from tlray.recipe import Recipe
 from tlray.training.examples.labels import labels_uri
-from tlray.training.model.model import ModelCard, check_same_recipe, model_exists, read_card
+from tlray.training.model.model import ModelCard, check_files, model_exists, read_card
 
-_NOT_IDENTITY = {"out", "rebuild", "wait", "lease_seconds", "dry_run", "memory_bytes", "loggers", "logs", "local"}
-"""Keys that do not change what is trained."""
-
-_LONG = {"per_class", "confusion"}
-"""What the card alone has of an evaluation."""
+Action = Literal["trained", "retrained", "unchanged"]
 
 
-def identity_of(table: Table, config: TrainConfig) -> dict[str, Any]:
-    """What a model is made of; equal ones are the same model."""
-    file = labels_uri(config)
-    info = None if file is None else open_store(file).stat(file)
-    settings = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
-    return {"config": settings | {"table": table.uri}, "table_version": table.version, "labels": info and info.etag}
+class Identity(BaseModel):
+    """What a model is made of; equal ones are the same model.
+
+    Cards of older versions lack some of it: a key of the config that came later takes its default, and of networks there is
+    the fingerprint alone.
+
+    Attributes:
+        config: the keys that matter, places as whole URIs.
+        recipe_id: of the network, or of the table's vectors, that the training begins with.
+        table_version: of the table; None where `examples` says it.
+        labels: version of the labels file; likewise.
+        examples: sha256 of the examples that a network is trained on.
+        fingerprint: of a network's training, as version 0.1 computes it; names the folder of its checkpoints.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    config: dict[str, Any]
+    recipe_id: str | None = None
+    table_version: int | None = None
+    labels: str | None = None
+    examples: str | None = None
+    fingerprint: str | None = None
 
 
-def action_of(model_uri: str, identity: dict[str, Any], table: Table, config: TrainConfig) -> str:
-    """`trained`, `retrained` or `unchanged`.
+def with_whole_uris(config: TrainConfig) -> TrainConfig:
+    """The config with whole URIs for the places that it names.
+
+    Other processes work in other folders, and a relative path means another place in each.
+    """
+    update: dict[str, Any] = {"out": to_uri(config.out), "labels": labels_uri(config.labels) or config.labels}
+    if config.table is not None:
+        update["table"] = to_uri(config.table)
+    if config.source is not None:
+        listing = config.source.listing and to_uri(config.source.listing)
+        update["source"] = config.source.model_copy(update={"uri": to_uri(config.source.uri), "listing": listing})
+    if config.recipe is not None:
+        update["recipe"] = config.recipe.model_copy(update={"weights": whole_weights(config.recipe.weights)})
+    return config.model_copy(update=update)
+
+
+def whole_weights(weights: str) -> str:
+    """A recipe's weights with the whole URI where they are a file."""
+    spec = WeightsSpec.parse(weights)
+    return to_uri(spec.location) + ("#order" if spec.by_order else "") if spec.kind == "file" else weights
+
+
+def config_identity(config: TrainConfig, table_uri: str | None) -> dict[str, Any]:
+    """The part of an identity that the config says.
+
+    Args:
+        config: with whole URIs.
+        table_uri: of the table itself, where the config names an alias of it.
+    """
+    return identity_of(config) | {"table": table_uri}
+
+
+def version_of_labels(labels: str) -> str | None:
+    """The etag of the labels file, or None where the labels are the images' own."""
+    uri = labels_uri(labels)
+    info = None if uri is None else open_store(uri).stat(uri)
+    return None if info is None else info.etag
+
+
+def action_of(out: str, identity: Identity, recipe: Recipe, *, rebuild: bool) -> Action:
+    """What a training has to do about the model that may be there.
+
+    Args:
+        out: URI of the model's folder.
+        identity: of the model that is asked for.
+        recipe: that its training begins with.
+        rebuild: replace whatever is there.
 
     Raises:
         ConfigError: there is a model of another config.
         RecipeMismatchError: there is one of another recipe.
+        ModelCorruptError: the card of the model cannot be read.
     """
-    if not model_exists(model_uri):
+    if not model_exists(out):
         return "trained"
-    if config.rebuild:
+    if rebuild:
         return "retrained"
-    card = read_card(model_uri)
-    check_same_recipe(card, table.recipe_file, model_uri, table.uri)
-    there = card.training.get("identity") or {"config": {}}
-    if there == identity:
-        return "unchanged"
-    ours, theirs = identity["config"], there["config"]
-    differing = sorted(key for key in ours if ours[key] != theirs.get(key))
+    card = read_card(out)
+    there = _identity_in(card)
+    if _is_same(there, identity):
+        return _if_whole(out, card)
+    _check_recipe(out, card, there, recipe)
+    differing = differences(identity.config, there.config)
     if differing:
         raise ConfigError(
-            f"{model_uri} holds a model of another config (it differs in {', '.join(differing)}); name another out, or replace "
-            "it with --rebuild"
+            f"{out} holds a model of another config (it differs in {', '.join(sorted(differing))}); name another out, or "
+            "replace it with --rebuild"
         )
-    say(f"training anew: the table or the labels have changed since {model_uri} was trained")
+    say(f"training anew: the images, their vectors or their labels have changed since {out} was trained")
     return "retrained"
 
 
-def short_metrics(card: ModelCard) -> dict[str, dict[str, Any]]:
-    """Of each split what fits on a line."""
-    return {name: evaluation.model_dump(exclude_none=True, exclude=_LONG) for name, evaluation in card.metrics.items()}
+def _identity_in(card: ModelCard) -> Identity:
+    """What a card says of what the model is made of, in the terms of this version."""
+    written = card.training.get("identity") or {"config": card.config}
+    config = completed(written["config"], TrainConfig)
+    config["labels"] = labels_uri(config["labels"]) or config["labels"]  # version 0.1 kept heads' as they were typed
+    about = {"recipe_id": None if card.training.get("strategy") == "network" else card.recipe_id, **written, "config": config}
+    return Identity.model_validate(about | {"fingerprint": card.training.get("fingerprint")})
 
 
-def result_of(model_uri: str, card: ModelCard, action: str, began: float) -> dict[str, Any]:
-    """The command's JSON object, out of the card alone."""
-    return {
-        "model": model_uri,
-        "action": action,
-        "table": card.table,
-        "table_version": card.table_version,
-        "recipe_id": card.recipe_id,
-        "task": card.task,
-        "outputs": len(card.classes),
-        "counts": card.training["counts"],
-        "heads": card.training["heads"],
-        "best": card.training["grid"][0],
-        "knn": card.training["knn"],
-        "metrics": short_metrics(card),
-        "seconds": round(time.monotonic() - began, 3),
-    }
+def _is_same(there: Identity, ours: Identity) -> bool:
+    if ours.fingerprint is not None and ours.fingerprint == there.fingerprint:
+        return True
+    alike = {"fingerprint"}
+    return there.model_dump(exclude=alike) == ours.model_dump(exclude=alike)
+
+
+def _if_whole(out: str, card: ModelCard) -> Action:
+    """Nothing is to be done, unless a file of the model is damaged or lost."""
+    try:
+        check_files(out, card)
+    except ModelCorruptError as error:
+        say(f"training anew: {error}")
+        return "retrained"
+    return "unchanged"
+
+
+def _check_recipe(out: str, card: ModelCard, there: Identity, recipe: Recipe) -> None:
+    """Refuse to replace a model that began with another recipe.
+
+    Raises:
+        RecipeMismatchError: names the fields that differ.
+    """
+    if there.recipe_id in (None, recipe.recipe_id):
+        return
+    was_trained = card.recipe_id != there.recipe_id  # then its weights are no longer those that it began with
+    left_out = ("weights:", "weights_sha256:") if was_trained else ("weights:",)
+    fields = [line for line in card.recipe.differences(recipe) if not line.startswith(left_out)]
+    raise RecipeMismatchError(
+        f"{out} began with recipe {str(there.recipe_id)[:12]}, but this command's is {recipe.recipe_id[:12]} "
+        f"(field: the model's, this command's; {'; '.join(fields) or 'other weights'}); give that recipe or a table of it, "
+        "name another out, or replace the model with --rebuild"
+    )

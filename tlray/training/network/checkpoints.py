@@ -106,6 +106,13 @@ class Checkpoints:
         return sorted(uri for uri in uris if uri.rsplit("/", 1)[-1].startswith("step-"))
 
 
+def folder_exists(uri: str) -> bool:
+    """Whether anything is below a folder or, where folders are something themselves, whether it is there."""
+    if uri.startswith("file://"):
+        return to_path(uri).exists()
+    return any(len(page) for page in open_store(uri).list(uri))
+
+
 def delete_folder(uri: str) -> None:
     """Delete everything below a folder, and where folders are something themselves, it too."""
     store = open_store(uri)

@@ -16,13 +16,16 @@ import pyarrow.compute as pc
 
 from tlray.errors import ExamplesError
 from tlray.lake.source.read_images import ReadSpec, read_images
-from tlray.lake.table.parts import read_part, vectors_of
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
+from tlray.training.examples.table_rows import read_rows, read_vectors
 from tlray.training.network.augment import Kind, augment, canvas_of, centre
 
 CHUNK_IMAGES = 16
 """Images that one thread decodes at a time."""
+
+CHECKED_ROWS = 1024
+"""Activations that are looked at together."""
 
 _DISK_FRACTION = 0.5
 
@@ -43,14 +46,14 @@ class Rows(Protocol):
         ...
 
     def take(self, positions_B: np.ndarray, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs of some examples.
+        """Read the inputs of some examples.
 
         Args:
             positions_B: of the examples.
             epoch: for augmentation; None for none.
 
         Returns:
-            B inputs, and B bools: False where there is none (an image that cannot be read), whose input is zeros.
+            The positions of those that have an input, in order (an image that cannot be read has none), and their inputs.
         """
         ...
 
@@ -114,7 +117,7 @@ class ImageRows:
         self._threads.shutdown(cancel_futures=True)
 
     def take(self, positions_B: np.ndarray, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Images_BHWC, uint8, of the recipe's crop."""
+        """Decode images, or take them from memory: positions_B, and images_BHWC (uint8) of the recipe's crop."""
         if self._kept_NHWC is None:
             images_BHWC = self._decode(positions_B)
         else:
@@ -123,26 +126,28 @@ class ImageRows:
                 self._kept_NHWC[missing] = self._decode(missing)
                 self._known_N[missing] = True
             images_BHWC = self._kept_NHWC[positions_B]
-        fine_B = ~self.failed_N[positions_B]
+        is_read_B = ~self.failed_N[positions_B]
+        if not is_read_B.all():
+            images_BHWC, positions_B = images_BHWC[is_read_B], positions_B[is_read_B]
         if epoch is None or not self._kinds:
-            return centre(images_BHWC, self._crop), fine_B
-        return augment(images_BHWC, positions_B, self._crop, self._kinds, seed=self._seed, epoch=epoch), fine_B
+            return positions_B, centre(images_BHWC, self._crop)
+        return positions_B, augment(images_BHWC, positions_B, self._crop, self._kinds, seed=self._seed, epoch=epoch)
 
     def _decode(self, positions: np.ndarray) -> np.ndarray:
-        images_BHWC = np.zeros((len(positions), *self._shape_HWC), np.uint8)
+        images_BHWC = np.empty((len(positions), *self._shape_HWC), np.uint8)
         starts = range(0, len(positions), CHUNK_IMAGES)
         chunks = [positions[start : start + CHUNK_IMAGES] for start in starts]
-        for start, chunk, (decoded_BHWC, fine_B) in zip(starts, chunks, self._threads.map(self._fetch, chunks), strict=True):
-            images_BHWC[start : start + len(chunk)][fine_B] = decoded_BHWC
-            self.failed_N[chunk] = ~fine_B
+        for start, chunk, (decoded_BHWC, is_read_B) in zip(starts, chunks, self._threads.map(self._fetch, chunks), strict=True):
+            images_BHWC[start : start + len(chunk)][is_read_B] = decoded_BHWC
+            self.failed_N[chunk] = ~is_read_B
         return images_BHWC
 
     def _fetch(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Those that could be decoded, and which these are."""
+        """Fetch and decode images; returns those that could be, and which these are."""
         batches = list(read_images(self._items.take(pa.array(positions)), self._spec))
         self.notes += [note for batch in batches for note in batch.notes]
-        fine_B = np.concatenate([np.asarray(pc.is_null(batch.rows["error"])) for batch in batches])
-        return np.concatenate([batch.images_BHWC for batch in batches]), fine_B
+        is_read_B = np.concatenate([np.asarray(pc.is_null(batch.rows["error"])) for batch in batches])
+        return np.concatenate([batch.images_BHWC for batch in batches]), is_read_B
 
 
 class ActivationRows:
@@ -177,20 +182,16 @@ class ActivationRows:
                 f"{len(uris)} activations of {length} floats fit neither in memory_bytes nor on the disk of {scratch}; "
                 "cut at a later layer, whose activations are smaller, or train from images"
             )
-        found_N = np.zeros(len(uris), bool)
+        rows = read_rows(table)
+        at_N = pc.index_in(uris, value_set=rows.uris)
         odd = 0
-        for part in table.parts("ok"):
-            rows = read_part(table.uri, part.path, ["uri", column])
-            at = pc.index_in(rows["uri"], value_set=uris)
-            wanted = rows.filter(pc.is_valid(at))
-            positions = at.drop_null().to_numpy()
-            if len(positions):
-                rows_ND[positions] = vectors_of(wanted[column])
-                odd += int((~np.isfinite(rows_ND[positions]).all(axis=1)).sum())
-            found_N[positions] = True
-        if odd or not found_N.all():
+        if not at_N.null_count:
+            read_vectors(rows, column, at_N.to_numpy(), rows_ND)
+            blocks = (rows_ND[start : start + CHECKED_ROWS] for start in range(0, len(uris), CHECKED_ROWS))
+            odd = sum(int((~np.isfinite(block_BD).all(axis=1)).sum()) for block_BD in blocks)
+        if odd or at_N.null_count:
             raise ExamplesError(
-                f"{table.uri}: {odd} of {len(uris)} activations are not finite, {(~found_N).sum()} are missing; "
+                f"{table.uri}: {odd} of {len(uris)} activations are not finite, {at_N.null_count} are missing; "
                 "run `tlray verify` on it, or extract it anew"
             )
         self._rows_ND = rows_ND
@@ -198,8 +199,8 @@ class ActivationRows:
         self.notes: list[str] = []
 
     def close(self) -> None:
-        """It has none."""
+        """Do nothing: activations are read without threads that outlive the reading."""
 
     def take(self, positions_B: np.ndarray, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG002
-        """Activations_BD, float32."""
-        return self._rows_ND[positions_B], np.ones(len(positions_B), bool)
+        """Take activations_BD, float32; all examples have one."""
+        return positions_B, self._rows_ND[positions_B]

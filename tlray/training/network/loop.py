@@ -2,10 +2,10 @@
 
 Everything random is drawn from the seed, the epoch and the step, or the example: a run that goes on does what it would have
 done. The order of an epoch is one permutation of all training rows; each batch of it is shared among the processes, so that
-their number does not change what a step learns, but for batch norms in training mode, which see their own share only, and
-dropout.
+their number does not change what a step learns, but for dropout. Images that cannot be read are left out of their batches, so
+that nothing is learned from them, by weights or by batch norms; a batch of which nothing is left is no step.
 
-Shape legend: B rows of a batch, N rows of a split, K outputs.
+Shape legend: B rows of a batch, N rows of a split, K outputs, X 1 or K.
 """
 
 import math
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlray.config import TrainConfig
-from tlray.errors import ConfigError, TooManyFailuresError
+from tlray.config import FitConfig, NetworkConfig
+from tlray.errors import ConfigError, TooManyFailuresError, first_line
 from tlray.models.encoder.precision import autocast, precision
 from tlray.progress import say
 from tlray.training.examples.examples import Examples, Split
@@ -27,13 +27,14 @@ from tlray.training.examples.losses import row_losses, row_weights
 from tlray.training.network.batch_norm import shared_batch_norms
 from tlray.training.network.checkpoints import Checkpoints, Epoch, Progress
 from tlray.training.network.inputs import Rows
-from tlray.training.network.processes import World, share_of
+from tlray.training.network.processes import World
 from tlray.training.network.schedule import blocks_in_training, parameter_groups, rate_factor
+from tlray.training.network.state import parts_of, restore
 from tlray.training.network.transfer_network import TransferNetwork, scale_of, share_statistics
 from tlray.training.network.weight_average import Average
 
-Loaded = tuple[np.ndarray, Tensor, Tensor]
-"""Positions_B, inputs, and 1 for each row that has one (0 where an image cannot be read)."""
+Loaded = tuple[np.ndarray, Tensor]
+"""positions_B of the examples that have an input, and their inputs."""
 
 STANDARDISED_ROWS = 1024
 """Training rows by which the head's mean and scale are set."""
@@ -46,7 +47,8 @@ class Training:
         network: on the world's device.
         examples: all of them, the same in all processes.
         rows: their inputs.
-        config: of the command; its `network` is given.
+        fit: how long, and in which steps.
+        settings: of the network.
         world: of processes.
         checkpoints: of this run.
 
@@ -59,14 +61,14 @@ class Training:
         network: TransferNetwork,
         examples: Examples,
         rows: Rows,
-        config: TrainConfig,
+        fit: FitConfig,
+        settings: NetworkConfig,
         world: World,
         checkpoints: Checkpoints,
     ) -> None:
-        assert config.network is not None
         self.progress = Progress()
-        self._network, self._examples, self._rows, self._config = network, examples, rows, config
-        self._settings, self._world, self._checkpoints = config.network, world, checkpoints
+        self._network, self._examples, self._rows, self._fit = network, examples, rows, fit
+        self._settings, self._world, self._checkpoints = settings, world, checkpoints
         self._train = examples.positions(Split.TRAIN)
         self._validation = examples.positions(Split.VALIDATION)
         self._targets = torch.from_numpy(examples.targets)
@@ -74,15 +76,13 @@ class Training:
         if self._scale is not None:
             mean_K, std_K = self._scale
             self._targets = ((self._targets - mean_K) / std_K).float()
-        weights = row_weights(examples.targets, self._train, examples.task, len(examples.classes), config.class_weights)
+        weights = row_weights(examples.targets, self._train, examples.task, len(examples.classes), fit.class_weights)
         self._weights_NX = weights.reshape(len(examples), -1)
-        groups = parameter_groups(
-            network.head, network.backbone, network.anatomy.blocks, network.frozen.trained, config.network
-        )
+        groups = parameter_groups(network.head, network.backbone, network.anatomy.blocks, network.frozen.trained, settings)
         self._optimizer = torch.optim.AdamW(groups)
-        self._average = Average(network, config.network.ema)
+        self._average = Average(network, settings.ema)
         self._best: dict[str, Tensor] = {}
-        self._steps = math.ceil(len(self._train) / config.batch_size)
+        self._steps = math.ceil(len(self._train) / fit.batch_size)
         self._threads = ThreadPoolExecutor(1, "rows")
         self._runner: nn.Module | None = None
         self._released = -1
@@ -113,15 +113,23 @@ class Training:
         return self.progress
 
     def scores(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores_NK of some examples by the network as it is, in all processes; and which of them could be read."""
-        mine = np.arange(len(positions))[self._world.rank :: self._world.size]
+        """Compute the scores of some examples by the network as it is; called in all processes.
+
+        Args:
+            positions: of the examples, ascending; N.
+
+        Returns:
+            scores_NK, float32, and which of the examples could be read; bool, N.
+        """
         found_NK = torch.zeros(len(positions), len(self._examples.classes) + 1)
         self._network.eval()
         with torch.no_grad():
-            for numbers, inputs, fine_B in self._load(self._cut(mine), positions, epoch=None):
-                with autocast(self._world.device, self._settings.precision):
-                    scores_BK = self._network(inputs)
-                found_NK[numbers] = torch.cat([scores_BK, fine_B[:, None]], dim=1).cpu()
+            for positions_B, inputs in self._load(self._cut(positions[self._world.rank :: self._world.size]), epoch=None):
+                if len(positions_B):
+                    with autocast(self._world.device, self._settings.precision):
+                        scores_BK = self._network(inputs)
+                    is_read_B1 = scores_BK.new_ones(len(positions_B), 1)
+                    found_NK[np.searchsorted(positions, positions_B)] = torch.cat([scores_BK, is_read_B1], dim=1).cpu()
         found = self._world.sum(found_NK).numpy()
         return found[:, :-1], found[:, -1] > 0
 
@@ -130,26 +138,25 @@ class Training:
         positions = self._order(0)[:STANDARDISED_ROWS]
         self._network.eval()
         with torch.no_grad():
-            loaded = self._load(self._cut(np.arange(len(positions))), positions, epoch=None)
-            features = [self._network.features(inputs)[fine_B > 0] for _, inputs, fine_B in loaded]
+            loaded = self._load(self._cut(positions), epoch=None)
+            features = [self._network.features(inputs) for positions_B, inputs in loaded if len(positions_B)]
+        if features:
             self._network.standardise(torch.cat(features))
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self._config.seed, epoch)).permutation(self._train)
+        return np.random.default_rng((self._fit.seed, epoch)).permutation(self._train)
 
     def _cut(self, numbers: np.ndarray) -> list[np.ndarray]:
-        return [numbers[start : start + self._config.batch_size] for start in range(0, len(numbers), self._config.batch_size)]
+        return [numbers[start : start + self._fit.batch_size] for start in range(0, len(numbers), self._fit.batch_size)]
 
     def _run_epoch(self) -> None:
         began, progress, network = time.perf_counter(), self.progress, self._network
         runner = self._wrapped(blocks_in_training(progress.epoch, len(network.anatomy.blocks), self._settings.unfreeze))
         runner.train()
         batches = np.array_split(self._order(progress.epoch), self._steps)[progress.step :]
-        shares = [share_of(batch, self._world.rank, self._world.size) for batch in batches]
-        loaded = self._load(shares, None, epoch=progress.epoch)
-        for batch, (positions_B, inputs, fine_B) in zip(batches, loaded, strict=True):
-            counts_B = fine_B * (self._world.rank < len(batch))
-            self._step(runner, batch, positions_B, inputs, counts_B)
+        shares = [batch[self._world.rank :: self._world.size] for batch in batches]
+        for positions_B, inputs in self._load(shares, epoch=progress.epoch):
+            self._step(runner, positions_B, inputs)
             if progress.step % self._settings.checkpoint_every == 0 and progress.step < self._steps:
                 self._save()
         self._end_epoch(began)
@@ -162,29 +169,56 @@ class Training:
             self._runner, self._released = self._world.wrap(self._network), blocks
         return self._runner
 
-    def _step(self, runner: nn.Module, batch: np.ndarray, positions_B: np.ndarray, inputs: Tensor, counts_B: Tensor) -> None:
-        progress, world, device = self.progress, self._world, self._world.device
+    def _step(self, runner: nn.Module, positions_B: np.ndarray, inputs: Tensor) -> None:
+        """Learn from a batch, of which this process has some rows or none; where nobody has any, nothing is learned."""
+        progress, world = self.progress, self._world
         done = progress.epoch * self._steps + progress.step
-        torch.manual_seed(hash((self._config.seed, done, world.rank)) % 2**63)
-        weights_BX = self._weights_NX[positions_B].to(device) * counts_B[:, None]
-        with autocast(device, self._settings.precision), shared_batch_norms(world, counts=world.rank < len(batch)):
-            scores_BK = runner(inputs)
-        targets = self._targets[positions_B].to(device)
-        total = row_losses(scores_BK.float(), targets, self._examples.task, weights_BX).sum()
+        weights_BX = self._weights_NX[positions_B].to(world.device)
+        own = torch.tensor([float(len(positions_B)), float(weights_BX.mean(dim=1).sum())], dtype=torch.float64)
+        rows, weight = world.sum(own.clone()).tolist()
+        progress.step, progress.rows = progress.step + 1, progress.rows + int(rows)
+        if not rows:
+            return
+        torch.manual_seed(hash((self._fit.seed, done, world.rank)) % 2**63)
+        scores_BK = self._scores_in_training(runner, inputs, int(rows))
+        targets = self._targets[positions_B].to(world.device)
+        losses_B = row_losses(scores_BK[: len(targets)].float(), targets, self._examples.task, weights_BX)
+        total = losses_B.sum() if len(positions_B) else 0 * scores_BK.sum()  # what stands in has gradients too, of 0
         # Gradients are averaged over the processes; the loss is the mean over the whole batch.
-        share = world.size / float(self._weights_NX[batch].mean(dim=1).sum())
-        (total * share).backward()  # type: ignore[no-untyped-call]
+        (total * (world.size / weight)).backward()
         if self._settings.clip:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip)
-        factor = rate_factor(done, self._config.epochs * self._steps, self._settings.warmup)
+        factor = rate_factor(done, self._fit.epochs * self._steps, self._settings.warmup)
         for group in self._optimizer.param_groups:
             group["lr"] = group["rate"] * factor
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._average.update(done)
         progress.loss += float(total.detach())
-        progress.weight += float(weights_BX.mean(dim=1).sum())
-        progress.step, progress.rows = progress.step + 1, progress.rows + len(batch)
+        progress.weight += float(own[1])
+
+    def _scores_in_training(self, runner: nn.Module, inputs: Tensor, rows: int) -> Tensor:
+        """Run the network on this process's rows; without any, on one that stands in and counts for nothing.
+
+        The processes wait for each other within it, so that none may be left out.
+
+        Raises:
+            ConfigError: a single row of one pixel, which batch norms cannot normalise.
+        """
+        counts = len(inputs) > 0
+        if not counts:
+            inputs = inputs.new_zeros(1, *inputs.shape[1:])
+        try:
+            with autocast(self._world.device, self._settings.precision), shared_batch_norms(self._world, counts=counts):
+                scores_BK: Tensor = runner(inputs)
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1"):  # what torch's norms say
+                raise
+            raise ConfigError(
+                f"a step has {rows} image ({len(self._train)} to train on in steps of batch_size {self._fit.batch_size}), and "
+                f"a norm of the network needs more of them: {first_line(error)}; give another batch_size, or freeze the norms"
+            ) from error
+        return scores_BK
 
     def _end_epoch(self, began: float) -> None:
         progress, network = self.progress, self._network
@@ -199,19 +233,19 @@ class Training:
                 self._best = {name: tensor.clone() for name, tensor in network.learned().items()}
         progress.epochs.append(epoch)
         progress.epoch, progress.step, progress.loss, progress.weight = progress.epoch + 1, 0, 0.0, 0.0
-        is_stale = progress.best_epoch >= 0 and progress.epoch - 1 - progress.best_epoch >= self._config.patience
-        progress.is_done = progress.epoch >= self._config.epochs or is_stale
+        is_stale = progress.best_epoch >= 0 and progress.epoch - 1 - progress.best_epoch >= self._fit.patience
+        progress.is_done = progress.epoch >= self._fit.epochs or is_stale
         self._save()
         if self._world.rank == 0:
             metrics = {name: value for name, value in epoch.model_dump().items() if value is not None}
-            say(f"epoch {progress.epoch} of {self._config.epochs}: {', '.join(f'{k} {v:.4g}' for k, v in metrics.items())}")
+            say(f"epoch {progress.epoch} of {self._fit.epochs}: {', '.join(f'{k} {v:.4g}' for k, v in metrics.items())}")
 
     def _measure(self, train_loss: float, began: float) -> Epoch:
         seconds = time.perf_counter() - began
-        scores_NK, fine_N = self.scores(self._validation)
-        if not fine_N.any():
+        scores_NK, is_read_N = self.scores(self._validation)
+        if not is_read_N.any():
             return Epoch(train_loss=train_loss, validation_loss=None, accuracy=None, seconds=seconds)
-        scores, targets = torch.from_numpy(scores_NK[fine_N]), self._targets[self._validation[fine_N]]
+        scores, targets = torch.from_numpy(scores_NK[is_read_N]), self._targets[self._validation[is_read_N]]
         loss = float(row_losses(scores, targets, self._examples.task).mean())
         accuracy = float((scores.argmax(dim=1) == targets).float().mean()) if self._examples.task == "single" else None
         return Epoch(train_loss=train_loss, validation_loss=loss, accuracy=accuracy, seconds=seconds)
@@ -242,19 +276,19 @@ class Training:
         failed_N = self._world.sum(torch.from_numpy(self._rows.failed_N.astype(np.float32)))
         return int((failed_N > 0).sum())
 
-    def _load(self, shares: Iterable[np.ndarray], positions: np.ndarray | None, epoch: int | None) -> Iterator[Loaded]:
-        """Inputs on the device, the next ones read while these are used; of `positions[share]` where these are given."""
+    def _load(self, shares: Iterable[np.ndarray], epoch: int | None) -> Iterator[Loaded]:
+        """Bring the inputs of examples onto the device, the next ones read while these are used."""
 
-        def read(share: np.ndarray) -> Loaded:
-            inputs, fine_B = self._rows.take(share if positions is None else positions[share], epoch)
-            return share, torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(fine_B).float()
+        def read(positions_B: np.ndarray) -> Loaded:
+            found_B, inputs = self._rows.take(positions_B, epoch)
+            return found_B, torch.from_numpy(np.ascontiguousarray(inputs))
 
         waiting = None
         for share in [*shares, None]:
             upcoming = self._threads.submit(read, share) if share is not None else None
             if waiting is not None:
-                numbers, inputs, fine_B = waiting.result()
-                yield numbers, inputs.to(self._world.device), fine_B.to(self._world.device)
+                positions_B, inputs = waiting.result()
+                yield positions_B, inputs.to(self._world.device)
             waiting = upcoming
 
     def _sums(self) -> list[float]:
@@ -268,10 +302,7 @@ class Training:
         if self._world.rank != 0:
             return
         progress = self.progress.model_copy(update={"loss": loss, "weight": weight})
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self._network.named_parameters()}
-        parts = {"model": self._network.learned(), "average": self._average.tensors, "best": self._best}
-        for parameter, state in self._optimizer.state.items():
-            parts |= {f"optimizer.{key}": parts.get(f"optimizer.{key}", {}) | {names[parameter]: state[key]} for key in state}
+        parts = parts_of(self._network, self._optimizer, self._average.tensors, self._best)
         self._checkpoints.save(progress.epoch * self._steps + progress.step, parts, progress)
 
     def _resume(self) -> bool:
@@ -281,16 +312,7 @@ class Training:
         if step < 0:
             return False
         parts, self.progress = self._checkpoints.read(step)
-        device = self._world.device
-        parts = {part: {name: tensor.to(device) for name, tensor in tensors.items()} for part, tensors in parts.items()}
-        self._network.load_learned(parts["model"])
-        self._average.tensors, self._best = parts.get("average", {}), parts.get("best", {})
-        parameters = dict(self._network.named_parameters())
-        for part, tensors in parts.items():
-            if part.startswith("optimizer."):
-                for name, tensor in tensors.items():
-                    key = part.removeprefix("optimizer.")
-                    self._optimizer.state[parameters[name]][key] = tensor.cpu() if key == "step" else tensor
+        self._average.tensors, self._best = restore(parts, self._network, self._optimizer, self._world.device)
         if self._world.rank == 0:
             say(f"going on after epoch {self.progress.epoch}, step {self.progress.step} of {self._steps}")
         else:

@@ -74,8 +74,7 @@ def work_on_ray(job: "Job") -> None:
         TooManyFailuresError: more images cannot be read than allowed.
         TlrayError: workers failed more often than allowed; it is what the first of them said.
     """
-    settings = job.config.network
-    assert settings is not None
+    settings = job.network
     with joined():
         use_gpu = ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
         many = settings.workers if settings.max_workers is None else (settings.workers, settings.max_workers)
@@ -85,7 +84,7 @@ def work_on_ray(job: "Job") -> None:
             train_loop_config={"job": job.model_dump_json(), "log_level": logging.getLogger("tlray").getEffectiveLevel()},
             scaling_config=ScalingConfig(num_workers=many, use_gpu=use_gpu),  # type: ignore[arg-type]
             run_config=RunConfig(
-                name=job.fingerprint[:16],
+                name=job.folder.rpartition("/")[2],
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=settings.max_failures),

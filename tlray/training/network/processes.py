@@ -1,11 +1,7 @@
-"""What the training loop asks of the processes that it runs in; `tlray.training.network.on_ray` has the one for several.
-
-Shape legend: B rows of a batch.
-"""
+"""What the training loop asks of the processes that it runs in; `tlray.training.network.on_ray` has the one for several."""
 
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,8 +55,3 @@ class Alone:
     def gather_text(self, text: str) -> list[str]:
         """The text alone."""
         return [text]
-
-
-def share_of(batch_B: np.ndarray, rank: int, size: int) -> np.ndarray:
-    """One process's share of a batch; where there are too few rows for all, a first one that is not to count."""
-    return batch_B[rank::size] if rank < len(batch_B) else batch_B[:1]

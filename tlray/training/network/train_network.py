@@ -1,114 +1,111 @@
-"""`tlray train` of a network: what is to be trained on what, decided before any work; then Ray, or this process, does it."""
+"""A network trained from images or activations: what is trained on what, decided before Ray or this process does it."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
-from tlray.errors import ConfigError, RecipeMismatchError
+from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.source.source import PAGE_SCHEMA, open_source
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.lease import hold
+from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table
-from tlray.models.backbones import Backbone, resolve_backbone
-from tlray.models.weights import WeightsSpec
-from tlray.progress import say
-from tlray.recipe import Recipe
+from tlray.models.backbones import resolve_backbone
 from tlray.training.examples.examples import Examples, read_examples
-from tlray.training.examples.examples_file import encode_shared, write_shared
-from tlray.training.examples.labels import labels_uri
-from tlray.training.examples.losses import check_class_weights
-from tlray.training.head_config import check_head
+from tlray.training.examples.examples_file import encode_examples, write_examples
+from tlray.training.examples.table_rows import read_rows
 from tlray.training.model.loggers import Loggers
 from tlray.training.model.model import ModelCard, model_exists, read_card
-from tlray.training.model.rerun import short_metrics
-from tlray.training.network.checkpoints import Checkpoints, delete_folder
+from tlray.training.model.rerun import Identity, config_identity, whole_weights
+from tlray.training.network.checkpoints import Checkpoints, delete_folder, folder_exists
+from tlray.training.network.cut import choose_cut
+from tlray.training.network.fingerprint import fingerprint
 from tlray.training.network.processes import Alone
-from tlray.training.network.worker import Job, anatomy_of, check_activations, checkpoints_of, suffix_of, work
-
-_DOES_NOT_MATTER: Any = {
-    **dict.fromkeys(("out", "memory_bytes", "loggers", "logs", "rebuild", "wait", "lease_seconds", "dry_run", "local"), True),
-    "network": {"workers", "max_workers", "max_failures", "checkpoint_every"},
-}
-"""Keys that a run may change when it goes on."""
+from tlray.training.network.worker import Job, checkpoints_of, work
 
 
-def train_network(config: TrainConfig) -> dict[str, Any]:
-    """Train a network and save it as a model; the same command goes on with a run that was ended.
+class NetworkTraining:
+    """The training of a network; see `tlray.training.train.Training`. The same command goes on with a run that was ended.
 
     Args:
-        config: of the command, with `network`.
-
-    Returns:
-        The command's JSON object.
+        config: of the command, with `network`, and with whole URIs.
 
     Raises:
         ConfigError: the input is wrong; nothing was started.
-        TooManyFailuresError: more images cannot be read than allowed.
-        TableLockedError: another run trains a model there.
-        StorageError: workers or a store failed for good; the same command goes on from the last checkpoint.
     """
-    assert config.network is not None
-    _check(config)
-    config = _in_full(config)
-    table = None if config.table is None else Table.open(to_uri(config.table), config.table_version)
-    backbone = resolve_backbone(_recipe_config(config, table), local_copy)
-    check_preprocessing(backbone.recipe.preprocessing)
-    cut = _choose_cut(config, backbone, table)
-    examples, items, trust_listing = _examples(config, table)
-    shared = encode_shared(examples, items)
-    job = Job(
-        config=config,
-        recipe=backbone.recipe,
-        cut=cut,
-        table_version=None if table is None else table.version,
-        trust_listing=trust_listing,
-        fingerprint=_fingerprint(config, backbone.recipe, cut, table, shared),
-    )
-    out = to_uri(config.out)
-    if config.dry_run:
-        return {"model": out, "dry_run": True, "frozen_up_to": cut, "counts": dict(examples.counts)}
-    _is_made(job, out)  # refuses before anything is written
-    with hold(out, "train", wait=config.wait, seconds=config.lease_seconds) as lease:
-        is_made = _is_made(job, out)  # another run may have ended meanwhile
-        if is_made:
-            say(f"nothing to do: {out} holds the model of this very training")
+
+    def __init__(self, config: TrainConfig) -> None:
+        assert config.network is not None
+        _check(config)
+        self.config = config
+        table = None if config.table is None else Table.open(config.table, config.table_version)
+        backbone = resolve_backbone(_recipe_config(config, table), local_copy)
+        check_preprocessing(backbone.recipe.preprocessing)
+        self.recipe = backbone.recipe
+        self._cut = choose_cut(config.network.freeze, backbone, table)
+        self.examples, items, trust_listing = _examples(config, table)
+        self._file = encode_examples(self.examples, items)
+        self.identity = Identity(
+            config=config_identity(config, None if table is None else table.uri),
+            recipe_id=self.recipe.recipe_id,
+            examples=hashlib.sha256(self._file).hexdigest(),
+            fingerprint=fingerprint(
+                config,
+                self.recipe.recipe_id,
+                self._cut,
+                "" if table is None else table.recipe_file.recipe_id,
+                encode_examples(_as_first_encoded(self.examples), items),
+            ),
+        )
+        self._job = Job(
+            config=config,
+            identity=self.identity,
+            recipe=self.recipe,
+            cut=self._cut,
+            table_version=None if table is None else table.version,
+            trust_listing=trust_listing,
+        )
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether checkpoints are there, of a run that ended or is under way."""
+        return folder_exists(checkpoints_of(self.config))
+
+    def prepare(self) -> dict[str, Any]:
+        """Do nothing more: what the identity depends on has been read already."""
+        return {"table_version": self._job.table_version, "frozen_up_to": self._cut}
+
+    def run(self, lease: Lease) -> ModelCard:
+        """Train here or on Ray; the first of the processes writes the model."""
+        if self.config.rebuild and model_exists(self.config.out):
+            _forget_done(self._job.folder)
+        write_examples(self._job.folder, self._file)
+        if self.config.local:
+            work(self._job, Alone())
         else:
-            _train(job, shared, out)
-            lease.check()
-        card = read_card(out)
-        delete_folder(checkpoints_of(config))
-    return _result(out, card, "unchanged" if is_made else "trained")
+            from tlray.training.network.on_ray import work_on_ray  # ray is slow to import, and --local does without it
 
+            work_on_ray(self._job)
+        lease.check()
+        card = read_card(self.config.out)
+        self._log(card)
+        return card
 
-def _is_made(job: Job, out: str) -> bool:
-    """Whether the model is there already.
+    def clear(self) -> None:
+        """Delete the checkpoints: the model is there."""
+        delete_folder(checkpoints_of(self.config))
 
-    Raises:
-        ConfigError: another one is, and is not to be replaced.
-    """
-    if job.config.rebuild or not model_exists(out):
-        return False
-    if read_card(out).training.get("fingerprint") != job.fingerprint:
-        raise ConfigError(f"{out} holds another model; give --rebuild to replace it, or another --out")
-    return True
-
-
-def _train(job: Job, shared: bytes, out: str) -> None:
-    if job.config.rebuild and model_exists(out):
-        _forget_done(job.folder)
-    write_shared(job.folder, shared)
-    if job.config.local:
-        work(job, Alone())
-    else:
-        from tlray.training.network.on_ray import work_on_ray  # ray is slow to import, and --local does without it
-
-        work_on_ray(job)
-    _log(job.config, out, read_card(out))
+    def _log(self, card: ModelCard) -> None:
+        config = self.config
+        parameters = {"backbone": card.recipe.backbone, "frozen_up_to": card.training["frozen_up_to"]}
+        with Loggers(config.loggers, folder=Path(config.logs), name=config.out, parameters=parameters) as loggers:
+            for number, epoch in enumerate(card.training["history"], 1):
+                loggers.log(number, {name: value for name, value in epoch.items() if value is not None})
 
 
 def _check(config: TrainConfig) -> None:
@@ -128,29 +125,6 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("refit and grid are for heads on a table's vectors; a network is trained once: leave them out")
     if config.head.kind == "ridge":
         raise ConfigError("head.kind ridge has a closed form for fixed vectors only; a network takes linear or mlp")
-    check_head(config)
-    check_class_weights(config)
-
-
-def _in_full(config: TrainConfig) -> TrainConfig:
-    """With whole addresses for the places that it names.
-
-    Other processes work in other folders, and the fingerprint of a relative address would be the same for two places.
-    """
-    update: dict[str, Any] = {"out": to_uri(config.out), "labels": labels_uri(config) or config.labels}
-    if config.table is not None:
-        update["table"] = to_uri(config.table)
-    if config.source is not None:
-        listing = config.source.listing and to_uri(config.source.listing)
-        update["source"] = config.source.model_copy(update={"uri": to_uri(config.source.uri), "listing": listing})
-    if config.recipe is not None:
-        update["recipe"] = config.recipe.model_copy(update={"weights": _weights_in_full(config.recipe.weights)})
-    return config.model_copy(update=update)
-
-
-def _weights_in_full(weights: str) -> str:
-    spec = WeightsSpec.parse(weights)
-    return to_uri(spec.location) + ("#order" if spec.by_order else "") if spec.kind == "file" else weights
 
 
 def _recipe_config(config: TrainConfig, table: Table | None) -> RecipeConfig:
@@ -164,54 +138,17 @@ def _recipe_config(config: TrainConfig, table: Table | None) -> RecipeConfig:
     given = recipe.preprocessing.model_dump(exclude={"fill"})
     return RecipeConfig(
         backbone=recipe.backbone,
-        weights=_weights_in_full(recipe.weights),
+        weights=whole_weights(recipe.weights),
         weights_sha256=recipe.weights_sha256,
         precision=recipe.precision,
         preprocessing=PreprocessingConfig(**given),
     )
 
 
-def _choose_cut(config: TrainConfig, backbone: Backbone, table: Table | None) -> str | None:
-    """The cut, checked: the network has it, and the table has its activations."""
-    assert config.network is not None
-    freeze = config.network.freeze
-    anatomy = anatomy_of(backbone)
-    if table is None:
-        return anatomy.choose_cut(freeze or "none")
-    recipe = table.recipe_file.recipe
-    _check_recipes(table.uri, recipe, backbone.recipe)
-    if freeze is None and len(recipe.taps) > 1:
-        raise ConfigError(f"{table.uri} has the layers {', '.join(recipe.taps)}; name one of them as network.freeze")
-    cut = recipe.taps[0] if freeze is None else anatomy.choose_cut(freeze)
-    if cut not in recipe.taps:
-        raise RecipeMismatchError(
-            f"{table.uri} has the activations of {', '.join(recipe.taps)}, but network.freeze {freeze} means {cut}; "
-            "extract a table with that layer in recipe.taps"
-        )
-    suffix_of(backbone, cut)
-    check_activations(backbone, table.recipe_file, cut)
-    return cut
-
-
-def _check_recipes(uri: str, theirs: Recipe, ours: Recipe) -> None:
-    """Refuse a table that does not hold what this network computes up to a cut."""
-    both = {"backbone", "weights_sha256", "preprocessing", "image_rule"}
-    differences = [line for line in ours.differences(theirs) if line.partition(":")[0].partition(".")[0] in both]
-    if theirs.pool != "none":
-        differences.append(f"pool: 'none', {theirs.pool!r}")
-    if theirs.normalize:
-        differences.append("normalize: False, True")
-    if differences:
-        raise RecipeMismatchError(
-            f"{uri} does not hold this network's activations (field: needed, the table's; {'; '.join(differences)}); "
-            "extract one with --recipe.pool none and the same backbone, weights and preprocessing"
-        )
-
-
 def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Table, bool]:
-    """Labelled images in the order of their URIs, what is known of each, and whether a listing's etags are to be trusted."""
+    """Labelled images in order of URI, what is known of each, and whether a listing's etags are to be trusted."""
     if table is not None:
-        rows, trust_listing = table.read(["uri", "etag", "label"]), False
+        items, trust_listing = read_rows(table).items, False
     else:
         assert config.source is not None
         source = open_source(config.source)
@@ -220,18 +157,16 @@ def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Ta
                 f"{source.uri} is of format {source.format}, whose images cannot be read in any order; "
                 "train from single files or a manifest, or from a table of activations"
             )
-        rows, trust_listing = pa.concat_tables([PAGE_SCHEMA.empty_table(), *source.pages()]), source.format == "manifest"
-        rows = rows.group_by("uri", use_threads=False).aggregate([(name, "first") for name in rows.column_names[1:]])
-        rows = rows.rename_columns(PAGE_SCHEMA.names)
-    rows = rows.sort_by("uri").combine_chunks()
-    examples = read_examples(rows["uri"].combine_chunks(), rows["label"].combine_chunks(), config)
-    return examples, rows.take(pa.array(examples.rows_N)), trust_listing
+        listed, trust_listing = pa.concat_tables([PAGE_SCHEMA.empty_table(), *source.pages()]), source.format == "manifest"
+        once = listed.group_by("uri", use_threads=False).aggregate([(name, "first") for name in listed.column_names[1:]])
+        items = once.rename_columns(PAGE_SCHEMA.names).sort_by("uri").combine_chunks()
+    examples = read_examples(items["uri"].combine_chunks(), items["label"].combine_chunks(), config)
+    return examples, items.take(pa.array(examples.rows_N)), trust_listing
 
 
-def _fingerprint(config: TrainConfig, recipe: Recipe, cut: str | None, table: Table | None, shared: bytes) -> str:
-    document = config.model_dump_json(exclude=_DOES_NOT_MATTER)
-    theirs = "" if table is None else table.recipe_file.recipe_id
-    return hashlib.sha256(f"{document}\n{recipe.recipe_id}\n{cut}\n{theirs}\n".encode() + shared).hexdigest()
+def _as_first_encoded(examples: Examples) -> Examples:
+    """The examples as version 0.1 wrote them: numbers in float32."""
+    return replace(examples, targets=examples.targets.astype(np.float32)) if examples.task == "regression" else examples
 
 
 def _forget_done(folder: str) -> None:
@@ -240,18 +175,3 @@ def _forget_done(folder: str) -> None:
     step = checkpoints.last_step()
     if step >= 0 and checkpoints.read(step)[1].is_done:
         delete_folder(folder)
-
-
-def _log(config: TrainConfig, out: str, card: ModelCard) -> None:
-    parameters = {"backbone": card.recipe.backbone, "frozen_up_to": card.training["frozen_up_to"]}
-    with Loggers(config.loggers, folder=Path(config.logs), name=out, parameters=parameters) as loggers:
-        for number, epoch in enumerate(card.training["history"], 1):
-            loggers.log(number, {name: value for name, value in epoch.items() if value is not None})
-
-
-def _result(out: str, card: ModelCard, action: str) -> dict[str, Any]:
-    told = ("frozen_up_to", "epochs", "best_epoch", "unreadable_images", "counts")
-    return {"model": out, "action": action, "recipe_id": card.recipe_id, "task": card.task, "outputs": len(card.classes)} | {
-        **{key: card.training[key] for key in told},
-        "metrics": short_metrics(card),
-    }

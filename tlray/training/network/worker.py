@@ -6,34 +6,32 @@ Shape legend: N examples, K outputs, D length of the tap's vector.
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
-from tlray.config import TrainConfig
-from tlray.errors import ConfigError, TlrayError, first_line
+from tlray.config import NetworkConfig, TrainConfig
+from tlray.errors import TlrayError, first_line
 from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.uri import join, to_uri
+from tlray.lake.storage.uri import join
 from tlray.lake.table.table import Table
-from tlray.models.backbones import Backbone, load_backbone, to_network_input
+from tlray.models.backbones import Backbone, load_backbone
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.precision import precision
-from tlray.models.freezing import Anatomy, examine
 from tlray.models.heads import Head, HeadSpec
-from tlray.models.suffix import Suffix, split_suffix
-from tlray.models.taps import Pooling, TapRunner
+from tlray.models.suffix import Suffix
 from tlray.models.weights import hash_weights
-from tlray.recipe import GOLDEN_IMAGE_COUNT, Recipe, RecipeFile, check_golden, golden_images
+from tlray.recipe import Recipe
 from tlray.training.examples.examples import Examples, Split
-from tlray.training.examples.examples_file import read_shared
+from tlray.training.examples.examples_file import read_written
 from tlray.training.examples.metrics import Evaluation, evaluate
-from tlray.training.head_config import hidden_of
-from tlray.training.model.model import NETWORK_NAME, RECIPE_NAME, ModelCard, now, package_versions, save_model
-from tlray.training.model.plots import draw_confusion, draw_curves
+from tlray.training.model.model import NETWORK_NAME
+from tlray.training.model.publish import Trained, publish
+from tlray.training.model.rerun import Identity
 from tlray.training.network.checkpoints import Checkpoints, Progress
+from tlray.training.network.cut import anatomy_of, suffix_of
 from tlray.training.network.inputs import ActivationRows, ImageRows, Rows
 from tlray.training.network.loop import Training
 from tlray.training.network.processes import World
@@ -44,71 +42,38 @@ class Job(BaseModel):
     """All that a process needs to know; crosses to other machines as JSON.
 
     Attributes:
-        config: of the command.
+        config: of the command, with whole URIs.
+        identity: of the model.
         recipe: of the network before it is trained.
         cut: up to which it is frozen.
         table_version: of the table of activations, where they are trained on.
         trust_listing: see `ReadSpec`.
-        fingerprint: of all that the result depends on.
     """
 
     model_config = ConfigDict(frozen=True)
 
     config: TrainConfig
+    identity: Identity
     recipe: Recipe
     cut: str | None
     table_version: int | None
     trust_listing: bool
-    fingerprint: str
 
     @property
     def folder(self) -> str:
         """Where the run keeps its examples and checkpoints."""
-        return join(checkpoints_of(self.config), self.fingerprint[:16])
+        return join(checkpoints_of(self.config), f"{self.identity.fingerprint:.16}")
+
+    @property
+    def network(self) -> NetworkConfig:
+        """How the network is trained."""
+        assert self.config.network is not None
+        return self.config.network
 
 
 def checkpoints_of(config: TrainConfig) -> str:
     """Where all runs towards a model keep what they need to go on."""
-    return join(to_uri(config.out), "checkpoints")
-
-
-def probe_of(recipe: Recipe, images: int) -> Tensor:
-    """Golden images as the network takes them, images_BCHW."""
-    return to_network_input(torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:images]), recipe.preprocessing)
-
-
-def anatomy_of(backbone: Backbone) -> Anatomy:
-    """Of its only tap.
-
-    Raises:
-        ConfigError: it has several.
-    """
-    if len(backbone.recipe.taps) != 1:
-        raise ConfigError(f"recipe.taps has {len(backbone.recipe.taps)} layers; a network is trained on one")
-    return examine(backbone.module, backbone.recipe.taps[0], probe_of(backbone.recipe, 1))
-
-
-def suffix_of(backbone: Backbone, cut: str) -> Suffix:
-    """What comes after a cut; see `split_suffix`."""
-    recipe = backbone.recipe
-    pooling = Pooling.of(backbone.module, recipe.pool, recipe.preprocessing.crop)
-    device = next(backbone.module.parameters()).device
-    return split_suffix(backbone.module, cut, recipe.taps[0], pooling, probe_of(recipe, 2).to(device))
-
-
-def check_activations(backbone: Backbone, file: RecipeFile, cut: str) -> None:
-    """Hold what this machine computes up to a cut against the golden vectors of a table of activations.
-
-    Raises:
-        GoldenMismatchError: the table was made by something that computes other numbers.
-    """
-    pooling = Pooling.of(backbone.module, "none", backbone.recipe.preprocessing.crop)
-    with torch.inference_mode():
-        images_BCHW = probe_of(backbone.recipe, GOLDEN_IMAGE_COUNT)
-        activations_BD = TapRunner(backbone.module, [cut], pooling)(images_BCHW)[cut].flatten(1).numpy()
-    column = file.recipe.columns[cut]
-    only = file.model_copy(update={"golden": {column: file.golden[column]}})
-    check_golden(only, {column: activations_BD}, where="this machine")
+    return join(config.out, "checkpoints")
 
 
 def work(job: Job, world: World) -> None:
@@ -123,7 +88,7 @@ def work(job: Job, world: World) -> None:
         agree(world, failure)
         assert begun is not None
         backbone, examples, network, rows = begun
-        with Training(network, examples, rows, job.config, world, Checkpoints(job.folder)) as training:
+        with Training(network, examples, rows, job.config, job.network, world, Checkpoints(job.folder)) as training:
             progress = training.run()
             with precision(world.device, "fp32"):
                 metrics = _measure(training, examples)
@@ -153,11 +118,9 @@ _Begun = tuple[Backbone, Examples, TransferNetwork, Rows]
 
 
 def _begin(job: Job, world: World, scratch: Path) -> _Begun:
-    examples, items = read_shared(job.folder)
+    examples, items = read_written(job.folder)
     backbone = load_backbone(job.recipe, local_copy)
-    table = None
-    if job.config.table is not None:
-        table = Table.open(to_uri(job.config.table), job.table_version)
+    table = None if job.config.table is None else Table.open(job.config.table, job.table_version)
     network = _network(job, backbone, examples, table, world)
     return backbone, examples, network, _rows(job, examples, items, table, scratch, world.local_size)
 
@@ -170,7 +133,7 @@ def _network(job: Job, backbone: Backbone, examples: Examples, table: Table | No
         kind=head.kind,
         inputs=int(torch.Size(features).numel()),
         outputs=len(examples.classes),
-        hidden=hidden_of(job.config),
+        hidden=head.widths,
         dropout=head.dropout,
     )
     anatomy = anatomy_of(backbone)
@@ -187,9 +150,8 @@ def _network(job: Job, backbone: Backbone, examples: Examples, table: Table | No
     return network.to(world.device)
 
 
-def _rows(job: Job, examples: Examples, items: Any, table: Table | None, scratch: Path, sharers: int) -> Rows:
-    config, settings = job.config, job.config.network
-    assert settings is not None
+def _rows(job: Job, examples: Examples, items: pa.Table, table: Table | None, scratch: Path, sharers: int) -> Rows:
+    config = job.config
     if table is not None:
         assert job.cut is not None
         column = table.recipe_file.recipe.columns[job.cut]
@@ -198,7 +160,7 @@ def _rows(job: Job, examples: Examples, items: Any, table: Table | None, scratch
     spec = ReadSpec(
         kind="images", source=config.source, preprocessing=job.recipe.preprocessing, trust_listing=job.trust_listing
     )
-    kinds = ("crop", "flip") if settings.augment is None else settings.augment
+    kinds = ("crop", "flip") if job.network.augment is None else job.network.augment
     return ImageRows(
         items, spec, kinds=kinds, seed=config.seed, memory_bytes=config.memory_bytes, scratch=scratch, sharers=sharers
     )
@@ -208,10 +170,10 @@ def _measure(training: Training, examples: Examples) -> dict[str, Evaluation]:
     metrics = {}
     for split in Split:
         positions = examples.positions(split)
-        scores_NK, fine_N = training.scores(positions) if len(positions) else (None, None)
-        if scores_NK is not None and fine_N is not None and fine_N.any():
-            targets = examples.targets[positions[fine_N]]
-            metrics[split.name.lower()] = evaluate(scores_NK[fine_N], targets, examples.task, examples.classes)
+        scores_NK, is_read_N = training.scores(positions)
+        if is_read_N.any():
+            targets = examples.targets[positions[is_read_N]]
+            metrics[split.name.lower()] = evaluate(scores_NK[is_read_N], targets, examples.task, examples.classes)
     return metrics
 
 
@@ -224,53 +186,35 @@ def _save(
     metrics: dict[str, Evaluation],
     failed: int,
 ) -> None:
-    config, out = job.config, to_uri(job.config.out)
-    assert config.network is not None
     frozen_sha256 = network.frozen_sha256()
     module, recipe = backbone.module.eval(), job.recipe
     if is_trained := bool(network.frozen.trained):
-        update = {"weights": join(out, NETWORK_NAME), "weights_sha256": hash_weights(module)}
+        update = {"weights": join(job.config.out, NETWORK_NAME), "weights_sha256": hash_weights(module)}
         recipe = recipe.model_copy(update=update)
-    card = ModelCard(
-        created=now(),
-        task=examples.task,
-        classes=examples.classes,
-        head=network.head.spec,
-        recipe=recipe,
-        recipe_id=recipe.recipe_id,
-        tap=recipe.taps[0],
-        table=None if config.table is None else to_uri(config.table),
-        table_version=job.table_version,
-        source=None if config.source is None else to_uri(config.source.uri),
-        training={
-            "strategy": "network",
-            "fingerprint": job.fingerprint,
-            "start": config.network.start,
-            "frozen_up_to": job.cut,
-            "frozen_sha256": frozen_sha256,
-            "trained_parameters": len(network.frozen.trained),
-            "epochs": progress.epoch,
-            "best_epoch": progress.best_epoch + 1,
-            "rows_trained_on": progress.rows,
-            "unreadable_images": failed,
-            "counts": dict(examples.counts),
-            "history": [epoch.model_dump() for epoch in progress.epochs],
-        },
-        metrics=metrics,
-        config=config.model_dump(mode="json"),
-        versions=package_versions(),
-    )
-    golden = make_recipe_file(replace(backbone, recipe=recipe, module=module))
-    state = module.state_dict() if is_trained else None
-    files = {RECIPE_NAME: golden.to_json()} | _pictures(progress, metrics, examples)
-    save_model(out, card, network.head, state, files=files)
-
-
-def _pictures(progress: Progress, metrics: dict[str, Evaluation], examples: Examples) -> dict[str, bytes]:
     curves = {"train": [epoch.train_loss for epoch in progress.epochs]}
     validation = [epoch.validation_loss for epoch in progress.epochs if epoch.validation_loss is not None]
-    pictures = {"curves.png": draw_curves(curves | {"validation": validation} if validation else curves)}
-    measured = metrics.get("test") or metrics.get("validation")
-    if measured is not None and measured.confusion is not None:
-        pictures["confusion.png"] = draw_confusion(measured.confusion, examples.classes)
-    return {name: data for name, data in pictures.items() if data is not None}
+    facts = {
+        "start": job.network.start,
+        "frozen_up_to": job.cut,
+        "frozen_sha256": frozen_sha256,
+        "trained_parameters": len(network.frozen.trained),
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch + 1,
+        "rows_trained_on": progress.rows,
+        "unreadable_images": failed,
+        "history": [epoch.model_dump() for epoch in progress.epochs],
+    }
+    trained = Trained(
+        strategy="network",
+        examples=examples,
+        head=network.head,
+        recipe_file=make_recipe_file(replace(backbone, recipe=recipe, module=module)),
+        tap=recipe.taps[0],
+        metrics=metrics,
+        curves=curves | {"validation": validation} if validation else curves,
+        best_curve=None,
+        facts=facts,
+        network_state=module.state_dict() if is_trained else None,
+        table_version=job.table_version,
+    )
+    publish(trained, job.config, job.identity)

@@ -1,0 +1,95 @@
+"""From what a training made, of heads or of a network, to a model folder: its card, its pictures, its files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tlray.config import TrainConfig
+from tlray.models.heads import Head
+from tlray.recipe import RecipeFile
+from tlray.training.examples.examples import Examples
+from tlray.training.examples.metrics import Evaluation
+from tlray.training.model.model import RECIPE_NAME, ModelCard, now, package_versions, save_model
+from tlray.training.model.plots import draw_confusion, draw_curves
+from tlray.training.model.rerun import Identity
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model as it comes from its training.
+
+    Attributes:
+        strategy: what was trained.
+        examples: that it was trained on.
+        head: on any device.
+        recipe_file: of the vectors that the head takes, with golden ones.
+        tap: the layer of the recipe that gives them.
+        metrics: by split.
+        curves: losses by epoch, by name; those of several heads or of one network.
+        best_curve: name of the one that was kept, where one was chosen.
+        facts: what else the card says of the training.
+        network_state: state dict of a network that was trained too.
+        table_version: of the table that it was trained on.
+    """
+
+    strategy: Literal["head", "network"]
+    examples: Examples
+    head: Head
+    recipe_file: RecipeFile
+    tap: str
+    metrics: Mapping[str, Evaluation]
+    curves: Mapping[str, Sequence[float]]
+    best_curve: str | None
+    facts: Mapping[str, Any]
+    network_state: Mapping[str, Tensor] | None = None
+    table_version: int | None = None
+
+
+def publish(trained: Trained, config: TrainConfig, identity: Identity) -> ModelCard:
+    """Write the model folder.
+
+    Args:
+        trained: the model.
+        config: of the command, with whole URIs.
+        identity: of the model.
+
+    Returns:
+        The card as it was written.
+    """
+    card = ModelCard(
+        created=now(),
+        task=trained.examples.task,
+        classes=trained.examples.classes,
+        head=trained.head.spec,
+        recipe=trained.recipe_file.recipe,
+        recipe_id=trained.recipe_file.recipe_id,
+        tap=trained.tap,
+        table=config.table,
+        table_version=trained.table_version,
+        source=None if config.source is None else config.source.uri,
+        training={
+            "strategy": trained.strategy,
+            "identity": identity.model_dump(mode="json", exclude={"fingerprint"}),
+            "fingerprint": identity.fingerprint,
+            "counts": dict(trained.examples.counts),
+            **trained.facts,
+        },
+        metrics=dict(trained.metrics),
+        config=config.model_dump(mode="json"),
+        versions=package_versions(),
+    )
+    files = {RECIPE_NAME: trained.recipe_file.to_json()} | _pictures(trained)
+    return save_model(config.out, card, trained.head, trained.network_state, files=files)
+
+
+def _pictures(trained: Trained) -> dict[str, bytes]:
+    """The curves where there are any, and the confusion of classes on the test rows or, without these, on the validation's."""
+    pictures: dict[str, bytes | None] = {}
+    if trained.curves:
+        pictures["curves.png"] = draw_curves(trained.curves, best=trained.best_curve)
+    measured = trained.metrics.get("test") or trained.metrics.get("validation")
+    if measured is not None and measured.confusion is not None:
+        pictures["confusion.png"] = draw_confusion(measured.confusion, trained.examples.classes)
+    return {name: data for name, data in pictures.items() if data is not None}
