@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,7 +181,6 @@ def test_a_cut_file_is_an_error_or_loses_no_pixel(name: str) -> None:
         except ImageError as error:
             codes.add(str(error.code))
             continue
-        assert not name.startswith("jpeg"), length
         np.testing.assert_array_equal(cut_HWC, whole_HWC, err_msg=f"{name} cut to {length} of {len(data)} bytes")
     assert "truncated" in codes
     assert codes <= {"truncated", "not_an_image", "corrupt"}
@@ -231,7 +231,7 @@ def test_whatever_a_decoder_raises_becomes_an_image_error(raised: type[Exception
     def explode(*_: object) -> None:
         raise raised("boom")
 
-    monkeypatch.setitem(images._OPENERS, "PNG", explode)
+    monkeypatch.setitem(images._FORMATS, "PNG", replace(images._FORMATS["PNG"], open=explode))
     assert code_of(valid()["png"]) == "corrupt"
     monkeypatch.setattr(images, "apply_preprocessing", explode)
     with pytest.raises(ImageError, match="boom"):

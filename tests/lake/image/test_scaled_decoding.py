@@ -160,7 +160,7 @@ def test_small_photos_and_other_formats_are_untouched() -> None:
 
 def test_failures_are_those_of_full_decoding() -> None:
     data = photo_bytes(5, (1400, 1050))
-    for broken, code in ((data[: len(data) // 2], "truncated"), (data[:-2], "truncated"), (b"\xff\xd8\xff\xd9", "corrupt")):
+    for broken, code in ((data[: len(data) // 2], "truncated"), (data[:-20], "truncated"), (b"\xff\xd8\xff\xd9", "corrupt")):
         for preprocessing in (FULL, SCALED):
             with pytest.raises(ImageError) as caught:
                 decode(broken, preprocessing)

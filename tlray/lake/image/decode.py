@@ -3,8 +3,12 @@
 The rule, version `tlray.recipe.IMAGE_RULE`:
 
 - The first picture of an animation or of several pages; not a TIFF's preview (camera raw), which is `unsupported`.
-- EXIF orientation is applied, in whatever format carries it; EXIF that cannot be read means no orientation.
-- Alpha, and a colour or palette entry declared transparent, is composited on white; so is what a GIF's first frame leaves open.
+- Pixels decide. What they do not depend on (text, colour profiles, thumbnails, broken EXIF, what follows the picture) is
+  neither shown to the decoder nor a reason to refuse an image (`tlray.lake.image.containers`).
+- EXIF orientation is applied, in whatever format carries it, or else XMP's; what cannot be read means none. AVIF has its own
+  rotation, mirroring and clean aperture, which are applied instead.
+- Alpha, and a colour or palette entry declared transparent, is composited on white; so is what the first frame of an animation
+  leaves open.
 - 16 bits become 8 by their high byte, since Pillow itself does so with RGB, RGBA and CMYK of 16 bits: the same picture stored
   in grey and in colour has the same levels. 12-bit grey likewise by its high 8 bits. Integers of 32 bits have no stated
   white level: they are read as 16 bits where all lie within 0..65535, and are `unsupported` otherwise. So are floats.
@@ -20,7 +24,6 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import (
@@ -29,7 +32,6 @@ from PIL import (
     ExifTags,
     GifImagePlugin,
     Image,
-    ImageCms,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -39,29 +41,43 @@ from PIL import (
 )
 
 from tlray.errors import ImageError, ImageErrorCode
-from tlray.lake.image.formats import has_16_bit_bmp_alpha, has_bad_png_checksum, identify, is_cut, known_but_not_read
+from tlray.lake.image.colour import rgb_on_white, sample_format
+from tlray.lake.image.containers import avif, gif, jpeg, others, png, tiff, webp
+from tlray.lake.image.containers.picture import Picture, Rectangle, truncated, unsupported
+from tlray.lake.image.formats import identify, known_but_not_read
 from tlray.lake.image.resize import Original, apply_preprocessing
 from tlray.lake.image.scaled_decoding import shrink_while_loading
-from tlray.recipe import Preprocessing
+from tlray.recipe import IMAGE_RULE, ImageRule, Preprocessing
 
-# The plugins are called directly and not through Image.open, whose own limit on pixels is a global of the process, warns,
-# and cannot be set for one call. Two plugins ask it all the same: WebP and TIFF above 179 million pixels remain `bomb`.
-_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "PPM": PpmImagePlugin.PpmImageFile,
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How files of one format are read.
+
+    Attributes:
+        read: takes from a file what its pixels depend on, by a version of the rule.
+        open: the decoder. Pillow's plugins are called directly and not through `Image.open`, whose own limit on pixels is a
+            global of the process, warns, and cannot be set for one call. Two plugins ask it all the same: WebP and TIFF above
+            179 million pixels remain `bomb`.
+        is_cut: whether a file ends before its own structure says so, which tells `truncated` from `corrupt` once decoding
+            has failed.
+    """
+
+    read: Callable[[bytes, ImageRule], Picture]
+    open: Callable[[io.BytesIO], ImageFile.ImageFile]
+    is_cut: Callable[[bytes], bool]
+
+
+_FORMATS = {
+    "JPEG": _Format(lambda data, _: jpeg.read_jpeg(data), JpegImagePlugin.JpegImageFile, jpeg.is_cut),
+    "PNG": _Format(lambda data, _: png.read_png(data), PngImagePlugin.PngImageFile, png.is_cut),
+    "WEBP": _Format(webp.read_webp, WebPImagePlugin.WebPImageFile, webp.is_cut),
+    "AVIF": _Format(avif.read_avif, AvifImagePlugin.AvifImageFile, avif.is_cut),
+    "TIFF": _Format(lambda data, _: tiff.read_tiff(data), TiffImagePlugin.TiffImageFile, tiff.is_cut),
+    "BMP": _Format(lambda data, _: others.read_bmp(data), BmpImagePlugin.BmpImageFile, others.is_cut_bmp),
+    "GIF": _Format(lambda data, _: gif.read_gif(data), GifImagePlugin.GifImageFile, gif.is_cut),
+    "PPM": _Format(lambda data, _: others.read_pnm(data), PpmImagePlugin.PpmImageFile, lambda _: False),
 }
-
-_TIFF_NEW_SUBFILE_TYPE = 254
-"""TIFF 6.0; bit 0 says that the picture is a reduced version of another one in the file."""
-
-SLOW_PNM_MAX_PIXELS = 2**22
-"""PNM files written as text, or whose maxval is not 1, 255 or 65535, are decoded in Python, at up to 3 s a million pixels."""
 
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -96,18 +112,21 @@ class DecodedImage:
     height: int
 
 
-def decode_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> DecodedImage:
+def decode_image(
+    data: bytes, preprocessing: Preprocessing, *, max_pixels: int, image_rule: ImageRule = IMAGE_RULE
+) -> DecodedImage:
     """Go the whole path from bytes to pixels.
 
     Args:
         data: a file's bytes.
         preprocessing: one that `tlray.lake.image.resize.check_preprocessing` accepts.
         max_pixels: an image that declares more is not decoded.
+        image_rule: the version of the rule, from the recipe: a table goes on with the one that it was made by.
 
     Raises:
         ImageError: and nothing else, whatever the bytes are.
     """
-    image, original = _to_rgb(data, max_pixels, preprocessing)
+    image, original = _to_rgb(data, max_pixels, image_rule, preprocessing)
     try:
         pixels_HWC = apply_preprocessing(image, preprocessing, original)
     except Exception as error:  # the one-image boundary
@@ -128,156 +147,82 @@ def to_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: and nothing else: `empty`, `not_an_image`, `unsupported`, `bomb`, `truncated` or `corrupt`.
     """
-    return _to_rgb(data, max_pixels, None)[0]
+    return _to_rgb(data, max_pixels, IMAGE_RULE, None)[0]
 
 
-def _to_rgb(data: bytes, max_pixels: int, preprocessing: Preprocessing | None) -> tuple[Image.Image, Original]:
+def _to_rgb(
+    data: bytes, max_pixels: int, image_rule: ImageRule, preprocessing: Preprocessing | None
+) -> tuple[Image.Image, Original]:
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "0 bytes")
-    image_format = identify(data)
-    if image_format is None:
+    name = identify(data)
+    if name is None:
         reason = known_but_not_read(data)
         if reason is None:
             raise ImageError(ImageErrorCode.NOT_AN_IMAGE, f"begins with {data[:8]!r}")
         raise ImageError(ImageErrorCode.UNSUPPORTED, reason)
+    image_format = _FORMATS[name]
     try:
-        return _decode(data, image_format, max_pixels, preprocessing)
+        picture = image_format.read(data, image_rule)
+        _check_size(picture.size, max_pixels)
+        if picture.too_slow is not None:
+            raise unsupported(picture.too_slow)
+        image = image_format.open(io.BytesIO(picture.data))
+        _check_size(image.size, max_pixels)
+        if picture.other_end is not None:
+            _check_end(picture.data, picture.other_end, image_format)
+        return _shown(image, picture, preprocessing)
     except ImageError:
         raise
     except Exception as error:  # the one-image boundary; decoders raise almost anything
         raise ImageError(_code_of(error, image_format, data), _detail(error)) from error
 
 
-def _decode(
-    data: bytes, image_format: str, max_pixels: int, preprocessing: Preprocessing | None
-) -> tuple[Image.Image, Original]:
-    image = _OPENERS[image_format](io.BytesIO(data))
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(ImageErrorCode.BOMB, f"declares {width} x {height} pixels; at most {max_pixels} are decoded")
-    _refuse_what_decoders_let_pass(image, data)
-    sample_bits, inverted = _sample_format(image)
-    frame = image.tile[0].extents if image_format == "GIF" and image.tile else None
+def _check_size(size: tuple[int, int] | None, max_pixels: int) -> None:
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise ImageError(ImageErrorCode.BOMB, f"declares {size[0]} x {size[1]} pixels; at most {max_pixels} are decoded")
+
+
+def _check_end(data: bytes, other_end: bytes, image_format: _Format) -> None:
+    """Refuse a picture whose pixels depend on what follows its data: some are missing."""
+    one, other = (np.asarray(image_format.open(io.BytesIO(each))) for each in (data, other_end))
+    if not np.array_equal(one, other):
+        raise truncated("the file ends before the end of its image data")
+
+
+def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preprocessing | None) -> tuple[Image.Image, Original]:
+    """Load a picture, and bring it to RGB as it is shown."""
+    # Pillow gives AVIF's own rotation and mirroring as EXIF.
+    of_avif = image.format == "AVIF"
+    orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1)) if of_avif else picture.orientation
+    samples = sample_format(image)
     original = None
     if preprocessing is not None and preprocessing.scaled_decoding and image.format == "JPEG":
-        original = shrink_while_loading(image, _orientation(image), preprocessing)
+        original = shrink_while_loading(image, orientation, preprocessing)
     image.load()
-    rgb = (
-        _grey_from_integers(image, sample_bits, inverted)
-        if image.mode.startswith("I")
-        else _rgb_from_8_bits(image, sample_bits)
-    )
-    if frame not in (None, (0, 0, *image.size)):
-        rgb = _frame_on_white(rgb, frame)
-    transpose = _TRANSPOSES.get(_orientation(image))
+    rgb = rgb_on_white(image, *samples)
+    if picture.drawn not in (None, (0, 0, *image.size)):
+        rgb = _drawn_on_white(rgb, picture.drawn)
+    if picture.shown is not None:
+        rgb = rgb.crop(picture.shown)
+    transpose = _TRANSPOSES.get(orientation)
     if transpose is not None:
         rgb = rgb.transpose(transpose)
     return rgb, original or Original(rgb.size, (0.0, 0.0, *rgb.size))
 
 
-def _refuse_what_decoders_let_pass(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Find the files that Pillow would make a wrong picture of without saying so, or take minutes over."""
-    if image.format == "JPEG" and is_cut("JPEG", data):
-        raise ImageError(ImageErrorCode.TRUNCATED, "the file ends before the end of its image data")
-    if image.format == "PNG" and has_bad_png_checksum(data):
-        raise ImageError(ImageErrorCode.CORRUPT, "the checksum of an IDAT chunk is wrong")
-    if image.format == "BMP" and has_16_bit_bmp_alpha(data):
-        raise ImageError(ImageErrorCode.UNSUPPORTED, "BMP of 16 bits with alpha")
-    if image.format == "PPM" and image.tile[0].codec_name != "raw" and image.width * image.height > SLOW_PNM_MAX_PIXELS:
-        raise ImageError(
-            ImageErrorCode.UNSUPPORTED, f"PNM of more than {SLOW_PNM_MAX_PIXELS} pixels as text or of an odd maxval"
-        )
-    # Camera raw files (DNG, NEF, ARW) are TIFFs whose first picture is a preview.
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and int(image.tag_v2.get(_TIFF_NEW_SUBFILE_TYPE, 0)) & 1:
-        raise ImageError(ImageErrorCode.UNSUPPORTED, "camera raw, or a TIFF whose first picture is a preview")
+def _drawn_on_white(rgb: Image.Image, drawn: Rectangle) -> Image.Image:
+    """Leave what the first frame draws, where Pillow takes what it leaves open from the palette."""
+    canvas = Image.new("RGB", rgb.size, "white")
+    canvas.paste(rgb.crop(drawn), drawn[:2])
+    return canvas
 
 
-def _sample_format(image: ImageFile.ImageFile) -> tuple[int, bool]:
-    """Bits of one stored sample, and whether 0 is white where Pillow leaves that as it is; asked before loading."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))[0]
-        white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-        return int(bits), white_is_zero and image.mode.startswith("I")
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        raw_mode = re.search(r";(\d+)", str(image.tile[0].args)) if image.tile else None
-        return int(raw_mode[1]) if raw_mode else 8, False
-    return 16 if image.mode.startswith("I") else 8, False
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none that can be read.
-
-    TIFFs were turned by Pillow while loading; it also takes tiff:Orientation of XMP where EXIF has none, and
-    translates AVIF's own rotation and mirroring.
-    """
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - every viewer shows pictures with broken EXIF
-        return 1
-
-
-def _grey_from_integers(image: Image.Image, sample_bits: int, inverted: bool) -> Image.Image:
-    """Grey of more than 8 bits to RGB: its high byte."""
-    levels_HW = np.asarray(image)
-    bits = sample_bits if sample_bits <= 16 else 16
-    if levels_HW.min() < 0 or levels_HW.max() >= 1 << bits:
-        raise ImageError(
-            ImageErrorCode.UNSUPPORTED, f"integers within {levels_HW.min()}..{levels_HW.max()} have no white level"
-        )
-    grey_HW = (levels_HW >> (bits - 8)).astype(np.uint8)
-    if inverted:
-        grey_HW = 255 - grey_HW
-    if "transparency" in image.info:
-        grey_HW[levels_HW == image.info["transparency"]] = 255
-    return Image.fromarray(grey_HW).convert("RGB")
-
-
-def _frame_on_white(rgb: Image.Image, frame: tuple[int, int, int, int]) -> Image.Image:
-    """What a GIF's first frame (left, top, right, bottom) leaves open is transparent; Pillow takes it from the palette."""
-    screen = Image.new("RGB", rgb.size, "white")
-    screen.paste(rgb.crop(frame), frame[:2])
-    return screen
-
-
-def _rgb_from_8_bits(image: Image.Image, sample_bits: int) -> Image.Image:
-    if image.mode == "F":
-        raise ImageError(ImageErrorCode.UNSUPPORTED, "floats have no white level")
-    if image.mode == "LAB":
-        return _rgb_from_lab(image)
-    if image.has_transparency_data:
-        _scale_transparency(image, sample_bits)
-        rgba = image.convert("RGBA")
-        rgb = Image.new("RGB", rgba.size, "white")
-        rgb.paste(rgba, mask=rgba)
-        return rgb
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _scale_transparency(image: Image.Image, sample_bits: int) -> None:
-    """Bring a PNG's transparent colour, which Pillow leaves in the file's own depth, to the 8 bits of the pixels.
-
-    With 16-bit RGB every colour of the same high bytes becomes transparent, as Pillow has dropped the low ones.
-    """
-    key: Any = image.info.get("transparency")
-    if isinstance(image, PngImagePlugin.PngImageFile) and image.mode == "L" and isinstance(key, int):
-        image.info["transparency"] = key * 255 // ((1 << sample_bits) - 1)
-    elif isinstance(image, PngImagePlugin.PngImageFile) and image.mode == "RGB" and sample_bits == 16:
-        image.info["transparency"] = tuple(level >> 8 for level in key)
-
-
-def _rgb_from_lab(image: Image.Image) -> Image.Image:
-    to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-    rgb = ImageCms.applyTransform(image, to_srgb)
-    if rgb is None:
-        raise ImageError(ImageErrorCode.UNSUPPORTED, "Lab could not be brought to RGB")
-    return rgb
-
-
-def _code_of(error: Exception, image_format: str, data: bytes) -> ImageErrorCode:
+def _code_of(error: Exception, image_format: _Format, data: bytes) -> ImageErrorCode:
     message = str(error)
     if isinstance(error, Image.DecompressionBombError):
         return ImageErrorCode.BOMB
-    if _SAYS_TRUNCATED.search(message) or is_cut(image_format, data):
+    if _SAYS_TRUNCATED.search(message) or image_format.is_cut(data):
         return ImageErrorCode.TRUNCATED
     if isinstance(error, NotImplementedError) or _SAYS_UNSUPPORTED.search(message):
         return ImageErrorCode.UNSUPPORTED
