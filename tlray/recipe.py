@@ -29,7 +29,7 @@ ImageRule = Literal[2, 3]
 """Versions of the rule that can still be followed."""
 
 IMAGE_RULE: ImageRule = 3
-"""Version of the rule in `tlray.lake.image.decode` that brings any image to RGB uint8; a change of pixels raises it.
+"""The newest version of the rule in `tlray.lake.image.decode` that brings any image to RGB uint8; a change of pixels raises it.
 
 1 resized by Pillow's filters alone. 2 left out AVIF's clean aperture, and alpha that a WebP file does not announce, as what an
 animation's first frame leaves open. New tables are made by the newest rule; what was made by 2 goes on with 2."""
@@ -126,6 +126,10 @@ class Recipe(_Strict):
         document = self.model_dump(mode="json", exclude={"weights"})
         canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def under_rule(self, image_rule: ImageRule) -> "Recipe":
+        """The same recipe with another version of the rule from bytes to pixels."""
+        return self if self.image_rule == image_rule else self.model_copy(update={"image_rule": image_rule})
 
     @property
     def columns(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a run makes of images: embeddings, or predictions of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
@@ -8,7 +8,8 @@ from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.predictor import Output
-from tlray.recipe import RecipeFile
+from tlray.progress import say
+from tlray.recipe import IMAGE_RULE, Recipe, RecipeFile
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,17 @@ class Target:
         """The fingerprints of the recipe and, of predictions, of the model."""
         recipe_id = self.backbone.recipe.recipe_id
         return {"recipe_id": recipe_id} | ({"model_id": self.output.model_id(recipe_id)} if self.output else {})
+
+    def under_rule_of(self, there: Recipe) -> "Target":
+        """The same under the image rule of a table that is there, so that it goes on as it was begun.
+
+        A trained head keeps its own rule: it belongs to vectors that were made by it.
+        """
+        recipe = self.backbone.recipe.under_rule(there.image_rule)
+        if self.head is not None or recipe is self.backbone.recipe:
+            return self
+        say(f"the table was made by image rule {there.image_rule} and goes on with it (new tables: {IMAGE_RULE})")
+        return replace(self, backbone=replace(self.backbone, recipe=recipe))
 
     def create_table(self, uri: str) -> Table:
         """Make the table, with a copy of the head beside it: it stays usable whatever becomes of the model's folder.

@@ -62,11 +62,13 @@ class Inputs:
             raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
         starts_soon = table is None and not is_dry_run
         target = workplace.while_it_starts(make_target) if starts_soon else make_target()
+        if table is not None:
+            target = target.under_rule_of(table.recipe_file.recipe)
         recipe = target.backbone.recipe
         check_preprocessing(recipe.preprocessing)
         if table is not None:
             check_recipe(table.recipe_file, recipe, table_uri, output=target.output)
-        return cls(source, table_uri, table, target, ReadSpec.of(source, recipe.preprocessing))
+        return cls(source, table_uri, table, target, ReadSpec.of(source, recipe.preprocessing, recipe.image_rule))
 
     @property
     def ids(self) -> dict[str, str]:

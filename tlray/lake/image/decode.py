@@ -92,7 +92,9 @@ _TRANSPOSES = {
 
 # Pillow tells these causes apart by their text alone.
 _SAYS_TRUNCATED = re.compile(r"truncated|not enough|end of file|\beof\b|buffer is not large enough", re.IGNORECASE)
-_SAYS_UNSUPPORTED = re.compile(r"unsupported|not supported|not installed|unknown (pixel mode|data organization)", re.IGNORECASE)
+_SAYS_UNSUPPORTED = re.compile(
+    r"unsupported|not supported|not installed|unknown (pixel mode|raw mode|data organization)", re.IGNORECASE
+)
 
 _MAX_DETAIL_CHARACTERS = 200
 
@@ -197,7 +199,7 @@ def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preproce
     orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1)) if of_avif else picture.orientation
     samples = sample_format(image)
     original = None
-    if preprocessing is not None and preprocessing.scaled_decoding and image.format == "JPEG":
+    if preprocessing is not None and preprocessing.scaled_decoding and picture.can_shrink:
         original = shrink_while_loading(image, orientation, preprocessing)
     image.load()
     rgb = rgb_on_white(image, *samples)

@@ -35,7 +35,7 @@ from tlray.lake.source.source import Kind, Source
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Blob
 from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS
-from tlray.recipe import Preprocessing
+from tlray.recipe import IMAGE_RULE, ImageRule, Preprocessing
 
 FETCH_THREADS = 16
 """Concurrent GETs of one task: an object store answers in 10 to 50 ms, one core decodes an image in 1 to 5 ms."""
@@ -73,6 +73,7 @@ class ReadSpec(BaseModel):
         source: its labels, columns and limits.
         preprocessing: from an image to network input; only the geometry happens here.
         trust_listing: the listing's etag is a version that the user keeps (a manifest's), not the store's own.
+        image_rule: version of the rule from bytes to pixels, from the recipe.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,12 +82,18 @@ class ReadSpec(BaseModel):
     source: SourceConfig
     preprocessing: Preprocessing
     trust_listing: bool
+    image_rule: ImageRule = IMAGE_RULE
 
     @classmethod
-    def of(cls, source: Source, preprocessing: Preprocessing) -> Self:
+    def of(cls, source: Source, preprocessing: Preprocessing, image_rule: ImageRule = IMAGE_RULE) -> Self:
         """The spec for the items that a source lists."""
-        trust_listing = source.format == "manifest"
-        return cls(kind=source.kind, source=source.config, preprocessing=preprocessing, trust_listing=trust_listing)
+        return cls(
+            kind=source.kind,
+            source=source.config,
+            preprocessing=preprocessing,
+            trust_listing=source.format == "manifest",
+            image_rule=image_rule,
+        )
 
     @property
     def batch_images(self) -> int:
@@ -267,7 +274,12 @@ class _Batch:
         try:
             if isinstance(image.data, ImageError):
                 raise image.data
-            decoded = decode_image(image.data, self.spec.preprocessing, max_pixels=self.spec.source.max_image_pixels)
+            decoded = decode_image(
+                image.data,
+                self.spec.preprocessing,
+                max_pixels=self.spec.source.max_image_pixels,
+                image_rule=self.spec.image_rule,
+            )
         except ImageError as error:
             self.rows.append({**row, "error": str(error.code)})
             self.notes.append(f"{image.uri}: {error}")

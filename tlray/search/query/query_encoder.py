@@ -43,7 +43,9 @@ class QueryEncoder:
         Raises:
             ImageError: one of them cannot be used.
         """
+        recipe = self._recipe
         pixels = [
-            decode_image(data, self._recipe.preprocessing, max_pixels=self._max_image_pixels).pixels_HWC for data in images
+            decode_image(data, recipe.preprocessing, max_pixels=self._max_image_pixels, image_rule=recipe.image_rule).pixels_HWC
+            for data in images
         ]
         return self._encoder.encode(np.stack(pixels))[self._column]

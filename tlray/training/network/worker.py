@@ -158,7 +158,11 @@ def _rows(job: Job, examples: Examples, items: pa.Table, table: Table | None, sc
         return ActivationRows(table, column, examples.uris, memory_bytes=config.memory_bytes, scratch=scratch, sharers=sharers)
     assert config.source is not None
     spec = ReadSpec(
-        kind="images", source=config.source, preprocessing=job.recipe.preprocessing, trust_listing=job.trust_listing
+        kind="images",
+        source=config.source,
+        preprocessing=job.recipe.preprocessing,
+        trust_listing=job.trust_listing,
+        image_rule=job.recipe.image_rule,
     )
     kinds = ("crop", "flip") if job.network.augment is None else job.network.augment
     return ImageRows(

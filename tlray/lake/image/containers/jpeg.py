@@ -27,22 +27,24 @@ from tlray.lake.image.containers.picture import Picture, corrupt, truncated, uns
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _SOI, _EOI, _SOS, _COMMENT, _TEM = 0xD8, 0xD9, 0xDA, 0xFE, 0x01
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
-_WITHOUT_LENGTH = (_TEM, _SOI)
+_WITHOUT_LENGTH = (_TEM, _SOI, _EOI)
+_MAX_SEGMENTS = 2**17  # of up to 64 KiB
 _END = b"\xff\xd9"
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
-# Starts of frames. libjpeg decodes baseline, extended, progressive, and the latter two in arithmetic codes.
-_BASELINE, _EXTENDED, _PROGRESSIVE, _ARITHMETIC, _PROGRESSIVE_ARITHMETIC = 0xC0, 0xC1, 0xC2, 0xC9, 0xCA
+# Starts of frames. libjpeg decodes baseline, extended, progressive, lossless, and the second and third in arithmetic codes.
+_BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS, _ARITHMETIC, _PROGRESSIVE_ARITHMETIC = 0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA
 _HUFFMAN_SEQUENTIAL = (_BASELINE, _EXTENDED)
-_DECODED = (*_HUFFMAN_SEQUENTIAL, _PROGRESSIVE, _ARITHMETIC, _PROGRESSIVE_ARITHMETIC)
+_DECODED = (*_HUFFMAN_SEQUENTIAL, _PROGRESSIVE, _LOSSLESS, _ARITHMETIC, _PROGRESSIVE_ARITHMETIC)
 _NOT_DECODED = (
-    dict.fromkeys((0xC3, 0xCB), "lossless JPEG")
+    {0xCB: "lossless JPEG in arithmetic codes"}
     | dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xDE), "hierarchical JPEG")
     | {0xF7: "JPEG-LS"}  # ITU-T T.87
 )
 _COMPONENTS = (1, 3, 4)
 _BITS = range(2, 17)
+_PREDICTORS = b"\1\2\3\4\5\6\7"  # of lossless scans; 0 is for hierarchical ones
 
 _JFIF_MIN_BYTES, _ADOBE_MIN_BYTES = 14, 12  # jdmarker.c: APP0_DATA_LEN, APP14_DATA_LEN
 
@@ -74,9 +76,9 @@ def read_jpeg(data: bytes) -> Picture:
     """
     kept, frame, scan = [data[:2]], None, None
     exif = xmp = b""
-    for marker, start, end in _segments(data):
-        if marker == _SOS:
-            scan = start
+    for marker, start, end in _segments(data, 2):
+        if marker in (_SOS, _EOI) or end > len(data):
+            scan = start if marker == _SOS else None
             break
         body = data[start + 4 : end]
         if marker in _FRAMES and frame is None:
@@ -87,13 +89,20 @@ def read_jpeg(data: bytes) -> Picture:
             xmp = xmp or body
         if _pixels_depend_on(marker, body):
             kept.append(data[start:end])
-    if scan is None:
-        raise (truncated if is_cut(data) else corrupt)("there is no image data")
-    if frame is None:
-        raise corrupt("there is no frame in front of the first scan")
+    if scan is None or frame is None:
+        raise (truncated if is_cut(data) else corrupt)("there is no image data, or no frame's header in front of it")
+    place = scan + 5 + 2 * len(frame.components)
+    if frame.marker == _LOSSLESS and data[place : place + 1] not in _PREDICTORS:
+        raise unsupported("lossless JPEG without a predictor")
     scans, ends = _scans(data, scan, frame)
     files = [b"".join((*kept, scans, end)) for end in ends]
-    return Picture(files[0], frame.size, orientation_of(exif, xmp), other_end=files[1] if len(files) > 1 else None)
+    return Picture(
+        files[0],
+        frame.size,
+        orientation_of(exif, xmp),
+        other_end=files[1] if len(files) > 1 else None,
+        can_shrink=frame.marker != _LOSSLESS,
+    )
 
 
 def is_cut(data: bytes) -> bool:
@@ -101,32 +110,26 @@ def is_cut(data: bytes) -> bool:
     return not data.endswith(_END) and _find_end(data, 2) is None
 
 
+def _segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the marker of every segment from a place between two of them on, and where it begins and ends.
+
+    Restarts belong to the data of a scan. A segment that ends behind the file is the last.
+    """
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.search(data, position)
+        if found is None:
+            return
+        marker, start = found[1][0], found.start()
+        position = found.end()
+        if marker not in _WITHOUT_LENGTH:
+            position += max(2, int.from_bytes(data[position : position + 2], "big"))
+        yield marker, start, position
+    raise corrupt(f"more than {_MAX_SEGMENTS} segments")
+
+
 def _find_end(data: bytes, position: int) -> int | None:
     """Where the first picture's end marker is, from a place between two segments on; None where it has none."""
-    while marker := _MARKER.search(data, position):
-        position = marker.end()
-        code = marker[1][0]
-        if code == _EOI:
-            return marker.start()
-        if code not in _WITHOUT_LENGTH:
-            position += int.from_bytes(data[position : position + 2], "big")
-    return None
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the marker of every segment before the first scan's data, and where it begins and ends."""
-    position = 2
-    while found := _MARKER.search(data, position):
-        marker, start = found[1][0], found.start()
-        if marker == _EOI:
-            return
-        if marker in _WITHOUT_LENGTH:
-            position = found.end()
-            continue
-        position = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
-        if position > len(data):
-            return
-        yield marker, start, position
+    return next((start for marker, start, _ in _segments(data, position) if marker == _EOI), None)
 
 
 def _pixels_depend_on(marker: int, body: bytes) -> bool:
@@ -134,7 +137,7 @@ def _pixels_depend_on(marker: int, body: bytes) -> bool:
         return body.startswith(b"JFIF\0") and len(body) >= _JFIF_MIN_BYTES
     if marker == _APP14:
         return body.startswith(b"Adobe") and len(body) >= _ADOBE_MIN_BYTES
-    return marker != _COMMENT and not _APP0 <= marker <= _APP15
+    return marker not in (_COMMENT, _TEM, _SOI) and not _APP0 <= marker <= _APP15
 
 
 def _frame(marker: int, body: bytes) -> _Frame:
@@ -180,14 +183,9 @@ def _are_all_scans(data: bytes, position: int, frame: _Frame) -> bool:
     """Whether the headers of the scans, together, name each coefficient of each component down to its last bit."""
     left = {(component, coefficient) for component in frame.components for coefficient in _COEFFICIENTS}
     progressive = frame.marker in (_PROGRESSIVE, _PROGRESSIVE_ARITHMETIC)
-    while found := _MARKER.search(data, position):
-        position = found.end()
-        if found[1][0] in _WITHOUT_LENGTH:
-            continue
-        length = int.from_bytes(data[position : position + 2], "big")
-        header = data[position + 2 : position + length]
-        position += length
-        if found[1][0] == _SOS and len(header) >= 4 and len(header) == 4 + 2 * header[0]:
+    for marker, start, end in _segments(data, position):
+        header = data[start + 4 : end]
+        if marker == _SOS and len(header) >= 4 and len(header) == 4 + 2 * header[0]:
             first, last, bits = header[-3:]
             if not progressive or bits & 15 == 0:
                 coefficients = range(first, last + 1) if progressive else _COEFFICIENTS

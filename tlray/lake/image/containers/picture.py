@@ -24,6 +24,7 @@ class Picture:
         drawn: the part of the canvas that the first frame of an animation draws; the rest is transparent. None is all of it.
         other_end: the same file with another end, which must give the same pixels if none is missing; None where the file
             says itself that it is complete.
+        can_shrink: whether the decoder can make it smaller while it decodes.
         too_slow: why a picture of this size and kind is not decoded; None where it is.
     """
 
@@ -33,6 +34,7 @@ class Picture:
     shown: Rectangle | None = None
     drawn: Rectangle | None = None
     other_end: bytes | None = None
+    can_shrink: bool = False
     too_slow: str | None = None
 
 

@@ -27,7 +27,7 @@ _STRIP_PLACES, _ORIENTATION, _STRIP_BYTES, _TILE_WIDTH, _TILE_LENGTH, _TILE_PLAC
     324,
     325,
 )
-_XMP = 700
+_SAMPLES, _PLANAR, _SUBSAMPLING, _XMP = 277, 284, 530, 700
 
 _MOST_ENTRIES = 2**16
 _MOST_PARTS = 2**18
@@ -44,10 +44,10 @@ _MOST_VALUES = {
     _PHOTOMETRIC: 1,
     266: 1,  # FillOrder
     _STRIP_PLACES: _MOST_PARTS,
-    277: 1,  # SamplesPerPixel
+    _SAMPLES: 1,
     278: 1,  # RowsPerStrip
     _STRIP_BYTES: _MOST_PARTS,
-    284: 1,  # PlanarConfiguration
+    _PLANAR: 1,
     292: 1,  # T4Options
     293: 1,  # T6Options
     317: 1,  # Predictor
@@ -69,13 +69,14 @@ _MOST_VALUES = {
     520: 64,
     521: 64,
     529: 3,  # YCbCrCoefficients
-    530: 2,  # YCbCrSubSampling
+    _SUBSAMPLING: 2,
     532: 6,  # ReferenceBlackWhite
 }
 """The tags that are kept, and how many values of each are. A picture of more strips or tiles is not read."""
 
 _OF_YCBCR = (529, 530, 532)
-_YCBCR, _OLD_JPEG = 6, 6  # values of _PHOTOMETRIC and _COMPRESSION
+_RGB, _CMYK, _YCBCR = 2, 5, 6  # values of _PHOTOMETRIC
+_UNCOMPRESSED, _OLD_JPEG = 1, 6  # of _COMPRESSION
 
 _LISTS_OF_PLACES = (_STRIP_PLACES, _STRIP_BYTES, _TILE_PLACES, _TILE_BYTES)
 
@@ -166,13 +167,17 @@ class _Directory:
             raise truncated(f"the values of tag {tag} lie behind the end of the file")
         return self.data[place : place + count * _TYPES[entry.kind]]
 
-    def integer(self, tag: int, default: int) -> int:
-        """The first value of a tag of integers; the default where there is none."""
+    def integers(self, tag: int, most: int = 8) -> tuple[int, ...]:
+        """The first values of a tag of integers; none where it is missing or of another type."""
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in _INTEGERS:
-            return default
-        raw = self.raw(tag, 1)
-        return int(struct.unpack(self.order + _INTEGERS[entry.kind], raw)[0]) if raw else default
+            return ()
+        raw, code = self.raw(tag, most), _INTEGERS[entry.kind]
+        return struct.unpack(f"{self.order}{len(raw) // _TYPES[entry.kind]}{code}", raw)
+
+    def integer(self, tag: int, default: int) -> int:
+        """The first value of a tag of integers; the default where there is none."""
+        return next(iter(self.integers(tag, 1)), default)
 
     def rewritten(self) -> bytes:
         """The file with a directory of the kept tags alone, in the place of its own, which is at least as long."""
@@ -214,11 +219,27 @@ def read_tiff(data: bytes) -> Picture:
     compression = directory.integer(_COMPRESSION, 1)
     if compression not in TiffImagePlugin.COMPRESSION_INFO or compression in _OTHER_COMPRESSIONS:
         raise unsupported(f"TIFF compressed by {_OTHER_COMPRESSIONS.get(compression, f'method {compression}')}")
+    if compression == _UNCOMPRESSED:
+        _refuse_what_is_misread(directory)
     size = directory.integer(_WIDTH, 0), directory.integer(_LENGTH, 0)
     tile = directory.integer(_TILE_WIDTH, 0), directory.integer(_TILE_LENGTH, 0)
     if tile[0] * tile[1] > max(size[0] * size[1], _TILE_MIN_LIMIT_PIXELS):
         raise corrupt(f"a picture of {size[0]} x {size[1]} pixels in tiles of {tile[0]} x {tile[1]}")
     return Picture(directory.rewritten(), size, _orientation(directory))
+
+
+def _refuse_what_is_misread(directory: _Directory) -> None:
+    """Pillow's own reader takes planes of 16 bits for planes of 8, and subsampled chroma for full; libtiff does not.
+
+    Raises:
+        ImageError: `unsupported`.
+    """
+    photometric, bits = directory.integer(_PHOTOMETRIC, 0), set(directory.integers(_BITS))
+    in_planes = directory.integer(_PLANAR, 1) == 2 and directory.integer(_SAMPLES, 1) > 1
+    if in_planes and not (photometric in (_RGB, _CMYK) and bits == {8}):
+        raise unsupported("uncompressed TIFF in planes of other than 8 bits of RGB or CMYK")
+    if photometric == _YCBCR and set(directory.integers(_SUBSAMPLING)) - {1}:
+        raise unsupported("uncompressed TIFF with subsampled chroma")
 
 
 def _orientation(directory: _Directory) -> int:
