@@ -35,6 +35,7 @@ class Command:
         words: keys that may be given as plain words after the command's name, in this order.
         common: keys that its short help shows, besides the required ones.
         example: the arguments of a useful call.
+        computes: whether it runs or trains networks, for which its process keeps the memory that they use again and again.
     """
 
     config: type[BaseModel]
@@ -43,6 +44,7 @@ class Command:
     words: tuple[str, ...]
     common: tuple[str, ...]
     example: str
+    computes: bool = False
 
     def run(self, config: BaseModel) -> dict[str, Any]:
         """Carry it out and return its JSON object."""
@@ -70,6 +72,7 @@ COMMANDS = {
             *_OF_RUNS,
         ),
         example="~/Pictures photos-table --backbone resnet50",
+        computes=True,
     ),
     "train": Command(
         TrainConfig,
@@ -91,6 +94,7 @@ COMMANDS = {
             "dry_run",
         ),
         example="photos-table cats-model --labels labels.csv",
+        computes=True,
     ),
     "predict": Command(
         PredictConfig,
@@ -99,6 +103,7 @@ COMMANDS = {
         words=("source.uri", "out"),
         common=("model", "recipe.backbone", "source.include", "top_k", "threshold", "embeddings", *_OF_RUNS),
         example="~/Pictures photos-cats --model cats-model",
+        computes=True,
     ),
     "export": Command(
         ExportConfig,
@@ -123,6 +128,7 @@ COMMANDS = {
         words=("index",),
         common=("image", "uri", "by_label", "vector", "queries", "k", "label", "prefix", "out"),
         example="photos-index --image cat.jpg -k 5",
+        computes=True,
     ),
     "duplicates": Command(
         DuplicatesConfig,
@@ -139,6 +145,7 @@ COMMANDS = {
         words=("index",),
         common=("host", "port", "token_file", "replicas", "images"),
         example="photos-index --port 8080",
+        computes=True,
     ),
     "show": Command(
         ShowConfig,

@@ -25,6 +25,7 @@ from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.compiled import CompiledCache
 from tlray.models.encoder.encoder import Encoder, choose_device
 from tlray.models.encoder.golden import make_recipe_file
+from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.encoder.network import Network
 from tlray.recipe import Precision, golden_images
 
@@ -108,6 +109,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
 
 
 def main() -> None:
+    keep_freed_memory()  # as the command does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repetition of half a second, one backbone")
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))

@@ -42,6 +42,7 @@ from tlray.demo.images import write_digits
 from tlray.extraction.extract import extract
 from tlray.lake.table.parts import vectors_of
 from tlray.lake.table.table import Table
+from tlray.models.encoder.memory import keep_freed_memory
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.splits import hash_splits
 from tlray.training.heads.grid import train_trials
@@ -247,6 +248,7 @@ def grids(table: str, folder: Path, repetitions: int, sizes: list[int]) -> list[
 
 
 def main() -> None:
+    keep_freed_memory()  # as the command does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="once each")
     parser.add_argument("--sets", nargs="*", default=["lite0"], choices=[*NETWORKS, *VECTORS], help="against scikit-learn")

@@ -17,6 +17,7 @@ from tlray.lake.image.resize import apply_preprocessing
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone
 from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.memory import keep_freed_memory
 from tlray.recipe import Precision, Preprocessing
 
 OURS = ("", "+encoder", "+encoder+resize")
@@ -60,6 +61,7 @@ class OurNetwork:
     """Our encoder as our own extraction uses it: a lane on each core, whatever the engine left it."""
 
     def __init__(self, job: Job) -> None:
+        keep_freed_memory()
         self.encoder = Encoder(load(job), lanes=os.cpu_count())
         self.log = job.batch_log
 

@@ -18,9 +18,10 @@ import numpy as np
 from tests.bench.harness import Job, engine_main, repeated_rate, steady_rate
 from tests.bench.networks import gpus, load, recipe_config
 from tlray.config import ExtractConfig, SourceConfig
-from tlray.extraction.extract import extract
+from tlray.extraction.extract import extract_command
 from tlray.lake.image.decode import decode_image
 from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.memory import keep_freed_memory
 from tlray.recipe import Preprocessing
 
 MAX_PIXELS = 2**28
@@ -30,7 +31,8 @@ ENCODE_IMAGES = 64
 def tlray(job: Job, *, local: bool) -> dict[str, Any]:
     """The `extract` command, with a table in the scratch folder."""
     table = job.scratch / "table"
-    result = extract(
+    keep_freed_memory()
+    result = extract_command(
         ExtractConfig(source=SourceConfig(uri=str(job.photos)), recipe=recipe_config(job), table=str(table), local=local)
     )
     assert result["ok"] == len(job.paths), result
@@ -83,6 +85,7 @@ def _decode_rate(paths: list[str], *, preprocessing: Preprocessing, seconds: flo
 
 def encode(job: Job) -> dict[str, Any]:
     """Our encoder alone, on all cores or the accelerator, from decoded images in memory."""
+    keep_freed_memory()
     backbone = load(job)
     encoder = Encoder(backbone, lanes=os.cpu_count())
     paths = job.paths[: max(ENCODE_IMAGES, 2 * encoder.batch_size)]

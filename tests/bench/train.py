@@ -23,6 +23,7 @@ from tlray.extraction.extract import extract
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import to_uri
 from tlray.models.backbones import resolve_backbone
+from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.heads import Head, HeadSpec
 from tlray.training.model.model import load_model
 from tlray.training.network.transfer_network import TransferNetwork
@@ -182,6 +183,7 @@ def _median_seconds(forward: Callable[[], torch.Tensor], repetitions: int = 9) -
 
 
 def main() -> None:
+    keep_freed_memory()  # as the command does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=["epochs", "comparison", "all"], nargs="?", default="all")
     part = parser.parse_args().part

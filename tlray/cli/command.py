@@ -20,6 +20,7 @@ from tlray.cli.summary import summary
 from tlray.commands import COMMANDS, Command
 from tlray.config_reader import read_config, to_yaml
 from tlray.errors import DISK_FULL, GO_ON, ConfigError, TlrayError
+from tlray.models.encoder.memory import keep_freed_memory
 
 _HELP = ("--help", "-h", "--help-all")
 
@@ -73,13 +74,13 @@ def _run(name: str, arguments: list[str]) -> int:
         wish = next((each for each in arguments if each in _HELP), None)
         if wish is None:
             return _run_command(name, COMMANDS[name], arguments)
-        print(command_help(name, COMMANDS[name], everything=wish == "--help-all"))
+        _show(command_help(name, COMMANDS[name], everything=wish == "--help-all"))
     elif name in ("help", *_HELP):
-        print(_help_of(arguments[0], everything=name == "--help-all") if arguments[:1] else overview())
+        _show(_help_of(arguments[0], everything=name == "--help-all") if arguments[:1] else overview())
     elif name in ("version", "--version", "-V"):
-        print(f"tlray {__version__}")
+        _show(f"tlray {__version__}")
     elif name == "completion":
-        print(completion(arguments))
+        _show(completion(arguments))
     elif name.startswith("-"):
         raise ConfigError(f"{name} stands before a command; a command comes first, e.g. tlray extract {name} ...")
     else:
@@ -97,14 +98,24 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
     line = parse(name, command, arguments)
     config = read_config(command.config, line.given, file=line.config, spelling=spelling_of(name, command))
     if line.print_config:
-        print(to_yaml(config), end="")
+        _show(to_yaml(config).rstrip())
         return 0
+    if command.computes:
+        keep_freed_memory()
     # Ray prints what its workers say to stdout; there, nobody but the result may speak.
     with logged(), contextlib.redirect_stdout(sys.stderr):
         result = command.run(config)
     if line.json or not sys.stdout.isatty():
-        print(json.dumps(result), flush=True)
+        _show(json.dumps(result))
     else:
-        print(summary(name, result), flush=True)
+        _show(summary(name, result))
         print("--json prints this as one line of JSON, as does a pipe", file=sys.stderr)
     return 0
+
+
+def _show(text: str) -> None:
+    """Write to stdout; whoever reads it may have had enough (`tlray --help | head -3`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at the end has to go somewhere

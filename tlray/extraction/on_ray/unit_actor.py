@@ -17,12 +17,14 @@ from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
 from tlray.models.encoder.golden import make_encoder
+from tlray.models.encoder.memory import keep_freed_memory
 
 
 class UnitActor:
     """Loads the backbone by itself, so that a restarted actor needs nothing from the object store. Several threads call it."""
 
     def __init__(self, table_uri: str, weights: str, spec_json: str, run_id: str, lanes: int) -> None:
+        keep_freed_memory()
         self._table_uri, self._weights = table_uri, weights
         self._spec = ReadSpec.model_validate_json(spec_json)
         self._run_id = run_id

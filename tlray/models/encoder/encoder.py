@@ -20,7 +20,6 @@ from tlray.errors import ConfigError
 from tlray.models.backbones import Backbone
 from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.lanes import Forward, Lane, Results, make_lane
-from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.encoder.network import Folded
 from tlray.models.encoder.precision import precision
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile
@@ -108,8 +107,6 @@ class Encoder:
         forwards: Sequence[Forward],
         threads: int,
     ) -> None:
-        if device.type == "cpu":
-            keep_freed_memory()
         self.device = device
         self.batch_size = batch_size
         self._recipe = recipe

@@ -7,6 +7,7 @@ from typing import Any
 from ray import serve
 
 from tlray.config import ServeConfig
+from tlray.models.encoder.memory import keep_freed_memory
 from tlray.progress import say
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
@@ -37,6 +38,7 @@ def serve_on_ray(config: ServeConfig, index_uri: str, stop: threading.Event) -> 
     """
 
     def build() -> Any:
+        keep_freed_memory()
         service = Service(config)
         return guarded(make_app(service), service, config, read_token(config))
 

@@ -13,7 +13,6 @@ from tlray.errors import ConfigError
 from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
-from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.heads import Head
 from tlray.progress import LINE_INTERVAL_SECONDS, say
 from tlray.scoring import knn_accuracy, near_duplicate_groups
@@ -74,7 +73,6 @@ class HeadTraining:
     def prepare(self) -> dict[str, Any]:
         """Read the vectors of the examples, and choose the heads that are trained."""
         self._began = time.monotonic()
-        keep_freed_memory()  # many heads at once make many short-lived arrays of some megabytes
         config, rows = self.config, read_rows(self._table)
         groups_N = self._near_duplicates(rows)
         examples = read_examples(rows.uris, rows.labels, config, groups_N=groups_N)
