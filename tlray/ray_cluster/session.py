@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -30,6 +32,8 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
         yield False
         return
     is_own = starts_own()
+    # Ray takes SIGTERM for itself, and leaves its handler behind.
+    handler = signal.getsignal(signal.SIGTERM) if threading.current_thread() is threading.main_thread() else None
     # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
     own = {"address": "local", "include_dashboard": False} if is_own else {}
     try:
@@ -44,6 +48,8 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
         yield is_own
     finally:
         ray.shutdown()
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Extraction on a Ray cluster: Ray Data streams units through actors; with GPUs through decode tasks, actors, write tasks."""
 
-import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -73,11 +72,7 @@ def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
 def cluster() -> Iterator[Workers]:
     """Join a cluster (see `joined`), with Ray Data set up for a run, and share it out."""
     # Ray's own threads are in an actor before it could say so itself.
-    with joined(as_environment()) as is_own:
-        # Its plan and progress are the driver's to report; its warnings stay.
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-        context = ray.data.DataContext.get_current()
+    with joined(as_environment()) as is_own, _own_context() as context:
         # They tell users to reserve memory for what a worker process holds anyway.
         context.issue_detectors_config.detectors = []
         context.enable_progress_bars = False
@@ -87,6 +82,14 @@ def cluster() -> Iterator[Workers]:
         resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
         workers = share_out([each.get("CPU", 0) for each in resources], sum(each.get("GPU", 0) for each in resources))
         yield workers if is_own else replace(workers, env=as_environment())
+
+
+@contextmanager
+def _own_context() -> Iterator[ray.data.DataContext]:
+    """Ray Data's settings, which a program that uses the library may have set for itself, to be changed for a while."""
+    context = ray.data.DataContext.get_current().copy()
+    with ray.data.DataContext.current(context):
+        yield context
 
 
 def engine_on_ray(
