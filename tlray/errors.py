@@ -12,6 +12,7 @@
     │   ├── WeightsError          weights missing, of other keys or shapes, or of another hash
     │   ├── RecipeMismatchError   the table belongs to another recipe
     │   ├── TableError            no table there, or not one of ours
+    │   ├── PlaceTakenError       something else is where a table, index, model or alias was to be made
     │   ├── IndexMissingError     no index there, or no such version
     │   ├── ModelMissingError     no model there
     │   ├── ExamplesError         labels, images and splits do not fit together
@@ -92,6 +93,10 @@ class RecipeMismatchError(ConfigError):
 
 class TableError(ConfigError):
     """There is no table at that place, or it is not one that tlray made."""
+
+
+class PlaceTakenError(ConfigError):
+    """Something else is at the place where a table, an index, a model or an alias was to be made."""
 
 
 class IndexMissingError(ConfigError):

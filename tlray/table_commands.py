@@ -1,22 +1,31 @@
 """The commands that look after a table: show, alias, verify, vacuum, optimize."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from tlray.config import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
 from tlray.errors import TableError
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table import alias as aliases
-from tlray.lake.table import diff as contrast
 from tlray.lake.table import maintenance
-from tlray.lake.table.arrow_memory import keep_freed_buffers
 from tlray.lake.table.lease import hold
+from tlray.lake.table.place import occupant_of, read_card
+from tlray.lake.table.row_identities import diff as contrast
+from tlray.lake.table.row_identities.arrow_memory import keep_freed_buffers
 from tlray.lake.table.table import Table
 
 
 def show(config: ShowConfig) -> dict[str, Any]:
-    """What a table is, or how two differ."""
-    table = Table.open(to_uri(config.table), config.version)
+    """What a table, an index or a model is, or how two tables differ."""
+    uri = to_uri(config.table)
+    try:
+        table = Table.open(uri, config.version)
+    except TableError:
+        found = occupant_of(uri)
+        if found is None or found.kind not in ("index", "model") or config.other is not None or config.version is not None:
+            raise
+        kind: Literal["index", "model"] = "index" if found.kind == "index" else "model"
+        return {kind: uri, **read_card(uri, kind)}
     if config.other is None:
         return maintenance.show(table)
     other = Table.open(to_uri(config.other))

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
 from tlray.lake.table.lease import Lease, hold
+from tlray.lake.table.place import require_place
 from tlray.progress import say
 from tlray.recipe import Recipe
 from tlray.training.examples.examples import Examples
@@ -72,6 +73,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     _check(config)
     training = _open(with_whole_uris(config))
     config, out = training.config, training.config.out
+    require_place(out, "model")
 
     def action_now() -> Any:
         return action_of(out, training.identity, training.recipe, rebuild=config.rebuild)

@@ -215,8 +215,8 @@ def test_a_small_plan_is_cut_for_all_workers() -> None:
 
 def test_a_large_backlog_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_path, monkeypatch) -> None:
     """Runs of several batches on local disk, ranges of names, and positions in a part that an earlier piece rewrote."""
-    monkeypatch.setattr("tlray.lake.table.external_sort.RUN_ROWS", 7)
-    monkeypatch.setattr("tlray.lake.table.external_sort.BATCH_ROWS", 3)
+    monkeypatch.setattr("tlray.lake.table.row_identities.external_sort.RUN_ROWS", 7)
+    monkeypatch.setattr("tlray.lake.table.row_identities.external_sort.BATCH_ROWS", 3)
     monkeypatch.setattr("tlray.extraction.plan.backlogs.STEP_ROWS", 4)
     table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
     names = [f"s3://b/{number:03d}" for number in range(100)]

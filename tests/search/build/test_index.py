@@ -240,7 +240,7 @@ def test_a_table_of_predictions_or_a_table_for_an_index_is_told_from_what_is_wan
         search(queries)
     with pytest.raises(IndexMissingError, match="this is a table"):
         Searcher.open(bench.table.uri)
-    with pytest.raises(ConfigError, match="a place of the index's own"):
+    with pytest.raises(ConfigError, match="a place of its own for the index"):
         bench.index(out=bench.table.uri)
 
 

@@ -1,8 +1,9 @@
 """What is to be done: the source's listing held against the table's rows, a range of names at a time, in bounded memory.
 
-Both sides are sorted by name first (`tlray.lake.table.external_sort`: on local disk, as far as they do not fit in memory), then
-compared range by range. What is to be done gathers until it is a budget's worth, becomes a `Backlog`, and is worked off before
-the next one is looked for. Neighbours in name are neighbours in the table's parts, so few parts are touched by two backlogs.
+Both sides are sorted by name first (`tlray.lake.table.row_identities.external_sort`: on local disk, as far as they do not fit
+in memory), then compared range by range. What is to be done gathers until it is a budget's worth, becomes a `Backlog`, and is
+worked off before the next one is looked for. Neighbours in name are neighbours in the table's parts, so few parts are touched
+by two backlogs.
 """
 
 from bisect import bisect_left
@@ -19,9 +20,9 @@ from tlray.config import PolicyConfig
 from tlray.extraction.plan.plan import Backlog, StaleItems, Where, positions
 from tlray.lake.source.containers.member_uri import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA
-from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
-from tlray.lake.table.identities import IDENTITY_SCHEMA, identities
 from tlray.lake.table.parts import Part
+from tlray.lake.table.row_identities.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
+from tlray.lake.table.row_identities.identities import IDENTITY_SCHEMA, identities
 from tlray.lake.table.table import Table
 
 FOLLOW = PolicyConfig()

@@ -15,6 +15,7 @@ from tlray.extraction.run.workplace import Workplace
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.source.source import Source, open_source
+from tlray.lake.table.place import require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.table import Table
 from tlray.progress import say
@@ -58,6 +59,8 @@ class Inputs:
         """
         source = open_source(source_config)
         table = Table.open_or_none(table_uri)
+        if table is None:
+            require_new_table_place(table_uri)
         if table is None and next(source.pages(), None) is None:  # a source that cannot be listed leaves nothing there
             raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
         starts_soon = table is None and not is_dry_run

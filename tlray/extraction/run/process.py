@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tlray.extraction.run.stop import Stop
-from tlray.lake.table.arrow_memory import keep_freed_buffers
+from tlray.lake.table.row_identities.arrow_memory import keep_freed_buffers
 
 
 @contextmanager

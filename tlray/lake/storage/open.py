@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 from tlray.lake.storage.store import Store
-from tlray.lake.storage.uri import to_uri
+from tlray.lake.storage.uri import to_path, to_uri
 
 
 def open_store(uri: str) -> Store:
@@ -19,6 +19,13 @@ def open_store(uri: str) -> Store:
     from tlray.lake.storage.local import LocalStore
 
     return LocalStore()
+
+
+def is_folder(uri: str) -> bool:
+    """Whether anything is below `<uri>/`; locally also whether it is an empty folder."""
+    folder = uri if uri.endswith("/") else uri + "/"
+    is_there = uri.startswith("file://") and to_path(uri).is_dir()
+    return is_there or next(iter(open_store(uri).list(folder)), None) is not None
 
 
 def delta_options(uri: str) -> dict[str, str]:

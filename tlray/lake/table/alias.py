@@ -9,8 +9,8 @@ import uuid
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, TableError
-from tlray.lake.storage.open import open_store
+from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, PlaceTakenError, TableError
+from tlray.lake.storage.open import is_folder, open_store
 
 MAX_BYTES = 64 * 1024
 """An object that is larger is no alias, and not read."""
@@ -68,6 +68,7 @@ def point(uri: str, table_uri: str, *, if_version: int | None = None) -> tuple[A
     Raises:
         ConcurrentWriteError: it is at another version, or somebody else swapped it at the same moment.
         TableError: another kind of object is there.
+        PlaceTakenError: a folder is there; an alias is an object.
     """
     found = read_alias(uri)
     before = found[0] if found else None
@@ -75,6 +76,8 @@ def point(uri: str, table_uri: str, *, if_version: int | None = None) -> tuple[A
     if if_version not in (None, version):
         said = f"names {before.table}" if before else "is not there"
         raise ConcurrentWriteError(f"{uri} is at version {version}, not at {if_version}: it {said}; look what has changed")
+    if found is None and is_folder(uri):
+        raise PlaceTakenError(f"{uri} is a folder, so no alias can be there: an alias is one small object; name another place")
     alias = Alias(table=table_uri, version=version + 1, token=uuid.uuid4().hex)
     data = alias.model_dump_json(indent=2).encode()
     done = (

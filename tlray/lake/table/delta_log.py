@@ -15,6 +15,7 @@ _DENIED = ("403", "Forbidden", "AccessDenied", "PermissionDenied", "Permission d
 _BROKEN_BODY = "response body"
 """In what delta-rs says of a listing that broke off, the one request that it does not repeat by itself."""
 
+_ABORTS = frozenset("[]^|\\")
 _ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -22,9 +23,14 @@ def delta_uri(uri: str) -> str:
     """As delta-rs takes it: local ones as paths, others escaped, as it reads them as URLs.
 
     Raises:
-        TableError: there is a percent sign in it, which delta-rs 1.6 writes to one place and reads from another.
+        TableError: there is a percent sign in it, which delta-rs 1.6 writes to one place and reads from another; or, in a local
+            one, a character at which it aborts.
     """
     if uri.startswith("file://"):
+        if odd := sorted(_ABORTS.intersection(uri)):
+            raise TableError(
+                f"{uri}: Delta's log cannot be kept below a name with {' '.join(odd)}; give the table another place"
+            )
         return str(to_path(uri))
     scheme, _, rest = uri.partition("://")
     if "%" in rest:

@@ -17,6 +17,7 @@ from tlray.lake.storage.uri import join, to_path
 from tlray.lake.table.alias import read_alias
 from tlray.lake.table.delta_log import delta_uri, one_line, open_delta
 from tlray.lake.table.parts import READ_THREADS, Part, read_part, table_schema
+from tlray.lake.table.place import occupant_of, require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe, held_in
 from tlray.recipe import RecipeFile
 
@@ -80,8 +81,10 @@ class Table:
         if delta is None and version is not None and open_delta(uri, None) is not None:
             raise TableError(f"{uri} has no version {version} any more: its entries of the log were cleaned away")
         if delta is None:
+            found = occupant_of(uri)
+            there = f", which holds {found.said}" if found else ""
             raise TableError(
-                f"no table at {uri}; expected a folder that `tlray extract` made: check the address and the credentials"
+                f"no table at {uri}{there}; expected a folder that `tlray extract` made: check the address and the credentials"
             )
         recipe_uri = join(uri, RECIPE_NAME)
         try:
@@ -112,7 +115,10 @@ class Table:
 
         Raises:
             RecipeMismatchError: another recipe is there already.
+            PlaceTakenError: something else is there.
+            TableError: other engines cannot read a table of that name.
         """
+        require_new_table_place(uri)
         store, recipe_uri = open_store(uri), join(uri, RECIPE_NAME)
         if not store.write(recipe_uri, recipe_file.to_json(), if_absent=True):
             there = RecipeFile.from_json(store.read(recipe_uri).data, recipe_uri)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from tlray.config import IndexConfig
-from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
+from tlray.lake.table.place import require_place
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.build.build import build, choice_for
 from tlray.search.build.row_changes import check_same, live_parts, row_changes
 from tlray.search.build.update import update
 from tlray.search.rows.row_table import read_rows
-from tlray.search.versions.card import Card, column_of, holds_table, newest_version, read_card
+from tlray.search.versions.card import Card, column_of, newest_version, read_card
 from tlray.search.versions.load import load_rows
 from tlray.search.versions.prune import prune
 
@@ -39,8 +39,8 @@ def index(config: IndexConfig) -> dict[str, Any]:
     table = Table.open(to_uri(config.table))
     column_of(table, config.column)
     newest = newest_version(index_uri)
-    if newest is None and holds_table(index_uri):
-        raise ConfigError(f"out is {index_uri}, where a table is; expected a place of the index's own")
+    if newest is None:
+        require_place(index_uri, "index")
     with tempfile.TemporaryDirectory(prefix="tlray-index-") as folder:
         scratch = Path(folder)
         if config.dry_run:

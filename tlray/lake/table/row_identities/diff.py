@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
-from tlray.lake.table.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
-from tlray.lake.table.identities import IDENTITY_SCHEMA, identities
 from tlray.lake.table.parts import Part, vectors_of
+from tlray.lake.table.row_identities.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
+from tlray.lake.table.row_identities.identities import IDENTITY_SCHEMA, identities
 from tlray.lake.table.table import Table
 
 SAMPLE_ROWS = 64

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tlray.lake.table import external_sort as module
-from tlray.lake.table.external_sort import SortedRuns, cut_ranges
+from tlray.lake.table.row_identities import external_sort as module
+from tlray.lake.table.row_identities.external_sort import SortedRuns, cut_ranges
 
 SCHEMA = pa.schema([("name", pa.string()), ("number", pa.int64())])
 
