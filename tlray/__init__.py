@@ -1,3 +1,56 @@
-"""tlray: turn a lake of images into a table of embeddings that can be trusted, kept up to date and reused."""
+"""tlray: turn a lake of images into a table of embeddings that can be trusted, kept up to date and reused.
+
+::
+
+    import tlray
+
+    tlray.extract("~/Pictures", "photos-table", backbone="resnet50", labels="folder")
+    table = tlray.open("photos-table")
+    vectors, labels = table.to_numpy(), table.to_numpy("label")
+    tlray.build_index(table, "photos-index")
+    tlray.Index("photos-index").search("cat.jpg", k=5)
+
+Importing it loads next to nothing: each name comes with its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tlray import errors
+    from tlray.api.encoder import Encoder
+    from tlray.api.index import Index
+    from tlray.api.model import Model
+    from tlray.api.runs import build_index, extract, predict, train
+    from tlray.api.table import Table, open  # noqa: A004
+    from tlray.recipe import Recipe
 
 __version__ = "0.1.0"
+
+__all__ = ["Encoder", "Index", "Model", "Recipe", "Table", "build_index", "errors", "extract", "open", "predict", "train"]
+
+_MODULES = {
+    "Encoder": "tlray.api.encoder",
+    "Index": "tlray.api.index",
+    "Model": "tlray.api.model",
+    "Recipe": "tlray.recipe",
+    "Table": "tlray.api.table",
+    "build_index": "tlray.api.runs",
+    "extract": "tlray.api.runs",
+    "open": "tlray.api.table",
+    "predict": "tlray.api.runs",
+    "train": "tlray.api.runs",
+}
+"""Where each public name is; `errors` is a module itself."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("tlray.errors")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'tlray' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -49,11 +49,24 @@ def predict(config: PredictConfig, stop: Stop | None = None) -> dict[str, Any]:
 
 
 def _prepare(config: PredictConfig) -> "Target":
-    return _trained(config, to_uri(config.model)) if config.model is not None else _as_it_came(config)
+    if config.model is None:
+        return _as_it_came(config)
+    return trained(to_uri(config.model), top_k=config.top_k, threshold=config.threshold, embeddings=config.embeddings)
 
 
-def _trained(config: PredictConfig, model_uri: str) -> "Target":
-    """A recipe and the head that was trained on its vectors."""
+def trained(model_uri: str, *, top_k: int, threshold: float, embeddings: bool) -> "Target":
+    """What a trained model makes of images: its recipe, and the head that was trained on the recipe's vectors.
+
+    Args:
+        model_uri: of the model's folder.
+        top_k: labels kept of each image, at most.
+        threshold: of the probability, where an image may have several labels.
+        embeddings: whether the vectors are kept too.
+
+    Raises:
+        ModelMissingError, ModelCorruptError: there is no model, or it is damaged.
+        RecipeMismatchError: its head does not fit its recipe.
+    """
     from tlray.extraction.target import Target
     from tlray.models.backbones import load_backbone, with_taps
     from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, load_model
@@ -77,9 +90,9 @@ def _trained(config: PredictConfig, model_uri: str) -> "Target":
         head=HeadFile(sha256=card.files[HEAD_NAME], spec_json=card.head.model_dump_json()),
         task=card.task,
         classes=card.classes,
-        top_k=min(config.top_k, len(card.classes)),
-        threshold=config.threshold,
-        embeddings=(column,) if config.embeddings else (),
+        top_k=min(top_k, len(card.classes)),
+        threshold=threshold,
+        embeddings=(column,) if embeddings else (),
     )
     head = open_store(model_uri).read(join(model_uri, HEAD_NAME)).data
     return Target(backbone, output, head, _known(model, backbone.recipe))

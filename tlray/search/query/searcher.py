@@ -16,6 +16,7 @@ import numpy as np
 from tlray.errors import QueryError, RecipeMismatchError
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
+from tlray.recipe import RecipeFile
 from tlray.search.neighbours.exact import exact_neighbours
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
 from tlray.search.neighbours.metric import prepared, scores_of
@@ -78,6 +79,11 @@ class Searcher:
     def card(self) -> Card:
         """What the index is."""
         return self._index.card
+
+    @property
+    def recipe_file(self) -> RecipeFile:
+        """The recipe of its vectors, with the golden ones, as the index keeps it."""
+        return self._index.recipe_file
 
     @property
     def rows(self) -> RowTable:
