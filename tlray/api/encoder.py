@@ -17,9 +17,9 @@ from tlray.api.running import ImageRunner, OnError, check_on_error
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
+from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.recipe import Pool, Precision, Recipe
-from tlray.search.versions.card import column_of
 
 
 class Encoder:

@@ -19,10 +19,10 @@ from tlray.api.html import gallery
 from tlray.errors import ConfigError, TableError
 from tlray.lake.storage.uri import join, to_uri
 from tlray.lake.table import table as lake
+from tlray.lake.table.columns import column_of
 from tlray.lake.table.maintenance import show
 from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, table_schema, vectors_of
 from tlray.recipe import Recipe
-from tlray.search.versions.card import column_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,6 +12,7 @@ import numpy as np
 
 from tlray.config import IndexConfig
 from tlray.errors import TableError
+from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
 from tlray.progress import say
@@ -24,7 +25,7 @@ from tlray.search.neighbours.metric import prepared
 from tlray.search.neighbours.recall import measure, tune
 from tlray.search.rows.row_table import RowTable, read_rows, with_ids
 from tlray.search.rows.table_vectors import read_part_vectors, read_vectors
-from tlray.search.versions.card import Built, Card, column_of
+from tlray.search.versions.card import Built, Card
 from tlray.search.versions.exact_vectors import ArrayVectors, IndexVectors, save_vectors
 from tlray.search.versions.files import FileKind, IndexFile, put_file
 from tlray.search.versions.publish import Contents, publish_whole

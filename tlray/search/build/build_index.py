@@ -8,6 +8,7 @@ from typing import Any
 
 from tlray.config import IndexConfig
 from tlray.lake.storage.uri import to_uri
+from tlray.lake.table.columns import column_of
 from tlray.lake.table.place import require_place
 from tlray.lake.table.table import Table
 from tlray.progress import say
@@ -15,7 +16,7 @@ from tlray.search.build.build import build, choice_for
 from tlray.search.build.row_changes import check_same, live_parts, row_changes
 from tlray.search.build.update import update
 from tlray.search.rows.row_table import read_rows
-from tlray.search.versions.card import Card, column_of, newest_version, read_card
+from tlray.search.versions.card import Card, newest_version, read_card
 from tlray.search.versions.load import load_rows
 from tlray.search.versions.prune import prune
 

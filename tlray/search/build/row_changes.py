@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, RecipeMismatchError
+from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.search.rows.row_table import with_ids
-from tlray.search.versions.card import Card, column_of
+from tlray.search.versions.card import Card
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from tlray.config import SearchConfig
 from tlray.errors import AccessError, ConfigError, ObjectNotFoundError, QueryError, StorageError, TableError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
+from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.query.answers import answer_part
 from tlray.search.query.hits import ANSWER_SCHEMA, Hits
 from tlray.search.query.searcher import Searcher
 from tlray.search.rows.selection import Filter
-from tlray.search.versions.card import column_of
 
 MAX_IMAGE_BYTES = 256 * 2**20
 

@@ -19,16 +19,14 @@ from pydantic import ValidationError
 
 from tlray.errors import (
     ConcurrentWriteError,
-    ConfigError,
     IndexCorruptError,
     IndexMissingError,
     ObjectNotFoundError,
-    TableError,
     first_line,
 )
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
-from tlray.lake.table.table import RECIPE_NAME, Table
+from tlray.lake.table.table import RECIPE_NAME
 from tlray.search.neighbours.metric import Metric
 from tlray.search.neighbours.parameters import Parameters, Quality, Strict
 from tlray.search.versions.files import FileKind, IndexFile
@@ -208,23 +206,3 @@ def publish(index_uri: str, card: Card) -> None:
 def card_uri(index_uri: str, version: int) -> str:
     """Where the card of a version is."""
     return join(index_uri, "versions", f"{version:020d}.json")
-
-
-def column_of(table: Table, name: str | None) -> str:
-    """The embedding column that is meant.
-
-    Raises:
-        TableError: a table of predictions, with no embeddings in it.
-        ConfigError: there is none of that name, or there are several and none was named.
-    """
-    if not table.columns:
-        raise TableError(
-            f"{table.uri} is a table of predictions without embeddings; expected a table of embeddings: name one that `tlray "
-            "extract` made, or run `tlray predict` with --embeddings and another --out, which keeps them"
-        )
-    if name is None and len(table.columns) == 1:
-        return table.columns[0]
-    if name not in table.columns:
-        given = "not given, and the table has several" if name is None else f"{name}"
-        raise ConfigError(f"column is {given}; expected one of {table.uri}'s: {', '.join(table.columns)}")
-    return str(name)

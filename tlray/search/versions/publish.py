@@ -11,12 +11,13 @@ import numpy as np
 
 from tlray import __version__
 from tlray.config import IndexConfig
+from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.search.neighbours.factory import Choice
 from tlray.search.neighbours.faiss_index import LIBRARY_VERSION, FaissIndex
 from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.rows.row_table import RowTable
-from tlray.search.versions.card import Built, Card, column_of, publish
+from tlray.search.versions.card import Built, Card, publish
 from tlray.search.versions.changes import VectorChanges
 from tlray.search.versions.files import FileKind, IndexFile, put_bytes
 from tlray.search.versions.stopwatch import Stopwatch
