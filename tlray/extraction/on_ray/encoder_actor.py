@@ -8,7 +8,7 @@ import ray
 import torch
 
 from tlray.extraction.on_ray.tasks import decoded_piece, piece_rows
-from tlray.extraction.worker.encode import encode_piece
+from tlray.extraction.worker.pieces import encode_piece
 from tlray.extraction.worker.scoring_encoder import with_head
 from tlray.extraction.worker.tuning_encoder import TuningEncoder
 from tlray.lake.table.table import Table

@@ -1,16 +1,11 @@
 """What a run starts from: a source, a table and a network, each opened and checked against the others before any work."""
 
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlray.config import PolicyConfig, SourceConfig
+from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.extraction.plan.backlogs import find_backlogs
-from tlray.extraction.plan.plan import Backlog
-from tlray.extraction.run.totals import Totals
 from tlray.extraction.run.workplace import Workplace
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.source.read_images import ReadSpec
@@ -18,7 +13,6 @@ from tlray.lake.source.source import Source, open_source
 from tlray.lake.table.place import require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.table import Table
-from tlray.progress import say
 
 if TYPE_CHECKING:
     from tlray.extraction.target import Target
@@ -77,28 +71,3 @@ class Inputs:
     def ids(self) -> dict[str, str]:
         """The table and its fingerprints, as the result begins."""
         return {"table": self.table_uri, **self.target.ids}
-
-    def backlogs(
-        self, table: Table | None, totals: Totals, *, policy: PolicyConfig, retry_failed: Iterable[str]
-    ) -> Iterator[Backlog]:
-        """What the table lacks, a bounded piece of work after the other; adds to the totals' counts and time of listing.
-
-        Args:
-            table: as it is now.
-            totals: of the run.
-            policy: on deleted and changed images.
-            retry_failed: error codes whose images are embedded again.
-        """
-        with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
-            # What the store lists is there, whatever an earlier request for it was told.
-            codes = {*retry_failed, *(["not_found"] if self.source.asks_the_store else [])}
-            found = find_backlogs(self.source, table, Path(scratch), retry_codes=codes, policy=policy)
-            while True:
-                with totals.timed("list"):
-                    backlog = next(found, None)
-                if backlog is None:
-                    return
-                totals.counts.update(backlog.counts)
-                left = f"; {backlog.left} more to compare" if backlog.left else ""
-                say(", ".join(f"{count} {name}" for name, count in backlog.counts.items()) + left)
-                yield backlog

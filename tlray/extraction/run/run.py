@@ -1,20 +1,24 @@
-"""A run: opened once, its backlogs worked off one after the other, then its result."""
+"""A run: opened, worked off, and asked for its result."""
 
 import contextlib
+import tempfile
 import uuid
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import RunConfig
 from tlray.errors import ConcurrentWriteError
 from tlray.extraction.commit import Committer
+from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.extraction.run.failures import check_failures, is_hopeless
 from tlray.extraction.run.inputs import Inputs
 from tlray.extraction.run.totals import Totals
 from tlray.extraction.run.workplace import Engine, Workplace
+from tlray.lake.source.source import Source
 from tlray.lake.table.lease import Lease, hold
 from tlray.lake.table.maintenance import optimize
 from tlray.lake.table.table import Table
@@ -22,6 +26,30 @@ from tlray.progress import Progress, readable_size, say
 
 if TYPE_CHECKING:
     from tlray.extraction.worker.pieces import Piece, WrittenParts
+
+
+def backlogs_of(source: Source, table: Table | None, config: RunConfig, totals: Totals) -> Iterator[Backlog]:
+    """What a table lacks, a bounded piece of work after the other; at least one, though it may be empty.
+
+    Args:
+        source: what there should be.
+        table: what there is, as it is now.
+        config: of the run: what is tried again, and the policy on deleted and changed images.
+        totals: of the run; gets the counts, and the time that listing took.
+    """
+    with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
+        # What the store lists is there, whatever an earlier request for it was told.
+        codes = {*config.retry_failed, *(["not_found"] if source.asks_the_store else [])}
+        found = find_backlogs(source, table, Path(scratch), retry_codes=codes, policy=config.policy)
+        while True:
+            with totals.timed("list"):
+                backlog = next(found, None)
+            if backlog is None:
+                return
+            totals.counts.update(backlog.counts)
+            left = f"; {backlog.left} more to compare" if backlog.left else ""
+            say(", ".join(f"{count} {name}" for name, count in backlog.counts.items()) + left)
+            yield backlog
 
 
 class Run:
@@ -59,19 +87,17 @@ class Run:
         with hold(inputs.table_uri, run_id, wait=config.wait, seconds=config.lease_seconds) as lease:
             yield cls(inputs, config, workplace, totals, run_id, lease)
 
-    def backlogs(self) -> Iterator[Backlog]:
-        """What there is to do, a bounded piece of work after the other; at least one, though it may be empty."""
-        return self._inputs.backlogs(
-            self._found, self._totals, policy=self._config.policy, retry_failed=self._config.retry_failed
-        )
-
-    def work_off(self, backlog: Backlog) -> None:
-        """Do what a backlog asks for, and commit as it goes; whatever ends it, finished groups are committed first.
+    def work_off(self) -> None:
+        """Do all that the table lacks, and commit as it goes; whatever ends it, finished groups are committed first.
 
         Raises:
             TooManyFailuresError: most images fail, and more than may.
             TlrayError: the run cannot go on.
         """
+        for backlog in backlogs_of(self._inputs.source, self._found, self._config, self._totals):
+            self._work_off(backlog)
+
+    def _work_off(self, backlog: Backlog) -> None:
         committer = self._committer  # a new table is made now, as its source could be listed
         if backlog.is_empty:
             return

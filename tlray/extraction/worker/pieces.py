@@ -2,19 +2,25 @@
 
     Piece[DecodedImages] -> encode_piece -> Piece[EncodedRows] -> write_piece -> Piece[WrittenParts] -> Committer
 
-Neither torch nor Ray is imported here, so that the processes that only write start quickly.
+Neither torch nor Ray is imported here, so that the processes that only write start quickly. Shape legend: B images of a piece,
+D embedding length, H height, W width, C channels.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter, thread_time
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tlray.lake.source.read_images import NOTES
-from tlray.lake.table.parts import Part, write_part
+from tlray.errors import ImageErrorCode
+from tlray.extraction.worker.prediction_columns import prediction_columns
+from tlray.lake.source.read_images import NOTES, DecodedImages
+from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS, Part, own_fields, vector_column, write_part
+from tlray.recipe import RecipeFile
 
 UNIT_STEM_DIGITS = 7
 
@@ -82,13 +88,69 @@ class Piece(Generic[Content]):
         return Piece(self.unit, self.index, self.is_last, content, {**self.seconds, **seconds}, self.notes)
 
 
+class TimedEncoder(Protocol):
+    """An encoder as pieces need it; `tlray.models.encoder.encoder.Encoder` is one."""
+
+    def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+        """Embed images.
+
+        Args:
+            images_BHWC: uint8.
+
+        Returns:
+            features_BD, float32, by column; and the seconds that a processor or GPU was busy.
+        """
+        ...
+
+
+def encode_piece(encoder: TimedEncoder, piece: Piece[DecodedImages], file: RecipeFile) -> Piece[EncodedRows]:
+    """Embed the images of a piece, and make the table's own columns of the vectors.
+
+    A row whose vector is not finite becomes a failed one.
+
+    Args:
+        encoder: of the table (`tlray.extraction.worker.scoring_encoder.with_head`).
+        piece: decoded.
+        file: the table's.
+    """
+    images = piece.content
+    features, encode_seconds = encoder.encode_timed(images.images_BHWC)
+    finite_B = np.ones(len(images.images_BHWC), bool)
+    for features_BD in features.values():
+        finite_B &= np.isfinite(features_BD).all(axis=1)
+    decoded = pc.is_null(images.rows["error"])
+    ok = images.rows.filter(decoded).filter(pa.array(finite_B))
+    not_finite = images.rows.filter(decoded).filter(pa.array(~finite_B))
+    code = pa.array([str(ImageErrorCode.NON_FINITE)] * len(not_finite), pa.string())
+    failed = pa.concat_tables(
+        [images.rows.filter(pc.invert(decoded)), not_finite.set_column(len(FIXED_FIELDS), ERROR_FIELD, code)]
+    )
+    columns = _own_columns({name: features_BD[finite_B] for name, features_BD in features.items()}, file)
+    nulls = {field.name: pa.nulls(len(failed), field.type) for field in own_fields(file)}
+    rows = EncodedRows(_with_columns(ok, columns), _with_columns(failed, nulls))
+    return piece.with_content(rows, encode=encode_seconds)
+
+
+def _own_columns(features: dict[str, np.ndarray], file: RecipeFile) -> dict[str, pa.Array]:
+    """The columns of `own_fields`, of rows whose numbers are finite."""
+    output, storage = file.output, file.recipe.precision.storage
+    predictions = prediction_columns(features[output.scores], output) if output else {}
+    return predictions | {column: vector_column(features[column], storage) for column in file.embedding_columns}
+
+
+def _with_columns(rows: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
+    for offset, (name, column) in enumerate(columns.items()):
+        rows = rows.add_column(len(FIXED_FIELDS) + offset, name, column)
+    return rows
+
+
 def join_pieces(pieces: Sequence[Piece[EncodedRows]], *, index: int, is_last: bool) -> Piece[EncodedRows]:
-    """Consecutive pieces of a unit as one.
+    """Join consecutive pieces of a unit into one.
 
     Args:
         pieces: at least one.
         index: of the joined piece.
-        is_last: likewise.
+        is_last: whether the unit has no more.
     """
     seconds: Counter[str] = Counter()
     for piece in pieces:

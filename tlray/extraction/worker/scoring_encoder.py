@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from tlray.errors import TableCorruptError
-from tlray.extraction.worker.encode import TimedEncoder
+from tlray.extraction.worker.pieces import TimedEncoder
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.parts import round_to_half

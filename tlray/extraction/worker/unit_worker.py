@@ -1,20 +1,31 @@
-"""A unit of the plan, from its listing to written parts, in one thread; several threads share an encoder.
+"""Units of a plan, from their listing to written parts: several threads that share an encoder.
 
-A thread takes turns with the others on the cores. In a turn it decodes a few images and embeds them, so that their pixels are
-still in the core's caches, and no more threads compute than there are cores, however many wait for the store.
+A thread works on one unit and takes turns with the others on the cores. In a turn it decodes a few images and embeds them, so
+that their pixels are still in the core's caches, and no more threads compute than there are cores, however many wait for the
+store.
 """
 
-from collections.abc import Callable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from time import perf_counter
 from typing import Protocol
 
 from tlray.errors import GO_ON, StoppedError
-from tlray.extraction.plan.plan import Unit
-from tlray.extraction.worker.encode import TimedEncoder, encode_piece
-from tlray.extraction.worker.pieces import EncodedRows, Piece, WrittenParts, join_pieces, write_piece
+from tlray.extraction.plan.plan import Plan, Unit
+from tlray.extraction.worker.pieces import (
+    EncodedRows,
+    Piece,
+    TimedEncoder,
+    WrittenParts,
+    encode_piece,
+    join_pieces,
+    write_piece,
+)
 from tlray.lake.source.containers.members import FetchedImage
 from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
 from tlray.recipe import RecipeFile
@@ -28,17 +39,21 @@ THREADS_AHEAD = 1
 
 
 class Cores(Protocol):
-    """Turns on the cores: those of `tlray.models.encoder.encoder.Encoder`."""
+    """Turns on the cores; `tlray.models.encoder.encoder.Encoder` gives them."""
 
-    def turn(self) -> AbstractContextManager[None]: ...  # noqa: D102
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait for a core, and have it for a while."""
+        ...
 
     @property
-    def turn_images(self) -> int | None: ...  # noqa: D102
+    def turn_images(self) -> int | None:
+        """Images of a turn; None for as many as there are."""
+        ...
 
 
 @dataclass(frozen=True)
 class UnitWorker:
-    """All that working on a unit takes.
+    """All that it takes to work on units.
 
     Attributes:
         encoder: with one lane a core, and the table's head.
@@ -58,8 +73,33 @@ class UnitWorker:
     run_id: str
     stopped: Callable[[], bool] = lambda: False
 
+    def work_off(self, plan: Plan, lanes: int) -> Generator[Piece[WrittenParts], None, None]:
+        """Work on the units of a plan, several at a time, until none is left.
+
+        Args:
+            plan: with its units.
+            lanes: cores to use; the encoder has as many lanes.
+
+        Yields:
+            Written pieces as they are finished, in no particular order. Closed early, units under way are dropped.
+        """
+        stopped = threading.Event()
+        worker = replace(self, stopped=stopped.is_set)
+        waiting = deque(plan.units)
+        running: set[Future[list[Piece[WrittenParts]]]] = set()
+        with ThreadPoolExecutor(lanes + THREADS_AHEAD, thread_name_prefix="unit") as threads:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < lanes + THREADS_AHEAD:
+                        running.add(threads.submit(worker.work, waiting.popleft()))
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield from future.result()
+            finally:
+                stopped.set()
+
     def work(self, unit: Unit) -> list[Piece[WrittenParts]]:
-        """Fetch, decode, embed and write the images of a unit.
+        """Fetch, decode, embed and write the images of a unit, in this thread.
 
         Raises:
             StoppedError: `stopped` said so.
