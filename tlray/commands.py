@@ -107,7 +107,7 @@ COMMANDS = {
     ),
     "export": Command(
         ExportConfig,
-        "tlray.training.model.export:export",
+        "tlray.training.export:export",
         "write a trained model as ONNX, and check that it computes the same",
         words=("model",),
         common=("network", "out"),

@@ -28,6 +28,9 @@ Storage = Literal["full", "half"]
 ImageRule = Literal[2, 3]
 """Versions of the rule that can still be followed."""
 
+IMAGE_RULES: tuple[ImageRule, ...] = (3, 2)
+"""All of them, the newest first."""
+
 IMAGE_RULE: ImageRule = 3
 """The newest version of the rule in `tlray.lake.image.decode` that brings any image to RGB uint8; a change of pixels raises it.
 

@@ -112,7 +112,10 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> CommandLine:
     given = dict(vars(found))
     own = {key: given.pop(key) for key in ("config", "print_config", "json")}
     words: list[str] = given.pop(_WORDS, [])
-    unknown = next((each for each in left if each.startswith("-")), None)
+    for each in keys_of(command.config).values():
+        if each.is_list and each.choices and given.get(each.name) == ["[]"]:  # one of the choices it cannot be
+            given[each.name] = []
+    unknown = next((one for one in left if one.startswith("-")), None)
     if unknown is not None:
         raise ConfigError(_unknown_flag(unknown.partition("=")[0], name, command))
     if len(words) > len(command.words):

@@ -7,6 +7,7 @@ norms keep their statistics and dropout does nothing.
 Shape legend: B images, C channels, H height, W width.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,11 +65,23 @@ class Anatomy:
             return self.tap
         limit = _limit(freeze, self.weighted[self.tap])
         if limit is not None:
-            fitting = [cut for cut in self.cuts if 0 < self.weighted[cut] <= limit]
-            return max(fitting, key=lambda cut: (self.weighted[cut], self.layers.index(cut)), default=None)
+            return self._last_cut(freeze, limit)
         if freeze not in self.cuts:
             raise not_a_cut(freeze, list(self.cuts), "is no layer of this network, or not everything goes through it")
         return freeze
+
+    def _last_cut(self, freeze: str, limit: int) -> str | None:
+        """The last cut up to which there are at most so many layers with weights; None for a limit of none."""
+        if not limit:
+            return None
+        fitting = [cut for cut in self.cuts if 0 < self.weighted[cut] <= limit]
+        if not fitting:
+            first = min((cut for cut in self.cuts if self.weighted[cut]), key=lambda cut: self.weighted[cut], default=self.tap)
+            raise BackboneError(
+                f"freeze {freeze} freezes nothing: the network cannot be cut before {first}, which freezes "
+                f"{self.weighted[first]} layers with weights; give at least that many, or none"
+            )
+        return max(fitting, key=lambda cut: (self.weighted[cut], self.layers.index(cut)))
 
     def frozen_by(self, cut: str | None) -> "Frozen":
         """What is not trained where a cut is chosen; what the tap does not depend on never is."""
@@ -118,15 +131,29 @@ def not_a_cut(name: str, cuts: Sequence[str], why: str) -> BackboneError:
 
 
 def _limit(freeze: str, weighted: int) -> int | None:
+    """How many layers with weights are frozen at most, or None where a layer is named.
+
+    Args:
+        freeze: as the user says it.
+        weighted: layers with weights that there are.
+
+    Raises:
+        BackboneError: it is a number, but neither of layers nor a share of them.
+    """
     try:
-        if "." not in freeze:
-            return int(freeze)
-        share = float(freeze)
+        number = float(freeze)
     except ValueError:
         return None
-    if not 0 <= share <= 1:
-        raise BackboneError(f"freeze {freeze} is no share, which is 0 to 1; give one, a number of layers, or a layer's name")
-    return int(share * weighted)
+    is_share = "." in freeze
+    if not 0 <= number <= (1 if is_share else weighted) or not re.fullmatch(r"[0-9]+|[0-9]*\.[0-9]*", freeze):
+        what = "share, which is from 0 to 1" if is_share else f"number of layers with weights, of which there are {weighted}"
+        raise BackboneError(
+            f"freeze {freeze} is no {what}; all but the last layer with weights is {max(0, weighted - 1)}, half of them 0.5; "
+            "a layer's name, none and all are understood too"
+        )
+    if is_share and 0 < number * weighted < 1:
+        raise BackboneError(f"freeze {freeze} is less than one of {weighted} layers with weights; give a larger share, or none")
+    return int(number * weighted) if is_share else int(freeze)
 
 
 def examine(module: nn.Module, tap: str, images_BCHW: Tensor) -> Anatomy:

@@ -1,6 +1,8 @@
 """What is frozen: cuts against brute force, and bit-identical parameters and buffers after training."""
 
 import hashlib
+import re
+from dataclasses import replace
 
 import pytest
 import timm
@@ -91,8 +93,16 @@ def test_choosing_a_cut() -> None:
     }  # fmt: skip
     with pytest.raises(BackboneError, match=r"cannot cut at 'middle'.*stem.0, stem.1.*late, norm"):
         anatomy.choose_cut("middle")
-    with pytest.raises(BackboneError, match="is no share"):
-        anatomy.choose_cut("1.5")
+    for odd in ("-1", "-0.5", "1.5", "8", "nan", "inf", "1e1", "+2", "1_0"):
+        with pytest.raises(BackboneError, match=rf"freeze {re.escape(odd)} is no .* all but the last layer with weights is 5"):
+            anatomy.choose_cut(odd)
+    assert anatomy.choose_cut("0") is None
+    with pytest.raises(BackboneError, match=r"freeze 0.1 is less than one of 6 layers"):
+        anatomy.choose_cut("0.1")
+    with pytest.raises(
+        BackboneError, match=r"freeze 1 freezes nothing: the network cannot be cut before stem.1, which freezes 2"
+    ):
+        replace(anatomy, cuts={name: used for name, used in anatomy.cuts.items() if name != "stem.0"}).choose_cut("1")
     with pytest.raises(BackboneError, match="no layer 'nowhere'"):
         examine(Skipping(), "nowhere", images())
     with pytest.raises(BackboneError, match="does not run"):

@@ -1,5 +1,6 @@
 """Networks' trainings that are run again, go on, or do not begin; and what a regression's checkpoints leave to its end."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.training.held import held
 from tests.training.networks import extract_activations, largest_difference, photos_in, tensors_of, training
 from tlray.errors import ExamplesError, StorageError, TableLockedError, TlrayError
 from tlray.lake.storage.uri import to_uri
+from tlray.recipe import IMAGE_RULES
 from tlray.training.model.model import load_model
 from tlray.training.network import worker as work
 from tlray.training.network.checkpoints import Checkpoints, Progress
@@ -67,6 +69,25 @@ def test_a_regression_reaches_targets_far_from_0(tmp_path: Path, monkeypatch: py
     assert largest_difference(whole, again) == 0
     metrics = load_model(to_uri(str(tmp_path / "again"))).card.metrics
     assert metrics["train"].mean_squared_error.value < 1
+
+
+def test_a_training_keeps_the_rule_for_pixels_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models and checkpoints made before a change of the rule are found by the same command."""
+    photos = photos_in(tmp_path / "photos")
+    for name, dies in (("whole", False), ("killed", True)):
+        with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+            patch.setattr("tlray.training.network.train_network.IMAGE_RULES", (2,))
+            if dies:
+                stack.enter_context(pytest.raises(StorageError, match="away"))
+                patch.setattr(work, "_save", fail)
+            run(training(photos, tmp_path / name, epochs=1))
+    assert run(training(photos, tmp_path / "whole", epochs=1))["action"] == "unchanged"
+    run(training(photos, tmp_path / "killed", epochs=1))
+    cards = [load_model(to_uri(str(tmp_path / name))).card for name in ("whole", "killed")]
+    assert [card.recipe.image_rule for card in cards] == [2, 2]
+    assert cards[0].training["history"][0]["train_loss"] == cards[1].training["history"][0]["train_loss"]
+    assert run(training(photos, tmp_path / "whole", epochs=1, rebuild=True))["action"] == "retrained"
+    assert load_model(to_uri(str(tmp_path / "whole"))).card.recipe.image_rule == IMAGE_RULES[0]
 
 
 def fail(*_: object) -> None:

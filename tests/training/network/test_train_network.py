@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tests.training.networks import (
     PHOTOS,
     extract_activations,
+    labels_of,
     largest_difference,
     photos_in,
     pixels,
@@ -154,7 +155,7 @@ Checkpoints.save = save_and_wait
 
 
 def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
-    photos: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def config(name: str) -> Any:
         network = {"augment": None, "freeze": None, "checkpoint_every": 1, "ema": 0.9}
@@ -169,8 +170,9 @@ def test_a_killed_driver_goes_on_in_the_middle_of_an_epoch(
     checkpoints = Checkpoints(f"file://{folder}")
     _, progress = checkpoints.read(checkpoints.last_step())
     assert (progress.epoch, progress.step) == (1, 4)
-    train(config("killed"))
-    assert "going on after epoch 1, step 4 of 9" in capsys.readouterr().err
+    with caplog.at_level("INFO"):
+        train(config("killed"))
+    assert "going on after epoch 1, step 4 of 9" in caplog.text
     train(config("reference"))
     assert largest_difference(tensors_of(tmp_path / "killed"), tensors_of(tmp_path / "reference")) < 1e-5
     cards = [load_model(to_uri(str(tmp_path / name))).card for name in ("killed", "reference")]
@@ -233,6 +235,41 @@ def test_an_unreadable_image_is_counted_and_too_many_end_it(photos: Path, tmp_pa
     assert result["unreadable_images"] == 1
     metrics = load_model(to_uri(str(tmp_path / "lenient"))).card.metrics
     assert sum(evaluation.rows for evaluation in metrics.values()) == PHOTOS - 1
+
+
+def test_nothing_is_learned_from_images_that_cannot_be_read(tmp_path: Path) -> None:
+    """Neither by weights nor by batch norms: without these images a training on whole batches gives the same network."""
+    folder = photos_in(tmp_path / "photos")
+    rows = labels_of(folder).read_text().splitlines()
+    broken = [row for row in rows if row.endswith(",train")][1:9:2]
+    for row in broken:
+        (tmp_path / row.split(",")[0]).write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    network = {"max_failed_fraction": 0.5}
+    changes = {"batch_size": 1000, "epochs": 2}
+    with_them = train(training(folder, tmp_path / "with", network=network, **changes))
+    for row in broken:
+        (tmp_path / row.split(",")[0]).unlink()
+    labels_of(folder).write_text("\n".join(row for row in rows if row not in broken))
+    without = train(training(folder, tmp_path / "without", network=network, **changes))
+    assert (with_them["unreadable_images"], without["unreadable_images"]) == (4, 0)
+    assert largest_difference(tensors_of(tmp_path / "with"), tensors_of(tmp_path / "without")) < 1e-4
+    losses = [result["metrics"]["train"]["loss"] for result in (with_them, without)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_no_step(tmp_path: Path) -> None:
+    folder = photos_in(tmp_path / "photos")
+    for path in sorted(folder.glob("dog/*.jpg"))[:3]:
+        path.write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    network = {"freeze": "all", "max_failed_fraction": 0.5}
+    result = train(training(folder, tmp_path / "out", network=network, batch_size=1))
+    card = load_model(to_uri(str(tmp_path / "out"))).card
+    assert card.training["rows_trained_on"] == 2 * result["metrics"]["train"]["rows"] < 2 * 18
+
+
+def test_a_batch_of_one_that_norms_cannot_take_is_named(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a step has 1 image \(18 to train on in steps of batch_size 1\).*give another"):
+        train(training(photos, tmp_path / "out", network={"freeze": "none"}, batch_size=1))
 
 
 def test_refusals(photos: Path, table: Path, trained: Path, tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ Shape legend: N images, K outputs.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tlray.config import ExamplesConfig
 from tlray.errors import ExamplesError
 from tlray.predictor import Task
-from tlray.training.examples.labels import Labels, read_labels, shown
+from tlray.training.examples.labels import Labels, labels_uri, read_labels, shown
 from tlray.training.examples.splits import LEAST_ROWS, hash_splits, named_splits
+from tlray.training.examples.targets import check_numbers, checked_labels, make_targets, standard_of
 
 __all__ = ["Examples", "Split", "Task", "read_examples"]
 
@@ -34,7 +35,7 @@ class Examples:
 
     Attributes:
         uris: N.
-        targets: int64 N, positions in `classes` (single); float32 N, K of 0 and 1 (multi) or of values (regression).
+        targets: int64 N, positions in `classes` (single); float32 N, K of 0 and 1 (multi); float64 N, K of values (regression).
         splits_N: uint8, `Split`.
         task: what is predicted.
         classes: names of the K outputs.
@@ -58,6 +59,20 @@ class Examples:
         """How many images or labels were left out, by reason."""
         return {name: count for name, count in self.counts.items() if count and name not in ("images", "labelled")}
 
+    @cached_property
+    def standard(self) -> tuple[np.ndarray, np.ndarray]:
+        """mean_K and std_K, float64, of a regression's targets in the training rows; see `standard_of`."""
+        return standard_of(self.targets[self.positions(Split.TRAIN)])
+
+    @property
+    def learned_targets(self) -> np.ndarray:
+        """Targets as heads and networks learn them: those of a regression standardised, in float32."""
+        if self.task != "regression":
+            return self.targets
+        mean_K, std_K = self.standard
+        standardised_NK: np.ndarray = ((self.targets - mean_K) / std_K).astype(np.float32)
+        return standardised_NK
+
     def positions(self, split: Split) -> np.ndarray:
         """Positions of a split's rows, int64, in order."""
         return np.flatnonzero(self.splits_N == split)
@@ -79,10 +94,11 @@ def read_examples(
     """
     _check_columns(config)
     labels = read_labels(uris, column_labels, config)
+    columns = config.label_columns if labels_uri(config.labels) else ("label",)
+    values = [checked_labels(one, name, config) for one, name in zip(labels.values, columns, strict=True)]
     counts = {"images": len(uris)}
-    rows_N = _labelled(uris, labels, config, counts)
-    values = [value.take(pa.array(rows_N)) for value in labels.values]
-    classes, targets = _TARGETS[config.task](values, config)
+    rows_N = _labelled(uris, values, labels.missing, config, counts)
+    classes, targets = make_targets([one.take(pa.array(rows_N)) for one in values], config)
     if config.task == "single":
         kept_N = _not_rare(targets, classes, config, counts)
         rows_N, targets = rows_N[kept_N], targets[kept_N]
@@ -100,6 +116,8 @@ def read_examples(
 
 
 def _check_columns(config: ExamplesConfig) -> None:
+    if len(set(config.label_columns)) != len(config.label_columns):
+        raise ExamplesError(f"label_columns names a column twice: {', '.join(config.label_columns)}; name each once")
     if config.task != "regression" and len(config.label_columns) != 1:
         raise ExamplesError(
             f"label_columns names {len(config.label_columns)} columns, expected one for task {config.task}; "
@@ -107,34 +125,28 @@ def _check_columns(config: ExamplesConfig) -> None:
         )
 
 
-def _labelled(uris: pa.StringArray, labels: Labels, config: ExamplesConfig, counts: dict[str, int]) -> np.ndarray:
-    """Rows that have all labels.
+def _labelled(
+    uris: pa.StringArray, values: Sequence[pa.Array], missing: Sequence[str], config: ExamplesConfig, counts: dict[str, int]
+) -> np.ndarray:
+    """Find the rows that have all labels.
 
     Raises:
         ExamplesError: there are others, or labels without images, and `skip` does not allow it.
     """
     has_N = np.ones(len(uris), bool)
-    for value in labels.values:
+    for value in values:
         has_N &= value.is_valid().to_numpy(zero_copy_only=False)
-        if config.task != "multi" and pa.types.is_string(value.type):
-            has_N &= pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(value), ""), False).to_numpy(zero_copy_only=False)
     rows_N = np.flatnonzero(has_N)
     if not len(rows_N):
         raise ExamplesError(
-            f"none of the {len(uris)} images has a label by labels: {config.labels!r}"
-            + (f"; the file names others, such as {shown(labels.missing)}" if labels.missing else "")
+            f"none of the {len(uris)} images (such as {uris[0]}) has a label by labels: {config.labels!r}"
+            + (f"; the file names others, such as {shown(missing)}" if missing else "")
             + "; expected column (the table's own), folder, or a file with a column of URIs and one of labels"
         )
     unlabelled = [str(uris[at]) for at in np.flatnonzero(~has_N)[:4]]
     _allow("unlabelled", len(uris) - len(rows_N), unlabelled, "images have no label", config, counts)
-    _allow(
-        "missing",
-        len(labels.missing),
-        labels.missing,
-        "labels are of images that are not there, or have no vector (`tlray show` counts those that failed)",
-        config,
-        counts,
-    )
+    what = "labels are of images that are not there, or have no vector (`tlray show` counts those that failed)"
+    _allow("missing", len(missing), missing, what, config, counts)
     return rows_N
 
 
@@ -144,53 +156,6 @@ def _allow(name: str, count: int, of: Sequence[str], what: str, config: Examples
     if name not in config.skip:
         raise ExamplesError(f"{count} {what}: {shown(of)}; mend the labels, or leave them out and counted with --skip {name}")
     counts[name] = count
-
-
-def _single(values: list[pa.Array], _: ExamplesConfig) -> tuple[tuple[str, ...], np.ndarray]:
-    texts = pc.utf8_trim_whitespace(values[0].cast(pa.string()))
-    names = np.array(texts.to_pylist(), object)
-    classes, targets = np.unique(names, return_inverse=True)
-    return tuple(classes.tolist()), targets.astype(np.int64)
-
-
-def _multi(values: list[pa.Array], config: ExamplesConfig) -> tuple[tuple[str, ...], np.ndarray]:
-    lists = values[0].to_pylist()
-    if not pa.types.is_list(values[0].type) and not pa.types.is_large_list(values[0].type):
-        lists = [str(text).split(config.separator) for text in lists]
-    sets = [{str(name).strip() for name in names} - {""} for names in lists]
-    classes = tuple(sorted(set().union(*sets)))
-    if not classes:
-        raise ExamplesError("no image has any label: every list is empty; expected at least one label")
-    at = {name: position for position, name in enumerate(classes)}
-    targets = np.zeros((len(sets), len(classes)), np.float32)
-    for row, names in enumerate(sets):
-        targets[row, [at[name] for name in names]] = 1
-    return classes, targets
-
-
-def _regression(values: list[pa.Array], config: ExamplesConfig) -> tuple[tuple[str, ...], np.ndarray]:
-    targets = np.empty((len(values[0]), len(values)), np.float32)
-    for column, value in enumerate(values):
-        numbers = np.array([_number(text) for text in value.to_pylist()], np.float64)
-        odd = np.flatnonzero(~np.isfinite(numbers))
-        if len(odd):
-            texts = [str(value[int(at)].as_py()) for at in odd[:4]]
-            raise ExamplesError(
-                f"{len(odd)} values of {config.label_columns[column]} are not finite numbers ({shown(texts)}); mend them, "
-                "or leave their cells empty and --skip unlabelled"
-            )
-        targets[:, column] = numbers
-    return config.label_columns, targets
-
-
-def _number(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return float("nan")
-
-
-_TARGETS = {"single": _single, "multi": _multi, "regression": _regression}
 
 
 def _not_rare(targets: np.ndarray, classes: tuple[str, ...], config: ExamplesConfig, counts: dict[str, int]) -> np.ndarray:
@@ -232,7 +197,7 @@ def _splits(
 ) -> np.ndarray:
     groups_N = _groups(rows_N, labels, config, groups_N)
     if labels.split is not None and config.split.column:
-        splits_N = named_splits(labels.split.take(pa.array(rows_N)).cast(pa.string()).to_pylist(), config.split.column)
+        splits_N = named_splits(labels.split.take(pa.array(rows_N)).to_pylist(), config.split.column)
         if groups_N is not None:
             _check_groups(uris, splits_N, groups_N, config.split.column)
         return splits_N
@@ -247,7 +212,7 @@ def _groups(rows_N: np.ndarray, labels: Labels, config: ExamplesConfig, groups_N
     if labels.group is not None and groups_N is not None:
         raise ExamplesError("split.group and split.group_duplicates are both given; expected one of them")
     if labels.group is not None:
-        names = labels.group.take(pa.array(rows_N)).cast(pa.string()).to_pylist()
+        names = labels.group.take(pa.array(rows_N)).to_pylist()
         # An image without a group is one of its own.
         own = [f"group {name}" if name is not None else f"row {at}" for at, name in enumerate(names)]
         return np.asarray(np.unique(np.array(own, object), return_inverse=True)[1])
@@ -277,6 +242,8 @@ def _check_splits(examples: Examples, config: ExamplesConfig) -> None:
                 f"no image is in the {split.name.lower()} split ({len(examples)} images, validation {config.split.validation}, "
                 f"test {config.split.test}, column {config.split.column}); give more images or other shares"
             )
+    if examples.task == "regression":
+        check_numbers(examples.targets[examples.positions(Split.TRAIN)], examples.classes)
     if examples.task == "single":
         seen = np.bincount(examples.targets[examples.positions(Split.TRAIN)], minlength=len(examples.classes))
         unseen = [name for name, count in zip(examples.classes, seen, strict=True) if not count]

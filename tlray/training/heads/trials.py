@@ -122,25 +122,11 @@ class Data:
 
     def __init__(self, vectors: Vectors, examples: Examples, weights: Tensor) -> None:
         self.vectors, self.examples, self.weights = vectors, examples, weights
-        self.targets = torch.from_numpy(examples.targets)
-        if examples.task == "regression":
-            mean_K, std_K = self.target_standard
-            self.targets = torch.from_numpy(((examples.targets - mean_K) / std_K).astype(np.float32))
+        self.targets = torch.from_numpy(examples.learned_targets)
 
     def wanted(self, *splits: Split) -> np.ndarray:
         """Which examples are in these splits; bool, N."""
         return np.isin(self.examples.splits_N, splits)
-
-    @cached_property
-    def target_standard(self) -> tuple[np.ndarray, np.ndarray]:
-        """mean_K and std_K, float64, of a regression's targets in the training rows; std is 1 where they are all the same.
-
-        Heads learn (target - mean) / std: a step of AdamW moves a bias by the learning rate at most, whatever the unit, and
-        the loss, by which the best is chosen, counts each output by its own variance.
-        """
-        targets_NK = self.examples.targets[self.examples.positions(Split.TRAIN)].astype(np.float64)
-        varies_K = targets_NK.max(axis=0) > targets_NK.min(axis=0)
-        return targets_NK.mean(axis=0), np.where(varies_K, targets_NK.std(axis=0), 1.0)
 
     @cached_property
     def standard(self) -> tuple[Tensor, Tensor]:
@@ -217,7 +203,7 @@ def to_head(fit: Fit, data: Data, *, dropout: float) -> Head:
     """A fit as a head of vectors as the table has them, in evaluation mode; of a regression, with values as they were given."""
     layers = list(fit.layers)
     if data.examples.task == "regression":
-        mean_K, std_K = (torch.from_numpy(values_K) for values_K in data.target_standard)
+        mean_K, std_K = (torch.from_numpy(values_K) for values_K in data.examples.standard)
         weight_KH, bias_K = layers[-1]
         layers[-1] = (weight_KH * std_K[:, None], bias_K * std_K + mean_K)
     weights = [weight_KH for weight_KH, _ in layers]

@@ -81,7 +81,7 @@ def _figure(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        say("no pictures: matplotlib is not installed (pip install tlray[train])")
+        say("no pictures: matplotlib is not installed (pip install matplotlib)")
         return None
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)

@@ -5,7 +5,7 @@ Shape legend: N examples, B of a batch, H height, W width, C channels, D floats 
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+from torch import Tensor
 
 from tlray.errors import ExamplesError
 from tlray.lake.source.read_images import ReadSpec, read_images
@@ -20,6 +22,9 @@ from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
 from tlray.training.examples.table_rows import read_rows, read_vectors
 from tlray.training.network.augment import Kind, augment, canvas_of, centre
+
+Loaded = tuple[np.ndarray, Tensor]
+"""positions_B of the examples that have an input, and their inputs."""
 
 CHUNK_IMAGES = 16
 """Images that one thread decodes at a time."""
@@ -76,6 +81,32 @@ def make_room(
     if size_bytes <= _DISK_FRACTION * shutil.disk_usage(scratch).free / sharers:
         return np.lib.format.open_memmap(scratch / "rows.npy", "w+", dtype, shape)
     return None
+
+
+def read_ahead(
+    rows: Rows, shares: Iterable[np.ndarray], epoch: int | None, thread: ThreadPoolExecutor, device: torch.device
+) -> Iterator[Loaded]:
+    """Bring the inputs of examples onto the device, the next ones read while these are used.
+
+    Args:
+        rows: inputs.
+        shares: positions_B of the examples of each step.
+        epoch: as `Rows.take`.
+        thread: that reads.
+        device: of the network.
+    """
+
+    def read(positions_B: np.ndarray) -> Loaded:
+        found_B, inputs = rows.take(positions_B, epoch)
+        return found_B, torch.from_numpy(np.ascontiguousarray(inputs))
+
+    waiting = None
+    for share in [*shares, None]:
+        upcoming = thread.submit(read, share) if share is not None else None
+        if waiting is not None:
+            positions_B, inputs = waiting.result()
+            yield positions_B, inputs.to(device)
+        waiting = upcoming
 
 
 class ImageRows:

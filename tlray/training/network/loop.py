@@ -26,15 +26,12 @@ from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.losses import row_losses, row_weights
 from tlray.training.network.batch_norm import shared_batch_norms
 from tlray.training.network.checkpoints import Checkpoints, Epoch, Progress
-from tlray.training.network.inputs import Rows
+from tlray.training.network.inputs import Loaded, Rows, read_ahead
 from tlray.training.network.processes import World
 from tlray.training.network.schedule import blocks_in_training, parameter_groups, rate_factor
 from tlray.training.network.state import parts_of, restore
-from tlray.training.network.transfer_network import TransferNetwork, scale_of, share_statistics
+from tlray.training.network.transfer_network import TransferNetwork, share_statistics
 from tlray.training.network.weight_average import Average
-
-Loaded = tuple[np.ndarray, Tensor]
-"""positions_B of the examples that have an input, and their inputs."""
 
 STANDARDISED_ROWS = 1024
 """Training rows by which the head's mean and scale are set."""
@@ -71,11 +68,7 @@ class Training:
         self._settings, self._world, self._checkpoints = settings, world, checkpoints
         self._train = examples.positions(Split.TRAIN)
         self._validation = examples.positions(Split.VALIDATION)
-        self._targets = torch.from_numpy(examples.targets)
-        self._scale = scale_of(self._targets[self._train]) if examples.task == "regression" else None
-        if self._scale is not None:
-            mean_K, std_K = self._scale
-            self._targets = ((self._targets - mean_K) / std_K).float()
+        self._targets = torch.from_numpy(examples.learned_targets)
         weights = row_weights(examples.targets, self._train, examples.task, len(examples.classes), fit.class_weights)
         self._weights_NX = weights.reshape(len(examples), -1)
         groups = parameter_groups(network.head, network.backbone, network.anatomy.blocks, network.frozen.trained, settings)
@@ -108,8 +101,8 @@ class Training:
             elif self._average.is_on:
                 self._network.load_learned(self._average.tensors)
             share_statistics(self._network, self._world)
-            if self._scale is not None:  # no checkpoint has this, so that a run that goes on does it once as well
-                self._network.scale_outputs(*self._scale)
+            if self._examples.task == "regression":  # no checkpoint has this, so that a run that goes on does it once as well
+                self._network.scale_outputs(*map(torch.from_numpy, self._examples.standard))
         return self.progress
 
     def scores(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -198,9 +191,7 @@ class Training:
         progress.weight += float(own[1])
 
     def _scores_in_training(self, runner: nn.Module, inputs: Tensor, rows: int) -> Tensor:
-        """Run the network on this process's rows; without any, on one that stands in and counts for nothing.
-
-        The processes wait for each other within it, so that none may be left out.
+        """Run the network on this process's rows; without any, on one that stands in, as the processes wait for each other.
 
         Raises:
             ConfigError: a single row of one pixel, which batch norms cannot normalise.
@@ -277,19 +268,7 @@ class Training:
         return int((failed_N > 0).sum())
 
     def _load(self, shares: Iterable[np.ndarray], epoch: int | None) -> Iterator[Loaded]:
-        """Bring the inputs of examples onto the device, the next ones read while these are used."""
-
-        def read(positions_B: np.ndarray) -> Loaded:
-            found_B, inputs = self._rows.take(positions_B, epoch)
-            return found_B, torch.from_numpy(np.ascontiguousarray(inputs))
-
-        waiting = None
-        for share in [*shares, None]:
-            upcoming = self._threads.submit(read, share) if share is not None else None
-            if waiting is not None:
-                positions_B, inputs = waiting.result()
-                yield positions_B, inputs.to(self._world.device)
-            waiting = upcoming
+        return read_ahead(self._rows, shares, epoch, self._threads, self._world.device)
 
     def _sums(self) -> list[float]:
         """Loss and weight of the epoch so far, of all processes."""

@@ -1,6 +1,7 @@
 """A network trained from images or activations: what is trained on what, decided before Ray or this process does it."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table
 from tlray.models.backbones import resolve_backbone
+from tlray.recipe import IMAGE_RULES, Recipe
 from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.examples_file import encode_examples, write_examples
 from tlray.training.examples.table_rows import read_rows
@@ -26,7 +28,7 @@ from tlray.training.network.checkpoints import Checkpoints, delete_folder, folde
 from tlray.training.network.cut import choose_cut
 from tlray.training.network.fingerprint import fingerprint
 from tlray.training.network.processes import Alone
-from tlray.training.network.worker import Job, checkpoints_of, work
+from tlray.training.network.worker import Job, checkpoints_of, run_folder, work
 
 
 class NetworkTraining:
@@ -46,21 +48,23 @@ class NetworkTraining:
         table = None if config.table is None else Table.open(config.table, config.table_version)
         backbone = resolve_backbone(_recipe_config(config, table), local_copy)
         check_preprocessing(backbone.recipe.preprocessing)
-        self.recipe = backbone.recipe
+        if table is not None:  # made by an older rule from bytes to pixels, perhaps
+            rule = table.recipe_file.recipe.image_rule
+            backbone = replace(backbone, recipe=backbone.recipe.under_rule(rule))
         self._cut = choose_cut(config.network.freeze, backbone, table)
         self.examples, items, trust_listing = _examples(config, table)
         self._file = encode_examples(self.examples, items)
+        first_file = encode_examples(_as_first_encoded(self.examples), items)
+        of_table = "" if table is None else table.recipe_file.recipe_id
+        rules = IMAGE_RULES if table is None else (backbone.recipe.image_rule,)
+        recipes = [backbone.recipe.under_rule(rule) for rule in rules]
+        by_fingerprint = {fingerprint(config, one.recipe_id, self._cut, of_table, first_file): one for one in recipes}
+        print_, self.recipe = _begun(config, by_fingerprint)
         self.identity = Identity(
             config=config_identity(config, None if table is None else table.uri),
             recipe_id=self.recipe.recipe_id,
             examples=hashlib.sha256(self._file).hexdigest(),
-            fingerprint=fingerprint(
-                config,
-                self.recipe.recipe_id,
-                self._cut,
-                "" if table is None else table.recipe_file.recipe_id,
-                encode_examples(_as_first_encoded(self.examples), items),
-            ),
+            fingerprint=print_,
         )
         self._job = Job(
             config=config,
@@ -106,6 +110,23 @@ class NetworkTraining:
         with Loggers(config.loggers, folder=Path(config.logs), name=config.out, parameters=parameters) as loggers:
             for number, epoch in enumerate(card.training["history"], 1):
                 loggers.log(number, {name: value for name, value in epoch.items() if value is not None})
+
+
+def _begun(config: TrainConfig, recipes: Mapping[str, Recipe]) -> tuple[str, Recipe]:
+    """Find the recipe of a training that is done or under way: it keeps the rule from bytes to pixels that it began with.
+
+    Args:
+        config: of the command, with whole URIs.
+        recipes: that it may have, by the fingerprint of the training, the newest one first.
+
+    Returns:
+        Its fingerprint and recipe; those of the newest rule where nothing is there.
+    """
+    made = read_card(config.out).training.get("fingerprint") if model_exists(config.out) and not config.rebuild else None
+    for print_, recipe in recipes.items():
+        if print_ == made or folder_exists(run_folder(config, print_)):
+            return print_, recipe
+    return next(iter(recipes.items()))
 
 
 def _check(config: TrainConfig) -> None:

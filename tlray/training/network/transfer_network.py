@@ -22,10 +22,6 @@ LEAST_SPREAD = 1e-3
 """Of a feature's standard deviation, relative to the mean one; features that vary less are not scaled up."""
 
 
-_STD_FLOOR = 1e-12
-"""Of a regression's targets that are all the same."""
-
-
 class TransferNetwork(nn.Module):
     """From images_BHWC (uint8), or activations_BD of a cut, to scores_BK (float32).
 
@@ -98,17 +94,18 @@ class TransferNetwork(nn.Module):
 
     def standardise(self, features_BD: Tensor) -> None:
         """Set the head's mean and scale by features of the network as it is."""
-        spread_D = features_BD.std(dim=0)
-        is_flat_D = spread_D < LEAST_SPREAD * spread_D.mean()
+        spread_D = features_BD.std(dim=0) if len(features_BD) > 1 else torch.zeros_like(features_BD[0])
+        is_flat_D = spread_D <= LEAST_SPREAD * spread_D.mean()
         self.head.mean_D.copy_(features_BD.mean(dim=0))
         self.head.scale_D.copy_(torch.where(is_flat_D, torch.ones_like(spread_D), 1 / spread_D.clamp(min=_NORM_FLOOR)))
 
     def scale_outputs(self, mean_K: Tensor, std_K: Tensor) -> None:
-        """From a head that gives standardised values to one that gives the values themselves."""
+        """Turn a head that gives standardised values into one that gives the values themselves; mean and std in float64."""
         last = self.head.linears[-1]
+        mean_K, std_K = mean_K.to(last.bias.device), std_K.to(last.bias.device)
         with torch.no_grad():
-            last.weight.mul_(std_K[:, None].to(last.weight))
-            last.bias.mul_(std_K.to(last.bias)).add_(mean_K.to(last.bias))
+            last.weight.copy_(last.weight * std_K[:, None])
+            last.bias.copy_(last.bias * std_K + mean_K)
 
     def learned(self) -> dict[str, Tensor]:
         """All tensors that training changes, by their names in `state_dict`; shared with the network."""
@@ -140,12 +137,6 @@ def share_statistics(network: TransferNetwork, world: World) -> None:
         if world.size > 1 and name in learned and learned[name].is_floating_point():
             own = learned[name]
             own.copy_(world.sum(own.clone() if world.rank == 0 else torch.zeros_like(own)))
-
-
-def scale_of(targets_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean_K and std_K, float64, of a regression's training rows."""
-    rows_NK = targets_NK.double()
-    return rows_NK.mean(dim=0), rows_NK.std(dim=0, correction=0).clamp(min=_STD_FLOOR)
 
 
 def _unflatten(rows_BD: Tensor, shape: tuple[int, ...]) -> Tensor:

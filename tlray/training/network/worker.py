@@ -62,7 +62,8 @@ class Job(BaseModel):
     @property
     def folder(self) -> str:
         """Where the run keeps its examples and checkpoints."""
-        return join(checkpoints_of(self.config), f"{self.identity.fingerprint:.16}")
+        assert self.identity.fingerprint is not None
+        return run_folder(self.config, self.identity.fingerprint)
 
     @property
     def network(self) -> NetworkConfig:
@@ -74,6 +75,11 @@ class Job(BaseModel):
 def checkpoints_of(config: TrainConfig) -> str:
     """Where all runs towards a model keep what they need to go on."""
     return join(config.out, "checkpoints")
+
+
+def run_folder(config: TrainConfig, fingerprint: str) -> str:
+    """Where the run of a fingerprint keeps its examples and checkpoints."""
+    return join(checkpoints_of(config), fingerprint[:16])
 
 
 def work(job: Job, world: World) -> None:

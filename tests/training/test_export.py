@@ -1,6 +1,7 @@
 """`tlray export`: what onnxruntime computes of the files, against timm and torch alone."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from tests.photos import error_of, result_of, tlray
 from tests.trained import CLASSES, plain_scores, save_trained, save_weights
 from tlray.errors import BackboneError
-from tlray.training.model import export
+from tlray.training.model import onnx_file
 from tlray.training.model.model import load_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -63,7 +64,7 @@ def test_the_network_is_timms(model: Path, tmp_path: Path) -> None:
 
 
 def test_other_numbers_are_not_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "_run", lambda data, name, inputs: np.ones((len(inputs), len(CLASSES)), np.float32))
+    monkeypatch.setattr(onnx_file, "_run", lambda data, name, inputs: np.ones((len(inputs), len(CLASSES)), np.float32))
     assert "computes other scores as ONNX" in error_of(tlray("export", model, "--out", tmp_path / "x.onnx"))
     assert not (tmp_path / "x.onnx").exists()
 
@@ -74,4 +75,18 @@ def test_a_network_that_cannot_be_converted_is_told(model: Path, monkeypatch: py
             return features_BD if features_BD.sum() > 0 else -features_BD
 
     with pytest.raises(BackboneError, match="cannot be written as ONNX"):
-        export._to_onnx(Odd(), "features", torch.ones(2, 3), {})
+        onnx_file._to_onnx(Odd(), "features", torch.ones(2, 3), {})
+
+
+def test_missing_packages_are_named_before_anything_else(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    outcome = tlray("export", model)
+    assert outcome.returncode == 2
+    assert "tlray export needs packages that are not installed: pip install onnxscript onnxruntime; or" in error_of(outcome)
+    assert "[onnx]" in error_of(outcome) and "Traceback" not in outcome.stderr
+
+
+def test_out_is_a_file(model: Path, tmp_path: Path) -> None:
+    outcome = tlray("export", model, "--out", tmp_path)
+    assert outcome.returncode == 2 and "which ends in .onnx" in error_of(outcome)

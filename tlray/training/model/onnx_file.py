@@ -1,29 +1,25 @@
-"""`tlray export`: a trained model as ONNX, without TorchScript, written only once it has shown that it computes the same.
+"""A trained model in the format of ONNX, made without TorchScript, that has shown that it computes the same.
 
 Shape legend: B images, H height, W width, C channels, D embedding length, K outputs.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlray.config import ExportConfig
-from tlray.errors import BackboneError, ConfigError, first_line
+from tlray.errors import BackboneError, first_line
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.storage.open import open_store
-from tlray.lake.storage.uri import join, to_uri
+from tlray.lake.storage.uri import join
 from tlray.models.backbones import load_backbone, with_taps
 from tlray.models.encoder.network import Network
 from tlray.models.heads import Head
 from tlray.recipe import Precision, golden_images
-from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, Model, load_model
+from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, Model
 
 TOLERANCE = 1e-4
 """Largest difference of onnxruntime's scores to torch's, relative to the largest score where that is over 1. Both compute in
@@ -49,42 +45,8 @@ class _Whole(nn.Module):
         return scores_BK
 
 
-def export(config: ExportConfig) -> dict[str, Any]:
-    """Write a model as ONNX, at fp32, for batches of any size.
-
-    The head takes `features`, float32 B, D, as a table of the recipe holds them. The network takes `images`, uint8 B, H, W, 3:
-    RGB, resized and cropped as the preprocessing says that the file's metadata holds; normalisation is inside. Both give
-    `scores`, float32 B, K: logits, or the values of a regression.
-
-    Args:
-        config: of the command.
-
-    Returns:
-        The command's JSON object.
-
-    Raises:
-        ConfigError: no model there, packages of the extra `onnx` missing, or a network that cannot be converted.
-        ModelCorruptError: a file of the model is not what its card says.
-    """
-    model_uri = to_uri(config.model)
-    model = load_model(model_uri)
-    if config.network:
-        data, difference = export_network(model, model_uri)
-    else:
-        data, difference = export_head(model)
-    out = to_uri(config.out) if config.out else join(model_uri, "model.onnx" if config.network else "head.onnx")
-    open_store(out).write(out, data)
-    return {
-        "model": model_uri,
-        "out": out,
-        "size_bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "largest_difference": difference,
-    }
-
-
-def export_head(model: Model) -> tuple[bytes, float]:
-    """The head alone.
+def head_as_onnx(model: Model) -> tuple[bytes, float]:
+    """Convert the head alone.
 
     Returns:
         The file, and the largest difference of onnxruntime's scores to torch's.
@@ -93,8 +55,8 @@ def export_head(model: Model) -> tuple[bytes, float]:
     return _export(model, model.head, "features", features_BD)
 
 
-def export_network(model: Model, model_uri: str) -> tuple[bytes, float]:
-    """The recipe's network up to the model's tap, pooling, and the head; returns as `export_head`.
+def network_as_onnx(model: Model, model_uri: str) -> tuple[bytes, float]:
+    """Convert the recipe's network up to the model's tap, with its pooling and the head; returns as `head_as_onnx`.
 
     Args:
         model: loaded.
@@ -127,11 +89,8 @@ def _export(model: Model, module: nn.Module, name: str, inputs: np.ndarray) -> t
 
 
 def _to_onnx(module: nn.Module, name: str, example: Tensor, about: Mapping[str, str]) -> bytes:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  # what torch.onnx converts with
-    except ImportError as error:
-        raise ConfigError(f"{error}; install the packages of the extra: pip install 'tlray[onnx]'") from error
+    import onnx
+
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -157,7 +116,7 @@ def _to_onnx(module: nn.Module, name: str, example: Tensor, about: Mapping[str, 
 
 
 def _about(model: Model) -> dict[str, str]:
-    """What the file says of itself."""
+    """Say in the file's metadata what it takes and what it gives."""
     card = model.card
     return {
         "tlray.recipe_id": card.recipe_id,
@@ -170,10 +129,8 @@ def _about(model: Model) -> dict[str, str]:
 
 
 def _run(data: bytes, name: str, inputs: np.ndarray) -> np.ndarray:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError(f"{error}; install the packages of the extra: pip install 'tlray[onnx]'") from error
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     scores_BK: np.ndarray = session.run(["scores"], {name: inputs})[0]
     return scores_BK
