@@ -64,7 +64,7 @@ def vacuum(config: VacuumConfig) -> dict[str, Any]:
 
 
 def optimize(config: OptimizeConfig) -> dict[str, Any]:
-    """Join small parts."""
+    """Join small parts of a table into larger ones."""
     table = Table.open(to_uri(config.table))
     with hold(table.uri, "optimize"):
         table.refresh()

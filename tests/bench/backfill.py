@@ -38,8 +38,8 @@ from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.source import PAGE_SCHEMA, open_source
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.maintenance import optimize
-from tlray.lake.table.parts import FIXED_FIELDS, Part, vector_column, write_part
-from tlray.lake.table.table import Change, Table
+from tlray.lake.table.parts import FIXED_FIELDS, Change, Part, vector_column, write_part
+from tlray.lake.table.table import Table
 
 BUCKET, PREFIX = "photo-archive-eu-west-1", "uploads/2026/"
 PAGE_KEYS = 1000

@@ -25,8 +25,8 @@ from tests.bench.harness import machine, print_json, print_table, ratio
 from tests.bench.index import Collection, make_rows, make_vectors, recall, truth
 from tests.search.tables import recipe_file
 from tlray.config import IndexConfig, SearchConfig
-from tlray.lake.table.parts import write_part
-from tlray.lake.table.table import Change, Table
+from tlray.lake.table.parts import Change, write_part
+from tlray.lake.table.table import Table
 from tlray.search.build.build_index import index
 from tlray.search.query.search import search
 from tlray.search.query.searcher import Searcher

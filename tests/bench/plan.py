@@ -30,9 +30,9 @@ from tests.factories import make_recipe_file
 from tlray.config import SourceConfig
 from tlray.extraction.plan.backlogs import Listed, find_backlogs
 from tlray.lake.source.source import PAGE_SCHEMA, open_source
-from tlray.lake.table.parts import FIXED_FIELDS, vector_column, write_part
+from tlray.lake.table.parts import FIXED_FIELDS, Change, vector_column, write_part
 from tlray.lake.table.row_identities.arrow_memory import keep_freed_buffers
-from tlray.lake.table.table import Change, Table
+from tlray.lake.table.table import Table
 
 PAGE_ROWS = 1000
 """Keys in an answer to ListObjectsV2."""

@@ -1,4 +1,4 @@
-"""The driver's side of the commit protocol: finished units become visible, each once, together with what they replace."""
+"""The driver's side of the commit protocol: what workers have written becomes visible once, together with what it replaces."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,8 +11,8 @@ import pyarrow as pa
 from tlray.errors import TableCorruptError
 from tlray.extraction.plan.plan import Group, Plan, StaleRows
 from tlray.extraction.worker.pieces import Piece, WrittenParts
-from tlray.lake.table.parts import Part, read_part, write_part
-from tlray.lake.table.table import Change, Table
+from tlray.lake.table.parts import Change, Part, read_part, write_part
+from tlray.lake.table.table import Table
 
 COMMIT_INTERVAL_SECONDS = 5.0
 """A killed run repeats at most this much finished work; a commit over S3 takes some tenths of a second."""
@@ -20,11 +20,11 @@ COMMIT_INTERVAL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class _Rewritten:
-    """What a part has become in this run.
+    """What this run has made of a part that the table had when it began.
 
     Attributes:
-        part: that holds what is left of it; None where nothing is.
-        gone: positions in the original part of the rows that are not in it, in order.
+        part: the one that holds the rows that are left of it; None where none are.
+        gone: positions, in the original part, of the rows that are not in it any more; sorted.
     """
 
     part: Part | None
@@ -35,11 +35,11 @@ class Committer:
     """Collects written pieces and commits complete groups every few seconds; one for all plans of a run.
 
     Args:
-        table: moves on with each commit.
+        table: that is committed to; it moves on to the new version with each commit.
         run_id: of the run.
         guard: called right before each commit; raises where the run may not write any more.
-        describe: what a commit is to say of the run so far, beside its id.
-        clock: seconds.
+        describe: returns what the log keeps of the run so far, beside its id.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Committer:
         self._broken = False
 
     def start(self, plan: Plan) -> None:
-        """Take on a plan; all that was complete of the one before is committed, and what was not is dropped.
+        """Begin with a plan: complete groups of the plan before are committed, incomplete ones are dropped.
 
         Raises:
             TlrayError: as `flush`.
@@ -82,10 +82,10 @@ class Committer:
         return bool(self._ready)
 
     def add(self, piece: Piece[WrittenParts]) -> bool:
-        """Take note of a written piece.
+        """Take a written piece, which is committed with its group later.
 
         Returns:
-            False if it was already known: Ray may execute a task again, and only the first result counts.
+            False if the piece is known already: Ray may execute a task twice, and only the first result counts.
         """
         pieces = self._pieces.setdefault(piece.unit, {})
         if piece.unit in self._committed_units or piece.index in pieces:
@@ -136,11 +136,11 @@ class Committer:
         return True
 
     def _found(self, part: Part) -> _Rewritten:
-        """What a part is now."""
+        """What this run has made of a part so far: the part itself, if nothing yet."""
         return self._rewritten.get(part.path, _Rewritten(part, np.empty(0, np.uint32)))
 
     def _rewrite(self, stale: StaleRows) -> _Rewritten:
-        """A part without its stale rows, as a new file; none if all of them are."""
+        """Write a part again without its stale rows; no file if no row is left."""
         found = self._found(stale.part)
         if found.part is None:
             raise TableCorruptError(f"rows of {stale.part.path} were to go, but this run removed it already; report it")

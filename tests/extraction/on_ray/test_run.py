@@ -146,7 +146,7 @@ def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[
 
 
 def test_a_job_can_be_submitted(lake: str, reference: pl.DataFrame, ray_cluster: RayCluster, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     config = tmp_path / "job.yaml"
     config.write_text(tlray(*arguments(lake, "submitted"), "--print-config").stdout)
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

@@ -21,8 +21,8 @@ from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError
 from tlray.lake.storage.open import delta_options, open_store
 from tlray.lake.storage.s3 import delta, store
-from tlray.lake.table.parts import write_part
-from tlray.lake.table.table import Change, Table
+from tlray.lake.table.parts import Change, write_part
+from tlray.lake.table.table import Table
 
 AWS = "amazonaws.com"
 URIS = ["s3://b/1.jpg", "s3://b/2.jpg"]

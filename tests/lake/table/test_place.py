@@ -15,9 +15,9 @@ from tlray.lake.storage.open import open_store
 from tlray.lake.table.alias import point
 from tlray.lake.table.delta_log import delta_uri
 from tlray.lake.table.lease import hold
-from tlray.lake.table.parts import write_part
+from tlray.lake.table.parts import Change, write_part
 from tlray.lake.table.place import occupant_of, require_new_table_place, require_place
-from tlray.lake.table.table import Change, Table
+from tlray.lake.table.table import Table
 
 HASH = "0" * 64
 

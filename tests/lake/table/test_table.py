@@ -16,8 +16,8 @@ from tests.factories import make_recipe_file, make_rows, read_with_polars
 from tlray.errors import ConcurrentWriteError, RecipeMismatchError, StorageError, TableCorruptError, TableError
 from tlray.lake.storage.open import open_store
 from tlray.lake.table import maintenance
-from tlray.lake.table.parts import Part, write_part
-from tlray.lake.table.table import Change, Table
+from tlray.lake.table.parts import Change, Part, write_part
+from tlray.lake.table.table import Table
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Extraction spread over a Ray cluster."""
+"""Extraction on a Ray cluster: how it is shared out, and what actors and tasks do."""

@@ -1,4 +1,4 @@
-"""The encoder actors of extraction on Ray, on GPUs."""
+"""The actors that embed on GPUs, where decoding and writing are tasks of their own."""
 
 from collections.abc import Iterator
 from time import perf_counter
@@ -15,12 +15,12 @@ from tlray.lake.table.table import Table
 
 
 def on_this_node() -> str:
-    """Where an encoder is, for messages."""
+    """The node that this process runs on, as error messages name it."""
     return f"the encoder on node {ray.get_runtime_context().get_node_id()[:12]} (torch {torch.__version__})"
 
 
 class EncoderActor:
-    """Loads the backbone by itself, so that a restarted actor needs nothing from the object store."""
+    """Embeds decoded pieces; it loads the network by itself, so a restarted actor needs nothing from the object store."""
 
     def __init__(self, table_uri: str, weights: str, images: int) -> None:
         self._table_uri, self._weights = table_uri, weights
@@ -35,7 +35,7 @@ class EncoderActor:
         self._ready = True
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Embed pieces; one row each."""
+        """Embed the pieces of a batch; yields a row for each, its content EncodedRows."""
         if not self._ready:
             self._prepare()
         for index in range(len(batch)):

@@ -1,4 +1,7 @@
-"""Extraction on a Ray cluster: Ray Data streams units through actors; with GPUs through decode tasks, actors, write tasks."""
+"""Plans worked off on a Ray cluster, through which Ray Data streams units.
+
+Without GPUs, actors take a unit from its listing to its parts; with GPUs, tasks decode, actors embed, and tasks write.
+"""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,13 +34,13 @@ WRITE_CPUS = 0.25
 
 @dataclass(frozen=True)
 class Workers:
-    """How a cluster is shared out.
+    """The workers that a cluster has room for.
 
     Attributes:
-        actors: encoder actors.
-        cpus: that each one claims.
-        gpus: likewise; where 0, an actor decodes and writes as well.
-        lanes: of each actor's encoder; None on a GPU.
+        actors: how many actors embed.
+        cpus: that each actor claims.
+        gpus: that each actor claims; where 0, it decodes and writes as well.
+        lanes: of each actor's encoder, one a core; None on a GPU.
         slots: units that can be worked on at once.
         env: environment variables that actors are yet to be given.
     """
@@ -51,7 +54,7 @@ class Workers:
 
 
 def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
-    """Choose workers from a cluster's resources.
+    """Share out a cluster's processors and GPUs among workers.
 
     With GPUs, one encoder actor each, and decode and write tasks on the CPUs of all nodes. Without, actors that claim all
     cores of every node (at most LANES_PER_PROCESS each) and need no tasks beside them.
@@ -70,7 +73,7 @@ def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
 
 @contextmanager
 def cluster() -> Iterator[Workers]:
-    """Join a cluster (see `joined`), with Ray Data set up for a run, and share it out."""
+    """Join a cluster (see `joined`), set Ray Data up for a run, and share the cluster out among workers."""
     # Ray's own threads are in an actor before it could say so itself.
     with joined(as_environment()) as is_own, _own_context() as context:
         # They tell users to reserve memory for what a worker process holds anyway.
@@ -109,7 +112,7 @@ def engine_on_ray(
 
 
 def run_on_ray(plan: Plan, orders: "_Orders", workers: Workers) -> Generator[Piece[WrittenParts], None, None]:
-    """Work a plan off.
+    """Work on all units of a plan.
 
     Yields:
         Written pieces as they are finished, in no particular order. Closed early, the workers are ended.

@@ -19,12 +19,12 @@ from tlray.lake.source.read_images import DecodedImages, ReadSpec, read_images
 
 
 def unit_rows(units: Sequence[Unit]) -> list[pa.Table]:
-    """A plan's units as one-row tables."""
+    """Units as tables of one row, as the driver hands them to Ray Data."""
     return [pa.table({"unit": pa.array([unit.index], pa.int64()), "items": [_to_ipc(unit.items)]}) for unit in units]
 
 
 def unit_of(row: dict[str, Any]) -> Unit:
-    """The unit of a row of `unit_rows`."""
+    """Read back the unit of a row of `unit_rows`."""
     return Unit(row["unit"], _from_ipc(row["items"]))
 
 
@@ -45,12 +45,12 @@ def write(batch: pa.Table, *, table_uri: str, recipe_id: str, run_id: str) -> pa
 
 
 def piece_rows(pieces: Sequence[Piece[Any]]) -> pa.Table:
-    """Pieces as rows, for content without pixels."""
+    """Pickle pieces, one a row; for content without pixels, which would be copied."""
     return pa.table({"piece": pa.array([pickle.dumps(piece, protocol=5) for piece in pieces], pa.large_binary())})
 
 
 def pieces_of(rows: pa.Table) -> list[Piece[Any]]:
-    """What `piece_rows` was given."""
+    """Read back the pieces of rows that `piece_rows` made."""
     return [pickle.loads(data) for data in rows["piece"].to_pylist()]  # noqa: S301  # written by this run's own workers
 
 
@@ -65,7 +65,7 @@ def _decoded_row(piece: Piece[DecodedImages]) -> pa.Table:
 
 
 def decoded_piece(row: pa.Table) -> Piece[DecodedImages]:
-    """The piece of a row that `decode` made; its images are a view of the row."""
+    """Read back the piece of a row that `decode` made; its images are a view of the row, not a copy."""
     (piece,) = pieces_of(row)
     images: DecodedImages = piece.content
     pixels = np.frombuffer(row["pixels"].chunk(0)[0].as_buffer(), np.uint8)

@@ -21,7 +21,10 @@ from tlray.models.encoder.memory import keep_freed_memory
 
 
 class UnitActor:
-    """Loads the backbone by itself, so that a restarted actor needs nothing from the object store. Several threads call it."""
+    """Takes units from their listing to written parts; several threads call it.
+
+    It loads the network by itself, so a restarted actor needs nothing from the object store.
+    """
 
     def __init__(self, table_uri: str, weights: str, spec_json: str, run_id: str, lanes: int) -> None:
         keep_freed_memory()

@@ -15,7 +15,7 @@ HOPELESS_FRACTION = 0.5
 
 
 def check_failures(totals: Totals, max_fraction: float, table_uri: str, total: int | None = None) -> None:
-    """Judge a run.
+    """Judge a run by the images that failed.
 
     Args:
         totals: of the run.

@@ -15,7 +15,7 @@ START = "start"
 """Until work on the first images begins; everything waits for it."""
 
 DRIVEN = ("list", "commit", "compact")
-"""Stages of the driver."""
+"""Stages that the driver does alone, and that no worker makes faster."""
 
 BUSY = 0.85
 """From this part of its time on a resource counts as fully used: what is left goes into the beginning and the end of a run."""
@@ -23,7 +23,7 @@ BUSY = 0.85
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run had.
+    """The hardware that a run worked with.
 
     Attributes:
         cpus: cores of its workers.
@@ -37,7 +37,7 @@ class Resources:
 def report(
     seconds: Mapping[str, float], *, images: int, start_seconds: float, run_seconds: float, resources: Resources
 ) -> dict[str, Any]:
-    """The last line's picture of a run.
+    """What took a run's time and what to add, for the result's last keys.
 
     Args:
         seconds: by stage, summed over all workers.

@@ -52,17 +52,17 @@ class Totals:
 
     @property
     def failed(self) -> int:
-        """Images that failed."""
+        """How many images failed."""
         return self.failures.total()
 
     @property
     def run_seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return self.clock() - self._began
 
     @property
     def start_seconds(self) -> float:
-        """Until work on the first images began, listing apart: imports, weights, workers."""
+        """Seconds until work on the first images began, listing apart: imports, weights, workers."""
         return self._so_far() if self._start_seconds is None else self._start_seconds
 
     @contextlib.contextmanager
@@ -94,7 +94,7 @@ class Totals:
             self._notes_shown += 1
 
     def report(self) -> dict[str, Any]:
-        """Where the time went; see `tlray.extraction.run.report.report`."""
+        """Tell what took the time (`tlray.extraction.run.report.report`)."""
         return report(
             self.seconds,
             images=self.images,

@@ -59,7 +59,7 @@ class Workplace:
 
     @property
     def resources(self) -> Resources:
-        """Of the workers."""
+        """Processors and GPUs of the workers."""
         if self._workers is None:
             return Resources(os.cpu_count() or 1, 0)
         return Resources(self._workers.slots, self._workers.actors * self._workers.gpus)
@@ -87,7 +87,7 @@ class Workplace:
 
     @cached_property
     def _workers(self) -> "Workers | None":
-        """Those of the cluster, which is joined now; None in this process."""
+        """Workers of the cluster, which is joined at the first use; None where this process does the work."""
         if works_here(self._local):
             return None
         from tlray.extraction.on_ray.run import cluster  # ray is slow to import, and one process does without it
@@ -103,10 +103,10 @@ def starts_cluster(local: bool | None) -> bool:
 
 
 def works_here(local: bool | None) -> bool:
-    """Whether a run needs no Ray.
+    """Whether a run does all its work in this process, without Ray.
 
     Where nobody says, and there is no cluster to join, one process does as well as long as it can use the whole machine: it
-    starts ten seconds earlier, and Ray's own processes take a tenth of a core.
+    starts earlier, and Ray's own processes take a part of the cores.
 
     Args:
         local: of the config.

@@ -64,7 +64,7 @@ class WrittenParts:
 
 @dataclass(frozen=True)
 class Piece(Generic[Content]):
-    """Consecutive images of one unit.
+    """Consecutive images of one unit, and what they have become so far.
 
     Attributes:
         unit: index of the unit in its plan.
@@ -92,7 +92,7 @@ class TimedEncoder(Protocol):
     """An encoder as pieces need it; `tlray.models.encoder.encoder.Encoder` is one."""
 
     def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """Embed images.
+        """Embed images, and tell how long that took.
 
         Args:
             images_BHWC: uint8.

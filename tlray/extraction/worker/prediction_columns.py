@@ -12,7 +12,7 @@ from tlray.scoring import probabilities_of
 
 
 def best(scores_BK: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the highest scores of each row, best first, int64 B, count; equal ones in order of position."""
+    """Positions of the highest scores of each row, best first, equal ones in order of position; int64, shape (B, count)."""
     if count < scores_BK.shape[1] // 2:
         candidates_BN = np.sort(np.argpartition(-scores_BK, count, axis=1)[:, : count + 1], axis=1)
         order_BN = np.argsort(-np.take_along_axis(scores_BK, candidates_BN, axis=1), axis=1, kind="stable")
@@ -21,7 +21,7 @@ def best(scores_BK: np.ndarray, count: int) -> np.ndarray:
 
 
 def prediction_columns(scores_BK: np.ndarray, output: Output) -> dict[str, pa.Array]:
-    """The columns of `tlray.lake.table.parts.prediction_fields`.
+    """Make the columns of predictions (`tlray.lake.table.parts.prediction_fields`) of a batch of scores.
 
     Args:
         scores_BK: float32, finite.
@@ -45,7 +45,7 @@ def prediction_columns(scores_BK: np.ndarray, output: Output) -> dict[str, pa.Ar
 
 
 def _labels_above(probabilities_BK: np.ndarray, threshold: float, classes: pa.StringArray) -> pa.ListArray:
-    """The labels of at least this probability, best first."""
+    """The labels of each image with at least this probability, best first."""
     counts_B = (probabilities_BK >= threshold).sum(axis=1)
     order_BK = np.argsort(-probabilities_BK, axis=1, kind="stable")
     chosen = order_BK[np.arange(order_BK.shape[1]) < counts_B[:, None]]

@@ -41,7 +41,7 @@ class ScoringEncoder:
         self._storage = storage
 
     def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """As `Encoder.encode_timed`, with scores_BK under HEAD_SCORES; what is not finite is passed on."""
+        """Embed images as `Encoder.encode_timed` does, and add scores_BK under HEAD_SCORES; what is not finite is passed on."""
         features, seconds = self._encoder.encode_timed(images_BHWC)
         began = time.thread_time()
         features_BD = features[self._column]
@@ -53,7 +53,7 @@ class ScoringEncoder:
 
 
 def with_head(encoder: TimedEncoder, file: RecipeFile, table_uri: str) -> TimedEncoder:
-    """The encoder that a table needs: itself, or with the head of which the table holds a copy.
+    """The encoder as a table needs it: unchanged, or with the head that the table holds a copy of.
 
     Raises:
         TableCorruptError: the copy is damaged.

@@ -47,7 +47,7 @@ class TuningEncoder:
         self._encoder = self._load_compiled() or make_encoder(expected, local_copy, where=where)
 
     def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """As `Encoder.encode_timed`."""
+        """Embed images as `Encoder.encode_timed` does, with compiled code once that pays."""
         if not self._settled and self._lock.acquire(blocking=False):
             try:
                 self._tune()

@@ -38,7 +38,9 @@ class LocalStore:
     """Files of this machine (or of a shared mount)."""
 
     def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
-        """See `Store.list`. Follows symbolic links, but not into a folder that it is in; leaves out links to nothing.
+        """List the files below a folder (see `Store.list`).
+
+        Symbolic links are followed, but not into a folder above them; links to nothing are left out.
 
         Each folder's names are sorted, so the order is the same every time and one folder's names are held in memory.
         """
@@ -62,7 +64,7 @@ class LocalStore:
             yield _page(rows)
 
     def stat(self, uri: str) -> ObjectInfo | None:
-        """See `Store.stat`; anything but a regular file is not an object."""
+        """Tell a file's etag and size (see `Store.stat`); anything but a regular file is not an object."""
         with _errors(uri):
             try:
                 status = _existing(uri).stat()
@@ -75,7 +77,7 @@ class LocalStore:
         return ObjectInfo(uri, _etag(status), status.st_size, status.st_mtime)
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_match: str | None = None) -> Blob:
-        """See `Store.read`."""
+        """Read a whole file (see `Store.read`)."""
         with _errors(uri), self.open(uri, if_match=if_match) as file:
             before = os.fstat(file.fileno())
             if max_bytes is not None and before.st_size > max_bytes:
@@ -86,7 +88,7 @@ class LocalStore:
             return Blob(data, _etag(before))
 
     def open(self, uri: str, *, if_match: str | None = None) -> BinaryIO:
-        """See `Store.open`."""
+        """Open a file for reading parts of it (see `Store.open`)."""
         with _errors(uri):
             path = _existing(uri)
             if not stat.S_ISREG(path.stat().st_mode):  # to open a named pipe would wait for ever
@@ -99,12 +101,12 @@ class LocalStore:
             return file
 
     def stream(self, uri: str, *, if_match: str | None = None) -> tuple[BinaryIO, str]:
-        """See `Store.stream`."""
+        """Open a file for reading it from front to back (see `Store.stream`)."""
         file = self.open(uri, if_match=if_match)
         return file, _etag(os.fstat(file.fileno()))
 
     def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
-        """See `Store.write`.
+        """Write a file whole or not at all (see `Store.write`).
 
         Raises:
             StoreUnfitError: the file system lacks hard links, which `if_absent` needs, or locks, which `if_match` needs.
@@ -132,7 +134,7 @@ class LocalStore:
         return True
 
     def delete(self, uris: Iterable[str]) -> None:
-        """See `Store.delete`; folders stay."""
+        """Delete files (see `Store.delete`); their folders stay."""
         failed: list[str] = []
         for uri in uris:
             try:

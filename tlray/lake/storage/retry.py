@@ -55,7 +55,7 @@ class Pace:
         self._starts: deque[float] = deque()
 
     def wait(self) -> None:
-        """Until the next request may start."""
+        """Sleep until the next request may start."""
         now = time.monotonic()
         start = self.reserve(now)
         if start > now:
@@ -114,7 +114,7 @@ class Attempts:
         return f"{self._count} attempts in {time.monotonic() - self._began:.0f} s"
 
     def pause(self) -> bool:
-        """Wait before the next attempt.
+        """Sleep before the next attempt, a little longer each time.
 
         Returns:
             False at once where it has been tried often and long enough.

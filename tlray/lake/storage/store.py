@@ -56,7 +56,7 @@ class Store(Protocol):
     """
 
     def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
-        """Everything below the folder `uri`, or the one object.
+        """List everything below the folder `uri`, or the one object.
 
         Args:
             uri: of the folder or object.
@@ -70,11 +70,11 @@ class Store(Protocol):
         ...
 
     def stat(self, uri: str) -> ObjectInfo | None:
-        """One object's etag and size, or None where there is no object of that name."""
+        """Tell one object's etag and size; None where there is no object of that name."""
         ...
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_match: str | None = None) -> Blob:
-        """A whole object.
+        """Read a whole object.
 
         Args:
             uri: of the object.
@@ -87,11 +87,14 @@ class Store(Protocol):
         ...
 
     def open(self, uri: str, *, if_match: str | None = None) -> BinaryIO:
-        """A seekable reader for parts of an object; it fetches ranges of at least READ_BUFFER_BYTES."""
+        """Open an object for reading parts of it; it is seekable, and fetches ranges of at least READ_BUFFER_BYTES."""
         ...
 
     def stream(self, uri: str, *, if_match: str | None = None) -> tuple[BinaryIO, str]:
-        """A sequential reader of a large object, and its etag; a connection that breaks is resumed where it broke."""
+        """Open a large object for reading it from front to back, and tell its etag.
+
+        A connection that breaks is resumed where it broke.
+        """
         ...
 
     def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:

@@ -53,7 +53,7 @@ def _decoded(path: str) -> str:
 
 
 def to_path(uri: str) -> Path:
-    """The path of a `file://` URI.
+    """The local path that a `file://` URI names.
 
     Raises:
         SourceError: it is of another scheme.

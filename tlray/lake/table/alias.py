@@ -17,7 +17,7 @@ MAX_BYTES = 64 * 1024
 
 
 class Alias(BaseModel):
-    """What the object says.
+    """The content of an alias: the table that it names, and how often it was swapped.
 
     Attributes:
         table: URI of the table.

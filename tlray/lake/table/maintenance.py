@@ -16,15 +16,17 @@ from tlray.lake.storage.uri import join
 from tlray.lake.table.parts import (
     READ_THREADS,
     RECIPE_KEY,
+    Change,
     Part,
     first_uri,
     part_metadata,
     read_part,
+    row_counts,
     rows_of,
     vectors_of,
     write_part,
 )
-from tlray.lake.table.table import Change, Table, row_counts
+from tlray.lake.table.table import Table
 
 MOST_PART_BYTES = 128 * 2**20
 """Parts are joined up to this size: Delta's own default for optimised files is of this order, and it fits a worker."""

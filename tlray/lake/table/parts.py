@@ -7,7 +7,8 @@ nothing but the file. Shape legend: B rows, D embedding length.
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +70,7 @@ def prediction_fields(output: Output) -> list[pa.Field]:
 
 
 class Part(BaseModel):
-    """What is known of one file of a table.
+    """One file of a table, as its log knows it.
 
     Attributes:
         path: relative to the table.
@@ -91,7 +92,7 @@ class Part(BaseModel):
         return self.path.removesuffix(".parquet").rsplit("-", 1)[-1]
 
     def add_action(self, *, time_ms: int, data_change: bool = True) -> AddAction:
-        """The log's entry for it.
+        """Make the log's entry for this part.
 
         Of statistics it has the row count alone: delta-rs (1.6) takes a column whose minimum is not given for one without
         matching rows, and filters on `error` or `label` would silently find nothing. The file's own footer has the range of
@@ -103,6 +104,29 @@ class Part(BaseModel):
         """
         stats = json.dumps({"numRecords": self.rows})
         return AddAction(self.path, self.size_bytes, {"status": self.status}, time_ms, data_change, stats)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one commit does to a table.
+
+    Attributes:
+        add: parts that become visible.
+        remove: parts that readers do not see any more.
+        data_change: False where the same rows only move between files.
+    """
+
+    add: Sequence[Part] = ()
+    remove: Sequence[Part] = ()
+    data_change: bool = True
+
+
+def row_counts(parts: Iterable[Part]) -> dict[str, int]:
+    """Count the rows of each partition, `ok` and `failed`."""
+    counts = {"ok": 0, "failed": 0}
+    for part in parts:
+        counts[part.status] += part.rows
+    return counts
 
 
 def round_to_half(vectors: np.ndarray) -> np.ndarray:
@@ -125,7 +149,7 @@ def round_to_half(vectors: np.ndarray) -> np.ndarray:
 
 
 def vector_column(features_BD: np.ndarray, storage: Storage) -> pa.FixedSizeListArray:
-    """An Arrow column of embeddings.
+    """Make an Arrow column of embeddings.
 
     Args:
         features_BD: float32.
@@ -138,7 +162,7 @@ def vector_column(features_BD: np.ndarray, storage: Storage) -> pa.FixedSizeList
 
 
 def vectors_of(column: pa.ChunkedArray, into_BD: np.ndarray | None = None) -> np.ndarray:
-    """The reverse of `vector_column`, for a column without nulls, whatever list type it was read as.
+    """Read the vectors of a column without nulls, whatever list type it was read as; the reverse of `vector_column`.
 
     Args:
         column: of lists.
@@ -167,7 +191,7 @@ def vectors_of(column: pa.ChunkedArray, into_BD: np.ndarray | None = None) -> np
 
 
 def encode_part(rows: pa.Table, recipe_id: str) -> bytes:
-    """Rows as the bytes of a Parquet file.
+    """Encode rows as the bytes of a Parquet file.
 
     zstd and BYTE_STREAM_SPLIT on numbers, neither dictionary nor statistics on them; statistics on `uri` alone, for
     pruning. The Arrow schema is left out of the file: with it, readers would see fixed-size lists where the Delta schema
@@ -221,7 +245,7 @@ def write_part(table_uri: str, rows: pa.Table, *, status: str, stem: str, recipe
 
 
 def read_part(table_uri: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of a part.
+    """Read the rows of a part.
 
     Args:
         table_uri: the table.
@@ -233,7 +257,7 @@ def read_part(table_uri: str, path: str, columns: Sequence[str] | None = None) -
 
 
 def stream_part(table_uri: str, path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Rows of a part, a row group at a time, for parts that are larger than memory allows.
+    """Read the rows of a part, a row group at a time, where a part is larger than memory allows.
 
     Args:
         table_uri: the table.
@@ -247,7 +271,7 @@ def stream_part(table_uri: str, path: str, columns: Sequence[str]) -> Iterator[p
 
 
 def first_uri(table_uri: str, path: str) -> str:
-    """The least URI of a part, from the statistics in its footer."""
+    """The least URI of a part, read from the statistics in its footer; empty where it has none."""
     with open_store(table_uri).open(join(table_uri, path)) as file:
         metadata = pq.ParquetFile(file).metadata
     column = next(at for at in range(metadata.num_columns) if metadata.schema.column(at).path == "uri")
@@ -256,11 +280,11 @@ def first_uri(table_uri: str, path: str) -> str:
 
 
 def rows_of(data: bytes) -> pa.Table:
-    """Rows of a part's bytes."""
+    """Read the rows of a part whose bytes are in memory."""
     return pq.ParquetFile(io.BytesIO(data)).read()
 
 
 def part_metadata(data: bytes) -> Mapping[bytes, bytes]:
-    """Key-value metadata of a part's bytes."""
+    """Read the key-value metadata of a part whose bytes are in memory."""
     metadata: Mapping[bytes, bytes] = pq.read_metadata(io.BytesIO(data)).metadata or {}
     return metadata

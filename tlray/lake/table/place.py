@@ -32,7 +32,7 @@ and pyarrow, who take it as it is and find nothing there; `=` makes a partition 
 
 @dataclass(frozen=True)
 class Occupant:
-    """What is at a place.
+    """What a place holds already.
 
     Attributes:
         kind: `delta` is another program's Delta table, `other` what tlray does not know; `table` and `index` are also what a

@@ -1,9 +1,8 @@
 """The table of embeddings: a Delta table, its recipe, and commits that happen exactly once."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from tlray.lake.storage.open import delta_environment, delta_options, open_store
 from tlray.lake.storage.uri import join, to_path
 from tlray.lake.table.alias import read_alias
 from tlray.lake.table.delta_log import delta_uri, one_line, open_delta
-from tlray.lake.table.parts import READ_THREADS, Part, read_part, table_schema
+from tlray.lake.table.parts import READ_THREADS, Change, Part, read_part, table_schema
 from tlray.lake.table.place import occupant_of, require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe, held_in
 from tlray.recipe import RecipeFile
@@ -26,31 +25,16 @@ HISTORY_COMMITS = 20
 """How far back `last_run` looks: compaction commits after a run."""
 
 CHECKPOINT_COMMITS = 10
-"""Who opens a table reads the last checkpoint and the commits since, at most so many: with Delta's own default, a hundred,
-opening takes three times as long (`tests.bench.backfill`)."""
+"""Who opens a table reads the last checkpoint and the commits since, at most so many: Delta's own default of a hundred makes
+opening slow (`tests.bench.backfill`)."""
 
 COMMIT_ATTEMPTS = 4
 COMMIT_FIRST_WAIT_SECONDS = 0.5
 """Doubled after each failed attempt; within each, delta-rs itself tries for as long as a store's restart takes."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """What one commit does to a table.
-
-    Attributes:
-        add: parts that become visible.
-        remove: parts that stop being so.
-        data_change: False where the same rows only move between files.
-    """
-
-    add: Sequence[Part] = field(default_factory=tuple)
-    remove: Sequence[Part] = field(default_factory=tuple)
-    data_change: bool = True
-
-
 class Table:
-    """A table at one version.
+    """A table of embeddings or predictions, seen at one version of its log.
 
     Attributes:
         uri: where it is.
@@ -154,28 +138,32 @@ class Table:
 
     @property
     def id(self) -> str:
-        """Delta's own, drawn when the table was made: another one at the same place is another table."""
+        """Delta's id of the table, drawn when it was made: another table at the same place has another one."""
         return str(self._delta.metadata().id)
 
     @property
     def version(self) -> int:
-        """Of the snapshot at hand."""
+        """Version of the log that this object sees."""
         return self._delta.version()
 
     @property
     def columns(self) -> list[str]:
-        """Names of the embedding columns."""
+        """Names of the columns that hold embeddings."""
         return list(self.recipe_file.embedding_columns)
 
     def refresh(self) -> None:
-        """Move to the newest version."""
+        """Move on to the newest version of the log.
+
+        Raises:
+            StorageError: the log is gone.
+        """
         delta = open_delta(self.uri, None)
         if delta is None:
             raise StorageError(f"the log of {self.uri} is gone; restore it, or extract to a new table")
         self._delta = delta
 
     def parts(self, status: str | None = None) -> list[Part]:
-        """Live parts, in the log's order.
+        """List the parts that this version consists of, in the log's order.
 
         Args:
             status: `ok` or `failed`, for these alone; None for both.
@@ -193,7 +181,7 @@ class Table:
         ]
 
     def read(self, columns: Sequence[str] | None = None, *, status: str = "ok") -> pa.Table:
-        """Rows of one partition, all in memory.
+        """Read all rows of one partition into memory.
 
         Args:
             columns: only these; default all.
@@ -232,11 +220,11 @@ class Table:
         return before - sum(map(len, store.list(folder)))
 
     def committed(self, app_id: str) -> int | None:
-        """The last transaction of an application that this snapshot holds."""
+        """Number of the last transaction of an application that this version holds; None where it holds none."""
         return self._delta.transaction_version(app_id)
 
     def last_run(self) -> dict[str, Any] | None:
-        """What the newest of the last HISTORY_COMMITS commits that knows it says of its run."""
+        """What the log says of the last run that embedded something; None where it is further back than HISTORY_COMMITS."""
         for commit in self._delta.history(HISTORY_COMMITS):
             said = commit.get("tlray")
             if isinstance(said, dict) and "bottleneck" in said:
@@ -244,7 +232,7 @@ class Table:
         return None
 
     def commit(self, change: Change, *, app_id: str, sequence: int, info: dict[str, Any]) -> None:
-        """Commit a change exactly once.
+        """Commit a change to the log, exactly once whatever fails on the way.
 
         delta-rs must not rebase by itself (`max_commit_retries=0`): a commit that came between may have added the same
         images, and a second commit of the same transaction is not refused from a fresh snapshot. So after any failure the
@@ -309,11 +297,3 @@ class Table:
         except (CommitFailedError, DeltaError, OSError, StorageError) as error:
             return error
         return None
-
-
-def row_counts(parts: Iterable[Part]) -> dict[str, int]:
-    """Rows of each partition."""
-    counts = {"ok": 0, "failed": 0}
-    for part in parts:
-        counts[part.status] += part.rows
-    return counts

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.factories import make_recipe_file, make_rows, vector_of
-from tlray.lake.table.parts import round_to_half, write_part
+from tlray.lake.table.parts import Change, round_to_half, write_part
 from tlray.lake.table.row_identities import diff as module
 from tlray.lake.table.row_identities.diff import contrast
-from tlray.lake.table.table import Change, Table
+from tlray.lake.table.table import Table
 
 Rows = dict[str, tuple[str, str | None, str | None]]
 """etag, label, error of each image."""

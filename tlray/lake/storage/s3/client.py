@@ -66,7 +66,7 @@ def new_client(**settings: str) -> "S3Client":
 
 
 def connection() -> Connection:
-    """This process's connection."""
+    """The connection that all requests of this process share."""
     return _CONNECTIONS.current()
 
 

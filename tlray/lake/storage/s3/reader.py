@@ -39,19 +39,19 @@ class S3Reader(io.RawIOBase):
         self._streams = body is not None
 
     def readable(self) -> bool:
-        """Always."""
+        """True: this is a file for reading."""
         return True
 
     def seekable(self) -> bool:
-        """Only where it reads ranges."""
+        """Whether `seek` works: only where the object is read in ranges, not as a stream."""
         return not self._streams
 
     def tell(self) -> int:
-        """Offset of the next byte."""
+        """Offset of the next byte that is read."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to an offset; no request."""
+        """Move to an offset; this alone sends no request."""
         if self._streams:
             raise io.UnsupportedOperation("seek in a stream")
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._info.size_bytes}[whence]
@@ -59,7 +59,7 @@ class S3Reader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any, /) -> int:  # typeshed's Buffer has no length
-        """Read at most what fits.
+        """Read at most as many bytes as fit into a buffer.
 
         Raises:
             ObjectChangedError: the object was replaced since `info`.
@@ -81,7 +81,7 @@ class S3Reader(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the file, and give its connection back."""
         self._drop()
         super().close()
 

@@ -40,7 +40,7 @@ class S3Store:
     """Objects in S3. All stores of a process share one connection."""
 
     def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
-        """See `Store.list`: a page of at most 1000 keys for each request, in the order of their names."""
+        """List the objects below a folder (see `Store.list`), 1000 keys a request, in the order of their names."""
         bucket, key = split_s3(uri)
         query: dict[str, Any] = {"Bucket": bucket, "Prefix": key if not key or key.endswith("/") else key + "/"}
         if first is not None and first > f"s3://{bucket}/{query['Prefix']}":
@@ -59,7 +59,7 @@ class S3Store:
             query["ContinuationToken"] = answer["NextContinuationToken"]
 
     def stat(self, uri: str) -> ObjectInfo | None:
-        """See `Store.stat`."""
+        """Tell an object's etag and size (see `Store.stat`)."""
         try:
             where = _where(uri)
             answer = call(uri, lambda client: client.head_object(**where))
@@ -68,7 +68,7 @@ class S3Store:
         return ObjectInfo(uri, _bare(answer["ETag"]), answer["ContentLength"], answer["LastModified"].timestamp())
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_match: str | None = None) -> Blob:
-        """See `Store.read`; a body that breaks off is asked for again."""
+        """Read a whole object (see `Store.read`); a body that breaks off is asked for again."""
         attempts = Attempts(BODY_ATTEMPTS)
         while True:
             answer = self.get(uri, if_match)
@@ -82,7 +82,7 @@ class S3Store:
                     pause_or_raise(uri, attempts, error)
 
     def open(self, uri: str, *, if_match: str | None = None) -> BinaryIO:
-        """See `Store.open`."""
+        """Open an object for reading parts of it (see `Store.open`)."""
         info = self.stat(uri)
         if info is None:
             raise ObjectNotFoundError(f"{uri} does not exist")
@@ -91,13 +91,16 @@ class S3Store:
         return self._reader(info)
 
     def stream(self, uri: str, *, if_match: str | None = None) -> tuple[BinaryIO, str]:
-        """See `Store.stream`."""
+        """Open an object for reading it from front to back (see `Store.stream`)."""
         answer = self.get(uri, if_match)
         info = ObjectInfo(uri, _bare(answer["ETag"]), answer["ContentLength"])
         return self._reader(info, answer["Body"]), info.etag
 
     def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:
-        """See `Store.write`; both conditions are S3's own, and tried out before the first use."""
+        """Write an object whole or not at all (see `Store.write`).
+
+        Both conditions are S3's own, and tried out before the first use.
+        """
         condition: dict[str, Any] = {}
         if if_absent:
             require_condition(uri, "IfNoneMatch")
@@ -116,7 +119,7 @@ class S3Store:
         return True
 
     def delete(self, uris: Iterable[str]) -> None:
-        """See `Store.delete`; a request for each 1000 keys."""
+        """Delete objects (see `Store.delete`), 1000 keys a request."""
         keys: defaultdict[str, list[str]] = defaultdict(list)
         for uri in uris:
             where = _where(uri)
@@ -152,7 +155,7 @@ def _delete_objects(query: dict[str, Any], client: "S3Client") -> "DeleteObjects
 
 
 def delta_options(uri: str) -> dict[str, str]:
-    """See `tlray.lake.storage.open.delta_options`."""
+    """Tell delta-rs how to reach a bucket (see `tlray.lake.storage.open.delta_options`)."""
     bucket, _ = split_s3(uri)
     try:
         # The bucket may be in another region than the profile's: boto3 follows by itself, delta-rs has to be told.
@@ -181,7 +184,7 @@ def delta_options(uri: str) -> dict[str, str]:
 
 
 def delta_environment() -> AbstractContextManager[None]:
-    """See `tlray.lake.storage.open.delta_environment`."""
+    """Have delta-rs trust whom boto3 trusts (see `tlray.lake.storage.open.delta_environment`)."""
     return delta.trusting(connection().ca_bundle)
 
 

@@ -25,7 +25,7 @@ _Place = tuple[int, int]
 
 
 def contrast(first: Table, second: Table) -> dict[str, Any]:
-    """How two tables differ.
+    """Compare two tables: their recipes, their rows, and the vectors of a sample of images.
 
     Returns:
         `recipes`: fields that differ, as (field: first, second); `rows`: live rows of `both`, of the `first` and of the
