@@ -22,7 +22,7 @@ from tlray.errors import (
     StorageError,
     StoreUnfitError,
 )
-from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range
+from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, NoObject, ObjectInfo, Walk, in_range
 from tlray.lake.storage.uri import printable, to_path
 
 PAGE_ROWS = 10_000
@@ -37,26 +37,28 @@ _ESCAPED_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")
 class LocalStore:
     """Files of this machine (or of a shared mount)."""
 
-    def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
+    def list(
+        self, uri: str, *, first: str | None = None, end: str | None = None, walk: Walk | None = None
+    ) -> Iterator[pa.Table]:
         """List the files below a folder (see `Store.list`).
 
-        Symbolic links are followed, but not into a folder above them; links to nothing are left out.
+        Symbolic links are followed, but not into a folder above them.
 
         Each folder's names are sorted, so the order is the same every time and one folder's names are held in memory.
         """
-        for page in self._list(uri):
+        for page in self._list(uri, walk or _EVERYTHING):
             rows = in_range(page, first, end)
             if len(rows):
                 yield rows
 
-    def _list(self, uri: str) -> Iterator[pa.Table]:
+    def _list(self, uri: str, walk: Walk) -> Iterator[pa.Table]:
         info = None if uri.endswith("/") else self.stat(uri)
         if info is not None:
             yield pa.table([[info.uri], [info.etag], [info.size_bytes]], schema=LISTING_SCHEMA)
             return
         rows: list[tuple[str, str, int]] = []
-        for path, status in _walk(os.fspath(_existing(uri))):
-            rows.append((f"file://{printable(path)}", _etag(status), status.st_size))
+        for path, status in _walk(os.fspath(_existing(uri)), walk):
+            rows.append((_uri(path), _etag(status), status.st_size))
             if len(rows) == PAGE_ROWS:
                 yield _page(rows)
                 rows = []
@@ -156,42 +158,71 @@ def _existing(uri: str) -> Path:
     return path
 
 
-def _walk(root: str) -> Iterator[tuple[str, os.stat_result]]:
+def _refuse_long_paths(reason: NoObject, uri: str) -> None:
+    if reason == "path_too_long":
+        raise StorageError(f"{uri}: the path is longer than the operating system takes; move it nearer to the root")
+
+
+def _every_folder(_uri: str) -> bool:
+    return True
+
+
+_EVERYTHING = Walk(_every_folder, _refuse_long_paths)
+
+
+def _walk(root: str, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
     """Regular files below `root`, depth first, with their status."""
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]
     while pending:
         folder, above = pending.pop()
-        with _errors(f"file://{printable(folder)}"):
-            try:
-                status = os.stat(folder)  # noqa: PTH116 - a str, as scandir gives them; Path costs more than the call
-                if (status.st_dev, status.st_ino) in above:
-                    continue
-                with os.scandir(folder) as found:
-                    entries = sorted(found, key=lambda entry: entry.name)
-            except OSError as error:
-                if _says_missing(error):
-                    continue
-                raise
+        with _errors(_uri(folder), advice="give this user access to it, or leave it out with source.exclude"):
+            scanned = _scanned(folder, walk)
+            if scanned is None or scanned[0] in above:
+                continue
             folders = []
-            for entry in entries:
-                found_status = _status(entry)
-                if found_status is None:
+            for entry in scanned[1]:
+                status = _status(entry, walk)
+                if status is None:
                     continue
-                if stat.S_ISDIR(found_status.st_mode):
-                    folders.append((entry.path, above | {(status.st_dev, status.st_ino)}))
-                elif stat.S_ISREG(found_status.st_mode):
-                    yield entry.path, found_status
+                if stat.S_ISREG(status.st_mode):
+                    yield entry.path, status
+                elif not stat.S_ISDIR(status.st_mode):
+                    walk.passed_over("not_a_file", _uri(entry.path))
+                elif walk.enters(f"{_uri(entry.path)}/"):
+                    folders.append((entry.path, above | {scanned[0]}))
         pending += reversed(folders)
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Of what an entry links to; None where it went away since the scan, or is a link to nothing or to itself."""
+def _scanned(folder: str, walk: Walk) -> tuple[tuple[int, int], list[os.DirEntry[str]]] | None:
+    """A folder's device and inode, and its sorted entries; None where it went away, or its path is too long."""
+    try:
+        status = os.stat(folder)  # noqa: PTH116 - a str, as scandir gives them; Path costs more than the call
+        with os.scandir(folder) as found:
+            return (status.st_dev, status.st_ino), sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            walk.passed_over("path_too_long", _uri(folder))
+        elif not _says_missing(error):
+            raise
+        return None
+
+
+def _status(entry: os.DirEntry[str], walk: Walk) -> os.stat_result | None:
+    """The status of what an entry links to; None where that is nothing, or the entry went away since the scan."""
     try:
         return entry.stat()
     except OSError as error:
-        if _says_missing(error):
-            return None
-        raise
+        if error.errno == errno.ENAMETOOLONG:
+            walk.passed_over("path_too_long", _uri(entry.path))
+        elif not _says_missing(error):
+            raise
+        elif entry.is_symlink():
+            walk.passed_over("broken_link", _uri(entry.path))
+        return None
+
+
+def _uri(path: str) -> str:
+    return f"file://{printable(path)}"
 
 
 def _page(rows: list[tuple[str, str, int]]) -> pa.Table:
@@ -258,12 +289,12 @@ def _says_missing(error: OSError | ValueError) -> bool:
 
 
 @contextlib.contextmanager
-def _errors(uri: str, *, writing: bool = False) -> Iterator[None]:
-    """What the operating system says, in our words."""
+def _errors(uri: str, *, writing: bool = False, advice: str = "give this user access to it") -> Iterator[None]:
+    """What the operating system says, as an error of ours."""
     try:
         yield
     except PermissionError as error:
-        raise AccessError(f"{uri}: permission denied ({error.strerror}); give this user access to it") from error
+        raise AccessError(f"{uri}: permission denied ({error.strerror}); {advice}") from error
     except (OSError, ValueError) as error:
         if not writing and _says_missing(error):
             raise ObjectNotFoundError(f"{uri} does not exist, or is a folder") from error

@@ -6,9 +6,9 @@ of everything below `<uri>/`; so `s3://b/photos` does not reach into `s3://b/pho
 A local file name that is not UTF-8 has its odd bytes written as `\xNN` in its URI, and is found again by it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,6 +43,24 @@ class Blob:
     etag: str
 
 
+NoObject = Literal["path_too_long", "broken_link", "not_a_file"]
+"""Why a name that a folder has cannot be listed as an object: the operating system takes no path of that length; it links to
+nothing, or to itself; it is a socket, a pipe or a device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """How a caller wants a tree of folders to be listed; a store that has no folders leaves it aside.
+
+    Attributes:
+        enters: whether to look into a folder, by its URI, which ends in `/`.
+        passed_over: told of each name that cannot be listed: why, and its URI.
+    """
+
+    enters: Callable[[str], bool]
+    passed_over: Callable[[NoObject, str], None]
+
+
 class Store(Protocol):
     """What tlray asks of a place that keeps objects. All methods may be called from many threads; stores can be pickled.
 
@@ -55,13 +73,17 @@ class Store(Protocol):
         ObjectChangedError: its etag is not `if_match`, or it was replaced while it was read.
     """
 
-    def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
+    def list(
+        self, uri: str, *, first: str | None = None, end: str | None = None, walk: Walk | None = None
+    ) -> Iterator[pa.Table]:
         """List everything below the folder `uri`, or the one object.
 
         Args:
             uri: of the folder or object.
             first: leave out names before this URI.
             end: leave out this one and names after it.
+            walk: how to go through folders. Without it all are entered, a name that cannot be listed for the length of its
+                path is an error, and others that are no objects are left out.
 
         Yields:
             Pages of LISTING_SCHEMA, none empty, in no promised order; no page where nothing is there. Directory markers

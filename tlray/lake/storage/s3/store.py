@@ -25,7 +25,7 @@ from tlray.lake.storage.s3.conditions import require_condition
 from tlray.lake.storage.s3.errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
 from tlray.lake.storage.s3.reader import Body, S3Reader, pause_or_raise
 from tlray.lake.storage.s3.upload import put
-from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, in_range
+from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, Walk, in_range
 from tlray.lake.storage.uri import split_s3
 
 if TYPE_CHECKING:
@@ -39,7 +39,14 @@ _DELETE_BATCH = 1000
 class S3Store:
     """Objects in S3. All stores of a process share one connection."""
 
-    def list(self, uri: str, *, first: str | None = None, end: str | None = None) -> Iterator[pa.Table]:
+    def list(
+        self,
+        uri: str,
+        *,
+        first: str | None = None,
+        end: str | None = None,
+        walk: Walk | None = None,  # noqa: ARG002 - S3 has no folders
+    ) -> Iterator[pa.Table]:
         """List the objects below a folder (see `Store.list`), 1000 keys a request, in the order of their names."""
         bucket, key = split_s3(uri)
         query: dict[str, Any] = {"Bucket": bucket, "Prefix": key if not key or key.endswith("/") else key + "/"}
