@@ -172,7 +172,10 @@ class StoppedError(TlrayError):
 
 
 class ImageErrorCode(StrEnum):
-    """The closed set of reasons for which an image has no embedding."""
+    """The closed set of reasons for which an image has no embedding.
+
+    `no_images` alone is none of an image: it stands for a tar or Parquet file that was read to its end and holds none.
+    """
 
     NOT_FOUND = "not_found"
     EMPTY = "empty"
@@ -184,6 +187,7 @@ class ImageErrorCode(StrEnum):
     BOMB = "bomb"
     FETCH_FAILED = "fetch_failed"
     NON_FINITE = "non_finite"
+    NO_IMAGES = "no_images"
 
 
 class ImageError(TlrayError):

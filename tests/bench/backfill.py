@@ -35,7 +35,8 @@ from tlray.extraction.commit import Committer
 from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
-from tlray.lake.source.source import PAGE_SCHEMA, open_source
+from tlray.lake.source.open import open_source
+from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.maintenance import optimize
 from tlray.lake.table.parts import FIXED_FIELDS, Change, Part, vector_column, write_part

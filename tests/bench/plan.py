@@ -29,7 +29,9 @@ from tests.bench.harness import finish, print_json, ratio, run_json
 from tests.factories import make_recipe_file
 from tlray.config import SourceConfig
 from tlray.extraction.plan.backlogs import Listed, find_backlogs
-from tlray.lake.source.source import PAGE_SCHEMA, open_source
+from tlray.lake.source.listing.report import ListingReport
+from tlray.lake.source.open import open_source
+from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.parts import FIXED_FIELDS, Change, vector_column, write_part
 from tlray.lake.table.row_identities.arrow_memory import keep_freed_buffers
 from tlray.lake.table.table import Table
@@ -62,7 +64,8 @@ class MadeUpSource:
     kind: str = "images"
     gives_labels: bool = False
 
-    def pages(self) -> Iterator[pa.Table]:
+    def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]:
+        del report
         for start in range(0, self.keys, PAGE_ROWS):
             yield self.page(start, min(start + PAGE_ROWS, self.keys))
 
@@ -96,7 +99,8 @@ class FiledSource(MadeUpSource):
     path: Path = Path()
     changed_every: int = 0
 
-    def pages(self) -> Iterator[pa.Table]:
+    def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]:
+        del report
         left = self.keys
         with pa.OSFile(str(self.path)) as file, pa.ipc.open_stream(file) as batches:
             while left:

@@ -28,6 +28,7 @@ from tlray.extraction.run import run as run_module
 
 RESULT_KEYS = {
     *("table", "version", "recipe_id", "listed", "new", "changed", "deleted", "unchanged", "ok", "failed", "failures"),
+    *("left_out", "unlabelled"),
     *("seconds", "images_per_second", "bottleneck", "advice", "stages"),
 }
 
@@ -161,7 +162,9 @@ def test_a_library_call_leaves_the_process_as_it_was(tmp_path: Path) -> None:
 def test_all_corpora_give_one_row_a_file(tmp_path: Path) -> None:
     folder = corpora.corpus()
     result = extract(folder, tmp_path / "t", "--max-failed-fraction", "1")
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "_"))]
+    visible = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "_"))]
+    files = [path for path in visible if path.name not in ("README.md", "LICENSE")]
+    assert result["left_out"]["ending"] == len(visible) - len(files)
     frame = frame_of(tmp_path / "t")
     assert result["listed"] == len(files) == len(frame) == frame["uri"].n_unique()
     assert set(frame["uri"]) == {f"file://{path}" for path in files}
@@ -287,13 +290,15 @@ def test_a_dry_run_writes_nothing_and_estimates(tmp_path: Path, monkeypatch: pyt
 
 def test_a_dry_run_tells_what_fails_and_what_it_does_not_know(tmp_path: Path) -> None:
     manifest = tmp_path / "train.csv"
-    manifest.write_text("filename\n" + "".join(f"none{number}.jpg\n" for number in range(40)))
+    for number in range(40):
+        (tmp_path / f"bad{number}.jpg").write_bytes(b"no picture")
+    manifest.write_text("filename\n" + "".join(f"bad{number}.jpg\n" for number in range(40)))
     run = ["extract", "--local", "--source.uri", manifest, "--table", tmp_path / "t", *RECIPE, "--dry-run"]
     outcome = tlray(*run)
     result = result_of(outcome)
-    assert result["sample"] == {"images": 32, "failed": 32, "failures": {"not_found": 32}}
+    assert result["sample"] == {"images": 32, "failed": 32, "failures": {"not_an_image": 32}}
     assert result["estimated_seconds"] is None and result["todo_bytes"] is None
-    assert "of 32 images that were tried 32 failed (32 not_found)" in outcome.stderr and "no estimate" in outcome.stderr
+    assert "of 32 images that were tried 32 failed (32 not_an_image)" in outcome.stderr and "no estimate" in outcome.stderr
     good = write_photos(tmp_path / "photos", 10)
     manifest.write_text("filename\nnone.jpg\n" + "".join(f"{path}\n" for path in good))
     outcome = tlray(*run)

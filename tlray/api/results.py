@@ -68,6 +68,8 @@ class ExtractResult(Result):
         ok: images that were embedded.
         failed: images that could not be used.
         failures: their number by code.
+        left_out: names of the source that were not taken, by reason.
+        unlabelled: images without a label, where labels were asked for.
         bottleneck: the stage that bounded the run.
         advice: what would make it faster.
     """
@@ -83,6 +85,8 @@ class ExtractResult(Result):
     ok: int
     failed: int
     failures: dict[str, int]
+    left_out: dict[str, int]
+    unlabelled: int
     seconds: float
     images_per_second: float
     bottleneck: str

@@ -48,6 +48,10 @@ def _of_run(result: Result) -> Iterator[str]:
         f" ({failures})" if failures else ""
     )
     yield f"source: {plan}"
+    if left_out := _counts(result.get("left_out", {}), ()):
+        yield f"left out: {left_out}"
+    if result.get("unlabelled"):
+        yield f"without a label: {result['unlabelled']:,}"
     yield f"table: {result.get('table')}, version {result.get('version')}"
     yield f"time: {_time(result)}"
     if result.get("advice"):

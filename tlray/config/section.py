@@ -15,6 +15,7 @@ FailureCode = Literal[
     "bomb",
     "fetch_failed",
     "non_finite",
+    "no_images",
 ]
 """The values of `tlray.errors.ImageErrorCode`, as flags take them."""
 

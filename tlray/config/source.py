@@ -23,6 +23,10 @@ class SourceConfig(Section):
     keys_to: str | None = Field(None, description="only names before this one, relative to uri")
     include: tuple[str, ...] = Field((), description="globs of names to take, relative to uri, as in .gitignore; default all")
     exclude: tuple[str, ...] = Field((), description="globs of names to leave out; they win over include")
+    also: tuple[Literal["hidden", "underscore", "any_ending"], ...] = Field(
+        (), description="take names left out by default: a leading dot, a leading underscore, endings of no image (.txt)"
+    )
+    match_case: bool = Field(False, description="include and exclude tell *.jpg from *.JPG")
     labels: str = Field("none", description="none, folder (the parent folder's name) or a column of the source")
     column: str | None = Field(None, description="the column of URIs (manifest) or of image bytes (parquet); default: found")
     max_image_bytes: int = Field(256 * 2**20, gt=0, description="larger images are not fetched: too_large")

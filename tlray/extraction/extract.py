@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tlray.config import ExtractConfig, RunConfig
 from tlray.extraction.run.inputs import Inputs
 from tlray.extraction.run.process import own_process
-from tlray.extraction.run.run import Run, backlogs_of
+from tlray.extraction.run.run import Run, backlogs_of, left_out_of
 from tlray.extraction.run.stop import Stop
 from tlray.extraction.run.totals import Totals
 from tlray.extraction.run.workplace import Workplace
@@ -69,7 +69,7 @@ def bring_up_to_date(
 
             backlogs = backlogs_of(inputs.source, inputs.table, config, totals)
             estimate = estimate_seconds(backlogs, inputs.read_spec, inputs.target.backbone, lambda: totals.start_seconds)
-            return {**inputs.ids, **totals.counts, "dry_run": True, **estimate}
+            return {**inputs.ids, **totals.counts, **left_out_of(inputs.source, totals), "dry_run": True, **estimate}
         with Run.open(inputs, config, workplace, totals) as run:
             run.work_off()
             return run.result()

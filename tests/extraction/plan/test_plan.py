@@ -20,6 +20,7 @@ from tlray.extraction.commit import Committer
 from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
+from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.parts import round_to_half, write_part
 from tlray.lake.table.table import Table
@@ -41,7 +42,8 @@ class ListedSource:
     def gives_labels(self) -> bool:
         return any(label is not None for _, label in self.listing.values())
 
-    def pages(self) -> Iterator[pa.Table]:
+    def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]:
+        del report
         rows = [{"uri": uri, "etag": etag, "size_bytes": 5, "label": label} for uri, (etag, label) in self.listing.items()]
         rows += rows[: len(rows) // 2] if self.repeat else []
         for start in range(0, len(rows), self.page_rows):
@@ -228,7 +230,9 @@ def test_a_large_backlog_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_
         committer = Committer(table, f"run{number}")
         counts: Counter[str] = Counter()
         with tempfile.TemporaryDirectory() as scratch:
-            pieces = list(find_backlogs(source, table, Path(scratch), budget=10, memory_bytes=1500))
+            report = ListingReport()
+            pieces = list(find_backlogs(source, table, Path(scratch), budget=10, memory_bytes=1500, report=report))
+            assert report.left_out == {"repeated": 50}
             assert list(Path(scratch).iterdir())
             for backlog in pieces:
                 counts.update(backlog.counts)

@@ -16,6 +16,7 @@ import pytest
 from tests.lake.source.test_sources import items, source, tree
 from tlray.errors import SourceError
 from tlray.lake.source.listing.manifest import resolve_entry
+from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import LISTING_SCHEMA
 
@@ -116,7 +117,7 @@ def test_an_inventory_in_s3_names_the_bucket_of_its_files(s3_bucket: str, tmp_pa
         store.write(f"{s3_bucket}/inventories/lake/data/{number}.csv.gz", (tmp_path / f"{number}.csv.gz").read_bytes())
     uri = f"{s3_bucket}/inventories/lake/weekly/2026-11-08T01-00Z/manifest.json"
     store.write(uri, (tmp_path / "manifest.json").read_bytes())
-    assert listed(source("s3://lake", listing=uri)._found()) == LIVE
+    assert listed(source("s3://lake", listing=uri).listed(ListingReport())) == LIVE
 
 
 def test_a_plain_list_is_relative_to_the_source(tmp_path: Path) -> None:

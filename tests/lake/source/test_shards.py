@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, ObjectChangedError, SourceError
-from tlray.lake.source.containers.member_uri import container_of
-from tlray.lake.source.containers.members import ContainerKind, FetchedImage, read_members
+from tlray.lake.source.containers.fetched_image import FetchedImage
+from tlray.lake.source.containers.members import ContainerKind, read_members
+from tlray.lake.source.member_uri import container_of
+from tlray.lake.source.open import open_source
 from tlray.lake.storage.open import open_store
 
 
@@ -66,6 +70,57 @@ class TestTar:
         assert names(members(path)) == ["a.jpg", "a.jpg#2", "b.jpg", "a.jpg#3"]
         assert {container_of(member.uri) for member in members(path)} == {f"file://{path}"}
 
+    def test_labels_by_their_whole_extension_and_in_nested_json(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.tar"
+        meta = {"meta": {"class": "c", "tags": ["x", "y"], "a.b": 1.0}, "meta.flat": True, "none": None, "nan": float("nan")}
+        texts = [("1.outputs.txt", b"cat\n"), ("1.json", json.dumps(meta).encode()), ("1.info.json", b'{"label": "dog"}')]
+        path.write_bytes(make_tar([("1.input.jpg", b"one"), *texts, ("2.input.jpg", b"two"), ("2.json", b"[" * 100_000)]))
+        expected = {
+            "outputs.txt": "cat", "OUTPUTS.TXT": "cat", "txt": None, "json.meta.class": "c", "json.meta.tags.1": "y",
+            "json.meta.a.b": "1", "json.meta.flat": "true", "json.none": None, "json.nan": None, "json.meta": None,
+            "json.meta.tags.7": None, "info.json.label": "dog", "json.label": None,
+        }  # fmt: skip
+        for labels, label in expected.items():
+            assert [member.label for member in members(path, labels=labels)] == [label, None], labels
+
+    def test_labels_that_are_found_nowhere_are_refused_with_what_is_there(self, tmp_path: Path) -> None:
+        for number in range(3):
+            texts = [(f"{number}.cls", b"7"), (f"{number}.json", b'{"n": [1]}')] if number == 2 else []
+            (tmp_path / f"{number}.tar").write_bytes(make_tar([(f"{number}.jpg", b"x"), *texts]))
+        (tmp_path / "3.tar").write_bytes(b"no tar file")
+
+        def check(labels: str) -> None:
+            open_source(SourceConfig(uri=str(tmp_path), labels=labels))
+
+        check("cls")  # one of them has it
+        for labels, looked in (
+            ("klass", r"files \*\.klass beside"),
+            ("json.m", "the field 'm' of the files"),
+            ("folder", "folders"),
+        ):
+            with pytest.raises(
+                SourceError, match=rf"none of the first 3 images .*{looked}.*there are \*\.jpg, \*\.cls, \*\.json"
+            ):
+                check(labels)
+        with pytest.raises(SourceError, match=r"2\.tar: in 2\.json, 'n' holds a list, expected one label; .* json\.n\.<field>"):
+            check("json.n")
+        check("json.n.0")
+
+    def test_a_file_that_was_cut_between_two_members_says_so(self, tmp_path: Path) -> None:
+        whole, path = make_tar([(f"{number}.jpg", bytes([number]) * 700) for number in range(4)]), tmp_path / "x.tar"
+        for count in (1, 2, 3):
+            path.write_bytes(whole[: 1536 * count])
+            *good, last = members(path)
+            assert [member.data for member in good] == [bytes([number]) * 700 for number in range(count)]
+            assert (last.uri, code(last)) == (f"file://{path}", ImageErrorCode.TRUNCATED)
+        path.write_bytes(whole[: 1536 * 4 + 512])  # half an end marker is one
+        assert [code(member) for member in members(path)] == [None] * 4
+
+    def test_archives_one_after_the_other_in_one_file_are_all_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.tar"
+        path.write_bytes(make_tar([("1.jpg", b"1"), ("1.cls", b"a")]) + make_tar([("2.jpg", b"2"), ("2.cls", b"b")]))
+        assert [(member.data, member.label) for member in members(path, labels="cls")] == [(b"1", "a"), (b"2", "b")]
+
     def test_too_large_and_links(self, tmp_path: Path) -> None:
         path = tmp_path / "x.tar"
         with tarfile.open(path, "w") as archive:
@@ -103,8 +158,11 @@ class TestTar:
         path = tmp_path / "x.tar"
         path.write_bytes(b"")
         assert [code(member) for member in members(path)] == [ImageErrorCode.CORRUPT]
-        path.write_bytes(make_tar([]))
-        assert members(path) == []
+        for archive in ([], [("a.txt", b"no image"), ("b/.hidden.jpg", b"x")]):
+            path.write_bytes(make_tar(archive))
+            (only,) = members(path)
+            assert (only.uri, code(only), only.label) == (f"file://{path}", ImageErrorCode.NO_IMAGES, None)
+            assert only.etag == open_store("file:///").stat(f"file://{path}").etag  # so that the next run knows it
 
     def test_odd_names(self, tmp_path: Path) -> None:
         path = tmp_path / "x.tar"
@@ -155,13 +213,48 @@ class TestParquet:
     def test_columns_are_named_in_the_message(self, tmp_path: Path) -> None:
         path = tmp_path / "x.parquet"
         pq.write_table(pa.table({"a": [b"1"], "b": [b"2"], "n": [1]}), path)
-        with pytest.raises(SourceError, match=r"several columns of bytes \(a, b\); say which with source.column"):
-            members(path, "parquet")
+        several = r"several columns of bytes \(a, b\); say which with source.column"
+        no_images = r"no column 'n' of image bytes; it has a \(binary\), b \(binary\), n \(int64\)"
+        for config, message in (({}, several), ({"column": "n"}, no_images)):
+            with pytest.raises(SourceError, match=message):
+                open_source(SourceConfig(uri=str(path), format="parquet", **config))
+            (only,) = members(path, "parquet", **config)
+            assert (only.uri, code(only)) == (f"file://{path}", ImageErrorCode.UNSUPPORTED)
+            assert re.search(message, str(only.data))
         assert [member.data for member in members(path, "parquet", column="b")] == [b"2"]
-        with pytest.raises(SourceError, match=r"no column 'n' of image bytes; it has a \(binary\), b \(binary\), n \(int64\)"):
-            members(path, "parquet", column="n")
         with pytest.raises(SourceError, match="no column 'cls' of labels"):
-            members(path, "parquet", column="a", labels="cls")
+            open_source(SourceConfig(uri=str(path), format="parquet", column="a", labels="cls"))
+        assert [(member.data, member.label) for member in members(path, "parquet", column="a", labels="cls")] == [(b"1", None)]
+
+    def test_a_file_without_rows_and_one_without_the_label(self, tmp_path: Path) -> None:
+        pq.write_table(
+            pa.table({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}), tmp_path / "0.parquet"
+        )
+        (only,) = members(tmp_path / "0.parquet", "parquet", labels="label")
+        assert (only.uri, code(only)) == (f"file://{tmp_path}/0.parquet", ImageErrorCode.NO_IMAGES)
+        pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "1.parquet")
+        pq.write_table(pa.table({"image": [b"2"], "label": [["x"]]}), tmp_path / "2.parquet")
+        (tmp_path / "3.parquet").write_bytes(b"PAR1 this is not Parquet")
+        with pytest.raises(SourceError, match=r"has no column 'klass' of labels; it has image \(binary\)"):
+            open_source(SourceConfig(uri=str(tmp_path), labels="klass"))
+        open_source(SourceConfig(uri=str(tmp_path), labels="label"))
+        for number in (1, 2):
+            assert [
+                (member.data, member.label) for member in members(tmp_path / f"{number}.parquet", "parquet", labels="label")
+            ] == [(b"%d" % number, None)]
+
+    def test_memory_is_that_of_few_images_though_the_file_has_one_of_them_a_thousand_times(self, tmp_path: Path) -> None:
+        path, image = tmp_path / "x.parquet", os.urandom(2**20)
+        pq.write_table(pa.table({"image": pa.array([image] * 1000, pa.binary())}), path, row_group_size=1000)
+        assert path.stat().st_size < 2 * len(image)
+        pool = pa.system_memory_pool() if pa.default_memory_pool().backend_name == "system" else pa.default_memory_pool()
+        before = pool.bytes_allocated()
+        count = most = 0
+        for member in read_members("parquet", f"file://{path}", None, SourceConfig(uri="x")):
+            assert member.data == image
+            count, most = count + 1, max(most, pool.bytes_allocated() - before)
+        assert count == 1000
+        assert most < 32 * len(image)
 
     def test_broken_file(self, tmp_path: Path) -> None:
         path = tmp_path / "x.parquet"

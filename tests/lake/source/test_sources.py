@@ -12,7 +12,8 @@ import pytest
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.lake.source.source import PAGE_SCHEMA, Source, open_source
+from tlray.lake.source.open import open_source
+from tlray.lake.source.source import PAGE_SCHEMA, Source
 from tlray.lake.storage.open import open_store
 
 
@@ -56,7 +57,8 @@ class TestImages:
             (("**/*.jpg",), (), {"1.jpg", "a/2.jpg", "a/b/3.jpg"}),
             (("*.jpg",), ("a/b/",), {"1.jpg", "a/2.jpg"}),
             (("/*.jpg",), (), {"1.jpg"}),
-            ((), ("*.jpg", "!1.jpg"), {"1.jpg", "a/4.txt"}),
+            ((), ("*.jpg", "!1.jpg"), {"1.jpg"}),
+            (("*.txt", "1.jpg"), (), {"1.jpg", "a/4.txt"}),
             (("a/**",), ("*.txt",), {"a/2.jpg", "a/b/3.jpg"}),
             (("_raw/**",), (), {"_raw/5.jpg"}),
         ],
@@ -89,7 +91,7 @@ class TestImages:
         with pytest.raises(SourceError, match="nothing is at"):
             source(tmp_path)
         tree(tmp_path, "a.txt", "b.txt")
-        with pytest.raises(SourceError, match=r"no object that include.*2 listed \(file://.*a.txt ...\), all left out"):
+        with pytest.raises(SourceError, match=r"has no image: left out: 2 names that have an ending .*, as a\.txt"):
             items(source(tmp_path, include=("*.jpg",)))
         with pytest.raises(SourceError, match=r"no \*.tar file"):
             items(source(tmp_path, format="webdataset"))
@@ -163,8 +165,8 @@ class TestManifest:
             ("uri,x\na.jpg,1\n", {"labels": "y"}, "no column 'y' of labels; its columns are uri, x"),
             ("uri,x\na.jpg,1\n", {"column": "y"}, "no column 'y'; its columns are 'uri', 'x'"),
             ("uri,x\na.jpg,1\n,2\n", {}, r"no URI in row 2"),
-            ("uri,x\na.jpg,1\nb.jpg,2,3\n", {}, "cannot be read after row 0.*Expected 2 columns, got 3"),
-            ("uri,size\na.jpg,big\n", {}, "cannot be read.*big"),
+            ("uri,x\na.jpg,1\nb.jpg,2,3\n", {}, "cannot be read.*Expected 2 columns, got 3"),
+            ("uri,size_bytes\na.jpg,big\n", {}, "column 'size_bytes' is not of whole numbers of bytes: .*big"),
             ("uri\nhttps://x/a.jpg\n", {}, "row 1 .*scheme 'https'"),
             ("", {}, "Empty CSV"),
             ("uri\n", {}, "nothing is listed"),
@@ -207,6 +209,22 @@ class TestContainers:
         (tmp_path / "broken.parquet").write_bytes(b"PAR1")
         with pytest.raises(SourceError, match="cannot be read as Parquet"):
             source(tmp_path / "broken.parquet")
+
+    def test_bytes_of_another_kind_beside_names_are_no_images(self, tmp_path: Path) -> None:
+        picture = b"\x89PNG\r\n\x1a\n" + b"x" * 20
+        for columns, form in (
+            ({"uri": ["a.jpg"], "md5": [b"x" * 16]}, "manifest"),
+            ({"path": ["a.jpg"], "vector": pa.array([None], pa.binary())}, "manifest"),
+            ({"url": ["a.jpg"], "jpg": [picture]}, "parquet"),
+            ({"path": ["a.jpg"], "picture": [{"bytes": picture, "path": "a.jpg"}]}, "parquet"),
+            ({"data": [b"x"]}, "parquet"),
+        ):
+            pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+            assert source(tmp_path / "x.parquet").format == form
+        (tmp_path / "x.parquet").rename(tmp_path / "X.PARQUET")
+        found = source(tmp_path / "X.PARQUET")
+        assert found.format == "parquet"
+        assert found.covers(pa.array([f"file://{tmp_path}/X.PARQUET#0"])).all()
 
     def test_brace_patterns(self, tmp_path: Path) -> None:
         tree(tmp_path, *(f"s-{index:03}.tar" for index in range(8, 13)))

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from tlray.config import PolicyConfig
 from tlray.extraction.plan.plan import Backlog, StaleItems, Where, positions
-from tlray.lake.source.containers.member_uri import containers_of
+from tlray.lake.source.listing.report import ListingReport
+from tlray.lake.source.member_uri import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.parts import Part
 from tlray.lake.table.row_identities.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
@@ -39,7 +40,7 @@ class Listed(Protocol):
     def kind(self) -> str: ...  # noqa: D102
     @property
     def gives_labels(self) -> bool: ...  # noqa: D102
-    def pages(self) -> Iterator[pa.Table]: ...  # noqa: D102
+    def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]: ...  # noqa: D102
     def covers(self, uris: pa.Array) -> np.ndarray: ...  # noqa: D102
 
 
@@ -52,6 +53,7 @@ def find_backlogs(
     policy: PolicyConfig = FOLLOW,
     budget: int = RANGE_ROWS,
     memory_bytes: int = MEMORY_BYTES,
+    report: ListingReport | None = None,
 ) -> Iterator[Backlog]:
     """Hold the source's listing against the table. The whole source is listed before the first backlog comes.
 
@@ -64,25 +66,30 @@ def find_backlogs(
         policy: whether deletions and changes are followed.
         budget: rows that are read at once, and items or rows to be dealt with in one backlog.
         memory_bytes: as much of both sides stays in memory.
+        report: is told what is left out: by the source's listing when the first backlog comes; of names that come twice, and
+            of items without a label, when the last one has come.
 
     Yields:
         At least one backlog; together they cover all keys, none twice. Rows of parts are those of `table` as it is
         given, whatever is committed between one backlog and the next.
     """
+    report = report or ListingReport()
     parts = table.parts() if table is not None else []
     rows: Iterator[pa.Table] = iter(())
     if table is not None:
         in_shards = {} if source.kind == "images" else {"item_of": containers_of}
         rows = identities(table, parts, retry_codes, **in_shards)
     held = SortedRuns(IDENTITY_SCHEMA, "item", scratch, memory_bytes=memory_bytes).add_all(rows)
-    listed = SortedRuns(PAGE_SCHEMA, "uri", scratch, memory_bytes=held.memory_bytes).add_all(source.pages())
+    listed = SortedRuns(PAGE_SCHEMA, "uri", scratch, memory_bytes=held.memory_bytes).add_all(source.pages(report))
     left = listed.rows
     gathered = _Gathered()
     for bound in cut_ranges([listed, held], budget):
         page = listed.pop_below(bound)
         left -= len(page)
         for ours, theirs in _in_step(page, held.pop_below(bound)):
-            gathered.add(_compare_range(_once(ours), theirs, source, policy))
+            once = _once(ours, report)
+            report.unlabelled += once["label"].null_count if source.gives_labels else 0
+            gathered.add(_compare_range(once, theirs, source, policy))
         if gathered.size >= budget and bound is not None:
             yield gathered.backlog(source.kind, left, parts)
             gathered = _Gathered()
@@ -142,10 +149,14 @@ def _in_step(listed: pa.Table, held: pa.Table) -> Iterator[tuple[pa.Table, pa.Ta
         starts = ends
 
 
-def _once(page: pa.Table) -> pa.Table:
+def _once(page: pa.Table, report: ListingReport) -> pa.Table:
     """Sorted items with each URI once, the first kept: a manifest may name an image twice."""
     starts = _starts(page["uri"])
-    return page if len(starts) == len(page) else page.take(pa.array(starts))
+    if len(starts) == len(page):
+        return page
+    repeated = int(np.flatnonzero(np.diff(np.append(starts, len(page))) > 1)[0])
+    report.leave_out("repeated", page["uri"][int(starts[repeated])].as_py(), len(page) - len(starts))
+    return page.take(pa.array(starts))
 
 
 def _starts(keys: pa.ChunkedArray) -> np.ndarray:

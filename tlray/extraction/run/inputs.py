@@ -8,8 +8,9 @@ from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.extraction.run.workplace import Workplace
 from tlray.lake.image.resize import check_preprocessing
+from tlray.lake.source.open import check_names_lead_somewhere, open_source
 from tlray.lake.source.read_images import ReadSpec
-from tlray.lake.source.source import Source, open_source
+from tlray.lake.source.source import Source
 from tlray.lake.table.place import require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.table import Table
@@ -52,6 +53,7 @@ class Inputs:
             ConfigError: something is wrong or does not fit; nothing was written.
         """
         source = open_source(source_config)
+        check_names_lead_somewhere(source)
         table = Table.open_or_none(table_uri)
         if table is None:
             require_new_table_place(table_uri)

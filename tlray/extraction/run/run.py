@@ -40,16 +40,30 @@ def backlogs_of(source: Source, table: Table | None, config: RunConfig, totals: 
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
         # What the store lists is there, whatever an earlier request for it was told.
         codes = {*config.retry_failed, *(["not_found"] if source.asks_the_store else [])}
-        found = find_backlogs(source, table, Path(scratch), retry_codes=codes, policy=config.policy)
+        found = find_backlogs(source, table, Path(scratch), retry_codes=codes, policy=config.policy, report=totals.listing)
+        lines = totals.listing.lines
         while True:
             with totals.timed("list"):
                 backlog = next(found, None)
+            for line in lines() if backlog else totals.listing.closing_lines():
+                say(line)
             if backlog is None:
                 return
+            lines = list  # all is listed when the first backlog comes, and said once
             totals.counts.update(backlog.counts)
             left = f"; {backlog.left} more to compare" if backlog.left else ""
             say(", ".join(f"{count} {name}" for name, count in backlog.counts.items()) + left)
             yield backlog
+
+
+def left_out_of(source: Source, totals: Totals) -> dict[str, Any]:
+    """What a result says of names that were left out, by reason, and of images without the label that was asked for.
+
+    A source that knows labels before it reads files counts all that it lists; of tar and Parquet files, those of the images
+    that were embedded.
+    """
+    unlabelled = totals.listing.unlabelled if source.gives_labels else totals.unlabelled
+    return {"left_out": dict(totals.listing.left_out), "unlabelled": 0 if source.config.labels == "none" else unlabelled}
 
 
 class Run:
@@ -129,8 +143,11 @@ class Run:
                 self._compact()
         else:
             say("nothing to do: the table is where its source is")
+        left_out = left_out_of(self._inputs.source, totals)
+        if left_out["unlabelled"] and not self._inputs.source.gives_labels:
+            say(f"{left_out['unlabelled']} of the images embedded have no label")
         check_failures(totals, self._config.max_failed_fraction, self._table.uri)
-        return {**self._inputs.ids, **totals.counts, "version": self._table.version, **totals.result()}
+        return {**self._inputs.ids, **totals.counts, **left_out, "version": self._table.version, **totals.result()}
 
     @cached_property
     def _table(self) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tlray.extraction.run.report import Resources, report
 from tlray.extraction.worker.pieces import Piece, WrittenParts
+from tlray.lake.source.listing.report import ListingReport
 from tlray.progress import say
 
 NOTES_SHOWN = 10
@@ -21,6 +22,8 @@ class Totals:
 
     Attributes:
         images: embedded or failed.
+        unlabelled: of the embedded ones, those without a label.
+        listing: what the source's listing left out; and files that hold no image, as they are read.
         counts: items of the source by what the run found them to be: listed, new, changed, deleted, unchanged.
         failures: failed images by error code.
         seconds: by stage, summed over all workers.
@@ -29,6 +32,8 @@ class Totals:
     """
 
     images: int = 0
+    unlabelled: int = 0
+    listing: ListingReport = field(default_factory=ListingReport)
     counts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
@@ -87,7 +92,12 @@ class Totals:
         if self._start_seconds is None:
             self._start_seconds = max(0.0, self._so_far() - sum(piece.seconds.values()))
         self.images += piece.content.images
+        self.unlabelled += piece.content.unlabelled
         self.failures.update(piece.content.failures)
+        for uri in piece.content.without_images:
+            self.listing.leave_out("no_images", uri)
+            if self.listing.left_out["no_images"] <= NOTES_SHOWN:
+                say(f"no image is in {uri}")
         self.seconds.update(piece.seconds)
         for note in piece.notes[: max(0, NOTES_SHOWN - self._notes_shown)]:
             say(f"failed: {note}")

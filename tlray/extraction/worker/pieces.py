@@ -50,16 +50,20 @@ class WrittenParts:
 
     Attributes:
         parts: the files, at most one of each status.
-        failures: failed rows by error code.
+        failures: failed images by error code.
+        without_images: tar and Parquet files that were read and hold no image, each of which has a row that says so.
+        unlabelled: embedded images without a label.
     """
 
     parts: tuple[Part, ...]
     failures: dict[str, int]
+    without_images: tuple[str, ...] = ()
+    unlabelled: int = 0
 
     @property
     def images(self) -> int:
         """How many images are in the files, failed ones included."""
-        return sum(part.rows for part in self.parts)
+        return sum(part.rows for part in self.parts) - len(self.without_images)
 
 
 @dataclass(frozen=True)
@@ -182,5 +186,11 @@ def write_piece(piece: Piece[EncodedRows], *, table_uri: str, recipe_id: str, ru
     )
     write_seconds = thread_time() - cpu_began
     upload_seconds = max(0.0, perf_counter() - began - write_seconds)
-    failures = dict(Counter(rows.failed["error"].to_pylist()))
-    return piece.with_content(WrittenParts(parts, failures), write=write_seconds, upload=upload_seconds)
+    return piece.with_content(_described(parts, rows), write=write_seconds, upload=upload_seconds)
+
+
+def _described(parts: tuple[Part, ...], rows: EncodedRows) -> WrittenParts:
+    is_empty = pc.equal(rows.failed["error"], ImageErrorCode.NO_IMAGES)
+    failures = Counter(rows.failed["error"].filter(pc.invert(is_empty)).to_pylist())
+    without_images = rows.failed["uri"].filter(is_empty).to_pylist()
+    return WrittenParts(parts, dict(failures), tuple(without_images), rows.ok["label"].null_count)

@@ -26,7 +26,7 @@ from tlray.extraction.worker.pieces import (
     join_pieces,
     write_piece,
 )
-from tlray.lake.source.containers.members import FetchedImage
+from tlray.lake.source.containers.fetched_image import FetchedImage
 from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
 from tlray.recipe import RecipeFile
 

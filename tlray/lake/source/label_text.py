@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.errors import SourceError
-from tlray.lake.source.containers.member_uri import MEMBER_PATTERN
+from tlray.lake.source.member_uri import MEMBER_PATTERN
 
 _MISSING = pa.array(["", "nan", "NaN", "<NA>"])
 _BOOLEANS = pa.array(["True", "TRUE", "False", "FALSE"])

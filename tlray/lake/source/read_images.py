@@ -30,7 +30,8 @@ from tlray.errors import (
     TlrayError,
 )
 from tlray.lake.image.decode import decode_image
-from tlray.lake.source.containers.members import FetchedImage, read_members
+from tlray.lake.source.containers.fetched_image import FetchedImage
+from tlray.lake.source.containers.members import read_members
 from tlray.lake.source.source import Kind, Source
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Blob
@@ -282,7 +283,8 @@ class _Batch:
             )
         except ImageError as error:
             self.rows.append({**row, "error": str(error.code)})
-            self.notes.append(f"{image.uri}: {error}")
+            if error.code is not ImageErrorCode.NO_IMAGES:
+                self.notes.append(f"{image.uri}: {error}")
         else:
             self.rows.append({**row, "width": decoded.width, "height": decoded.height})
             if self.images_BHWC is None:

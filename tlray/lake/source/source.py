@@ -5,11 +5,9 @@ below a prefix is asked of the store, or of a listing that was made before (`tlr
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -18,15 +16,16 @@ import pyarrow.compute as pc
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.lake.source.containers.member_uri import containers_of
-from tlray.lake.source.containers.members import IMAGE_SUFFIXES, SUFFIXES, check_columns, image_columns, read_schema
+from tlray.lake.source.containers.members import SUFFIXES
 from tlray.lake.source.label_text import folder_labels
 from tlray.lake.source.listing.inventory import read_listing
 from tlray.lake.source.listing.manifest import read_manifest
-from tlray.lake.source.listing.names import Globs
+from tlray.lake.source.listing.names import NameFilter
+from tlray.lake.source.listing.report import ListingReport
+from tlray.lake.source.member_uri import containers_of
 from tlray.lake.storage.open import open_store
-from tlray.lake.storage.store import LISTING_SCHEMA, in_range
-from tlray.lake.storage.uri import join, to_uri
+from tlray.lake.storage.store import LISTING_SCHEMA, Walk, in_range
+from tlray.lake.storage.uri import join
 
 Format = Literal["images", "manifest", "webdataset", "parquet"]
 Kind = Literal["images", "webdataset", "parquet"]
@@ -38,7 +37,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Source:
-    """Where images come from; cheap to make, listed only by `pages`.
+    """Where images come from; cheap to make (by `open_source`), listed only by `pages`.
 
     Attributes:
         kind: what a listed item is: one image, or a file that holds images.
@@ -66,33 +65,38 @@ class Source:
         """Whether what is listed is there, as far as the store knows at this moment."""
         return self.format != "manifest" and self.listing is None
 
-    def pages(self) -> Iterator[pa.Table]:
+    def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]:
         """The items, streamed. A manifest may name one twice; no other source does.
 
         None at all is an error, as a wrong prefix must not empty a table; but a range of names may have become empty.
+
+        Args:
+            report: is told what is left out.
 
         Yields:
             Pages of PAGE_SCHEMA. Etag and size are null where a manifest does not say them, the label where there is none
             (that of a member is known only when its file is read).
 
         Raises:
-            SourceError: nothing is left in the end (in a range: of what is listed), or a manifest is broken.
+            SourceError: nothing is left in the end (in a range: of what is listed), no item has a label though labels were
+                asked for, or a manifest is broken.
             AccessError: the credentials do not allow to list.
             StorageError: the store failed.
         """
-        listed = kept = 0
-        example = ""
-        for page in self._found():
-            rows = self._with_labels(page.filter(self._keeps(page["uri"])))
-            if not listed and len(page):
-                example = page["uri"][0].as_py()
-            listed, kept = listed + len(page), kept + len(rows)
+        report = report or ListingReport()
+        listed = items = unlabelled = 0
+        for page in self._found(report):
+            listed += len(page)
+            rows = self._with_labels(page if self._names is None else page.filter(self._takes(page["uri"], report)))
+            items += len(rows)
+            unlabelled += rows["label"].null_count
             if len(rows):
                 yield rows
-        if not kept and (listed or self._range == (None, None)):
-            seen = f"{listed} listed ({example} ...), all left out" if listed else "nothing is listed there"
-            where = f"the listing {self.listing} of {self.uri}" if self.listing else f"the source {self.uri}"
-            raise SourceError(f"{where} has no {self._wanted()}: {seen}")
+        is_whole = self._range == (None, None)
+        if not items and (listed or is_whole):
+            raise SourceError(self._nothing(report))
+        if is_whole and self.gives_labels and unlabelled == items:
+            raise SourceError(self._no_label(items))
 
     def covers(self, uris: pa.Array) -> np.ndarray:
         """Which rows of a table would be listed if they still existed, and are deleted if they are not listed any more.
@@ -114,8 +118,14 @@ class Source:
         if end is not None:
             covered &= np.asarray(pc.less(uris, end), bool)
         if self.format != "manifest":
-            covered &= np.asarray(pc.and_(self._is_below(uris), self._keeps(uris)), bool)
-        return covered
+            covered &= np.asarray(self.is_below(uris), bool)
+        return covered if self._names is None else covered & np.asarray(self._takes(uris), bool)
+
+    def is_below(self, uris: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+        """Whether URIs are of files below the source's, or of its own."""
+        if self.is_file:
+            return pc.is_in(uris, value_set=pa.array(expanded(self.uri)))
+        return pc.starts_with(uris, _folder(self.uri))
 
     @cached_property
     def _range(self) -> tuple[str | None, str | None]:
@@ -127,9 +137,9 @@ class Source:
             raise SourceError(f"no name is from {first} on and before {end}; source.keys_from must come before source.keys_to")
         return first, end
 
-    def _found(self) -> Iterator[pa.Table]:
+    def _found(self, report: ListingReport) -> Iterator[pa.Table]:
         if self.listing is not None:
-            for page in self._listed(self.listing):
+            for page in self.listed(report):
                 yield in_range(page, *self._range)
         elif self.format == "manifest":
             for page in read_manifest(self.uri, self.config):
@@ -138,141 +148,74 @@ class Source:
             yield in_range(self._files(), *self._range)
         else:
             first, end = self._range
-            yield from open_store(self.uri).list(self.uri, first=first, end=end)
+            yield from open_store(self.uri).list(self.uri, first=first, end=end, walk=self.walk(report))
 
-    def _listed(self, listing: str) -> Iterator[pa.Table]:
-        """What a listing that was made before names below the prefix."""
-        for page in read_listing(listing, self.uri, self.config):
-            yield page.filter(self._is_below(page["uri"]))
+    def listed(self, report: ListingReport) -> Iterator[pa.Table]:
+        """What a listing that was made before names below the prefix, whatever the rules for names say."""
+        assert self.listing is not None
+        for page in read_listing(self.listing, self.uri, self.config):
+            rows = page.filter(self.is_below(page["uri"]))
+            if len(rows) < len(page):
+                outside = page.filter(pc.invert(self.is_below(page["uri"])))
+                report.leave_out("outside", outside["uri"][0].as_py(), len(outside))
+            yield rows
+
+    def walk(self, report: ListingReport) -> Walk:
+        """How a tree of folders is gone through: none is entered in which nothing can be taken."""
+        root = len(_folder(self.uri))
+
+        def enters(folder: str) -> bool:
+            reason = self._names.why_not_enter(folder[root:]) if self._names is not None else None
+            if reason is not None:
+                report.leave_out(reason, folder[root:])
+            return reason is None
+
+        return Walk(enters, report.leave_out)
 
     def _files(self) -> pa.Table:
         """The one file, or those of a pattern."""
         store = open_store(self.uri)
-        found = [(uri, store.stat(uri)) for uri in _expanded(self.uri)]
+        found = [(uri, store.stat(uri)) for uri in expanded(self.uri)]
         missing = [uri for uri, info in found if info is None]
         if missing:
             raise SourceError(f"{self.uri} names {len(found)} files, of which {len(missing)} are missing: {missing[0]} ...")
         rows = [{"uri": info.uri, "etag": info.etag, "size_bytes": info.size_bytes} for _, info in found if info]
         return pa.Table.from_pylist(rows, LISTING_SCHEMA)
 
-    def _is_below(self, uris: pa.Array) -> pa.Array:
-        if self.is_file:
-            return pc.is_in(uris, value_set=pa.array(_expanded(self.uri)))
-        return pc.starts_with(uris, _folder(self.uri))
-
-    def _keeps(self, uris: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """By name alone: globs, and for containers the suffix."""
+    @cached_property
+    def _names(self) -> NameFilter | None:
+        """The rules by which names below a prefix are taken; None where the source names its files itself."""
         if self.is_file or self.format == "manifest":
-            return pa.array(np.ones(len(uris), bool))
+            return None
+        return NameFilter(self.config, None if self.kind == "images" else SUFFIXES[self.kind])
+
+    def _takes(self, uris: pa.Array | pa.ChunkedArray, report: ListingReport | None = None) -> pa.Array:
+        """Which URIs the rules for names let through; all must be below the prefix for this to mean something."""
+        assert self._names is not None
         relative = pc.utf8_slice_codeunits(uris, start=len(_folder(self.uri)))
         if isinstance(relative, pa.ChunkedArray):
             relative = relative.combine_chunks()
-        keeps = self._globs.keeps(relative)
-        return keeps if self.kind == "images" else pc.and_(keeps, pc.ends_with(relative, SUFFIXES[self.kind]))
-
-    @cached_property
-    def _globs(self) -> Globs:
-        return Globs(self.config.include, self.config.exclude)
+        return pa.array(self._names.takes(relative, report))
 
     def _with_labels(self, page: pa.Table) -> pa.Table:
         if "label" in page.column_names and self.config.labels != "folder":
             return page.select(PAGE_SCHEMA.names).cast(PAGE_SCHEMA)
-        labels = pa.nulls(len(page), pa.string())
-        if self.kind == "images" and self.config.labels == "folder":
-            labels = folder_labels(page["uri"])
+        labels = folder_labels(page["uri"]) if self.gives_labels else pa.nulls(len(page), pa.string())
         return pa.table([page["uri"], page["etag"], page["size_bytes"], labels], schema=PAGE_SCHEMA)
 
-    def _wanted(self) -> str:
-        if self.format == "manifest":
-            return "row"
-        what = "object" if self.kind == "images" else f"*{SUFFIXES[self.kind]} file"
-        return f"{what} that include, exclude and the rule for hidden names (a leading . or _) let through"
+    def _where(self) -> str:
+        return f"the listing {self.listing} of {self.uri}" if self.listing else f"the source {self.uri}"
+
+    def _nothing(self, report: ListingReport) -> str:
+        what = "image" if self.kind == "images" else f"*{SUFFIXES[self.kind]} file"
+        return f"{self._where()} has no {what}: {'; '.join(report.lines()) or 'nothing is listed there'}"
+
+    def _no_label(self, items: int) -> str:
+        looked = "the name of a folder" if self.config.labels == "folder" else f"a value in the column {self.config.labels!r}"
+        return f"none of the {items} images of {self._where()} has a label; looked for {looked} (source.labels)"
 
 
-def open_source(config: SourceConfig) -> Source:
-    """Find out what a source is, from its root and (for `auto`) its first page.
-
-    Raises:
-        SourceError: nothing is there, its form is not the one that was asked for, or it has no such column.
-        AccessError: the credentials do not allow it.
-    """
-    uri = to_uri(config.uri)
-    files = _expanded(uri)
-    store = open_store(uri)
-    if config.listing is not None:
-        source = _open_listed(uri, to_uri(config.listing), config)
-    elif store.stat(files[0]) is not None:
-        form = _form_of_file(files[0], config)
-        source = Source("images" if form == "manifest" else form, form, uri, config, is_file=True)
-    else:
-        first = next(iter(store.list(uri)), None) if files == [uri] else None
-        if first is None:
-            raise SourceError(f"nothing is at {files[0]}; expected an object, or a folder that is not empty")
-        source = _below(uri, first, config)
-    _check_labels(source)
-    return source
-
-
-def _open_listed(uri: str, listing: str, config: SourceConfig) -> Source:
-    """A prefix whose listing was made before; the store is not asked for any."""
-    source = Source("images", "images", uri, config, is_file=False, listing=listing)
-    first = next((page for page in source._listed(listing) if len(page)), None)
-    if first is None:
-        raise SourceError(f"the listing {listing} names nothing below {uri}; source.uri is the prefix that it is complete for")
-    return _below(uri, first, config, listing)
-
-
-def _below(uri: str, first: pa.Table, config: SourceConfig, listing: str | None = None) -> Source:
-    """A prefix of which the first page is known."""
-    form = _form_of_names(first["uri"].to_pylist()) if config.format == "auto" else config.format
-    if form == "manifest":
-        raise SourceError(f"{uri} is a folder; a manifest is one file that ends in .csv, .tsv or .parquet")
-    return Source(form, form, uri, config, is_file=False, listing=listing)
-
-
-def _form_of_file(uri: str, config: SourceConfig) -> Format:
-    suffix = PurePosixPath(uri).suffix
-    form: Format
-    if config.format != "auto":
-        form = config.format
-    elif suffix == ".parquet":
-        candidates = image_columns(read_schema(uri))
-        form = "parquet" if (config.column in candidates if config.column else candidates) else "manifest"
-    else:
-        form = {".csv": "manifest", ".tsv": "manifest", ".tar": "webdataset"}.get(suffix.lower(), "images")  # type: ignore[assignment]
-    if form in SUFFIXES and suffix != SUFFIXES[form]:
-        raise SourceError(f"{uri} is not a {form} file by its name; expected one that ends in {SUFFIXES[form]}")
-    return form
-
-
-def _form_of_names(uris: list[str]) -> Format:
-    """The form of which most names are; images where no name tells."""
-    suffixes = Counter(PurePosixPath(uri).suffix for uri in uris)
-    count: dict[Format, int] = {
-        "images": sum(number for suffix, number in suffixes.items() if suffix.lower() in IMAGE_SUFFIXES),
-        "webdataset": suffixes[".tar"],
-        "parquet": suffixes[".parquet"],
-    }
-    return max(count, key=lambda form: count[form])
-
-
-def _check_labels(source: Source) -> None:
-    """Refuse a label column that cannot be there; those of manifests are checked as they are read."""
-    if source.kind == "parquet":
-        if first := next(source.pages(), None):
-            check_columns(first["uri"][0].as_py(), source.config)
-    elif source.format == "images" and source.config.labels not in ("none", "folder") and not _is_table(source.listing):
-        raise SourceError(
-            f"{source.uri} has no columns, so source.labels cannot be {source.config.labels!r}; "
-            "expected none or folder, or a manifest with that column"
-        )
-
-
-def _is_table(listing: str | None) -> bool:
-    return listing is not None and listing.endswith((".csv", ".tsv", ".parquet"))
-
-
-def _expanded(uri: str) -> list[str]:
+def expanded(uri: str) -> list[str]:
     """The files of a brace pattern: `x-{000..012}.tar` is thirteen names, as wide as the first number."""
     braces = _BRACES.search(uri)
     if braces is None:
@@ -281,7 +224,7 @@ def _expanded(uri: str) -> list[str]:
     names = [f"{uri[: braces.start()]}{number:0{len(braces[1])}}{uri[braces.end() :]}" for number in numbers]
     if not names:
         raise SourceError(f"{uri} names no file: {braces[0]} runs backwards")
-    return [file for name in names for file in _expanded(name)]
+    return [file for name in names for file in expanded(name)]
 
 
 def _folder(uri: str) -> str:

@@ -12,7 +12,8 @@ import pyarrow as pa
 from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
-from tlray.lake.source.source import PAGE_SCHEMA, open_source
+from tlray.lake.source.open import open_source
+from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table

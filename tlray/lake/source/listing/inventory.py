@@ -24,12 +24,12 @@ from pydantic import BaseModel, Field, ValidationError
 from tlray.config import SourceConfig
 from tlray.errors import ObjectNotFoundError, SourceError
 from tlray.lake.source.listing.manifest import read_manifest, resolve_entry
+from tlray.lake.source.listing.table_file import TABLE_ENDINGS, ending_of
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES
 from tlray.lake.storage.uri import join
 
 INVENTORY_NAME = "manifest.json"
-_TABLES = (".csv", ".tsv", ".parquet")
 _LINES = 10_000
 
 _FIELDS = ("Bucket", "Key", "IsLatest", "IsDeleteMarker", "Size", "ETag")
@@ -70,7 +70,7 @@ def read_listing(uri: str, root: str, config: SourceConfig) -> Iterator[pa.Table
     try:
         if uri.rpartition("/")[2] == INVENTORY_NAME:
             yield from _read_inventory(uri)
-        elif uri.endswith(_TABLES):
+        elif ending_of(uri) in TABLE_ENDINGS:
             yield from read_manifest(uri, config, folder=root.rstrip("/"))
         else:
             yield from _read_lines(uri, root.rstrip("/"))

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.source.label_text import label_texts
-from tlray.lake.storage.open import open_store
-from tlray.lake.storage.store import READ_BUFFER_BYTES
+from tlray.lake.source.listing.table_file import TableFile, open_table_file
 from tlray.lake.storage.uri import join, to_uri
 
 URI_COLUMNS = (
@@ -25,9 +22,7 @@ URI_COLUMNS = (
 )  # fmt: skip
 """Names under which the URI column is found, the first one present."""
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_BATCH_ROWS = 65_536
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[/~]")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/|[/~]")
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,8 @@ def read_manifest(uri: str, config: SourceConfig, *, folder: str | None = None) 
     Args:
         uri: of the manifest; its ending tells the format.
         config: names the column of URIs (`column`) and of labels.
-        folder: that relative entries are relative to; default the manifest's own.
+        folder: that relative entries are relative to; default the manifest's own. Where it is given the manifest stands in for
+            a store's listing, whose sizes may be called `size` beside an `etag`.
 
     Yields:
         uri string, etag string or null, size_bytes int64 or null, label string or null.
@@ -59,70 +55,67 @@ def read_manifest(uri: str, config: SourceConfig, *, folder: str | None = None) 
         SourceError: no such column, a row without URI, or a file that is not a table of that format.
         StorageError: the store failed.
     """
+    file = open_table_file(uri)
+    names = _columns(file, config, is_listing=folder is not None)
     folder, row = folder or uri.rpartition("/")[0], 0
-    try:
-        for names, batch in _parquet_batches(uri, config) if uri.endswith(".parquet") else _csv_batches(uri, config):
-            texts = batch[names.uri].cast(pa.string())
-            nothing = pa.nulls(len(batch), pa.string())
-            etags = batch[names.etag].cast(pa.string()) if names.etag else nothing
-            labels = label_texts(batch[names.label]) if names.label else nothing
-            yield pa.table(
-                {
-                    "uri": _resolved(texts, folder, uri, row),
-                    "etag": _null_if_empty(pc.utf8_trim(etags, characters='"')),
-                    "size_bytes": _sizes(batch[names.size_bytes]) if names.size_bytes else pa.nulls(len(batch), pa.int64()),
-                    "label": labels,
-                }
-            )
-            row += len(batch)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"the manifest {uri} cannot be read after row {row}: {error}") from error
+    for batch in file.batches(names.present):
+        nothing = pa.nulls(len(batch), pa.string())
+        etags = _texts(batch, names.etag, file) if names.etag else nothing
+        yield pa.table(
+            {
+                "uri": _resolved(_texts(batch, names.uri, file), folder, uri, row),
+                "etag": _null_if_empty(pc.utf8_trim(etags, characters='"')),
+                "size_bytes": _sizes(batch, names.size_bytes, file),
+                "label": _labels(batch, names.label, file) if names.label else nothing,
+            }
+        )
+        row += len(batch)
 
 
-def _csv_batches(uri: str, config: SourceConfig) -> Iterator[tuple[_Columns, pa.RecordBatch]]:
-    delimiter = _DELIMITERS.get(uri[-4:].lower())
-    if delimiter is None:
-        raise SourceError(f"{uri} is not a manifest by its name; expected one that ends in .csv, .tsv or .parquet")
-    store = open_store(uri)
-    options = {
-        "read_options": pyarrow.csv.ReadOptions(block_size=READ_BUFFER_BYTES),
-        "parse_options": pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-    }
-    with store.stream(uri)[0] as stream, pyarrow.csv.open_csv(stream, **options) as reader:
-        names = _columns(reader.schema.names, config, uri)
-    # Only now are the names known that must stay text: to guess types would turn the label `007` into 7.
-    convert = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(names.present, pa.string()), include_columns=names.present, strings_can_be_null=False
-    )
-    with store.stream(uri)[0] as stream, pyarrow.csv.open_csv(stream, convert_options=convert, **options) as reader:
-        for batch in reader:
-            yield names, batch
-
-
-def _parquet_batches(uri: str, config: SourceConfig) -> Iterator[tuple[_Columns, pa.RecordBatch]]:
-    with open_store(uri).open(uri) as stream:
-        file = pq.ParquetFile(stream, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
-        names = _columns(file.schema_arrow.names, config, uri)
-        for group in range(file.num_row_groups):
-            for batch in file.iter_batches(_BATCH_ROWS, [group], names.present):
-                yield names, batch
-
-
-def _columns(present: list[str], config: SourceConfig, uri: str) -> _Columns:
+def _columns(file: TableFile, config: SourceConfig, *, is_listing: bool) -> _Columns:
     def first(*names: str) -> str | None:
-        return next((name for name in names if name in present), None)
+        return next((name for name in names if name in file.columns), None)
 
     column = first(config.column) if config.column else first(*URI_COLUMNS)
     if column is None:
-        expected = f"a column {config.column!r}" if config.column else f"a column of URIs ({', '.join(URI_COLUMNS)})"
+        wanted = repr(config.column) if config.column else f"of URIs ({', '.join(URI_COLUMNS)})"
         raise SourceError(
-            f"the manifest {uri} has no {expected.removeprefix('a ')}; its columns are {', '.join(map(repr, present))}. "
-            "Where that is data, put a header line first; else name the column with source.column"
+            f"the manifest {file.uri} has no column {wanted}; its columns are {', '.join(map(repr, file.columns))}"
+            f"{file.hint()}. Where that is data, put a header line first; else name the column with source.column"
         )
-    label = None if config.labels == "none" else first(config.labels)
+    label = None if config.labels in ("none", "folder") else first(config.labels)
     if label is None and config.labels not in ("none", "folder"):
-        raise SourceError(f"the manifest {uri} has no column {config.labels!r} of labels; its columns are {', '.join(present)}")
-    return _Columns(column, first("etag"), first("size_bytes", "size"), label)
+        raise SourceError(
+            f"the manifest {file.uri} has no column {config.labels!r} of labels; its columns are {', '.join(file.columns)}"
+        )
+    size = first("size_bytes")
+    if size is None and is_listing and "etag" in file.columns:
+        size = first("size")  # of anything else than a store's listing it may be pixels, or megabytes
+    return _Columns(column, first("etag"), size, label)
+
+
+def _texts(batch: pa.RecordBatch, name: str, file: TableFile) -> pa.Array:
+    try:
+        return batch[name].cast(pa.string())
+    except pa.ArrowException as error:
+        raise SourceError(f"{file.uri}: column {name!r} holds {batch[name].type}, expected texts") from error
+
+
+def _labels(batch: pa.RecordBatch, name: str, file: TableFile) -> pa.Array:
+    try:
+        return label_texts(batch[name])
+    except SourceError as error:
+        raise SourceError(f"{file.uri}, column {name!r}: {error}") from error
+
+
+def _sizes(batch: pa.RecordBatch, name: str | None, file: TableFile) -> pa.Array:
+    if name is None:
+        return pa.nulls(len(batch), pa.int64())
+    try:
+        return label_texts(batch[name]).cast(pa.int64())  # 12.0, as pandas writes whole numbers where one is missing, is 12
+    except (pa.ArrowException, SourceError) as error:
+        what = " ".join(str(error).split())
+        raise SourceError(f"{file.uri}: column {name!r} is not of whole numbers of bytes: {what}") from error
 
 
 def _resolved(texts: pa.Array, folder: str, manifest: str, row: int) -> pa.Array:
@@ -160,7 +153,3 @@ def resolve_entry(folder: str, text: str | None, manifest: str, row: int) -> str
 
 def _null_if_empty(column: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-
-
-def _sizes(column: pa.Array) -> pa.Array:
-    return _null_if_empty(column.cast(pa.string())).cast(pa.int64())

@@ -9,8 +9,8 @@ from PIL import Image
 from tlray.config import SourceConfig
 from tlray.errors import AccessError, ImageError, ImageErrorCode, SourceError, StorageError
 from tlray.lake.image.decode import to_rgb
-from tlray.lake.source.containers.member_uri import container_of
 from tlray.lake.source.containers.members import SUFFIXES, read_members
+from tlray.lake.source.member_uri import container_of
 from tlray.lake.storage.open import open_store
 
 SIDE_PIXELS = 320

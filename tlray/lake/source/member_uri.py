@@ -8,7 +8,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-MEMBER_PATTERN = r"(?s)^(?P<container>.*?\.(?:tar|parquet))#"
+MEMBER_PATTERN = r"(?s)^(?P<container>.*?\.(?i:tar|parquet))#"
 """The file in a member's URI; the same in Python's and in Arrow's (RE2) dialect."""
 
 

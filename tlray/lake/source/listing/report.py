@@ -1,0 +1,59 @@
+"""What a listing leaves out, counted and said: no name that a user might miss goes without a word."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tlray.lake.storage.store import NoObject
+
+LeftOutReason = (
+    NoObject
+    | Literal["hidden", "underscore", "ending", "other_format", "exclude", "include", "outside", "repeated", "no_images"]
+)
+
+_SAID: dict[str, str] = {
+    "hidden": "begin with a dot, or are in a folder that does (--source.also hidden takes them)",
+    "underscore": "begin with an underscore, or are in a folder that does (--source.also underscore takes them)",
+    "ending": "have an ending that no image has (--source.also any_ending takes them)",
+    "other_format": "are of another format than the one that is read here (source.format)",
+    "exclude": "match source.exclude",
+    "include": "match no pattern of source.include",
+    "outside": "are in the listing but not below source.uri",
+    "repeated": "were named before in the same source, of which the first row counts",
+    "path_too_long": "have a path that is longer than the operating system takes",
+    "no_images": "are files in which no image was found",
+    "broken_link": "are links to nothing",
+    "not_a_file": "are sockets, pipes or devices",
+}
+
+
+@dataclass
+class ListingReport:
+    """How many names one pass over a source left out, and why.
+
+    Attributes:
+        left_out: names by reason (`LeftOutReason`). A folder that is not entered counts once.
+        examples: the first name of each reason.
+        unlabelled: different images that are listed without a label, where labels were asked for and the listing has them.
+    """
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    unlabelled: int = 0
+
+    def leave_out(self, reason: LeftOutReason, example: str, count: int = 1) -> None:
+        """Count names that are left out for one reason."""
+        self.left_out[reason] += count
+        self.examples.setdefault(reason, example)
+
+    def lines(self) -> list[str]:
+        """What there is to say once all is listed: a line for each reason, the most frequent first; repeated names apart."""
+        return [self._line(reason) for reason, _ in self.left_out.most_common() if reason != "repeated"]
+
+    def closing_lines(self) -> list[str]:
+        """What there is to say of names that came twice and of images without a label, once all is held against the table."""
+        lines = [self._line("repeated")] if self.left_out["repeated"] else []
+        return [*lines, f"{self.unlabelled} listed images have no label"] if self.unlabelled else lines
+
+    def _line(self, reason: str) -> str:
+        return f"left out: {self.left_out[reason]} names that {_SAID[reason]}, as {self.examples[reason]}"
