@@ -14,7 +14,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from tests.photos import RECIPE, result_of, tlray, write_photos
+from tests.photos import RECIPE, photo, result_of, tlray, write_photos
 from tlray import config as configs
 from tlray.cli.flags import flags_of, parse
 from tlray.commands import COMMANDS
@@ -122,6 +122,25 @@ def test_flags_that_the_text_names_are_there(document: str) -> None:
 
 OTHER_FLAGS = {"--config", "--print-config", "--json", "--help", "--help-all", "--version"}
 OTHER_PROGRAMS = ("ray ", "pytest ", "pip ", "python ", "kubectl ", "make ", ".venv/", "docker ", "uv ")
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorials/notebook.md"])
+def test_python_runs_as_it_stands(document: str, tmp_path: Path) -> None:
+    """In a fresh interpreter without a cluster; with a network that needs no download in place of ResNet-50."""
+    for number in range(24):
+        path = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(number))
+    (tmp_path / "cat.jpg").write_bytes(photo(3))
+    code = "\n".join(blocks(read(document), "python"))
+    assert code.count('"resnet50"') >= 1
+    code = code.replace('backbone="resnet50"', 'backbone="timm:test_resnet", weights="random:1"')
+    code = code.replace('Encoder("resnet50")', 'Encoder("timm:test_resnet", weights="random:1")')
+    code += "\nassert len(table) == len(features_ND) == 24 and len(hits if 'hits' in dir() else answers[0].hits) in (3, 5)\n"
+    process = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("document", ["docs/quickstart.md", JOB])
