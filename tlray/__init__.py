@@ -16,6 +16,8 @@ Importing it loads next to nothing: each name comes with its module when it is f
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tlray.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from tlray import errors
     from tlray.api.encoder import Encoder
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from tlray.api.runs import build_index, extract, predict, train
     from tlray.api.table import Table, open  # noqa: A004
     from tlray.recipe import Recipe
-
-__version__ = "0.1.0"
 
 __all__ = ["Encoder", "Index", "Model", "Recipe", "Table", "build_index", "errors", "extract", "open", "predict", "train"]
 

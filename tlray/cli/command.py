@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from tlray import __version__
 from tlray.cli.completion import completion
 from tlray.cli.flags import parse, spelling_of
 from tlray.cli.help import command_help, overview
@@ -21,6 +20,7 @@ from tlray.commands import COMMANDS, Command
 from tlray.config_reader import read_config, to_yaml
 from tlray.errors import DISK_FULL, GO_ON, ConfigError, TlrayError
 from tlray.models.encoder.memory import keep_freed_memory
+from tlray.version import __version__
 
 _HELP = ("--help", "-h", "--help-all")
 

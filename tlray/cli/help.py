@@ -5,10 +5,10 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from tlray import __version__
 from tlray.cli.flags import OWN_FLAGS, flags_of, metavar, usage, word_of
 from tlray.commands import COMMANDS, Command
 from tlray.config.keys import Key, keys_of
+from tlray.version import __version__
 
 _WIDEST = 110
 _LEFT = 31

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from tlray import __version__
 from tlray.config import IndexConfig
 from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
@@ -21,6 +20,7 @@ from tlray.search.versions.card import Built, Card, publish
 from tlray.search.versions.changes import VectorChanges
 from tlray.search.versions.files import FileKind, IndexFile, put_bytes
 from tlray.search.versions.stopwatch import Stopwatch
+from tlray.version import __version__
 
 
 @dataclass(frozen=True)

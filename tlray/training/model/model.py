@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tlray import __version__
 from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
@@ -31,6 +30,7 @@ from tlray.models.heads import Head, HeadSpec
 from tlray.recipe import Recipe, RecipeFile
 from tlray.training.examples.examples import Task
 from tlray.training.examples.metrics import Evaluation
+from tlray.version import __version__
 
 CARD_NAME = "model.json"
 HEAD_NAME = "head.safetensors"

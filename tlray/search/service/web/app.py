@@ -13,13 +13,13 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from tlray import __version__
 from tlray.config import ServeConfig
 from tlray.errors import ConfigError, ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError
 from tlray.search.rows.selection import Filter
 from tlray.search.service.backend.schema import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
 from tlray.search.service.backend.service import Service
 from tlray.search.service.web.guard import Guard
+from tlray.version import __version__
 
 PAGE = Path(__file__).parent.parent / "page"
 
