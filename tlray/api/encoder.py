@@ -110,7 +110,12 @@ class Encoder:
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
-        """Embed images; see `__call__`."""
+        """Embed images; see `__call__`.
+
+        Args:
+            X: images.
+            y: ignored.
+        """
         return self.fit(X, y).transform(X)
 
     @property

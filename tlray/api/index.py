@@ -14,9 +14,10 @@ import numpy as np
 
 from tlray.api.html import galleries
 from tlray.api.images import each_image, name_of
+from tlray.api.keywords import texts
 from tlray.api.networks import Placement, of_table
 from tlray.api.running import ImageRunner
-from tlray.errors import ConfigError
+from tlray.errors import ConfigError, QueryError
 from tlray.lake.storage.uri import to_uri
 from tlray.search.query.hits import Hit, Hits
 from tlray.search.query.searcher import Searcher
@@ -156,7 +157,7 @@ class Index:
         given = [name for name, value in kinds.items() if value is not None]
         if len(given) != 1:
             raise ConfigError(f"expected one of {', '.join(kinds)}, given {' and '.join(given) or 'none'}")
-        where = Filter(_texts("label", label), _texts("prefix", prefix))
+        where = Filter(texts("label", label), texts("prefix", prefix))
         names, found = getattr(self, f"_by_{given[0].removeprefix('by_')}")(kinds[given[0]], k, where)
         return Answers(self.about, [Answer(*each) for each in zip(names, map(tuple, found.records()), strict=True)], found)
 
@@ -178,18 +179,13 @@ class Index:
         return names, self._searcher.search_uris([to_uri(name) for name in names], k, where)
 
     def _by_label(self, by_label: Any, k: int, where: Filter) -> tuple[list[str], Hits]:
-        names = list(_texts("by_label", by_label))
+        names = list(texts("by_label", by_label))
         centroids_BD = np.stack([self._searcher.centroid(name) for name in names])
         return names, self._searcher.search(centroids_BD, k, where)
 
     def _by_vector(self, vector: Any, k: int, where: Filter) -> tuple[list[str], Hits]:
-        queries_BD = np.atleast_2d(np.asarray(vector, np.float32))
+        try:
+            queries_BD = np.atleast_2d(np.asarray(vector, np.float32))
+        except (ValueError, TypeError) as error:
+            raise QueryError(f"vector: expected one vector or rows of them, given {vector!r:.200}") from error
         return [f"vector {number}" for number in range(len(queries_BD))], self._searcher.search(queries_BD, k, where)
-
-
-def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
-    texts = (given,) if isinstance(given, str) else tuple(given)
-    for text in texts:
-        if not isinstance(text, str):
-            raise ConfigError(f"{name}: expected text or a list of texts, given {given!r}")
-    return texts

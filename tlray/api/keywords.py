@@ -1,7 +1,7 @@
 """Keyword arguments are the keys of a config: nested, dotted or by their short spelling, checked as flags are."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -42,3 +42,19 @@ def config_of(
     spellings = {name: f"{short}=" for short, name in short_names(model).items()}
     spelling = Spelling(of=lambda name: spellings.get(name, name if "." in name else f"{name}="))
     return read_config(model, given | keys, file=file, spelling=spelling)
+
+
+def texts(name: str, given: str | Iterable[str]) -> tuple[str, ...]:
+    """One text or several of them, as they are.
+
+    Args:
+        name: of the parameter.
+        given: to it.
+
+    Raises:
+        ConfigError: something else.
+    """
+    values = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if not all(isinstance(each, str) for each in values):
+        raise ConfigError(f"{name}: expected text or a list of texts, given {given!r}")
+    return values

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from tlray.api.encoder import Encoder
 from tlray.api.html import gallery
+from tlray.api.keywords import texts
 from tlray.errors import ConfigError, TableError
 from tlray.lake.storage.uri import join, to_uri
 from tlray.lake.table import table as lake
@@ -103,10 +104,10 @@ class Table:
         """
         if status not in (None, *get_args(Status)):
             raise ConfigError(f"status: expected one of {', '.join(get_args(Status))}, given {status!r}")
-        labels, prefixes = _texts("label", label), _texts("prefix", prefix)
+        labels, prefixes = texts("label", label), texts("prefix", prefix)
         conditions = [] if condition is None else [condition]
         if labels:
-            conditions.append(pc.field("label").isin(labels))
+            conditions.append(pc.field("label").isin(list(labels)))
         if prefixes:
             conditions.append(reduce(pc.Expression.__or__, (pc.starts_with(pc.field("uri"), each) for each in prefixes)))
         return Table(self._table, status or self._status, (*self._conditions, *conditions))
@@ -231,14 +232,6 @@ class Table:
             return rows
         status = pa.array([part.status] * len(rows), pa.string())
         return rows.append_column(STATUS_FIELD, status).select(names)
-
-
-def _texts(name: str, given: str | Sequence[str]) -> list[str]:
-    texts = [given] if isinstance(given, str) else list(given)
-    for text in texts:
-        if not isinstance(text, str):
-            raise ConfigError(f"{name}: expected text or a list of texts, given {given!r}")
-    return texts
 
 
 def open(uri: str | os.PathLike[str], version: int | None = None) -> Table:  # noqa: A001
