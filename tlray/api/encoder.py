@@ -139,6 +139,9 @@ class Encoder:
     def set_params(self, **parameters: Any) -> Self:
         """Change arguments of the constructor; the network is loaded anew when it is needed.
 
+        Args:
+            parameters: by name.
+
         Raises:
             ConfigError: an unknown key or a wrong value; nothing is changed.
         """

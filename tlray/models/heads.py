@@ -6,6 +6,7 @@ Shape legend: B rows, D inputs (the length of a vector), K outputs.
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
@@ -63,6 +64,12 @@ class Head(nn.Module):
     def of(cls, spec: HeadSpec) -> "Head":
         """A head with torch's default initialisation, drawn from torch's global generator."""
         return cls(spec)
+
+    @classmethod
+    def to_be_filled(cls, spec: HeadSpec) -> "Head":
+        """A head whose parameters are still to be set, say by `load_state_dict`; torch's global generator stays as it is."""
+        with torch.random.fork_rng(devices=[]):
+            return cls(spec)
 
     @property
     def linears(self) -> list[nn.Linear]:

@@ -67,6 +67,6 @@ def with_head(encoder: TimedEncoder, file: RecipeFile, table_uri: str) -> TimedE
     digest = hashlib.sha256(data).hexdigest()
     if digest != output.head.sha256:
         raise TableCorruptError(f"{uri} has the sha256 {digest[:12]}; restore it from the model's folder, or name a new table")
-    head = Head.of(HeadSpec.model_validate_json(output.head.spec_json))
+    head = Head.to_be_filled(HeadSpec.model_validate_json(output.head.spec_json))
     head.load_state_dict(safetensors.torch.load(data))
     return ScoringEncoder(encoder, head.eval(), output.column, file.recipe.precision.storage)

@@ -215,7 +215,7 @@ def to_head(fit: Fit, data: Data, *, dropout: float) -> Head:
         hidden=hidden,
         dropout=dropout if hidden else 0.0,
     )
-    head = Head.of(spec)
+    head = Head.to_be_filled(spec)
     with torch.no_grad():
         for linear, (weight_KH, bias_K) in zip(head.linears, layers, strict=True):
             linear.weight.copy_(weight_KH)

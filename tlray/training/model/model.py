@@ -186,7 +186,7 @@ def load_model(uri: str) -> Model:
     """
     card = read_card(uri)
     contents = {name: data for name, data in _checked_files(uri, card) if name != NETWORK_NAME}  # that is read once more, later
-    head = Head.of(card.head)
+    head = Head.to_be_filled(card.head)
     try:
         head.load_state_dict(safetensors.torch.load(contents[HEAD_NAME]))
     except (KeyError, RuntimeError, SafetensorError) as error:
