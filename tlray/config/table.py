@@ -32,7 +32,9 @@ class VacuumConfig(Section):
     """`tlray vacuum URI`: list the files that no version within the retention needs; delete them only when told to."""
 
     table: str = Field(description="URI or path of the table")
-    retention_hours: int = Field(168, ge=0, description="keep what is younger: runs under way, readers of old versions")
+    retention_hours: int = Field(
+        168, ge=0, le=1_000_000, description="keep what is younger: runs under way, readers of old versions"
+    )
     delete: bool = Field(False, description="delete them")
 
 

@@ -28,10 +28,8 @@ def answers(noted: Path = CURRENT_CLUSTER) -> bool:
 
     One whose driver was killed leaves a note of its address, which Ray believes: it then tries for minutes to join it.
     """
-    if not noted.exists():
-        return False
-    host, _, port = noted.read_text().strip().rpartition(":")
     try:
+        host, _, port = noted.read_text().strip().rpartition(":")  # which may be another user's, and not for us to read
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError):
         return False

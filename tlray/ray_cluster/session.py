@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
+import ray.exceptions
 
 from tlray.errors import ConfigError
 from tlray.ray_cluster.address import starts_own
@@ -39,7 +40,7 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     try:
         with _environment(workers_env or {} if is_own else {}):
             ray.init(logging_level=logging.WARNING, **own)  # type: ignore[arg-type]
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or do without Ray, which "
             "--local does where a command has it"

@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 
+from tlray.errors import GO_ON, StorageError, first_line
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
 from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
 from tlray.extraction.on_ray.unit_actor import UnitActor
@@ -119,7 +121,7 @@ def run_on_ray(plan: Plan, orders: "_Orders", workers: Workers) -> Generator[Pie
 
     Raises:
         TlrayError: what a worker raised of our own errors, as itself.
-        StorageError: workers failed in another way, for longer than Ray's retries.
+        StorageError: workers failed in another way, for longer than Ray's retries, or made no progress for too long.
     """
     units = ray.data.from_arrow(unit_rows(plan.units))
     workers = for_plan(workers, plan)
@@ -128,10 +130,13 @@ def run_on_ray(plan: Plan, orders: "_Orders", workers: Workers) -> Generator[Pie
         written = _in_stages(units, workers, orders, images_each=images // workers.actors)
     else:
         written = _in_whole_units(units, workers, orders)
-    with unwrapped():
-        for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            assert isinstance(batch, pa.Table)
-            yield from pieces_of(batch)
+    try:
+        with unwrapped():
+            for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                assert isinstance(batch, pa.Table)
+                yield from pieces_of(batch)
+    except ExecutionTimeoutError as error:  # which is none of Ray's own errors
+        raise StorageError(f"the workers made no progress: {first_line(error)}; look at the cluster, then {GO_ON}") from error
 
 
 @dataclass(frozen=True)

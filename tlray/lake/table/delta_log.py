@@ -1,6 +1,8 @@
 """How tlray opens Delta tables: what delta-rs says, in tlray's words."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 from deltalake import DeltaTable
@@ -67,6 +69,22 @@ def open_delta(uri: str, version: int | None) -> DeltaTable | None:
                 is_renewed = True  # credentials may just have expired: the options are made anew, of those of this moment
             elif _BROKEN_BODY not in text or not attempts.pause():
                 raise StorageError(f"cannot read the log of {uri}: {text}") from error
+
+
+@contextmanager
+def delta_errors(what: str) -> Iterator[None]:
+    """Raise what delta-rs raises as an error of ours.
+
+    Args:
+        what: could not be done, for the message.
+
+    Raises:
+        StorageError: with the text of delta-rs.
+    """
+    try:
+        yield
+    except (DeltaError, OSError) as error:
+        raise StorageError(f"{what}: {one_line(error)}; run again") from error
 
 
 def one_line(error: BaseException | None) -> str:

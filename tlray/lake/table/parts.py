@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 from pydantic import BaseModel, ConfigDict
 
-from tlray.errors import TableCorruptError
+from tlray.errors import TableCorruptError, first_line
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.predictor import Output
@@ -244,6 +245,29 @@ def write_part(table_uri: str, rows: pa.Table, *, status: str, stem: str, recipe
     return Part(path=path, status=status, rows=len(rows), size_bytes=len(data))
 
 
+@contextmanager
+def open_part(table_uri: str, path: str) -> Iterator[pq.ParquetFile]:
+    """Open a part for reading.
+
+    Args:
+        table_uri: the table.
+        path: of the part, relative to the table.
+
+    Raises:
+        TableCorruptError: its bytes are damaged; also where that shows only as it is read.
+        ObjectNotFoundError: the file is gone.
+    """
+    uri = join(table_uri, path)
+    with open_store(table_uri).open(uri) as stream:
+        try:
+            yield pq.ParquetFile(stream)
+        except (pa.ArrowException, OSError) as error:
+            raise TableCorruptError(
+                f"{uri} cannot be read ({first_line(error)}); `tlray verify` names every damaged file of the table: restore "
+                "them, or extract to a new table"
+            ) from error
+
+
 def read_part(table_uri: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read the rows of a part.
 
@@ -252,8 +276,8 @@ def read_part(table_uri: str, path: str, columns: Sequence[str] | None = None) -
         path: of the part, relative to the table.
         columns: only these; default all.
     """
-    with open_store(table_uri).open(join(table_uri, path)) as file:
-        return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+    with open_part(table_uri, path) as file:
+        return file.read(columns=None if columns is None else list(columns))
 
 
 def stream_part(table_uri: str, path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -264,16 +288,15 @@ def stream_part(table_uri: str, path: str, columns: Sequence[str]) -> Iterator[p
         path: of the part, relative to the table.
         columns: only these.
     """
-    with open_store(table_uri).open(join(table_uri, path)) as stream:
-        file = pq.ParquetFile(stream)
+    with open_part(table_uri, path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=list(columns))
 
 
 def first_uri(table_uri: str, path: str) -> str:
     """The least URI of a part, read from the statistics in its footer; empty where it has none."""
-    with open_store(table_uri).open(join(table_uri, path)) as file:
-        metadata = pq.ParquetFile(file).metadata
+    with open_part(table_uri, path) as file:
+        metadata = file.metadata
     column = next(at for at in range(metadata.num_columns) if metadata.schema.column(at).path == "uri")
     groups = [metadata.row_group(number).column(column) for number in range(metadata.num_row_groups)]
     return min((group.statistics.min for group in groups if group.statistics and group.statistics.has_min_max), default="")

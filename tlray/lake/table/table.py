@@ -14,7 +14,7 @@ from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, StorageError
 from tlray.lake.storage.open import delta_environment, delta_options, open_store
 from tlray.lake.storage.uri import join, to_path
 from tlray.lake.table.alias import read_alias
-from tlray.lake.table.delta_log import delta_uri, one_line, open_delta
+from tlray.lake.table.delta_log import delta_errors, delta_uri, one_line, open_delta
 from tlray.lake.table.parts import READ_THREADS, Change, Part, read_part, table_schema
 from tlray.lake.table.place import occupant_of, require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe, held_in
@@ -200,8 +200,12 @@ class Table:
         """Paths of parts that no version within the retention needs: replaced, or written and never committed, before it.
 
         delta-rs finds them; files that are not parts (recipe.json) are none of its business.
+
+        Raises:
+            StorageError: they cannot be listed.
         """
-        paths = self._delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
+        with delta_errors(f"cannot list the files of {self.uri}"):
+            paths = self._delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
         return sorted(path for path in paths if path.startswith("status=") and path.endswith(".parquet"))
 
     def clean_log(self) -> int:
@@ -212,11 +216,15 @@ class Table:
 
         Returns:
             Files that were deleted.
+
+        Raises:
+            StorageError: the checkpoint cannot be written, or the entries cannot be deleted.
         """
         store, folder = open_store(self.uri), join(self.uri, "_delta_log")
-        self._delta.create_checkpoint()
-        before = sum(map(len, store.list(folder)))
-        self._delta.cleanup_metadata()
+        with delta_errors(f"cannot clean the log of {self.uri}"):
+            self._delta.create_checkpoint()
+            before = sum(map(len, store.list(folder)))
+            self._delta.cleanup_metadata()
         return before - sum(map(len, store.list(folder)))
 
     def committed(self, app_id: str) -> int | None:
@@ -225,7 +233,9 @@ class Table:
 
     def last_run(self) -> dict[str, Any] | None:
         """What the log says of the last run that embedded something; None where it is further back than HISTORY_COMMITS."""
-        for commit in self._delta.history(HISTORY_COMMITS):
+        with delta_errors(f"cannot read the log of {self.uri}"):
+            commits = self._delta.history(HISTORY_COMMITS)
+        for commit in commits:
             said = commit.get("tlray")
             if isinstance(said, dict) and "bottleneck" in said:
                 return said

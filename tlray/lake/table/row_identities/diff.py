@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from tlray.lake.storage.open import open_store
-from tlray.lake.storage.uri import join
-from tlray.lake.table.parts import Part, vectors_of
+from tlray.lake.table.parts import Part, open_part, vectors_of
 from tlray.lake.table.row_identities.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
 from tlray.lake.table.row_identities.identities import IDENTITY_SCHEMA, identities
 from tlray.lake.table.table import Table
@@ -107,8 +104,7 @@ def _cosines(
 
 def _read_row(table: Table, part: Part, row: int, columns: list[str]) -> pa.Table:
     """One row of a part, by reading the row group that it is in."""
-    with open_store(table.uri).open(join(table.uri, part.path)) as stream:
-        file = pq.ParquetFile(stream)
+    with open_part(table.uri, part.path) as file:
         sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         ends = np.cumsum(sizes)
         group = int(np.searchsorted(ends, row, "right"))
