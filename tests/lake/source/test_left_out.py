@@ -112,6 +112,15 @@ class TestLabels:
         assert len(listed(source(tmp_path / "m.csv", labels="label"))[0]) == 3
         assert len(listed(source(tmp_path / "m.csv", labels="label", keys_to="b"))[0]) == 1  # a slice may have none
 
+    def test_all_items_at_once(self, tmp_path: Path) -> None:
+        (tmp_path / "m.csv").write_text("path,label\nb.jpg,dog\na.jpg,\nb.jpg,cat\nb.jpg,\n")
+        report = ListingReport()
+        items = source(tmp_path / "m.csv", labels="label").items(report)
+        assert items["uri"].to_pylist() == [f"file://{tmp_path}/a.jpg", f"file://{tmp_path}/b.jpg"]
+        assert items["label"].to_pylist() == [None, "dog"]
+        assert (report.left_out, report.unlabelled) == ({"repeated": 2}, 1)
+        assert report.examples["repeated"].endswith("b.jpg")
+
     def test_a_slice_has_the_labels_of_the_whole(self, tmp_path: Path) -> None:
         root = tree(tmp_path / "tree", "a/1.jpg", "a/b/2.jpg", "3.jpg")
 

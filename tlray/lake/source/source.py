@@ -98,6 +98,28 @@ class Source:
         if is_whole and self.gives_labels and unlabelled == items:
             raise SourceError(self._no_label(items))
 
+    def items(self, report: ListingReport) -> pa.Table:
+        """All items in memory, in order of URI, each once: the first of those that a manifest names twice.
+
+        Args:
+            report: is told what is left out, and how many items have no label.
+
+        Returns:
+            Rows of PAGE_SCHEMA.
+
+        Raises:
+            SourceError, AccessError, StorageError: see `pages`.
+        """
+        listed = pa.concat_tables([PAGE_SCHEMA.empty_table(), *self.pages(report)])
+        once = listed.group_by("uri", use_threads=False).aggregate([(name, "first") for name in listed.column_names[1:]])
+        items = once.rename_columns(PAGE_SCHEMA.names).sort_by("uri").combine_chunks()
+        if len(items) < len(listed):
+            counts = pc.value_counts(listed["uri"])
+            repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+            report.leave_out("repeated", repeated[0].as_py(), len(listed) - len(items))
+        report.unlabelled += items["label"].null_count if self.gives_labels else 0
+        return items
+
     def covers(self, uris: pa.Array) -> np.ndarray:
         """Which rows of a table would be listed if they still existed, and are deleted if they are not listed any more.
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
-from tlray.lake.source.open import open_source
-from tlray.lake.source.source import PAGE_SCHEMA
+from tlray.lake.source.listing.report import ListingReport
+from tlray.lake.source.open import check_names_lead_somewhere, open_source
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table
 from tlray.models.backbones import resolve_backbone
+from tlray.progress import say
 from tlray.recipe import IMAGE_RULES, Recipe
 from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.examples_file import encode_examples, write_examples
@@ -179,9 +180,11 @@ def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Ta
                 f"{source.uri} is of format {source.format}, whose images cannot be read in any order; "
                 "train from single files or a manifest, or from a table of activations"
             )
-        listed, trust_listing = pa.concat_tables([PAGE_SCHEMA.empty_table(), *source.pages()]), source.format == "manifest"
-        once = listed.group_by("uri", use_threads=False).aggregate([(name, "first") for name in listed.column_names[1:]])
-        items = once.rename_columns(PAGE_SCHEMA.names).sort_by("uri").combine_chunks()
+        check_names_lead_somewhere(source)
+        report, trust_listing = ListingReport(), source.format == "manifest"
+        items = source.items(report)
+        for line in (*report.lines(), *report.closing_lines()):
+            say(line)
     examples = read_examples(items["uri"].combine_chunks(), items["label"].combine_chunks(), config)
     return examples, items.take(pa.array(examples.rows_N)), trust_listing
 
