@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -11,6 +12,18 @@ Task = Literal["single", "multi", "regression"]
 
 HEAD_SCORES = "scores"
 """Under this name a trained head's scores stand beside the features; no embedding column is called so."""
+
+
+def later_at_default(document: BaseModel, first: Collection[str]) -> set[str]:
+    """The fields of a document that came after its first version and have their default.
+
+    Args:
+        document: of which an id is made.
+        first: the fields that every id is made of.
+    """
+    fields = type(document).model_fields
+    later = fields.keys() - set(first)
+    return {name for name in later if getattr(document, name) == fields[name].get_default(call_default_factory=True)}
 
 
 class HeadFile(BaseModel):
@@ -30,6 +43,10 @@ class HeadFile(BaseModel):
     def name(self) -> str:
         """Of the copy, beside the table's log."""
         return f"head-{self.sha256}.safetensors"
+
+
+_FIRST_FIELDS = ("format", "model", "column", "head", "task", "classes", "top_k", "threshold", "embeddings")
+"""What an `Output` of version 0.1 has."""
 
 
 class Output(BaseModel):
@@ -60,8 +77,15 @@ class Output(BaseModel):
     embeddings: tuple[str, ...] = ()
 
     def model_id(self, recipe_id: str) -> str:
-        """Sha256, in hex, of the canonical JSON of a recipe's id and all fields but `model`."""
-        document = {"recipe_id": recipe_id, "output": self.model_dump(mode="json", exclude={"model"})}
+        """Sha256, in hex, of the canonical JSON of a recipe's id and all fields but `model`.
+
+        Of fields that came after version 0.1 those alone count that are not at their default, so that a new one leaves the
+        tables that exist what they are.
+        """
+        document = {
+            "recipe_id": recipe_id,
+            "output": self.model_dump(mode="json", exclude={"model", *later_at_default(self, _FIRST_FIELDS)}),
+        }
         canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -7,6 +7,7 @@ import torch
 
 from tlray.extraction.worker.prediction_columns import best, prediction_columns
 from tlray.lake.table.parts import encode_part, prediction_fields, rows_of
+from tlray.models.heads import HeadSpec
 from tlray.predictor import Output, Task
 from tlray.scoring import probabilities_of
 
@@ -44,6 +45,28 @@ def test_columns_are_as_promised_and_survive_parquet(task: Task) -> None:
     if task == "multi":
         expected = (torch.from_numpy(scores_BK).sigmoid() >= 0.5).sum(dim=1).tolist()
         assert [len(labels) for labels in columns["predictions"].to_pylist()] == expected and 0 < sum(expected) < 36
+
+
+class NewerOutput(Output):
+    novelty: float = 0.5
+
+
+class NewerHeadSpec(HeadSpec):
+    novelty: bool = False
+
+
+def test_a_field_that_comes_later_leaves_the_tables_that_exist_what_they_are() -> None:
+    """The ids are those of version 0.1."""
+    fields = {"model": "m", "column": "embedding", "task": "single", "classes": ("a", "b"), "top_k": 2, "threshold": 0.5}
+    kinds = (HeadSpec, NewerHeadSpec)
+    spec = {"kind": "mlp", "inputs": 96, "outputs": 2, "hidden": (8,), "dropout": 0.5}
+    text = '{"kind":"mlp","inputs":96,"outputs":2,"hidden":[8],"dropout":0.5}'
+    assert [kind(**spec).to_json() for kind in kinds] == [text, text] and NewerHeadSpec(**spec, novelty=True).to_json() != text
+    head = {"sha256": "a" * 64, "spec_json": text}
+    one, newer = Output(**fields, head=head), NewerOutput(**fields, head=head)
+    expected = "2b274387701bf1a14f400f8a6c581b12e73b8b805f94ecd084d5f65da00719e3"
+    assert one.model_id("r" * 64) == newer.model_id("r" * 64) == expected
+    assert NewerOutput(**fields, head=head, novelty=0.7).model_id("r" * 64) != expected
 
 
 def test_the_model_id_is_of_all_that_changes_the_rows() -> None:

@@ -98,9 +98,11 @@ class PredictResult(ExtractResult):
 
     Attributes:
         model_id: fingerprint of recipe and head.
+        file: URI of the CSV or Parquet file that was written, where `out` names one.
     """
 
     model_id: str
+    file: str
 
 
 class TrainResult(Result):

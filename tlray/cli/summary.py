@@ -52,6 +52,8 @@ def _of_run(result: Result) -> Iterator[str]:
         yield f"left out: {left_out}"
     if result.get("unlabelled"):
         yield f"without a label: {result['unlabelled']:,}"
+    if "file" in result:
+        yield f"file: {result['file']}"
     yield f"table: {result.get('table')}, version {result.get('version')}"
     yield f"time: {_time(result)}"
     if result.get("advice"):

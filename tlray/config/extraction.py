@@ -54,7 +54,10 @@ class PredictConfig(RunConfig):
 
     model: str | None = Field(None, description="folder that `tlray train` made: s3://bucket/key or a local path")
     recipe: RecipeConfig | None = Field(None, description="in place of model: a pretrained network with its own classifier")
-    out: str = Field(description="the table of predictions, made where there is none: s3://bucket/key or a local path")
+    out: str = Field(
+        description="the table of predictions, made where there is none: s3://bucket/key or a local path; or the name of a "
+        ".csv or .parquet file, which is written from a table beside it"
+    )
     top_k: PositiveInt = Field(5, description="best labels to keep of each image")
     threshold: float = Field(0.5, gt=0, lt=1, description="several labels an image: those of at least this probability")
     embeddings: bool = Field(False, description="keep the vectors that the predictions were made from too")

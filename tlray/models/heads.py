@@ -10,7 +10,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from tlray.predictor import later_at_default
+
 HeadKind = Literal["linear", "mlp"]
+
+
+_FIRST_FIELDS = ("kind", "inputs", "outputs", "hidden", "dropout")
+"""What a `HeadSpec` of version 0.1 has."""
 
 
 class HeadSpec(BaseModel):
@@ -31,6 +37,10 @@ class HeadSpec(BaseModel):
     outputs: PositiveInt
     hidden: tuple[PositiveInt, ...] = ()
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    def to_json(self) -> str:
+        """The document that ids of models are made of; a field that came later is not in it while it has its default."""
+        return self.model_dump_json(exclude=later_at_default(self, _FIRST_FIELDS))
 
 
 class Head(nn.Module):

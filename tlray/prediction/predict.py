@@ -11,7 +11,9 @@ from tlray.extraction.run.stop import Stop
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join, to_uri
+from tlray.prediction.predictions_file import PredictionsFile
 from tlray.predictor import HeadFile, Output
+from tlray.progress import say
 from tlray.recipe import Recipe, RecipeFile
 
 if TYPE_CHECKING:
@@ -26,17 +28,18 @@ def predict_command(config: PredictConfig) -> dict[str, Any]:
 
 
 def predict(config: PredictConfig, stop: Stop | None = None) -> dict[str, Any]:
-    """Bring a table of predictions to where its source is.
+    """Bring a table of predictions to where its source is; or a file, which is written from a table beside it.
 
     Args:
         config: of the command.
         stop: asks the run to end.
 
     Returns:
-        The command's JSON object: that of `extract`, with the model's id.
+        The command's JSON object: that of `extract`, with the model's id; of a file with its URI as `file`, too.
 
     Raises:
         ConfigError: neither or both of model and recipe, a model that is not there, or as `extract`.
+        PlaceTakenError: `out` is a file that `predict` did not write.
         RecipeMismatchError: the table holds predictions of another model, or was asked for otherwise.
         TlrayError: as `extract`.
     """
@@ -45,7 +48,22 @@ def predict(config: PredictConfig, stop: Stop | None = None) -> dict[str, Any]:
             "expected one of --model (a folder that `tlray train` made) and --recipe.backbone (a pretrained network with its "
             f"own classifier), given {'neither' if config.model is None else 'both'}"
         )
-    return bring_up_to_date(config, config.out, lambda: _prepare(config), stop)
+    file = PredictionsFile.of(config)
+    if file is None:
+        return bring_up_to_date(config, config.out, lambda: _prepare(config), stop)
+
+    def prepare() -> "Target":
+        target = _prepare(config)
+        assert target.output is not None
+        file.check(target.output)
+        return target
+
+    result = bring_up_to_date(config, file.table_uri, prepare, stop)
+    if config.dry_run:
+        return {**result, "file": file.uri}
+    rows = file.write()
+    say(f"wrote {rows} rows to {file.uri}; the predictions stay in {file.table_uri}, from which the next run goes on")
+    return {**result, "file": file.uri}
 
 
 def _prepare(config: PredictConfig) -> "Target":
@@ -87,7 +105,7 @@ def trained(model_uri: str, *, top_k: int, threshold: float, embeddings: bool) -
     output = Output(
         model=model_uri,
         column=column,
-        head=HeadFile(sha256=card.files[HEAD_NAME], spec_json=card.head.model_dump_json()),
+        head=HeadFile(sha256=card.files[HEAD_NAME], spec_json=card.head.to_json()),
         task=card.task,
         classes=card.classes,
         top_k=min(top_k, len(card.classes)),

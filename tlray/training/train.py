@@ -6,15 +6,19 @@ from typing import Any, Protocol
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
+from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.lease import Lease, hold
 from tlray.lake.table.place import require_place
 from tlray.progress import say
 from tlray.recipe import Recipe
 from tlray.training.examples.examples import Examples
 from tlray.training.examples.losses import check_class_weights
-from tlray.training.model.model import ModelCard, read_card
+from tlray.training.model.model import ModelCard, model_exists, read_card
 from tlray.training.model.rerun import Identity, action_of, with_whole_uris
 from tlray.training.model.result import headline, plan_of, result_of
+
+_FILE_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".h5", ".keras", ".pkl", ".joblib")
+"""Of files that other programs keep models in."""
 
 
 class Training(Protocol):
@@ -71,6 +75,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     began = time.monotonic()
     _check(config)
+    _check_out(config.out)
     training = _open(with_whole_uris(config))
     config, out = training.config, training.config.out
     require_place(out, "model")
@@ -104,6 +109,17 @@ def _open(config: TrainConfig) -> Training:
     from tlray.training.heads.train_heads import HeadTraining
 
     return HeadTraining(config)
+
+
+def _check_out(out: str) -> None:
+    """Refuse a name that would be a file's: a model is a folder.
+
+    Raises:
+        ConfigError: it is, and no model is there.
+    """
+    if out.lower().endswith(_FILE_ENDINGS) and not model_exists(to_uri(out)):
+        folder = out.rpartition(".")[0]
+        raise ConfigError(f"out is {out}, but a model is a folder; name one, such as {folder} (`tlray export` writes .onnx)")
 
 
 def _check(config: TrainConfig) -> None:

@@ -189,10 +189,12 @@ def test_what_is_wrong_is_one_line_and_code_2(folder: Path) -> None:
         (["--table", folder / "nowhere"], "no table at"),
         (["--table", folder / "table", "--grid.columns", "x"], "has no columns x; its embedding columns are embedding"),
         ([], "table is missing"),
+        (["--table", folder / "table", "--out", folder / "model.pt"], "a model is a folder; name one, such as"),
         (["--table", folder / "table", "--labels", folder / "none.csv"], "none.csv"),
         (["--table", folder / "table", "--head.hidden", "8"], "give --head.kind mlp"),
     ):
-        outcome = tlray("train", "--out", folder / "model", *arguments)
+        out = [] if "--out" in arguments else ["--out", folder / "model"]
+        outcome = tlray("train", *out, *arguments)
         assert outcome.returncode == 2 and message in error_of(outcome), outcome.stderr
 
 
