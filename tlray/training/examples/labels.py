@@ -1,6 +1,6 @@
 """Where labels come from: the images' own column, the names of their folders, or a file joined by URI.
 
-Shape legend: N images.
+Shape legend: N images, L rows of a labels file.
 """
 
 from collections.abc import Sequence
@@ -8,16 +8,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from tlray.config import ExamplesConfig
 from tlray.errors import ExamplesError, ObjectNotFoundError
+from tlray.lake.source.label_text import folder_labels, label_texts
 from tlray.lake.source.listing.manifest import URI_COLUMNS, resolve_entry
-from tlray.lake.storage.open import open_store
+from tlray.lake.source.listing.table_file import TABLE_ENDINGS, TableFile, ending_of, open_table_file
 from tlray.lake.storage.uri import to_uri
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SHOWN = 3
 """Names that a message shows of those that it counts."""
 
@@ -27,9 +25,9 @@ class Labels:
     """What is known of each image.
 
     Attributes:
-        values: one array of length N for each label column: strings, numbers or lists of strings; null where there is none.
+        values: one array of length N for each label column, of whatever type the file has; null where there is none.
         split: names of splits, N, where the labels file says them.
-        group: names of groups, N, likewise.
+        group: names of groups, N, likewise; null where an image is in none.
         missing: URIs of the labels file that no image has.
     """
 
@@ -59,6 +57,7 @@ def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: Exa
 
     Raises:
         ExamplesError: the labels file has not these columns, or says two things of one image.
+        SourceError: it cannot be read as what its name says.
         StorageError: the store failed.
     """
     file_uri = labels_uri(config.labels)
@@ -67,75 +66,81 @@ def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: Exa
             raise ExamplesError(
                 f"split.column and split.group are columns of a labels file, but labels is {config.labels!r}; name a file"
             )
-        return Labels((folder_names(uris) if config.labels == "folder" else column_labels,))
+        return Labels((folder_labels(uris) if config.labels == "folder" else column_labels,))
     others = [name for name in (config.split.column, config.split.group) if name]
     rows = _read_file(file_uri, [*config.label_columns, *others])
     at_N = pc.index_in(uris, value_set=rows["uri"].combine_chunks())
     missing = rows["uri"].filter(pc.invert(pc.is_in(rows["uri"], value_set=uris))).to_pylist()
 
-    def joined(name: str | None) -> pa.Array | None:
-        return rows[name].combine_chunks().take(at_N) if name else None
+    def joined(name: str) -> pa.Array:
+        return rows[f"column {name}"].combine_chunks().take(at_N)
 
-    values = tuple(rows[name].combine_chunks().take(at_N) for name in config.label_columns)
-    return Labels(values, joined(config.split.column), joined(config.split.group), tuple(missing))
+    def texts(name: str | None) -> pa.Array | None:
+        return None if name is None else label_texts(joined(name))
 
-
-def folder_names(uris: pa.StringArray) -> pa.StringArray:
-    """The last folder of each URI, or of what is inside a tar file; null where there is none."""
-    inner = pc.replace_substring_regex(uris, r"(?s)^[a-z0-9]+://[^/]*", "")
-    found = pc.struct_field(pc.extract_regex(inner, r"(?s)(?:^|[/#])(?P<folder>[^/#]+)/[^/]*$"), "folder")
-    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+    values = tuple(joined(name) for name in config.label_columns)
+    return Labels(values, texts(config.split.column), texts(config.split.group), tuple(missing))
 
 
-def _read_file(uri: str, columns: list[str]) -> pa.Table:
-    """`uri` and the named columns of a labels file; each image once."""
-    ending = "." + uri.rpartition(".")[2].lower()
-    if ending not in (*_DELIMITERS, ".parquet"):
+def _read_file(uri: str, columns: Sequence[str]) -> pa.Table:
+    """`uri` and, called `column <name>`, the named columns of a labels file; each image once."""
+    if ending_of(uri) not in TABLE_ENDINGS:
         raise ExamplesError(
             f"labels: {uri} is neither column nor folder nor a file by its name, which would end in .csv, .tsv or .parquet"
         )
     try:
-        with open_store(uri).open(uri) as stream:
-            rows = pq.ParquetFile(stream).read() if ending == ".parquet" else _read_csv(stream.read(), _DELIMITERS[ending])
+        file = open_table_file(uri)
+        uri_column = _uri_column(file, columns)
+        wanted = list(dict.fromkeys([uri_column, *columns]))
+        batches = list(file.batches(wanted))
     except ObjectNotFoundError as error:
         raise ExamplesError(f"no labels file at {uri}; check the address and the credentials") from error
-    except (pa.ArrowException, OSError) as error:
-        raise ExamplesError(f"the labels file {uri} cannot be read: {error}") from error
-    uri_column = next((name for name in URI_COLUMNS if name in rows.column_names), None)
-    absent = [name for name in columns if name not in rows.column_names]
-    if uri_column is None or absent:
-        what = f"columns {', '.join(absent)}" if absent else f"column of URIs ({', '.join(URI_COLUMNS)})"
-        raise ExamplesError(f"the labels file {uri} has no {what}; its columns are {', '.join(rows.column_names)}")
-    folder, texts = uri.rpartition("/")[0], rows[uri_column].cast(pa.string()).to_pylist()
+    if not batches:
+        raise ExamplesError(f"the labels file {uri} has no rows; expected one for each image")
+    rows = pa.Table.from_batches(batches)
+    folder, texts = uri.rpartition("/")[0], _texts(rows[uri_column], uri_column, uri)
     resolved = pa.array([resolve_entry(folder, text, uri, at) for at, text in enumerate(texts)], pa.string())
-    rows = pa.table({"uri": resolved} | {name: rows[name] for name in columns})
-    return _each_once(rows, uri)
+    return _each_once(pa.table({"uri": resolved} | {f"column {name}": rows[name] for name in columns}), uri)
 
 
-def _read_csv(data: bytes, delimiter: str) -> pa.Table:
-    """All columns as text: `007` stays what it is, and an empty cell is an empty text (of task multi: no label applies)."""
-    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    header = data.partition(b"\n")[0].decode("utf-8-sig").strip("\r\n")
-    names = [name.strip('"') for name in header.split(delimiter)]
-    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    return pyarrow.csv.read_csv(pa.BufferReader(data), parse_options=parse, convert_options=convert)
+def _uri_column(file: TableFile, columns: Sequence[str]) -> str:
+    """The column of URIs of a labels file that has all the others.
+
+    Raises:
+        ExamplesError: it has not; the message names its columns.
+    """
+    found = next((name for name in URI_COLUMNS if name in file.columns), None)
+    absent = [name for name in columns if name not in file.columns]
+    if found is not None and not absent:
+        return found
+    what = f"columns {', '.join(absent)}" if absent else f"column of URIs ({', '.join(URI_COLUMNS)})"
+    raise ExamplesError(f"the labels file {file.uri} has no {what}; its columns are {', '.join(file.columns)}{file.hint()}")
+
+
+def _texts(column: pa.ChunkedArray, name: str, uri: str) -> list[str | None]:
+    try:
+        texts: list[str | None] = column.cast(pa.string()).to_pylist()
+    except pa.ArrowException as error:
+        raise ExamplesError(f"the labels file {uri}: column {name} holds {column.type}, expected the URIs of images") from error
+    return texts
 
 
 def _each_once(rows: pa.Table, uri: str) -> pa.Table:
-    """Without rows that only repeat another.
+    """Leave out rows that only repeat another.
 
     Raises:
         ExamplesError: two rows of one image differ.
     """
     if pc.count_distinct(rows["uri"]).as_py() == len(rows):
         return rows
-    first: dict[str, tuple[object, ...]] = {}
+    first: dict[str, str] = {}
     keep, conflicts = [], []
     for at, (name, *values) in enumerate(zip(*(column.to_pylist() for column in rows.columns), strict=True)):
+        said = repr(values)  # two NaN are not equal, but are written alike
         if name not in first:
-            first[name] = tuple(values)
+            first[name] = said
             keep.append(at)
-        elif first[name] != tuple(values):
+        elif first[name] != said:
             conflicts.append(name)
     if conflicts:
         raise ExamplesError(
