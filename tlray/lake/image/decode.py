@@ -97,6 +97,7 @@ _SAYS_UNSUPPORTED = re.compile(
 )
 
 _MAX_DETAIL_CHARACTERS = 200
+_ROW_BYTES_PER_PIXEL = 8  # at most: four channels of 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +172,8 @@ def _to_rgb(
             raise unsupported(picture.too_slow)
         image = image_format.open(io.BytesIO(picture.data))
         _check_size(image.size, max_pixels)
-        if picture.other_end is not None:
-            _check_end(picture.data, picture.other_end, image_format)
+        for other_end in picture.other_ends:
+            _check_end(picture.data, other_end, image_format)
         return _shown(image, picture, preprocessing)
     except ImageError:
         raise
@@ -201,6 +202,8 @@ def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preproce
     original = None
     if preprocessing is not None and preprocessing.scaled_decoding and picture.can_shrink:
         original = shrink_while_loading(image, orientation, preprocessing)
+    # Pillow copies what it has of a row with each block that it reads, which takes the square of a wide row's bytes.
+    image.decodermaxblock = max(image.decodermaxblock, image.width * _ROW_BYTES_PER_PIXEL)
     image.load()
     rgb = rgb_on_white(image, *samples)
     if picture.drawn not in (None, (0, 0, *image.size)):

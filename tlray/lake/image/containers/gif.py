@@ -10,6 +10,7 @@ from tlray.lake.image.containers.picture import Picture, corrupt, truncated
 _SCREEN_BYTES = 13
 _IMAGE, _EXTENSION, _END = 0x2C, 0x21, 0x3B
 _GRAPHIC_CONTROL = 0xF9
+_MAX_EXTENSIONS = 2**16
 _MAX_BLOCKS = 2**20  # of up to 255 bytes
 _TRANSPARENT = 1  # a flag of the graphic control extension
 
@@ -25,18 +26,20 @@ def read_gif(data: bytes) -> Picture:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = palette_end = _SCREEN_BYTES + _palette_bytes(flags)
     control = b""
-    while data[position : position + 1] != bytes([_IMAGE]):
+    for _ in range(_MAX_EXTENSIONS):
+        if data[position : position + 1] == bytes([_IMAGE]):
+            break
         if position >= len(data):
             raise truncated("the file ends before its first frame")
         if data[position] == _END:
             raise corrupt("there is no frame")
         if data[position] == _EXTENSION:
-            block = data[position + 3 : position + 7]
-            if data[position + 1 : position + 2] == bytes([_GRAPHIC_CONTROL]) and len(block) == 4 and block[0] & _TRANSPARENT:
-                control = bytes([_EXTENSION, _GRAPHIC_CONTROL, 4, _TRANSPARENT, 0, 0, block[3], 0])
+            control = _control(data[position + 1 : position + 7]) or control
             position = _blocks_end(data, position + 2)
         else:
             position += 1
+    else:
+        raise corrupt(f"more than {_MAX_EXTENSIONS} extensions before the first frame")
     if position + 10 > len(data):
         raise truncated("the file ends in its first frame")
     left, top, frame_width, frame_height, flags = struct.unpack_from("<4HB", data, position + 1)
@@ -46,6 +49,13 @@ def read_gif(data: bytes) -> Picture:
         (max(width, right), max(height, bottom)),  # Pillow widens the screen to hold the frame
         drawn=(left, top, right, bottom),
     )
+
+
+def _control(extension: bytes) -> bytes:
+    """A graphic control extension that says which colour is transparent and nothing else; empty where there is none."""
+    if len(extension) < 6 or extension[0] != _GRAPHIC_CONTROL or extension[1] < 4 or not extension[2] & _TRANSPARENT:
+        return b""
+    return bytes([_EXTENSION, _GRAPHIC_CONTROL, 4, _TRANSPARENT, 0, 0, extension[5], 0])
 
 
 def is_cut(data: bytes) -> bool:

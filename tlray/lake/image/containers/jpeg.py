@@ -7,8 +7,8 @@ Whether a file is complete is decided by its pixels and not by its end marker (E
 append something. libjpeg itself takes zeros or junk in the place of a lost rest for image data. So:
 
 - What has all its data in one scan of Huffman codes is decoded without the EOI: if libjpeg asks for more, Pillow fails.
-- Without an EOI, filler at the end (one byte repeated, or printable text) is taken off, and the picture is decoded twice with
-  different bytes behind it: if these change a pixel, image data are missing. All scans must be there, too.
+- Without an EOI, filler at the end (one byte repeated, or printable text) is taken off, and the picture is decoded several
+  times with different bytes behind it: if these change a pixel, image data are missing. All scans must be there, too.
 
 Sources: ISO/IEC 10918-1, annex B; JFIF 1.02; Exif 2.32; XMP part 3; Adobe technical note 5116.
 """
@@ -50,8 +50,11 @@ _JFIF_MIN_BYTES, _ADOBE_MIN_BYTES = 14, 12  # jdmarker.c: APP0_DATA_LEN, APP14_D
 
 _FRAMES = (*_DECODED, *_NOT_DECODED)
 
-_LOOK_AHEAD_BYTES = 16
-"""libjpeg's Huffman decoder reads up to 8 bytes ahead of the code that it decodes (jdhuff.c, a buffer of 64 bits)."""
+_READ_AHEAD = b"\xff\x00" * 8
+"""What follows a single scan. libjpeg's Huffman decoder reads up to 8 bytes ahead of the code that it decodes (jdhuff.c, a
+buffer of 64 bits). These are 64 ones, of which it can make four codes at most, since codes of ones are the longest."""
+
+_OTHER_READ_AHEADS = (bytes(8), b"\xaa" * 8, b"\x55" * 8)
 
 _FILLER_MIN_BYTES = 16
 _PRINTABLE = string.printable.encode()
@@ -100,14 +103,14 @@ def read_jpeg(data: bytes) -> Picture:
         files[0],
         frame.size,
         orientation_of(exif, xmp),
-        other_end=files[1] if len(files) > 1 else None,
+        other_ends=tuple(files[1:]),
         can_shrink=frame.marker != _LOSSLESS,
     )
 
 
 def is_cut(data: bytes) -> bool:
     """Whether the file ends before the end marker of its first picture; what follows does no harm."""
-    return not data.endswith(_END) and _find_end(data, 2) is None
+    return not data.endswith(_END) and _find_end(data, 2) < 0
 
 
 def _segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
@@ -127,9 +130,9 @@ def _segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
     raise corrupt(f"more than {_MAX_SEGMENTS} segments")
 
 
-def _find_end(data: bytes, position: int) -> int | None:
-    """Where the first picture's end marker is, from a place between two segments on; None where it has none."""
-    return next((start for marker, start, _ in _segments(data, position) if marker == _EOI), None)
+def _find_end(data: bytes, position: int) -> int:
+    """Where the first picture's end marker is, from a place between two segments on; -1 where it has none."""
+    return next((start for marker, start, _ in _segments(data, position) if marker == _EOI), -1)
 
 
 def _pixels_depend_on(marker: int, body: bytes) -> bool:
@@ -156,14 +159,19 @@ def _frame(marker: int, body: bytes) -> _Frame:
 
 
 def _scans(data: bytes, start: int, frame: _Frame) -> tuple[memoryview, tuple[bytes, ...]]:
-    """All scans without their end, and with what to end them: one way, or two that must give the same pixels."""
+    """All scans without their end, and with what to end them: one way, or several that must give the same pixels."""
     one_scan = frame.marker in _HUFFMAN_SEQUENTIAL and data[start + 4 : start + 5] == bytes([len(frame.components)])
-    end = data.find(_END, start) if one_scan else _find_end(data, start)
-    if end is not None and end >= 0:
-        return memoryview(data)[start:end], (bytes(_LOOK_AHEAD_BYTES) if one_scan else _END,)
+    if data.endswith(_END):  # as nearly all do; looking for an earlier one would take a tenth of the time of decoding
+        end = len(data) - len(_END)
+    elif one_scan:
+        end = data.find(_END, start)
+    else:
+        end = _find_end(data, start)
+    if end >= 0:
+        return memoryview(data)[start:end], (_READ_AHEAD if one_scan else _END,)
     scans = memoryview(data)[start : _without_filler(data)]
     if one_scan:
-        return scans, (bytes(_LOOK_AHEAD_BYTES), b"\xaa" * _LOOK_AHEAD_BYTES)
+        return scans, (_READ_AHEAD, *_OTHER_READ_AHEADS)
     if not _are_all_scans(data, start, frame):
         raise truncated("the file ends before the last of its scans")
     return scans, (_END, _JUNK + _END)
@@ -171,7 +179,7 @@ def _scans(data: bytes, start: int, frame: _Frame) -> tuple[memoryview, tuple[by
 
 def _without_filler(data: bytes) -> int:
     """Where the filler at the end of a file begins: a byte that is repeated, or printable text."""
-    length = len(data)
+    length = len(data.rstrip(b"\xff"))  # in data another byte would follow
     while True:
         rest = min((data[:length].rstrip(filler) for filler in (data[length - 1 : length], _PRINTABLE)), key=len)
         if length - len(rest) < _FILLER_MIN_BYTES:

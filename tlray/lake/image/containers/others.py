@@ -3,7 +3,7 @@
 import re
 import struct
 
-from tlray.lake.image.containers.picture import Picture, corrupt, unsupported
+from tlray.lake.image.containers.picture import Picture, corrupt, truncated, unsupported
 
 SLOW_PNM_MAX_PIXELS = 2**22
 """PNM files written as text, or whose maxval is not 1, 255 or 65535, are decoded in Python, at up to 3 s a million pixels."""
@@ -20,7 +20,7 @@ _BMP_ALPHA_MASK = slice(66, 70)
 
 _PNM_TOKEN = rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})"
 _PNM_HEADER = re.compile(rb"(P[14])" + _PNM_TOKEN * 2 + rb"\s|(P[2356])" + _PNM_TOKEN * 3 + rb"\s")
-_PNM_HEADER_MAX_BYTES = 2**16
+_PNM_HEADER_MAX_BYTES = 2**20
 
 
 def read_bmp(data: bytes) -> Picture:
@@ -51,13 +51,11 @@ def read_pnm(data: bytes) -> Picture:
     """Take a PNM file as it is, but for comments in its header, which Pillow reads letter by letter.
 
     Raises:
-        ImageError: `corrupt`.
+        ImageError: `corrupt` or `truncated`.
     """
-    header = _PNM_HEADER.match(data)
+    header = _PNM_HEADER.match(data, 0, _PNM_HEADER_MAX_BYTES)
     if header is None:
-        if len(data) > _PNM_HEADER_MAX_BYTES:
-            raise corrupt("the header is damaged")
-        return Picture(data)  # Pillow says what is wrong
+        raise (corrupt if len(data) > _PNM_HEADER_MAX_BYTES else truncated)("the header has no end")
     magic, *numbers = (group for group in header.groups() if group is not None)
     width, height, *most = map(int, numbers)
     in_python = magic in (b"P1", b"P2", b"P3") or most not in ([], [255], [65535] if magic == b"P5" else [255])

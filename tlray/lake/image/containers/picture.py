@@ -22,8 +22,8 @@ class Picture:
         orientation: by EXIF or XMP, 1 to 8; other values mean 1.
         shown: the part of the decoded picture that is shown, before it is turned; None is all of it.
         drawn: the part of the canvas that the first frame of an animation draws; the rest is transparent. None is all of it.
-        other_end: the same file with another end, which must give the same pixels if none is missing; None where the file
-            says itself that it is complete.
+        other_ends: the same file with other ends, which must give the same pixels if none is missing; none where the file says
+            itself that it is complete.
         can_shrink: whether the decoder can make it smaller while it decodes.
         too_slow: why a picture of this size and kind is not decoded; None where it is.
     """
@@ -33,7 +33,7 @@ class Picture:
     orientation: int = 1
     shown: Rectangle | None = None
     drawn: Rectangle | None = None
-    other_end: bytes | None = None
+    other_ends: tuple[bytes, ...] = ()
     can_shrink: bool = False
     too_slow: str | None = None
 

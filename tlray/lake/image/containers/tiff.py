@@ -212,6 +212,8 @@ def read_tiff(data: bytes) -> Picture:
     Raises:
         ImageError: `corrupt`, `truncated` or `unsupported`.
     """
+    if data.startswith(b"MM\x00+"):
+        raise unsupported("BigTIFF of big-endian numbers")
     directory = _Directory(data)
     # Camera raw files (DNG, NEF, ARW) are TIFFs whose first picture is a preview: bit 0 says so (TIFF 6.0, NewSubfileType).
     if directory.integer(_SUBFILE_TYPE, 0) & 1:
