@@ -45,7 +45,10 @@ def write(batch: pa.Table, *, table_uri: str, recipe_id: str, run_id: str) -> pa
 
 
 def piece_rows(pieces: Sequence[Piece[Any]]) -> pa.Table:
-    """Pickle pieces, one a row; for content without pixels, which would be copied."""
+    """Pickle pieces, one a row; for content without pixels, which would be copied.
+
+    Their tables must not be slices of larger ones, as a slice is pickled with all that it was cut from.
+    """
     return pa.table({"piece": pa.array([pickle.dumps(piece, protocol=5) for piece in pieces], pa.large_binary())})
 
 
