@@ -1,4 +1,4 @@
-"""What boto3 was told of a store, by environment or files, delta-rs knows as well: certificates, addresses, proxies, regions.
+"""What boto3 was told of a store, delta-rs and pyarrow know as well: certificates, addresses, proxies, regions.
 
 On a real server.
 """
@@ -19,7 +19,7 @@ from tests.fault_proxy import FaultProxy
 from tests.forwarder import Forwarder, end
 from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError
-from tlray.lake.storage.open import delta_options, open_store
+from tlray.lake.storage.open import arrow_filesystem, delta_options, open_store
 from tlray.lake.storage.s3 import delta, store
 from tlray.lake.table.parts import Change, write_part
 from tlray.lake.table.table import Table
@@ -89,6 +89,16 @@ def test_a_private_authority(private: Path, s3_bucket: str, told: str, tmp_path:
         monkeypatch.setenv(told, str(private))
     table = make_table(f"{s3_bucket}/table")
     assert Table.open(table.uri).read()["uri"].to_pylist() == URIS
+    check_arrow(s3_bucket)
+
+
+def check_arrow(bucket: str) -> None:
+    """Write by pyarrow's client, as Ray Train does; read by ours."""
+    filesystem = arrow_filesystem(f"{bucket}/x")
+    assert filesystem is not None
+    with filesystem.open_output_stream(f"{bucket.removeprefix('s3://')}/notes.json") as stream:
+        stream.write(b"{}")
+    assert open_store(bucket).read(f"{bucket}/notes.json").data == b"{}"
 
 
 def test_an_authority_that_nobody_told_of_is_no_passing_failure(private: Path, s3_bucket: str) -> None:
@@ -128,7 +138,11 @@ def test_virtual_hosts_behind_a_proxy(virtual: S3Server, tmp_path: Path, monkeyp
         monkeypatch.setenv("HTTP_PROXY", proxy.endpoint)
         table = make_table(f"{bucket}/table")
         assert Table.open(table.uri).read()["uri"].to_pylist() == URIS
-    assert {host for host, _ in hosts} == {"lake.s3.example.test"} and len(hosts) == 2, "both clients asked there"
+        filesystem = arrow_filesystem(table.uri)
+        assert filesystem is not None  # it reads only: the proxy here knows no chunked uploads
+        with filesystem.open_input_stream("lake/table/recipe.json") as stream:
+            assert stream.read() == table.recipe_file.to_json()
+    assert {host for host, _ in hosts} == {"lake.s3.example.test"} and len(hosts) == 3, "all clients asked there"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """Which store a URI belongs to, and what the delta log needs to reach the same place."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import to_path, to_uri
+
+if TYPE_CHECKING:
+    from pyarrow.fs import S3FileSystem
 
 
 def open_store(uri: str) -> Store:
@@ -44,6 +48,21 @@ def delta_options(uri: str) -> dict[str, str]:
     if not to_uri(uri).startswith("s3://"):
         return {}
     from tlray.lake.storage.s3.store import delta_options as of_s3
+
+    return of_s3(uri)
+
+
+def arrow_filesystem(uri: str) -> "S3FileSystem | None":
+    """What libraries that write by `pyarrow.fs` need to reach `uri` as boto3 does; None for a local URI.
+
+    Credentials that expire are a snapshot.
+
+    Raises:
+        AccessError, SourceError, StorageError: as `delta_options`.
+    """
+    if not to_uri(uri).startswith("s3://"):
+        return None
+    from tlray.lake.storage.s3.store import arrow_filesystem as of_s3
 
     return of_s3(uri)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tlray.errors import ConfigError, TooManyFailuresError
-from tlray.lake.storage.open import delta_options
+from tlray.lake.storage.open import arrow_filesystem
 from tlray.lake.storage.uri import join, to_path
 from tlray.progress import Lines
 from tlray.ray_cluster.errors import own_error
@@ -150,14 +150,4 @@ def _storage(uri: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
         path = to_path(uri)
         Path(path).mkdir(parents=True, exist_ok=True)
         return str(path), None
-    options = delta_options(uri)
-    endpoint = options.get("AWS_ENDPOINT_URL")
-    filesystem = pyarrow.fs.S3FileSystem(
-        access_key=options["AWS_ACCESS_KEY_ID"],
-        secret_key=options["AWS_SECRET_ACCESS_KEY"],
-        session_token=options.get("AWS_SESSION_TOKEN"),
-        region=options["AWS_REGION"],
-        endpoint_override=endpoint,
-        scheme="http" if (endpoint or "").startswith("http://") else "https",
-    )
-    return uri.removeprefix("s3://"), filesystem
+    return uri.removeprefix("s3://"), arrow_filesystem(uri)

@@ -31,6 +31,7 @@ from tlray.lake.storage.uri import split_s3
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import DeleteObjectsOutputTypeDef, GetObjectOutputTypeDef
+    from pyarrow.fs import S3FileSystem
 
 _DELETE_BATCH = 1000
 """S3's limit for one DeleteObjects (https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html)."""
@@ -193,6 +194,13 @@ def delta_options(uri: str) -> dict[str, str]:
 def delta_environment() -> AbstractContextManager[None]:
     """Have delta-rs trust whom boto3 trusts (see `tlray.lake.storage.open.delta_environment`)."""
     return delta.trusting(connection().ca_bundle)
+
+
+def arrow_filesystem(uri: str) -> "S3FileSystem":
+    """Tell pyarrow how to reach a bucket (see `tlray.lake.storage.open.arrow_filesystem`)."""
+    from tlray.lake.storage.s3.arrow import filesystem_of  # loads AWS's client for C++, which few commands need
+
+    return filesystem_of(delta_options(uri), split_s3(uri)[0], connection().ca_bundle)
 
 
 def _page(uris: list[str], etags: list[str], sizes: list[int]) -> pa.Table:
