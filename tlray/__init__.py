@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tlray.api.index import Index
     from tlray.api.model import Model
     from tlray.api.runs import build_index, extract, predict, train
-    from tlray.api.table import Table, open  # noqa: A004
+    from tlray.api.table import TableView as Table
+    from tlray.api.table import open  # noqa: A004
     from tlray.recipe import Recipe
 
 __all__ = ["Encoder", "Index", "Model", "Recipe", "Table", "build_index", "errors", "extract", "open", "predict", "train"]
@@ -34,14 +35,14 @@ _MODULES = {
     "Index": "tlray.api.index",
     "Model": "tlray.api.model",
     "Recipe": "tlray.recipe",
-    "Table": "tlray.api.table",
+    "Table": "tlray.api.table:TableView",
     "build_index": "tlray.api.runs",
     "extract": "tlray.api.runs",
     "open": "tlray.api.table",
     "predict": "tlray.api.runs",
     "train": "tlray.api.runs",
 }
-"""Where each public name is; `errors` is a module itself."""
+"""The module of each public name, and its name there where that is another one; `errors` is a module itself."""
 
 
 def __getattr__(name: str) -> Any:
@@ -49,7 +50,8 @@ def __getattr__(name: str) -> Any:
         return import_module("tlray.errors")
     if name not in _MODULES:
         raise AttributeError(f"module 'tlray' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_MODULES[name]), name)
+    module, _, attribute = _MODULES[name].partition(":")
+    return getattr(import_module(module), attribute or name)
 
 
 def __dir__() -> list[str]:

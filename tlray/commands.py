@@ -22,6 +22,7 @@ from tlray.config import (
     VacuumConfig,
     VerifyConfig,
 )
+from tlray.extras import require
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Command:
         common: keys that its short help shows, besides the required ones.
         example: the arguments of a useful call.
         computes: whether it runs or trains networks, for which its process keeps the memory that they use again and again.
+        extra: the optional packages that it is installed with, by their name in pyproject.toml; most need none.
+        packages: modules of that extra.
     """
 
     config: type[BaseModel]
@@ -45,9 +48,17 @@ class Command:
     common: tuple[str, ...]
     example: str
     computes: bool = False
+    extra: str = ""
+    packages: tuple[str, ...] = ()
 
     def run(self, config: BaseModel) -> dict[str, Any]:
-        """Carry it out and return its JSON object."""
+        """Carry it out and return its JSON object.
+
+        Raises:
+            ConfigError: the packages of its extra are not installed; or as its function.
+        """
+        if self.extra:
+            require(self.extra, *self.packages, what=f"tlray {self.extra}")
         module, _, name = self.function.partition(":")
         function: Callable[[BaseModel], dict[str, Any]] = getattr(import_module(module), name)
         return function(config)
@@ -146,6 +157,8 @@ COMMANDS = {
         common=("host", "port", "token_file", "replicas", "images"),
         example="photos-index --port 8080",
         computes=True,
+        extra="serve",
+        packages=("fastapi", "uvicorn", "prometheus_client"),
     ),
     "show": Command(
         ShowConfig,

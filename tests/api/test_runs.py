@@ -157,7 +157,10 @@ def test_wrong_values_are_told_as_on_the_command_line(keys: dict[str, Any], flag
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        (lambda: tlray.extract(), r"source.uri, recipe.backbone and table are missing; give uri=, backbone= and table="),
+        (
+            lambda: tlray.extract(),
+            "are missing; give them as uri=, backbone= and table=",
+        ),
         (lambda: tlray.extract("p", "t", bakbone="resnet18"), "unknown key bakbone; did you mean backbone"),
         (lambda: tlray.extract("p", "t", "a", source_labels="x"), "unknown key source_labels"),
         (lambda: tlray.extract("p", "t", "a", **{"source.uri": "q"}), "source.uri is given twice: 'p' and 'q'"),
@@ -165,7 +168,7 @@ def test_wrong_values_are_told_as_on_the_command_line(keys: dict[str, Any], flag
         (lambda: tlray.extract({"labels": "folder"}, "t", "a"), "source.uri is missing"),
         (lambda: tlray.extract("p", "t", recipe="resnet18"), "recipe: expected a section with keys such as recipe.backbone"),
         (lambda: tlray.extract("p", "t", "a", config="/nowhere.yaml"), "cannot read --config /nowhere.yaml"),
-        (lambda: tlray.train("t"), "out is missing; give out="),
+        (lambda: tlray.train("t"), "out is missing; give it as out="),
         (lambda: tlray.train(out="m"), "table"),
         (lambda: tlray.predict("p", "o"), "--model"),
         (

@@ -1,5 +1,6 @@
 """What the command line says of bad input: one line, exit code 2, before any work."""
 
+import sys
 import typing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tlray.cli import main
 from tlray.config import ExtractConfig, FailureCode
 from tlray.config_reader import read_config
 from tlray.errors import ConfigError, ImageErrorCode
+from tlray.lake.storage.open import open_store
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +68,11 @@ def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--table", "t"], "a command comes first"),
         (["help", "extrct"], "did you mean `tlray extract"),
         (["extract", "--recipe.bakbone", "x"], "unknown flag --recipe.bakbone; did you mean --recipe.backbone?"),
-        (["extract"], "source.uri, recipe.backbone and table are missing; give --source.uri, --recipe.backbone and --table"),
-        (["extract", "photos", "--backbone", "x"], "table is missing; give --table, or it in the config file"),
+        (
+            ["extract"],
+            "and table are missing; give them as --source.uri, --recipe.backbone and --table",
+        ),
+        (["extract", "photos", "--backbone", "x"], "table is missing; give it as --table, or in the config file"),
         (["extract", "photos"], "usage: tlray extract SOURCE TABLE --backbone TEXT (SOURCE is --source.uri, TABLE is --table)"),
         (["extract", "--source", "photos", "--table", "t"], "source is a section: did you mean --source.uri?"),
         (["extract", "photos", "t", "--recipe", "x"], "recipe is a section: did you mean --recipe.backbone?"),
@@ -133,7 +138,7 @@ def test_unknown_keys_of_the_file(tmp_path: Path) -> None:
         ({"--recipe.weights-sha256": "0" * 64}, "000000000000"),
         ({"--recipe.preprocessing.interpolation": "lanczos", "--no-antialias": None}, "antialias"),
         ({"--source.uri": "/nowhere/photos"}, "/nowhere/photos"),
-        ({"--source.include": "*.xyz"}, "all left out"),
+        ({"--source.include": "*.xyz"}, "match no pattern of source.include"),
         ({"--source.uri": "ftp://host/x"}, "expected s3://bucket/key"),
         ({"--source.labels": "breed"}, "breed"),
         ({"--table": "gs://bucket/x"}, "expected s3://bucket/key"),
@@ -168,3 +173,20 @@ def test_buckets_and_permissions(s3_bucket: str, tmp_path: Path, monkeypatch: py
     assert s3_bucket in error_of(tlray(*run, "--source.uri", f"{s3_bucket}/photos/"))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert "CredentialsError" in error_of(tlray(*run, "--source.uri", f"{s3_bucket}/photos/"))
+
+
+def test_a_command_without_its_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("uvicorn", "fastapi"):
+        monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    said = error_of(tlray("serve", "/nowhere", "--port", "0"))
+    assert "pip install fastapi uvicorn; or install tlray with its extra [serve]" in said
+
+
+@pytest.mark.s3
+def test_the_config_may_be_an_object_of_a_store(s3_bucket: str, tmp_path: Path) -> None:
+    uri = f"{s3_bucket}/jobs/job.yaml"
+    open_store(uri).write(uri, b"source: {uri: photos}\nbackbone: resnet18\ntable: t\n")
+    printed = tlray("extract", "--config", uri, "--pool", "max", "--print-config").stdout
+    config = yaml.safe_load(printed)
+    assert (config["source"]["uri"], config["recipe"]["pool"], config["table"]) == ("photos", "max", "t")
+    assert "cannot read --config" in error_of(tlray("extract", "--config", f"{s3_bucket}/jobs/other.yaml"))

@@ -10,7 +10,7 @@ from tlray.config import ExtractConfig, IndexConfig, PredictConfig, TrainConfig
 
 if TYPE_CHECKING:
     from tlray.api.model import Model
-    from tlray.api.table import Table
+    from tlray.api.table import TableView
 
 Place = str | os.PathLike[str]
 """A path or a URI."""
@@ -18,7 +18,7 @@ Place = str | os.PathLike[str]
 
 def extract(
     source: Place | Mapping[str, Any] | None = None,
-    table: Union[Place, "Table", None] = None,
+    table: Union[Place, "TableView", None] = None,
     backbone: str | None = None,
     *,
     config: Place | None = None,
@@ -51,7 +51,7 @@ def extract(
 
 def predict(
     source: Place | Mapping[str, Any] | None = None,
-    out: Union[Place, "Table", None] = None,
+    out: Union[Place, "TableView", None] = None,
     model: Union[Place, "Model", None] = None,
     *,
     config: Place | None = None,
@@ -76,7 +76,7 @@ def predict(
 
 
 def train(
-    table: Union[Place, "Table", None] = None, out: Place | None = None, *, config: Place | None = None, **keys: Any
+    table: Union[Place, "TableView", None] = None, out: Place | None = None, *, config: Place | None = None, **keys: Any
 ) -> TrainResult:
     """Train a head on a table's vectors, or a network on images, as `tlray train` does.
 
@@ -97,7 +97,7 @@ def train(
 
 
 def build_index(
-    table: Union[Place, "Table", None] = None, out: Place | None = None, *, config: Place | None = None, **keys: Any
+    table: Union[Place, "TableView", None] = None, out: Place | None = None, *, config: Place | None = None, **keys: Any
 ) -> IndexResult:
     """Build an index of a table, or bring an index to where its table is, as `tlray index` does.
 

@@ -19,10 +19,10 @@ from tlray.api.html import gallery
 from tlray.api.keywords import texts
 from tlray.errors import ConfigError, TableError
 from tlray.lake.storage.uri import join, to_uri
-from tlray.lake.table import table as lake
 from tlray.lake.table.columns import column_of
 from tlray.lake.table.maintenance import show
 from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, table_schema, vectors_of
+from tlray.lake.table.table import Table
 from tlray.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ Status = Literal["ok", "failed", "all"]
 _SHOWN_IMAGES = 8
 
 
-class Table:
-    """A table at one version; frozen. Rows are those with a vector or a prediction, unless `filter` asks for others.
+class TableView:
+    """A table at one version, `tlray.Table` by its public name; frozen.
+
+    Its rows are those with a vector or a prediction, unless `filter` asks for others.
 
     All of its methods give the same rows in the same order, so labels from one of them belong to vectors from another.
 
@@ -43,7 +45,7 @@ class Table:
         uri: where it is; of an alias, the table that it names.
     """
 
-    def __init__(self, table: lake.Table, status: Status = "ok", conditions: tuple[pc.Expression, ...] = ()) -> None:
+    def __init__(self, table: Table, status: Status = "ok", conditions: tuple[pc.Expression, ...] = ()) -> None:
         self._table, self._status, self._conditions = table, status, conditions
         self.uri = table.uri
 
@@ -89,7 +91,7 @@ class Table:
         label: str | Sequence[str] = (),
         prefix: str | Sequence[str] = (),
         status: Status | None = None,
-    ) -> "Table":
+    ) -> "TableView":
         """The rows that fulfil all conditions, those of earlier filters included.
 
         Args:
@@ -110,7 +112,7 @@ class Table:
             conditions.append(pc.field("label").isin(list(labels)))
         if prefixes:
             conditions.append(reduce(pc.Expression.__or__, (pc.starts_with(pc.field("uri"), each) for each in prefixes)))
-        return Table(self._table, status or self._status, (*self._conditions, *conditions))
+        return TableView(self._table, status or self._status, (*self._conditions, *conditions))
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Its rows as an Arrow table.
@@ -234,7 +236,7 @@ class Table:
         return rows.append_column(STATUS_FIELD, status).select(names)
 
 
-def open(uri: str | os.PathLike[str], version: int | None = None) -> Table:  # noqa: A001
+def open(uri: str | os.PathLike[str], version: int | None = None) -> TableView:  # noqa: A001
     """Open a table that `tlray.extract` or `tlray.predict` made.
 
     Args:
@@ -244,4 +246,4 @@ def open(uri: str | os.PathLike[str], version: int | None = None) -> Table:  # n
     Raises:
         TableError: there is none, or no such version.
     """
-    return Table(lake.Table.open(to_uri(os.fspath(uri)), version))
+    return TableView(Table.open(to_uri(os.fspath(uri)), version))

@@ -100,7 +100,9 @@ def _missing(names: list[str], spelling: Spelling) -> str:
     spellings = [spelling.of(name) for name in names]
     one = len(names) == 1
     how = f"; {spelling.usage}" if spelling.usage else ""
-    given = "" if spellings == names else f"; give {_listed(spellings, 'and')}, or {'it' if one else 'them'} in the config file"
+    given = (
+        "" if spellings == names else f"; give {'it' if one else 'them'} as {_listed(spellings, 'and')}, or in the config file"
+    )
     return f"{_listed(names, 'and')} {'is' if one else 'are'} missing{given}{how}"
 
 

@@ -56,9 +56,6 @@ def search(config: SearchConfig) -> dict[str, Any]:
     answers = []
     for name, found in zip(names, hits.to_lists(), strict=True):
         answers.append({"query": name, "hits": found})
-        say(name)
-        for hit in found:
-            say(f"  {hit['score']:8.4f}  {hit['label'] or '-':<16} {hit['uri']}")
     return result | {"answers": answers, "seconds": round(time.monotonic() - began, 3)}
 
 
