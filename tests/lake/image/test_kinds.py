@@ -10,6 +10,7 @@ from PIL import Image
 from tests.lake.image.making import MAX_PIXELS, code_of, encoded, gradient, rgb, segment, tiff
 from tlray.errors import ImageError
 from tlray.lake.image.decode import decode_image, to_rgb
+from tlray.lake.image.formats import known_but_not_read
 from tlray.recipe import Preprocessing
 
 JPEG = encoded(Image.fromarray(gradient()), "JPEG", quality=95)
@@ -122,6 +123,34 @@ def test_planes_that_pillow_reads_as_another_picture_are_refused(order: str) -> 
     planes = [eight[..., channel].tobytes() for channel in range(3)]
     np.testing.assert_array_equal(rgb(tiff((5, 7), planes, order, **(tags | {"t258": [8] * 3}))), eight)
     assert "chroma" in reason(tiff((8, 4), [bytes(range(48))], order, t258=[8] * 3, t277=3, t262=6, t530=[2, 2]))
+
+
+def test_tga_without_a_magic_number() -> None:
+    for mode in ("L", "RGB", "RGBA", "P"):
+        data = encoded(Image.fromarray(gradient()).convert(mode), "TGA").removesuffix(b"\0" * 8 + b"TRUEVISION-XFILE.\0")
+        assert not data.endswith(b"TRUEVISION-XFILE.\0")
+        assert reason(data).startswith("unsupported: TGA")
+    random = np.random.default_rng(0)
+    assert all(known_but_not_read(random.bytes(64)) != "TGA" for _ in range(20_000))
+    assert code_of(bytes(500)) == code_of(b"\0\1\1" + bytes(40)) == "not_an_image"
+
+
+@pytest.mark.parametrize(("colours", "code"), [(300, "ok"), (65536, "ok"), (65537, "corrupt"), (2**32 - 1, "corrupt")])
+def test_a_palette_longer_than_pixels_can_name(colours: int, code: str) -> None:
+    data = encoded(Image.fromarray(gradient()).quantize(200), "BMP")
+    start = int.from_bytes(data[10:14], "little")
+    used = int.from_bytes(data[46:50], "little")
+    longer = data[:start] + bytes(4 * max(0, min(colours, 70_000) - used)) + data[start:]
+    longer = (
+        data[:10]
+        + struct.pack("<L", start + len(longer) - len(data))
+        + longer[14:46]
+        + struct.pack("<L", colours)
+        + longer[50:]
+    )
+    assert code_of(longer) == code
+    if code == "ok":
+        np.testing.assert_array_equal(rgb(longer), rgb(data))
 
 
 def test_a_png_that_apples_tools_rewrote() -> None:

@@ -1,11 +1,12 @@
 """Which image format some bytes are.
 
 Formats are told by their first bytes, never by a name. What is read: JPEG, PNG (APNG), WebP, AVIF, TIFF, BMP, GIF and
-the raw and plain PNM family (PBM, PGM, PPM). What is known but not read has its reason in `KNOWN_BUT_NOT_READ`; TGA
-has no magic number in front, so only its version 2 is recognised, by its footer.
+the raw and plain PNM family (PBM, PGM, PPM). What is known but not read has its reason in `KNOWN_BUT_NOT_READ`; TGA has no
+magic number in front, so it is told by its footer, or by a header whose fields all fit together.
 """
 
 import re
+import struct
 
 KNOWN_BUT_NOT_READ: tuple[tuple[bytes, str], ...] = (
     (b"%!PS", "EPS/PostScript: drawing it means running a program"),
@@ -67,6 +68,8 @@ _PNM_MAGIC = re.compile(rb"P[1-6][\s#]")
 _XML = (b"<svg", b"<?xml", b"<!--", b"<!DOCTYPE svg")
 _SVG_HEAD_BYTES = 4096
 _TGA_FOOTER = b"TRUEVISION-XFILE.\x00"
+_TGA_HEADER = struct.Struct("<xBBHHBHHHHBB")
+_TGA_KINDS, _TGA_BITS, _TGA_ENTRY_BITS = (1, 2, 3, 9, 10, 11), (8, 15, 16, 24, 32), (15, 16, 24, 32)
 _DICOM = slice(128, 132)
 _BRANDS_MAX_BYTES = 1024
 
@@ -105,7 +108,19 @@ def known_but_not_read(data: bytes) -> str | None:
     head = data[:_SVG_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(_XML) and b"<svg" in head:
         return "SVG: drawings have no pixels"
-    return "TGA" if data.endswith(_TGA_FOOTER) else None
+    return "TGA" if data.endswith(_TGA_FOOTER) or _is_tga_without_footer(data) else None
+
+
+def _is_tga_without_footer(data: bytes) -> bool:
+    """Whether a header is one of TGA's first version, which has no magic number: all its fields fit together."""
+    if len(data) < _TGA_HEADER.size:
+        return False
+    has_map, kind, first, length, entry_bits, _, _, width, height, bits, descriptor = _TGA_HEADER.unpack_from(data)
+    if has_map not in (0, 1) or kind not in _TGA_KINDS or not (width and height) or descriptor & 0xC0:
+        return False
+    if has_map and not (length and entry_bits in _TGA_ENTRY_BITS):
+        return False
+    return bits in _TGA_BITS and (bool(has_map) or (first, length, entry_bits) == (0, 0, 0))
 
 
 def _brands(data: bytes) -> set[bytes]:

@@ -16,6 +16,10 @@ _BMP_HEADERS_MIN_BYTES = 26  # BITMAPFILEHEADER and BITMAPCOREHEADER
 _BMP_INFO_BYTES, _BMP_BYTES_WITH_ALPHA = 40, 56  # BITMAPINFOHEADER, BITMAPV3INFOHEADER
 _BMP_RUN_LENGTHS = (1, 2)  # compressions
 _BMP_BITFIELDS = 3
+_BMP_BITS = (0, 1, 2, 4, 8, 16, 24, 32, 64)
+_BMP_PALETTE_BITS = 8
+_BMP_COLOURS = slice(46, 50)
+_BMP_MAX_COLOURS = 2**16  # more than that is damage, and not a long palette
 _BMP_ALPHA_MASK = slice(66, 70)
 
 _PNM_TOKEN = rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})"
@@ -24,10 +28,10 @@ _PNM_HEADER_MAX_BYTES = 2**20
 
 
 def read_bmp(data: bytes) -> Picture:
-    """Take a BMP file as it is.
+    """Take a BMP file as it is, but for palette entries that no pixel can name.
 
     Raises:
-        ImageError: `unsupported`.
+        ImageError: `unsupported` or `corrupt`.
     """
     if len(data) < _BMP_ALPHA_MASK.stop:
         return Picture(data)
@@ -36,6 +40,13 @@ def read_bmp(data: bytes) -> Picture:
         return Picture(data)
     if bits == 16 and compression == _BMP_BITFIELDS and header_bytes >= _BMP_BYTES_WITH_ALPHA and any(data[_BMP_ALPHA_MASK]):
         raise unsupported("BMP of 16 bits with alpha")  # which Pillow drops
+    if bits not in _BMP_BITS:
+        raise corrupt(f"a pixel of {bits} bits")
+    (colours,) = struct.unpack_from("<L", data, _BMP_COLOURS.start)
+    if bits <= _BMP_PALETTE_BITS and colours > 1 << bits:
+        if colours > _BMP_MAX_COLOURS:
+            raise corrupt(f"a palette of {colours} colours")
+        data = data[: _BMP_COLOURS.start] + struct.pack("<L", 1 << bits) + data[_BMP_COLOURS.stop :]
     height = abs(height)
     slow = width * height > SLOW_BMP_MAX_PIXELS or len(data) > SLOW_BMP_MAX_BYTES
     in_python = slow and compression in _BMP_RUN_LENGTHS
