@@ -153,3 +153,20 @@ def test_names_that_lead_nowhere_and_patterns_over_manifests(tmp_path: Path) -> 
     for key in ("include", "exclude"):
         with pytest.raises(SourceError, match=f"source.{key} chooses among the names below a folder, but .* is a manifest"):
             source(tmp_path / "train.csv", **{key: ("*.jpg",)})
+
+
+def test_a_parquet_manifest_has_all_rows_of_its_footer_or_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"path": [f"{number}.jpg" for number in range(100)], "label": ["x"] * 100}), path)
+    whole, hundred = path.read_bytes(), b"\xc8\x01"  # as Thrift's compact protocol writes it: zigzag, then base 128
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    places = [at for at in range(footer, len(whole)) if whole.startswith(hundred, at)]
+    refused = 0
+    for place in places:
+        path.write_bytes(whole[:place] + b"\xca\x01" + whole[place + 2 :])  # one more than there are
+        try:
+            assert len(items(source(path, labels="label"))) == 100
+        except SourceError as error:
+            assert "m.parquet cannot be read" in str(error)
+            refused += 1
+    assert refused

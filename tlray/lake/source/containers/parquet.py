@@ -110,14 +110,26 @@ def _begins_with_an_image(uri: str, column: str) -> bool:
 
 
 def _rows(file: pq.ParquetFile, image_column: str, labels: str | None) -> Iterator[tuple[str | None, pa.Scalar]]:
-    """Label and image bytes of each row."""
+    """Label and image bytes of each row.
+
+    Raises:
+        pa.ArrowInvalid: a column has not as many rows as the footer says, so that some would be lost, or get another's label.
+    """
     in_struct = _is_image_struct(file.schema_arrow.field(image_column).type)
     column = f"{image_column}.bytes" if in_struct else image_column
     for group in range(file.num_row_groups):
-        texts = iter(label_texts(file.read_row_group(group, [labels], use_threads=False)[labels]) if labels else ())
+        rows, position = file.metadata.row_group(group).num_rows, 0
+        texts: pa.Array | pa.ChunkedArray = pa.nulls(rows, pa.string())
+        if labels:
+            texts = label_texts(file.read_row_group(group, [labels], use_threads=False)[labels])
         for batch in file.iter_batches(_BATCH_ROWS, [group], [column], use_threads=False):
             for image in pc.struct_field(batch[image_column], "bytes") if in_struct else batch[image_column]:
-                yield next(texts).as_py() if labels else None, image
+                if position >= len(texts):
+                    break
+                yield texts[position].as_py(), image
+                position += 1
+        if position != rows or len(texts) != rows:
+            raise pa.ArrowInvalid(f"{position} images and {len(texts)} labels in row group {group}, {rows} rows by the footer")
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:

@@ -97,7 +97,12 @@ class TableFile:
         with open_store(self.uri).open(self.uri) as stream:
             file = pq.ParquetFile(stream, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
             for group in range(file.num_row_groups):
-                yield from file.iter_batches(_BATCH_ROWS, [group], list(columns))
+                rows = 0
+                for batch in file.iter_batches(_BATCH_ROWS, [group], list(columns)):
+                    rows += len(batch)
+                    yield batch
+                if rows != (wanted := file.metadata.row_group(group).num_rows):
+                    raise pa.ArrowInvalid(f"row group {group} has {rows} rows, {wanted} by the footer")
 
     def _text_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         convert = pyarrow.csv.ConvertOptions(
