@@ -45,9 +45,9 @@ from tlray.lake.table.table import Table
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.splits import hash_splits
+from tlray.training.examples.table_vectors import LoadedVectors
 from tlray.training.heads.grid import train_trials
-from tlray.training.heads.matmul import product
-from tlray.training.heads.table_vectors import LoadedVectors
+from tlray.training.heads.objective import product
 from tlray.training.heads.trials import Data, Schedule, Solver, Trial
 from tlray.training.train import train
 

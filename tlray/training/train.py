@@ -14,8 +14,8 @@ from tlray.recipe import Recipe
 from tlray.training.examples.examples import Examples
 from tlray.training.examples.losses import check_class_weights
 from tlray.training.model.model import ModelCard, model_exists, read_card
+from tlray.training.model.publish import headline, plan_of, result_of
 from tlray.training.model.rerun import Identity, action_of, with_whole_uris
-from tlray.training.model.result import headline, plan_of, result_of
 
 _FILE_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".h5", ".keras", ".pkl", ".joblib")
 """Of files that other programs keep models in."""

@@ -18,11 +18,11 @@ from tlray.config import GridConfig, HeadConfig
 from tlray.errors import ConfigError, ExamplesError
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.metrics import evaluate
+from tlray.training.examples.table_vectors import LoadedVectors
 from tlray.training.heads.adamw import train_adamw
 from tlray.training.heads.conjugate_gradients import conjugate_gradients
 from tlray.training.heads.grid import DEFAULT_RATES, best_of, solver_of, trained_again
 from tlray.training.heads.objective import Objective
-from tlray.training.heads.table_vectors import LoadedVectors
 from tlray.training.heads.trials import BEHIND, Data, Fit, Schedule, Trial, scores_of, to_head
 from tlray.training.train import train
 

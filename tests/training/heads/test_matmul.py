@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tlray.training.heads.matmul import product
+from tlray.training.heads.objective import product
 
 
 @pytest.mark.parametrize("rows", [3, 100])

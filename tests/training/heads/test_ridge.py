@@ -80,6 +80,6 @@ def test_a_block_at_a_time_is_all_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     features, classes = blobs(400)
     data = make_data(features, classes)
     whole = moments_of(data, Split.TRAIN)
-    monkeypatch.setattr("tlray.training.heads.table_vectors.BLOCK_ROWS", 7)
+    monkeypatch.setattr("tlray.training.examples.table_vectors.BLOCK_ROWS", 7)
     parts = moments_of(data, Split.TRAIN)
     assert np.allclose(parts.xx_DD, whole.xx_DD, rtol=1e-10) and np.allclose(parts.xy_DK, whole.xy_DK, rtol=1e-10)

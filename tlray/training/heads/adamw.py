@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from tlray.training.examples.examples import Split
-from tlray.training.heads.early_stopping import Log, Race
-from tlray.training.heads.matmul import product
-from tlray.training.heads.objective import Objective
-from tlray.training.heads.trials import Data, Fit, Schedule, Trial
+from tlray.training.heads.objective import Objective, product
+from tlray.training.heads.trials import Data, Fit, Log, Race, Schedule, Trial
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8

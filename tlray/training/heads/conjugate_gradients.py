@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 
 from tlray.training.examples.examples import Split
-from tlray.training.heads.early_stopping import Log, Race
-from tlray.training.heads.matmul import product
-from tlray.training.heads.objective import Objective
-from tlray.training.heads.trials import Data, Fit, Schedule, Trial
+from tlray.training.heads.objective import Objective, product
+from tlray.training.heads.trials import Data, Fit, Log, Race, Schedule, Trial
 
 MAX_COMPONENTS = 4096
 """Of vectors or rows, whichever are fewer: their eigenvectors take some 20 s on two cores; beyond, `auto` takes adamw."""

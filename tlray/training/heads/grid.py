@@ -16,10 +16,9 @@ from tlray.training.examples.examples import Split
 from tlray.training.examples.losses import row_losses
 from tlray.training.heads.adamw import train_adamw
 from tlray.training.heads.conjugate_gradients import MAX_COMPONENTS, conjugate_gradients, heads_at_once
-from tlray.training.heads.early_stopping import Log
-from tlray.training.heads.matmul import product
+from tlray.training.heads.objective import product
 from tlray.training.heads.ridge import train_ridge
-from tlray.training.heads.trials import Data, Fit, Schedule, Solver, Trial, row_of
+from tlray.training.heads.trials import Data, Fit, Log, Schedule, Solver, Trial, row_of
 
 DEFAULT_RATES = (1e-4, 1e-3, 1e-2)
 DEFAULT_DECAYS: dict[Solver, tuple[float, ...]] = {

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tlray.training.examples.examples import Split
+from tlray.training.examples.table_vectors import BLOCK_ROWS
 from tlray.training.heads.objective import Objective
-from tlray.training.heads.table_vectors import BLOCK_ROWS
 from tlray.training.heads.trials import Data, Fit, Trial
 
 TEMPERATURES = np.geomspace(0.5, 64, 57)

@@ -19,9 +19,8 @@ from tlray.scoring import knn_accuracy, near_duplicate_groups
 from tlray.training.examples.examples import Examples, Split, read_examples
 from tlray.training.examples.losses import row_weights
 from tlray.training.examples.metrics import Evaluation, evaluate, wilson
-from tlray.training.examples.table_rows import TableRows, read_rows
+from tlray.training.examples.table_vectors import LoadedVectors, TableRows, fits, load_vectors, read_rows, vectors_by_column
 from tlray.training.heads.grid import best_of, solver_of, table_of, train_trials, trained_again, trials_of
-from tlray.training.heads.table_vectors import LoadedVectors, fits, load_vectors, vectors_by_column
 from tlray.training.heads.trials import Data, Fit, Schedule, Trial, scores_of, to_head
 from tlray.training.model.loggers import Loggers
 from tlray.training.model.model import ModelCard

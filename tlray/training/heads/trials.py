@@ -3,7 +3,7 @@
 Shape legend: N examples, B examples of a block, D length of a vector, H inputs and K outputs of a layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,9 +17,12 @@ from tlray.errors import ExamplesError
 from tlray.models.heads import Head, HeadSpec
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.labels import shown
-from tlray.training.heads.table_vectors import Vectors
+from tlray.training.examples.table_vectors import Vectors
 
 Solver = Literal["cg", "adamw", "ridge"]
+Log = Callable[[int, dict[str, float]], None]
+"""Is told of each epoch and its numbers."""
+
 IMPROVEMENT = 1e-2
 """Least share by which a validation loss must fall to count as better: less is far below its own standard error, and heads
 with little weight decay would creep on for dozens of epochs."""
@@ -197,6 +200,54 @@ def go_on(best_G: np.ndarray, waited_G: np.ndarray, least: float, patience: int)
     """
     going_G: np.ndarray = waited_G < np.where(best_G > BEHIND * least, 1, patience)
     return going_G
+
+
+class Race:
+    """What is known of the heads of a grid.
+
+    Args:
+        tensors: of all heads, the head first.
+        patience: epochs without a better validation loss.
+        log: is told of each epoch.
+
+    Attributes:
+        losses: of each head, of each epoch that it was in training.
+        best_epoch_G: number of the epoch of each head's least loss, from 1 up.
+        kept: the tensors as they were then.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], patience: int, log: Log) -> None:
+        heads = len(tensors[0])
+        self.losses: list[list[float]] = [[] for _ in range(heads)]
+        self.best_epoch_G = np.ones(heads, np.int64)
+        self.kept = [tensor.clone() for tensor in tensors]
+        self._active, self._best_G = np.arange(heads), np.full(heads, np.inf)
+        self._patience, self._log = patience, log
+
+    def judge(self, epoch: int, losses_g: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        """Take note of an epoch.
+
+        Args:
+            epoch: its number, from 1 up.
+            losses_g: of the validation rows.
+            tensors: of the heads in training.
+
+        Returns:
+            Which of these go on; bool, g.
+        """
+        active, now_g = self._active, losses_g.numpy().astype(np.float64)
+        for head, loss in zip(active, now_g.tolist(), strict=True):
+            self.losses[head].append(loss)
+        better = now_g < self._best_G[active] * (1 - IMPROVEMENT)
+        heads = active[better]
+        self._best_G[heads], self.best_epoch_G[heads] = now_g[better], epoch
+        for kept, tensor in zip(self.kept, tensors, strict=True):
+            kept[heads] = tensor[better]
+        least = float(self._best_G.min())
+        self._log(epoch, {"heads": float(len(active)), "validation/loss": least})
+        going = go_on(self._best_G[active], epoch - self.best_epoch_G[active], least, self._patience)
+        self._active = active[going]
+        return torch.from_numpy(going)
 
 
 def to_head(fit: Fit, data: Data, *, dropout: float) -> Head:

@@ -1,4 +1,4 @@
-"""From what a training made, of heads or of a network, to a model folder: its card, its pictures, its files."""
+"""What a training made, of heads or of a network: its model folder, and what `tlray train` says of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,17 @@ from torch import Tensor
 from tlray.config import TrainConfig
 from tlray.models.heads import Head
 from tlray.recipe import RecipeFile
-from tlray.training.examples.examples import Examples
+from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.metrics import Evaluation
 from tlray.training.model.model import RECIPE_NAME, ModelCard, now, package_versions, save_model
 from tlray.training.model.plots import draw_confusion, draw_curves
-from tlray.training.model.rerun import Identity
+from tlray.training.model.rerun import Action, Identity
+
+_LONG = {"per_class", "confusion"}
+"""What the card alone has of an evaluation."""
+
+_TOLD = ("knn", "frozen_up_to", "epochs", "best_epoch", "unreadable_images")
+"""What a result tells of how the model was trained, where its card has it."""
 
 
 @dataclass(frozen=True)
@@ -93,3 +99,64 @@ def _pictures(trained: Trained) -> dict[str, bytes]:
     if measured is not None and measured.confusion is not None:
         pictures["confusion.png"] = draw_confusion(measured.confusion, trained.examples.classes)
     return {name: data for name, data in pictures.items() if data is not None}
+
+
+def result_of(out: str, card: ModelCard, action: Action, seconds: float) -> dict[str, Any]:
+    """The command's JSON object, out of the card alone.
+
+    Args:
+        out: URI of the model's folder.
+        card: of the model.
+        action: what was done.
+        seconds: that the command took.
+    """
+    training = card.training
+    told = {key: training[key] for key in _TOLD if key in training}
+    if "grid" in training:
+        told = {"heads": training["heads"], "best": training["grid"][0]} | told
+    return {
+        "model": out,
+        "action": action,
+        "table": card.table,
+        "table_version": card.table_version,
+        "source": card.source,
+        "recipe_id": card.recipe_id,
+        "task": card.task,
+        "outputs": len(card.classes),
+        "counts": training["counts"],
+        **told,
+        "metrics": {name: one.model_dump(exclude_none=True, exclude=_LONG) for name, one in card.metrics.items()},
+        "seconds": round(seconds, 3),
+    }
+
+
+def plan_of(config: TrainConfig, examples: Examples, action: Action, details: Mapping[str, Any]) -> dict[str, Any]:
+    """The command's JSON object where it is only asked what it would do.
+
+    Args:
+        config: of the command, with whole URIs.
+        examples: that would be trained on.
+        action: that would be taken.
+        details: of heads or of a network.
+    """
+    return {
+        "model": config.out,
+        "table": config.table,
+        "source": None if config.source is None else config.source.uri,
+        "dry_run": True,
+        "action": action,
+        "rows": {split.name.lower(): len(examples.positions(split)) for split in Split},
+        "counts": dict(examples.counts),
+        "outputs": len(examples.classes),
+        **details,
+    }
+
+
+def headline(examples: Examples) -> str:
+    """A line for people: how many examples there are, for what, and what was left out."""
+    sizes = [len(examples.positions(split)) for split in Split]
+    left_out = [f"{count} {name}" for name, count in examples.left_out.items()]
+    return (
+        f"{len(examples)} of {examples.counts['images']} images, {len(examples.classes)} outputs; {sizes[0]} to train on, "
+        f"{sizes[1]} to choose by, {sizes[2]} to test on" + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    )

@@ -22,7 +22,7 @@ from tlray.progress import say
 from tlray.recipe import IMAGE_RULES, Recipe
 from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.examples_file import encode_examples, write_examples
-from tlray.training.examples.table_rows import read_rows
+from tlray.training.examples.table_vectors import read_rows
 from tlray.training.model.loggers import Loggers
 from tlray.training.model.model import ModelCard, model_exists, read_card
 from tlray.training.model.rerun import Identity, config_identity, whole_weights

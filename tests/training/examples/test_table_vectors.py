@@ -9,8 +9,15 @@ from tests.training.tables import blobs, write_table
 from tlray.errors import ExamplesError, TableError
 from tlray.lake.storage.uri import to_path
 from tlray.lake.table.table import Table
-from tlray.training.examples.table_rows import TableRows, read_rows
-from tlray.training.heads.table_vectors import LoadedVectors, StreamedVectors, Vectors, load_vectors, vectors_by_column
+from tlray.training.examples.table_vectors import (
+    LoadedVectors,
+    StreamedVectors,
+    TableRows,
+    Vectors,
+    load_vectors,
+    read_rows,
+    vectors_by_column,
+)
 
 COUNT = 500
 
