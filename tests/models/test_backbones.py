@@ -12,7 +12,10 @@ from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.lake.image.resize import apply_preprocessing
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
-from tlray.models.libraries.names import full_name, open_library
+from tlray.models.libraries.names import full_name
+from tlray.models.libraries.timm import Timm
+from tlray.models.libraries.torchvision import Torchvision
+from tlray.models.libraries.zoo.zoo import Variant
 from tlray.recipe import Preprocessing, golden_images
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
@@ -135,7 +138,7 @@ def test_every_torchvision_model_resolves(name: str) -> None:
         pytest.skip("645 million parameters, and its widths cannot be computed without memory")
     if entry.meta["num_params"] > LARGEST_PARAMETERS:
         with torch.device("meta"):
-            module = open_library("torchvision").build(name, entry.name)
+            module = Torchvision().build(name, entry.name, Variant())
         assert sum(parameter.numel() for parameter in module.parameters()) == entry.meta["num_params"]
         return
     check(resolve(f"torchvision:{name}"))
@@ -187,7 +190,7 @@ def test_preprocessing_is_that_of_the_weights(name: str, size: tuple[int, int]) 
 def test_crop_modes_and_sizes_of_timm(mode: str, input_size: tuple[int, int, int]) -> None:
     overlay = {"crop_mode": mode, "input_size": input_size, "crop_pct": 0.9, "mean": (0.5, 0.4, 0.3)}
     module = timm.create_model("test_resnet", pretrained_cfg_overlay=overlay)
-    preprocessing = open_library("timm").preprocessing("test_resnet", "", module)
+    preprocessing = Timm().preprocessing("test_resnet", "", module)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(module))
     for width, height in ((640, 427), (333, 500)):
         image = Image.fromarray(golden_images(height, width)[1])
@@ -212,12 +215,6 @@ def test_overrides_that_make_no_sense(overrides: dict[str, object]) -> None:
         resolve("torchvision:resnet18", **overrides)
 
 
-@pytest.mark.parametrize(("name", "usual"), [("timm:vit_tiny_patch16_224", "224x224"), ("torchvision:vit_b_32", "224x224")])
-def test_another_crop_of_a_fixed_size_network(name: str, usual: str) -> None:
-    with pytest.raises(ConfigError, match=f"crop 128x128; expected {usual}"):
-        resolve(name, crop=128)
-
-
 @pytest.mark.parametrize(
     ("name", "entry"),
     [("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"), ("vgg16", "IMAGENET1K_FEATURES"), ("inception_v3", "IMAGENET1K_V1")],
@@ -229,7 +226,7 @@ def test_modules_are_built_as_torchvision_builds_them(name: str, entry: str, mon
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda self, _state: built.append(self))
     with torch.device("meta"):
         torchvision.models.get_model(name, weights=entry)
-        ours = open_library("torchvision").build(name, entry).state_dict()
+        ours = Torchvision().build(name, entry, Variant()).state_dict()
     theirs = {key: value for key, value in built[0].state_dict().items() if not key.startswith("AuxLogits")}
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
 

@@ -14,7 +14,8 @@ from tlray.errors import ConfigError
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.classifier import own_classifier
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.libraries.names import open_library
+from tlray.models.libraries.timm import Timm
+from tlray.models.libraries.torchvision import Torchvision
 from tlray.recipe import Precision, golden_images
 
 
@@ -56,7 +57,7 @@ def test_a_file_of_imagenet_weights_knows_its_classes(tmp_path: Path) -> None:
 
 
 def test_published_weights_name_their_classes() -> None:
-    timms, torchvisions = open_library("timm"), open_library("torchvision")
+    timms, torchvisions = Timm(), Torchvision()
     names = torchvisions.class_names("resnet50", "IMAGENET1K_V2", torch.nn.Identity())
     assert names is not None and names[985] == "daisy"
     module = timm.create_model("test_resnet")

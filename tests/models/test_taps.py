@@ -14,7 +14,8 @@ from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.taps import Pooling, TapRunner, find_default_tap
+from tlray.models.pooling import Layout, Pooling
+from tlray.models.taps import TapRunner, find_default_tap
 from tlray.recipe import Pool, Precision, golden_images
 
 
@@ -33,7 +34,7 @@ def embed(backbone: Backbone) -> tuple[Tensor, dict[str, np.ndarray]]:
 
 
 def pooling(pool: Pool, *, prefix: int = 0, nhwc: bool = False, size: tuple[int, int] = (224, 224)) -> Pooling:
-    return Pooling(pool, *size, prefix, prefix > 0, nhwc)
+    return Pooling(pool, *size, Layout(prefix, prefix > 0, nhwc))
 
 
 @pytest.mark.parametrize("pool", ["avg", "max", "gem"])
@@ -87,7 +88,13 @@ def test_vectors_stay_and_pooling_is_fp32_and_owns_its_memory() -> None:
 
 @pytest.mark.parametrize(
     ("pool", "shape"),
-    [("cls", (2, 8, 7, 7)), ("cls", (2, 196, 8)), ("avg", (2, 3, 4, 5)), ("avg", (2, 3, 4, 5, 6))],
+    [
+        ("cls", (2, 8, 7, 7)),
+        ("cls", (2, 196, 8)),
+        ("avg", (2, 3, 4, 5)),
+        ("avg", (2, 3, 4, 5, 6)),
+        ("avg", (2, 512, 49)),  # tokens last, as a mixer's inner layers have them: its 512 channels are no places
+    ],
 )
 def test_pooling_that_does_not_fit(pool: Pool, shape: tuple[int, ...]) -> None:
     with pytest.raises(BackboneError, match="layer"):
@@ -227,3 +234,60 @@ def test_cls_needs_a_class_token() -> None:
 def test_swin_stages_are_pooled_over_space() -> None:
     backbone = resolve("torchvision:swin_t", "features.1", "permute", pool="avg")
     assert backbone.shapes == {"embedding_features_1": (96,), "embedding_permute": (768,)}
+
+
+CLASS_TOKENS = [
+    ("coat_lite_tiny", "serial_blocks4.1", 1),
+    ("volo_d1_224", "post_network.1", 1),
+    ("pit_ti_224", "transformers.2.blocks.3", 1),
+    ("pit_ti_distilled_224", "transformers.2.blocks.3", 2),
+    ("crossvit_tiny_240", "norm.1", 1),
+    ("deit_tiny_distilled_patch16_224", "blocks.11", 2),
+    ("convit_tiny", "blocks.11", 1),
+    ("xcit_nano_12_p16_224", "cls_attn_blocks.1", 1),
+    ("mvitv2_small_cls", "norm", 1),
+    ("eva02_tiny_patch14_224", "blocks.11", 1),
+    ("vit_small_patch16_dinov3", "blocks.11", 5),
+    ("tnt_s_patch16_224", "norm", 1),
+]
+
+
+def output_of(module: nn.Module, tap: str, inputs_BCHW: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    handle = module.get_submodule(tap).register_forward_hook(lambda _layer, _inputs, output: seen.append(output.clone()))
+    with torch.inference_mode():
+        module(inputs_BCHW)
+    handle.remove()
+    return seen[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "tap", "prefix"), CLASS_TOKENS)
+def test_class_tokens_of_every_family_are_found(name: str, tap: str, prefix: int) -> None:
+    backbone = resolve(f"timm:{name}", tap, pool="avg")
+    preprocessing = backbone.recipe.preprocessing
+    inputs_BCHW = to_network_input(torch.from_numpy(golden_images(*preprocessing.crop)[:1]), preprocessing)
+    tokens_BNC = output_of(backbone.module, tap, inputs_BCHW)
+    oracle = {"avg": tokens_BNC[:, prefix:].mean(1), "cls": tokens_BNC[:, 0]}
+    for pool, expected in oracle.items():
+        one = Pooling(pool, *preprocessing.crop, backbone.layout)
+        with torch.inference_mode():
+            torch.testing.assert_close(TapRunner(backbone.module, [tap], one)(inputs_BCHW)[tap], expected)
+
+
+def test_layers_that_give_class_tokens_alone() -> None:
+    one, two = torch.randn(2, 1, 8), torch.randn(2, 2, 8)
+    for pool in ("avg", "cls", "max"):
+        torch.testing.assert_close(pooling(pool, prefix=1)("layer", one), one[:, 0])
+    torch.testing.assert_close(pooling("cls", prefix=2)("layer", two), two[:, 0])
+    with pytest.raises(BackboneError, match="2 tokens, all of them class tokens"):
+        pooling("avg", prefix=2)("layer", two)
+
+
+def test_registers_alone_are_no_class_token() -> None:
+    tokens_BNC = torch.randn(2, 4 + 196, 8)
+    without = Pooling("cls", 224, 224, Layout(prefix_tokens=4))
+    with pytest.raises(BackboneError, match="no class token"):
+        without("layer", tokens_BNC)
+    average = Pooling("avg", 224, 224, Layout(prefix_tokens=4))
+    torch.testing.assert_close(average("layer", tokens_BNC), tokens_BNC[:, 4:].mean(1))

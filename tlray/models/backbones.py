@@ -5,23 +5,28 @@ Shape legend: B images, H height, W width, C channels, R values of a row of pixe
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tlray.config import PreprocessingConfig, RecipeConfig
-from tlray.errors import BackboneError, ConfigError, WeightsError
-from tlray.models.libraries.library import Library
+from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
+from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.names import full_name, libraries_with, split_name
-from tlray.models.taps import Pooling, TapRunner, find_default_tap, find_layer
-from tlray.models.weights import READ_ERRORS, FetchFile, WeightsSpec, hash_weights, put_weights, read_weights
+from tlray.models.pooling import NO_TOKENS, Layout, Pooling
+from tlray.models.taps import TapRunner, find_default_tap, find_layer
+from tlray.models.weights.spec import FetchFile
 from tlray.recipe import UNIT_SCALE, Preprocessing, Recipe, golden_images
 
 _log = logging.getLogger(__name__)
 
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that only training runs
+_PREPARATION = frozenset({"resize", "crop", "interpolation", "mean", "std"})
+"""What weights differ in; where all of it is given, nothing is assumed."""
+
+_UNKNOWN = "default"  # of a tap, until it is found
 
 
 @dataclass(frozen=True)
@@ -32,42 +37,32 @@ class Backbone:
         recipe: complete, with the weights' hash.
         module: in eval mode, fp32, on the CPU, weights loaded.
         shapes: per table column, the shape of one embedding after pooling, before it is flattened.
+        layout: where its layers keep class tokens and channels.
+        classes: what the outputs of its own classifier stand for, where its library knows.
+        unfilled: tensors without values, as a classifier that a file of weights leaves out; no embedding depends on them.
+        misfit: the message for taps that do.
+        notes: what was assumed, left out or changed, for people.
     """
 
     recipe: Recipe
     module: nn.Module
     shapes: dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class _Architecture:
-    library: Library
-    model: str
-    entry: str | None  # as the user gave it
-
-    @classmethod
-    def parse(cls, backbone: str) -> "_Architecture":
-        library, name = split_name(backbone)
-        model, _, tag = name.partition(".")
-        if tag and (library.name != "timm" or library.entry_of(model, tag) is None):
-            tags = library.entries(model) if library.name == "timm" else []
-            raise BackboneError(
-                f"there is no backbone {backbone!r}; tags of {library.name}:{model}: {', '.join(tags) or 'none'}"
-            )
-        return cls(library, model, tag or None)
+    layout: Layout = NO_TOKENS
+    classes: Sequence[str] | None = None
+    unfilled: Sequence[str] = ()
+    misfit: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
-    def configuration(self) -> str:
-        """The entry that says how the module is built where its weights do not."""
-        return self.entry or self.library.default_entry(self.model)
-
-    @property
-    def name(self) -> str:
-        return f"{self.library.name}:{self.model}"
+    def pooling(self) -> Pooling:
+        """The recipe's, for this network."""
+        return Pooling(self.recipe.pool, *self.recipe.preprocessing.crop, self.layout)
 
 
 def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
     """Complete what the user asks for: weights, preprocessing, taps, hash. Runs on the driver.
+
+    What was assumed, left out or changed is logged, once, and kept in the backbone's notes.
 
     Args:
         config: the user's `recipe`.
@@ -78,43 +73,35 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
         WeightsError: weights missing, not fitting, or of another hash than `config.weights_sha256`.
         ConfigError: preprocessing that the backbone cannot take.
     """
-    config = config.model_copy(update={"backbone": _in_full(config.backbone)})
-    architecture = _Architecture.parse(config.backbone)
-    spec = WeightsSpec.parse(config.weights)
-    entry = _entry(architecture, spec)
-    module = _load(architecture, entry, spec, fetch)
-    sha256 = hash_weights(module)
+    library, model = split_name(config.backbone)
+    given = _given(config.preprocessing)
+    request = Request(model, config.weights, given.get("crop"), is_prepared=given.keys() >= _PREPARATION)
+    pretrained = library.load(request, fetch)
+    sha256 = pretrained.weights_sha256
     if config.weights_sha256 not in (None, sha256):
         raise WeightsError(f"{config.weights} has the hash {sha256}, expected weights_sha256 {config.weights_sha256}")
-    from_library = spec.kind == "library"
-    preprocessing = architecture.library.preprocessing(architecture.model, entry, module)
     draft = Recipe(
-        backbone=architecture.name if from_library else config.backbone,
-        weights=architecture.library.qualified(architecture.model, entry) if from_library else config.weights,
+        backbone=pretrained.backbone,
+        weights=pretrained.weights,
         weights_sha256=sha256,
-        taps=config.taps or ("default",),
+        taps=config.taps or ((pretrained.default_tap,) if pretrained.default_tap else (_UNKNOWN,)),
         pool=config.pool,
         normalize=config.normalize,
         precision=config.precision,
-        preprocessing=_override(preprocessing, config.preprocessing),
+        preprocessing=_override(pretrained.preprocessing, given),
     )
+    backbone = _backbone(draft, pretrained, (*_name_notes(config.backbone), *pretrained.notes))
     try:
-        return _probe(draft, module, None if config.taps else architecture.library)
+        probed = _probe(backbone, pretrained.classifiers)
     except _ForwardError as error:
-        given, usual = draft.preprocessing.crop, preprocessing.crop
+        ours, usual = draft.preprocessing.crop, pretrained.preprocessing.crop
         raise ConfigError(
-            f"{config.backbone} cannot take images of crop {given[0]}x{given[1]}; expected {usual[0]}x{usual[1]}, "
+            f"{config.backbone} cannot take images of crop {ours[0]}x{ours[1]}; expected {usual[0]}x{usual[1]}, "
             f"as its weights say: {error}"
         ) from error
-
-
-def _in_full(backbone: str) -> str:
-    """A backbone's full name; where the user named no library and several have it, says which one was taken."""
-    name = full_name(backbone)
-    if ":" not in backbone:
-        others = [f"{library}:{backbone}" for library in libraries_with(backbone)][1:]
-        _log.warning("backbone %s is %s%s", backbone, name, f"; there is {', '.join(others)}, too" if others else "")
-    return name
+    for note in probed.notes:
+        _log.warning("%s", note)
+    return probed
 
 
 def load_backbone(recipe: Recipe, fetch: FetchFile) -> Backbone:
@@ -128,16 +115,15 @@ def load_backbone(recipe: Recipe, fetch: FetchFile) -> Backbone:
         BackboneError: this machine's libraries have no such backbone or layer.
         WeightsError: the weights are missing, do not fit, or have another hash than the recipe says.
     """
-    architecture = _Architecture.parse(recipe.backbone)
-    spec = WeightsSpec.parse(recipe.weights)
-    module = _load(architecture, _entry(architecture, spec), spec, fetch)
-    if (sha256 := hash_weights(module)) != recipe.weights_sha256:
+    library, model = split_name(recipe.backbone)
+    pretrained = library.load(Request(model, recipe.weights, recipe.preprocessing.crop, is_prepared=True), fetch)
+    if (sha256 := pretrained.weights_sha256) != recipe.weights_sha256:
         raise WeightsError(
             f"{recipe.weights} has the hash {sha256}, but the recipe says {recipe.weights_sha256}; "
             "bring back the weights of the recipe, or extract to a new table"
         )
     try:
-        return _probe(recipe, module, None)
+        return _probe(_backbone(recipe, pretrained, tuple(pretrained.notes)), None)
     except _ForwardError as error:
         raise BackboneError(f"{recipe.backbone} fails on an image of {recipe.preprocessing.crop}: {error}") from error
 
@@ -147,70 +133,43 @@ def with_taps(backbone: Backbone, taps: Sequence[str]) -> Backbone:
 
     Raises:
         BackboneError, ConfigError: as `resolve_backbone`.
+        WeightsError: a layer depends on tensors that the weights do not have.
     """
-    return _probe(backbone.recipe.model_copy(update={"taps": tuple(taps)}), backbone.module, None)
+    return _probe(replace(backbone, recipe=backbone.recipe.model_copy(update={"taps": tuple(taps)})), None)
 
 
-def class_names(backbone: Backbone) -> Sequence[str] | None:
-    """What the outputs of the network's own classifier stand for, where its weights are a library's."""
-    architecture, spec = _Architecture.parse(backbone.recipe.backbone), WeightsSpec.parse(backbone.recipe.weights)
-    if spec.kind != "library":
-        return None
-    return architecture.library.class_names(architecture.model, _entry(architecture, spec), backbone.module)
+def _backbone(recipe: Recipe, pretrained: Pretrained, notes: tuple[str, ...]) -> Backbone:
+    return Backbone(
+        recipe,
+        pretrained.module,
+        {},
+        layout=pretrained.layout,
+        classes=pretrained.classes,
+        unfilled=pretrained.unfilled,
+        misfit=pretrained.misfit,
+        notes=notes,
+    )
 
 
-def _entry(architecture: _Architecture, spec: WeightsSpec) -> str:
-    """The library's entry that the module is built for; checked, where the weights are to come from the library."""
-    library, model = architecture.library, architecture.model
-    if spec.kind != "library":
-        return architecture.configuration
-    published = library.entries(model)
-    entry = architecture.configuration if spec.location == "default" else library.entry_of(model, spec.location)
-    if entry is None or entry not in published:
-        raise WeightsError(
-            f"{architecture.name} has no weights {spec.location!r}; it has: {', '.join(published) or 'none'}. "
-            "Name one of them, a file (path or URI), package:<name> or random:<seed>"
-        )
-    if architecture.entry not in (None, entry):
-        raise WeightsError(f"backbone {architecture.name}.{architecture.entry} contradicts weights {spec.location!r}; give one")
-    return entry
+def _name_notes(backbone: str) -> list[str]:
+    """Which library a name means that came without one."""
+    if ":" in backbone:
+        return []
+    others = [f"{library}:{backbone}" for library in libraries_with(backbone)][1:]
+    return [f"backbone {backbone} is {full_name(backbone)}" + (f"; there is {', '.join(others)}, too" if others else "")]
 
 
-def _load(architecture: _Architecture, entry: str, spec: WeightsSpec, fetch: FetchFile) -> nn.Module:
-    # Every value is drawn from the seed or overwritten; the caller's generator stays where it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(spec.location) if spec.kind == "random" else 0)
-        if spec.kind == "library":
-            module = _download(architecture, entry)
-        else:
-            module = architecture.library.build(architecture.model, entry)
-    if spec.kind in ("file", "package"):
-        state = {key: tensor for key, tensor in read_weights(spec, fetch).items() if not key.startswith(_AUXILIARY)}
-        put_weights(module, state, by_order=spec.by_order, where=spec.location)
-    return module.float().eval()
-
-
-def _download(architecture: _Architecture, entry: str) -> nn.Module:
-    library, model = architecture.library, architecture.model
-    try:
-        module = library.download(model, entry)
-    except READ_ERRORS as error:
-        raise WeightsError(
-            f"weights {library.qualified(model, entry)} could not be had from {library.source(model, entry)}: {error}; "
-            "check the network, or give a copy of the file as recipe.weights (a path or URI of safetensors or a state dict)"
-        ) from error
-    for auxiliary in _AUXILIARY:
-        if getattr(module, auxiliary[:-1], None) is not None:
-            setattr(module, auxiliary[:-1], None)
-    return module
-
-
-def _override(preprocessing: Preprocessing, wishes: PreprocessingConfig) -> Preprocessing:
+def _given(wishes: PreprocessingConfig) -> dict[str, Any]:
+    """What the user says of preprocessing, with sides as pairs."""
     given = wishes.model_dump(exclude_none=True)
     for key in ("resize", "crop"):
         if isinstance(side := given.get(key), int):
             given[key] = (side, side)
-    result = Preprocessing.model_validate(preprocessing.model_dump() | given)
+    return given
+
+
+def _override(preprocessing: Preprocessing, given: Mapping[str, Any]) -> Preprocessing:
+    result = Preprocessing.model_validate(preprocessing.model_dump() | dict(given))
     sizes = (*result.crop, *(result.resize or ()))
     if min(sizes) < 1 or not min(result.std) > 0:
         raise ConfigError(f"preprocessing {given}: sizes and std must be positive")
@@ -257,23 +216,32 @@ class _ForwardError(Exception):
     """The module failed on the probe image."""
 
 
-def _probe(recipe: Recipe, module: nn.Module, library: Library | None) -> Backbone:
-    """Complete a recipe's taps and the shapes by running one golden image; `library` is given to find the default tap."""
-    preprocessing = recipe.preprocessing
-    images_BHWC = torch.from_numpy(golden_images(*preprocessing.crop)[:1])
-    images_BCHW = to_network_input(images_BHWC, preprocessing)
-    for tap in recipe.taps if library is None else ():
+def _probe(backbone: Backbone, classifiers: Sequence[nn.Module] | None) -> Backbone:
+    """Complete a recipe's taps and the shapes by running one golden image.
+
+    Args:
+        backbone: its taps may be unknown.
+        classifiers: the modules of its classifier, to find the default tap.
+    """
+    recipe, module = backbone.recipe, backbone.module
+    is_known = recipe.taps != (_UNKNOWN,)
+    images_BHWC = torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:1])
+    images_BCHW = to_network_input(images_BHWC, recipe.preprocessing)
+    for tap in recipe.taps if is_known else ():
         find_layer(module, tap)
     try:
         with torch.inference_mode():
-            taps = recipe.taps if library is None else (find_default_tap(module, library.classifiers(module), images_BCHW),)
-            features = TapRunner(module, taps, Pooling.of(module, recipe.pool, preprocessing.crop))(images_BCHW)
+            taps = recipe.taps if is_known else (find_default_tap(module, classifiers, images_BCHW),)
+            features = TapRunner(module, taps, backbone.pooling)(images_BCHW)
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
-        raise _ForwardError(str(error)) from error
+        raise _ForwardError(first_line(error)) from error
+    if backbone.unfilled and not all(bool(feature.isfinite().all()) for feature in features.values()):
+        raise WeightsError(backbone.misfit)
     recipe = recipe.model_copy(update={"taps": taps})
     if len(set(recipe.columns.values())) != len(taps) or len(set(taps)) != len(taps):
         raise ConfigError(f"taps {', '.join(taps)} would share a column of the table ({', '.join(recipe.columns.values())})")
-    return Backbone(recipe, module, {recipe.columns[tap]: tuple(features[tap].shape[1:]) for tap in taps})
+    shapes = {recipe.columns[tap]: tuple(features[tap].shape[1:]) for tap in taps}
+    return replace(backbone, recipe=recipe, shapes=shapes)
 
 
 def to_network_input(images_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
 from tlray.errors import BackboneError, ConfigError
-from tlray.models.backbones import Backbone, class_names, to_network_input, with_taps
-from tlray.models.taps import Pooling, TapRunner, find_default_tap
-from tlray.models.weights import WeightsSpec
+from tlray.models.backbones import Backbone, to_network_input, with_taps
+from tlray.models.taps import TapRunner, find_default_tap
+from tlray.models.weights.spec import WeightsSpec
 from tlray.recipe import golden_images
 
 TOLERANCE = 1e-4
@@ -55,6 +55,7 @@ def own_classifier(backbone: Backbone, *, keep_embeddings: bool) -> OwnClassifie
     images_BCHW = to_network_input(torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:1]), recipe.preprocessing)
     with torch.inference_mode():
         scores = backbone.module(images_BCHW)
+        _check_values(backbone, scores)
         try:
             tap = find_default_tap(backbone.module, (), images_BCHW)
         except BackboneError as error:
@@ -69,10 +70,19 @@ def own_classifier(backbone: Backbone, *, keep_embeddings: bool) -> OwnClassifie
     return OwnClassifier(scoring, columns[tap], tuple(columns[name] for name in taps), classes)
 
 
+def _check_values(backbone: Backbone, scores: object) -> None:
+    """Refuse a network whose weights came without a classifier: what is there has no values."""
+    if backbone.unfilled and isinstance(scores, Tensor) and not bool(scores.isfinite().all()):
+        raise ConfigError(
+            f"the weights {backbone.recipe.weights} have no classifier for {backbone.recipe.backbone} "
+            f"({', '.join(backbone.unfilled[:2])} missing), so they give no scores; train a head (tlray train), or use others"
+        )
+
+
 def _check_scores(backbone: Backbone, tap: str, images_BCHW: Tensor, scores: Tensor) -> None:
     """Pooling may change what is not one number a class yet."""
     recipe = backbone.recipe
-    runner = TapRunner(backbone.module, (tap,), Pooling.of(backbone.module, recipe.pool, recipe.preprocessing.crop))
+    runner = TapRunner(backbone.module, (tap,), backbone.pooling)
     with torch.inference_mode():
         kept = runner(images_BCHW)[tap].flatten(1)
     if kept.shape != scores.shape or not (kept - scores).abs().max() <= TOLERANCE * scores.abs().max():
@@ -84,7 +94,7 @@ def _check_scores(backbone: Backbone, tap: str, images_BCHW: Tensor, scores: Ten
 
 def _classes(backbone: Backbone, outputs: int) -> tuple[str, ...]:
     """Names by the library that published the weights; of other weights torchvision's names for 1,000 ImageNet classes."""
-    names = class_names(backbone)
+    names = backbone.classes
     imagenet: list[str] = ResNet50_Weights.DEFAULT.meta["categories"]
     if names is None and outputs == len(imagenet) and WeightsSpec.parse(backbone.recipe.weights).kind != "random":
         names = imagenet

@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 
 from tlray.errors import BackboneError
 from tlray.models.freezing import not_a_cut
-from tlray.models.taps import INPUT_SUFFIX, Pooling, TapRunner, find_layer
+from tlray.models.pooling import Pooling
+from tlray.models.taps import INPUT_SUFFIX, TapRunner, find_layer
 
 _TOLERANCE = 1e-5
 """Of the suffix's features on the probe to the whole network's, relative to their largest: both run the same kernels."""

@@ -1,6 +1,6 @@
-"""Taps: finding layers, collecting what they put out in one forward pass, and pooling it to one vector an image.
+"""Taps: finding layers, and collecting what they put out in one forward pass.
 
-Shape legend: B images, C channels, H height, W width, N tokens.
+Shape legend: B images, C channels, H height, W width.
 """
 
 import difflib
@@ -8,28 +8,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from torchvision.models import SwinTransformer, VisionTransformer
 
 from tlray.errors import BackboneError
-from tlray.recipe import Pool
+from tlray.models.pooling import Pooling
 
 INPUT_SUFFIX = ":input"
 """`<layer>:input` taps what goes into a layer."""
-
-GEM_POWER = 3.0
-GEM_FLOOR = 1e-6
-"""Generalised mean: p = 3 is where Radenovic et al. start (Fine-tuning CNN image retrieval, 2018, arXiv 1711.02512); the floor
-is their published code's."""
 
 _PASS_THROUGH = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
 
 _WATCHED_OUTPUTS = 16
 """Outputs kept while the classifier is looked for; the penultimate layer is one of the last few before it."""
+
+_SHOWN_LAYERS = 60
 
 _Output = tuple[str, nn.Module, Tensor]
 
@@ -38,97 +34,17 @@ class _LastTapReached(Exception):  # noqa: N818 - a signal that ends a forward p
     pass
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """From what a layer puts out to one tensor an image.
+@runtime_checkable
+class Tappable(Protocol):
+    """A module whose layers no hook can see, as those of another runtime: it gives their outputs itself."""
 
-    Attributes:
-        pool: the recipe's.
-        input_height: of the network's input, in pixels; tells the spatial dimensions of a map.
-        input_width: likewise.
-        prefix_tokens: how many tokens (class, registers) come before those of the patches.
-        has_class_token: whether the first of them is a class token.
-        is_nhwc: the layout of a map whose three sizes are equal.
-    """
+    def layers(self) -> Sequence[str]:
+        """Names of all that can be tapped, in the order in which it is computed."""
+        ...
 
-    pool: Pool
-    input_height: int
-    input_width: int
-    prefix_tokens: int
-    has_class_token: bool
-    is_nhwc: bool
-
-    @classmethod
-    def of(cls, module: nn.Module, pool: Pool, crop: tuple[int, int]) -> "Pooling":
-        """For a torchvision or timm model whose input is `crop` (height, width) pixels."""
-        prefix_tokens = int(getattr(module, "num_prefix_tokens", isinstance(module, VisionTransformer)))
-        has_class_token = prefix_tokens > 0 and bool(getattr(module, "has_class_token", True))
-        is_nhwc = isinstance(module, SwinTransformer) or str(getattr(module, "output_fmt", "NCHW")) == "NHWC"
-        return cls(pool, *crop, prefix_tokens, has_class_token, is_nhwc)
-
-    def __call__(self, tap: str, features: Tensor) -> Tensor:
-        """Pool in fp32.
-
-        Args:
-            tap: for messages.
-            features: what the layer put out: a map (BCHW or BHWC), tokens (BNC), vectors (BC), or anything where
-                nothing is pooled.
-
-        Returns:
-            A float32 tensor of B rows that shares no memory with `features`, so that a later in-place layer cannot change it.
-
-        Raises:
-            BackboneError: the pooling does not fit the shape.
-        """
-        if self.pool in ("flatten", "none") or features.ndim == 2:
-            return features.to(torch.float32, copy=True)
-        if features.ndim == 3:
-            return self._pool_tokens(tap, features.float())
-        if features.ndim == 4 and self.pool != "cls":
-            return self._reduce(features.float(), self._spatial_dims(tap, features))
-        raise BackboneError(
-            f"pool {self.pool} does not fit layer {tap}, which gives {tuple(features.shape[1:])} an image; "
-            "cls needs a sequence with a class token, the others a map, a sequence or a vector: use flatten, or another layer"
-        )
-
-    def _pool_tokens(self, tap: str, tokens_BNC: Tensor) -> Tensor:
-        prefix = self._prefix_of(tokens_BNC.shape[1])
-        if self.pool != "cls":
-            return self._reduce(tokens_BNC[:, prefix:], (1,))
-        if not (prefix and self.has_class_token):
-            raise BackboneError(f"pool cls: layer {tap} has no class token; use avg, max or gem, or another layer")
-        return tokens_BNC[:, 0].clone()
-
-    def _prefix_of(self, tokens: int) -> int:
-        """Prefix tokens in a sequence: none where all of its tokens make a grid (a layer before they are added)."""
-        if self._is_grid(tokens) and not self._is_grid(tokens - self.prefix_tokens):
-            return 0
-        return self.prefix_tokens
-
-    def _is_grid(self, tokens: int) -> bool:
-        ratio = self.input_height / self.input_width
-        rows, columns = round((max(tokens, 0) * ratio) ** 0.5), round((max(tokens, 0) / ratio) ** 0.5)
-        return bool(rows * columns == tokens > 0)
-
-    def _spatial_dims(self, tap: str, features: Tensor) -> tuple[int, int]:
-        """The two neighbouring dimensions whose ratio is the input's, to within one position."""
-        fitting = [dims for dims in ((2, 3), (1, 2)) if self._is_spatial(features.shape[dims[0]], features.shape[dims[1]])]
-        if not fitting:
-            raise BackboneError(
-                f"layer {tap} gives {tuple(features.shape[1:])} an image: no two neighbouring dimensions have the ratio of the "
-                f"{self.input_height}x{self.input_width} input, so it is not a map; use pool flatten, or another layer"
-            )
-        return (1, 2) if self.is_nhwc and len(fitting) == 2 else fitting[0]
-
-    def _is_spatial(self, rows: int, columns: int) -> bool:
-        return abs(rows * self.input_width - columns * self.input_height) < min(self.input_height, self.input_width)
-
-    def _reduce(self, features: Tensor, dims: tuple[int, ...]) -> Tensor:
-        if self.pool == "max":
-            return features.amax(dims)
-        if self.pool == "gem":
-            return features.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dims).pow(1 / GEM_POWER)
-        return features.mean(dims)
+    def outputs(self, images_BCHW: Tensor, taps: Sequence[str]) -> Mapping[str, Tensor]:
+        """What these layers put out, B rows each."""
+        ...
 
 
 class TapRunner:
@@ -141,6 +57,7 @@ class TapRunner:
 
     def __init__(self, module: nn.Module, taps: Sequence[str], pooling: Pooling) -> None:
         self._module = module
+        self._tappable = module if isinstance(module, Tappable) else None
         self._taps = {tap: find_layer(module, tap) for tap in taps}
         self._pooling = pooling
         self._calls_per_pass: int | None = None
@@ -154,17 +71,15 @@ class TapRunner:
         Raises:
             BackboneError: a tap does not run, gives no single tensor or not one row an image, or cannot be pooled so.
         """
+        if self._tappable is not None:
+            outputs = self._tappable.outputs(images_BCHW, list(self._taps))
+            return {tap: self._pool(tap, outputs[tap], len(images_BCHW)) for tap in self._taps}
         features: dict[str, Tensor] = {}
         calls = 0
 
         def keep(tap: str, value: object) -> None:
             nonlocal calls
-            output = _only_tensor(value, tap)
-            if output.ndim < 2 or output.shape[0] != images_BCHW.shape[0]:
-                raise BackboneError(
-                    f"layer {tap} gives {tuple(output.shape)} for {len(images_BCHW)} images, not one row an image; tap another"
-                )
-            features[tap] = self._pooling(tap, output)
+            features[tap] = self._pool(tap, value, len(images_BCHW))
             calls += 1
             if calls == self._calls_per_pass and not torch.compiler.is_exporting():
                 raise _LastTapReached
@@ -181,6 +96,14 @@ class TapRunner:
             raise BackboneError(f"layer {', '.join(silent)} does not run when the backbone embeds an image; tap another")
         self._calls_per_pass = calls
         return features
+
+    def _pool(self, tap: str, value: object, images: int) -> Tensor:
+        output = _only_tensor(value, tap)
+        if output.ndim < 2 or output.shape[0] != images:
+            raise BackboneError(
+                f"layer {tap} gives {tuple(output.shape)} for {images} images, not one row an image; tap another"
+            )
+        return self._pooling(tap, output)
 
 
 def _hook(layer: nn.Module, keep: Callable[[object], None], is_input: bool) -> RemovableHandle:
@@ -211,16 +134,24 @@ def find_layer(module: nn.Module, tap: str) -> nn.Module:
     Raises:
         BackboneError: there is none; the message names near ones and the direct children.
     """
+    if isinstance(module, Tappable):
+        names = list(module.layers())
+        if tap in names:
+            return module
+        parts = f"its {len(names)} layers: {', '.join(names[:_SHOWN_LAYERS])}{', ...' if len(names) > _SHOWN_LAYERS else ''}"
+        raise _no_layer(tap, names, parts)
     name = tap.removesuffix(INPUT_SUFFIX)
     layers: dict[str, nn.Module] = dict(module.named_modules())
     if name and name in layers:
         return layers[name]
-    near = difflib.get_close_matches(name, [layer for layer in layers if layer], n=8, cutoff=0.5)
     children = [child for child, _ in module.named_children()]
-    raise BackboneError(
-        f"the backbone has no layer {name!r}; near ones: {', '.join(near) or 'none'}; "
-        f"its {len(children)} parts: {', '.join(children)} (and layers within them, as {next(reversed(layers))})"
-    )
+    parts = f"its {len(children)} parts: {', '.join(children)} (and layers within them, as {next(reversed(layers))})"
+    raise _no_layer(name, [layer for layer in layers if layer], parts)
+
+
+def _no_layer(name: str, layers: Sequence[str], parts: str) -> BackboneError:
+    near = difflib.get_close_matches(name, layers, n=8, cutoff=0.5)
+    return BackboneError(f"the backbone has no layer {name!r}; near ones: {', '.join(near) or 'none'}; {parts}")
 
 
 @dataclass

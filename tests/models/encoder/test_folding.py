@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tests.models.lively import enliven
 from tlray.models.encoder.folding import fold_batch_norms
-from tlray.models.taps import Pooling, TapRunner
+from tlray.models.pooling import Layout, Pooling
+from tlray.models.taps import TapRunner
 
 
 class Net(nn.Module):
@@ -38,7 +39,7 @@ def fold(module: nn.Module, *taps: str, size: int = 16) -> tuple[nn.Module, Tens
             layer.running_mean.normal_(generator=torch.Generator().manual_seed(2))
 
     def embed(one: nn.Module) -> dict[str, Tensor]:
-        return TapRunner(one, taps, Pooling("none", size, size, 0, False, False))(images_BCHW)
+        return TapRunner(one, taps, Pooling("none", size, size, Layout()))(images_BCHW)
 
     return fold_batch_norms(module, taps, images_BCHW, embed), images_BCHW
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tlray.models.encoder.folding import share_copy
 from tlray.models.encoder.packing import PackedConvolution, find_packable, pack
-from tlray.models.taps import Pooling, TapRunner
+from tlray.models.pooling import Layout, Pooling
+from tlray.models.taps import TapRunner
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -39,7 +40,7 @@ def packed(module: nn.Module, *taps: str, size: tuple[int, int] = (16, 13)) -> t
     images_BCHW = 3 * torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last)
 
     def embed(one: nn.Module) -> dict[str, Tensor]:
-        return TapRunner(one, taps, Pooling("none", *size, 0, False, False))(images_BCHW)
+        return TapRunner(one, taps, Pooling("none", *size, Layout()))(images_BCHW)
 
     copy = share_copy(module)
     pack(copy, find_packable(module, taps, images_BCHW, embed))

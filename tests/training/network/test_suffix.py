@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from tests.training.network.test_freezing import Skipping, images
 from tlray.errors import BackboneError
+from tlray.models.libraries.timm import Timm
+from tlray.models.pooling import Pooling
 from tlray.models.suffix import split_suffix
-from tlray.models.taps import Pooling, TapRunner
+from tlray.models.taps import TapRunner
 
 CASES = [
     (Skipping, "late", "norm"),
@@ -28,7 +30,7 @@ def parts(make: object, cut: str, tap: str) -> tuple[nn.Module, nn.Module, Tenso
     torch.manual_seed(0)
     module = make().eval()
     probe = images(2)
-    pooling = Pooling.of(module, "avg", (160, 160))
+    pooling = Pooling("avg", 160, 160, Timm().layout(module))
     suffix = split_suffix(module, cut, tap, pooling, probe)
     seen: list[Tensor] = []
     handle = module.get_submodule(cut).register_forward_hook(

@@ -28,7 +28,8 @@ from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_path, to_uri
 from tlray.models.backbones import load_backbone, resolve_backbone
-from tlray.models.taps import Pooling, TapRunner
+from tlray.models.pooling import Layout, Pooling
+from tlray.models.taps import TapRunner
 from tlray.training.examples.examples import Split
 from tlray.training.model.model import load_model
 from tlray.training.network.checkpoints import Checkpoints
@@ -107,7 +108,7 @@ def test_a_model_folder_gives_the_numbers_of_its_card(photos: Path, trained: Pat
     config = training(photos, trained)
     model = load_model(to_uri(str(trained)))
     backbone = load_backbone(model.card.recipe, local_copy)
-    pooling = Pooling.of(backbone.module, "avg", (32, 32))
+    pooling = Pooling("avg", 32, 32, Layout())
     assert set(model.card.metrics) == {"train", "validation", "test"}
     for split in Split:
         paths, targets = rows_of(config, split)

@@ -9,7 +9,7 @@ from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, load_backbone
 from tlray.models.encoder.encoder import Encoder, at_fp32
 from tlray.models.encoder.exactness import choose_exact_below
-from tlray.models.weights import FetchFile
+from tlray.models.weights.spec import FetchFile
 from tlray.recipe import RecipeFile, check_golden, golden_images
 
 
@@ -34,6 +34,7 @@ def make_recipe_file(backbone: Backbone) -> RecipeFile:
         shapes=backbone.shapes,
         golden={column: features_BD.tolist() for column, features_BD in golden.items()},
         exact_below=exact_below,
+        notes=backbone.notes,
         made_with={package: version(package) for package in ("tlray", "torch", "torchvision", "timm")},
     )
 

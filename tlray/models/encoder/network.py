@@ -14,7 +14,8 @@ from tlray.models.backbones import Backbone, to_network_input
 from tlray.models.encoder.folding import fold_batch_norms, share_copy
 from tlray.models.encoder.packing import Packable, find_packable, pack
 from tlray.models.encoder.precision import autocast, lower, precision
-from tlray.models.taps import Pooling, TapRunner
+from tlray.models.pooling import Pooling
+from tlray.models.taps import TapRunner
 from tlray.recipe import Compute, Recipe, golden_images
 
 _NORM_FLOOR = 1e-12
@@ -93,7 +94,7 @@ class Folded:
                 ones cannot be traced.
         """
         recipe = backbone.recipe
-        pooling = Pooling.of(backbone.module, recipe.pool, recipe.preprocessing.crop)
+        pooling = backbone.pooling
         probe_BCHW = to_network_input(torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:1]), recipe.preprocessing)
 
         def embed(module: nn.Module) -> dict[str, Tensor]:

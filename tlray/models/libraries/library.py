@@ -1,58 +1,103 @@
-"""What a library of backbones offers."""
+"""What a library of backbones is: the seam at which other libraries are added.
 
-from collections.abc import Sequence
+A library has a name, which stands before the colon of its backbones, and gives networks with their weights. tlray's own are in
+this folder, one file each; a package adds its own by an entry point of the group `tlray.backbones`
+(`<name> = <module>:<class>`). `tests/models/conformance.py` has the tests that each of them passes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
 
+from tlray.models.pooling import NO_TOKENS, Layout
+from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Preprocessing
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a library.
+
+    Attributes:
+        model: what follows `<library>:`, as `resnet50` or `resnet50.a1_in1k`.
+        weights: as the user, or a recipe, names them; see `tlray.models.weights.spec.WeightsSpec`.
+        crop: (height, width) in pixels of the images that the network is to take; None for those of its weights.
+        is_prepared: whether it is said how images are prepared, so that nothing has to be assumed about it.
+    """
+
+    model: str
+    weights: str = "default"
+    crop: tuple[int, int] | None = None
+    is_prepared: bool = False
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network with its weights, and what a recipe needs to know of it.
+
+    Attributes:
+        backbone: full name, `<library>:<model>`.
+        weights: in full; what `Library.load` takes to load the same again.
+        weights_sha256: of the tensors, wherever they came from; the same on every machine.
+        module: from images_BCHW, float32 and prepared, to anything; in eval mode, fp32, on the CPU. Its layers are what can be
+            tapped: by hooks, or as `tlray.models.taps.Tappable` where they are not torch's.
+        preprocessing: how images were prepared for these weights.
+        layout: where its layers keep class tokens and channels.
+        default_tap: the layer whose output is the embedding; None to find the penultimate one.
+        classifiers: modules of its classifier, empty where it has none, None where that is not known; helps to find it.
+        classes: what its classifier's outputs stand for, where that is known.
+        unfilled: tensors that have no values (they are not numbers), as a classifier that a file leaves out.
+        misfit: the message for taps that need these.
+        notes: what was assumed, left out or changed, for people; a sentence each.
+    """
+
+    backbone: str
+    weights: str
+    weights_sha256: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    layout: Layout = NO_TOKENS
+    default_tap: str | None = None
+    classifiers: Sequence[nn.Module] | None = None
+    classes: Sequence[str] | None = None
+    unfilled: Sequence[str] = ()
+    misfit: str = ""
+    notes: Sequence[str] = ()
+
+
 class Library(Protocol):
-    """What a library of pretrained models offers. An *entry* is one published set of weights: an enum name or a tag."""
+    """A library of backbones.
+
+    Attributes:
+        name: what stands before the colon of its backbones.
+    """
 
     name: str
 
-    def models(self) -> list[str]:
-        """Names of all classification models."""
+    def models(self) -> Sequence[str]:
+        """Names of all its models, without tags; empty where anything may be one, as a file."""
         ...
 
-    def entries(self, model: str) -> list[str]:
-        """The weights it publishes for a model; the empty list where there are none."""
+    def has(self, model: str) -> bool:
+        """Whether a model, or a model and tag, is one of its own."""
         ...
 
-    def default_entry(self, model: str) -> str:
-        """The entry whose configuration (classes, input size, preprocessing) a model has unless told otherwise."""
+    def load(self, request: Request, fetch: FetchFile) -> Pretrained:
+        """A network with its weights; the same for the same request, in every process.
+
+        Args:
+            request: what is wanted.
+            fetch: brings the URI or path of a file to a local path.
+
+        Raises:
+            BackboneError: it has no such model.
+            WeightsError: the weights are missing or do not fit.
+            ConfigError: the network cannot take images of that size.
+        """
         ...
 
-    def entry_of(self, model: str, text: str) -> str | None:
-        """The entry that a user named, in the library's short or its qualified form."""
-        ...
 
-    def qualified(self, model: str, entry: str) -> str:
-        """The name of an entry in a recipe, `<library>:...`."""
-        ...
-
-    def source(self, model: str, entry: str) -> str:
-        """Where an entry is downloaded from, for messages."""
-        ...
-
-    def build(self, model: str, entry: str) -> nn.Module:
-        """The model as the entry needs it, with the weights that its own initialisation draws."""
-        ...
-
-    def download(self, model: str, entry: str) -> nn.Module:
-        """The model with the entry's weights, through the library's own download and cache."""
-        ...
-
-    def preprocessing(self, model: str, entry: str, module: nn.Module) -> Preprocessing:
-        """The preprocessing that the entry was evaluated with."""
-        ...
-
-    def classifiers(self, module: nn.Module) -> Sequence[nn.Module] | None:
-        """The modules of its classifier, empty where it has none, None where the library does not say."""
-        ...
-
-    def class_names(self, model: str, entry: str, module: nn.Module) -> Sequence[str] | None:
-        """What the outputs of an entry stand for, None where the library does not say."""
-        ...
+OpenLibrary = Callable[[], Library]
+"""What an entry point names: a class, or a function that makes one."""

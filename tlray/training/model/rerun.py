@@ -1,5 +1,6 @@
 """A command that is run again: what makes two models the same, and what is done about one that is there."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -9,7 +10,7 @@ from tlray.config.identity import completed, differences, identity_of
 from tlray.errors import ConfigError, ModelCorruptError, RecipeMismatchError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
-from tlray.models.weights import WeightsSpec
+from tlray.models.weights.spec import WeightsSpec
 from tlray.progress import say
 from tlray.recipe import Recipe
 from tlray.training.examples.labels import labels_uri
@@ -62,7 +63,7 @@ def with_whole_uris(config: TrainConfig) -> TrainConfig:
 def whole_weights(weights: str) -> str:
     """A recipe's weights with the whole URI where they are a file."""
     spec = WeightsSpec.parse(weights)
-    return to_uri(spec.location) + ("#order" if spec.by_order else "") if spec.kind == "file" else weights
+    return replace(spec, location=to_uri(spec.location)).text if spec.kind == "file" else weights
 
 
 def config_identity(config: TrainConfig, table_uri: str | None) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 Shape legend: B images, H height, W width, C channels, D floats of one activation.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone, to_network_input
 from tlray.models.freezing import Anatomy, examine
 from tlray.models.suffix import Suffix, split_suffix
-from tlray.models.taps import Pooling, TapRunner
+from tlray.models.taps import TapRunner
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Recipe, RecipeFile, check_golden, golden_images
 
 
@@ -83,9 +85,8 @@ def anatomy_of(backbone: Backbone) -> Anatomy:
 def suffix_of(backbone: Backbone, cut: str) -> Suffix:
     """Cut a backbone, and keep what comes after the cut; see `split_suffix`."""
     recipe = backbone.recipe
-    pooling = Pooling.of(backbone.module, recipe.pool, recipe.preprocessing.crop)
     device = next(backbone.module.parameters()).device
-    return split_suffix(backbone.module, cut, recipe.taps[0], pooling, probe_of(recipe, 2).to(device))
+    return split_suffix(backbone.module, cut, recipe.taps[0], backbone.pooling, probe_of(recipe, 2).to(device))
 
 
 def check_activations(backbone: Backbone, file: RecipeFile, cut: str) -> None:
@@ -94,7 +95,7 @@ def check_activations(backbone: Backbone, file: RecipeFile, cut: str) -> None:
     Raises:
         GoldenMismatchError: the table was made by something that computes other numbers.
     """
-    pooling = Pooling.of(backbone.module, "none", backbone.recipe.preprocessing.crop)
+    pooling = replace(backbone.pooling, pool="none")
     with torch.inference_mode():
         images_BCHW = probe_of(backbone.recipe, GOLDEN_IMAGE_COUNT)
         activations_BD = TapRunner(backbone.module, [cut], pooling)(images_BCHW)[cut].flatten(1).numpy()

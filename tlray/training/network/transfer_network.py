@@ -12,7 +12,7 @@ from tlray.models.backbones import Backbone, to_network_input
 from tlray.models.freezing import Anatomy, Frozen
 from tlray.models.heads import Head
 from tlray.models.suffix import Suffix
-from tlray.models.taps import Pooling, TapRunner
+from tlray.models.taps import TapRunner
 from tlray.training.network.processes import World
 
 _NORM_FLOOR = 1e-12
@@ -55,7 +55,7 @@ class TransferNetwork(nn.Module):
         self._recipe, self._shape = backbone.recipe, shape
         # Not a submodule: what it holds is the backbone's, and a state dict must name it once.
         self._suffix = (suffix,)
-        self._pooling = Pooling.of(self.backbone, self._recipe.pool, self._recipe.preprocessing.crop)
+        self._pooling = backbone.pooling
         self._run = TapRunner(self.backbone, [anatomy.tap], self._pooling)
         self.release(len(anatomy.blocks))
 

@@ -22,7 +22,7 @@ from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.precision import precision
 from tlray.models.heads import Head, HeadSpec
 from tlray.models.suffix import Suffix
-from tlray.models.weights import hash_weights
+from tlray.models.weights.digest import hash_weights
 from tlray.recipe import Recipe
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.examples_file import read_written

@@ -15,7 +15,10 @@ from torch import nn
 from tlray.config import RecipeConfig
 from tlray.errors import StorageError, WeightsError
 from tlray.models.backbones import Backbone, load_backbone, resolve_backbone
-from tlray.models.weights import WeightsSpec, hash_weights, put_weights
+from tlray.models.weights.candidates import Candidate
+from tlray.models.weights.digest import hash_weights
+from tlray.models.weights.fit import Fit
+from tlray.models.weights.spec import WeightsSpec
 
 SMALL = "timm:test_resnet"
 
@@ -38,15 +41,19 @@ def state() -> dict[str, torch.Tensor]:
         ("timm:resnet50.a1_in1k", WeightsSpec("library", "timm:resnet50.a1_in1k")),
         ("random:17", WeightsSpec("random", "17")),
         ("s3://bucket/w", WeightsSpec("file", "s3://bucket/w")),
-        ("w.safetensors#order", WeightsSpec("file", "w.safetensors", by_order=True)),
-        ("package:some_weights/a/b.pth#order", WeightsSpec("package", "some_weights/a/b.pth", by_order=True)),
+        ("w.safetensors#order", WeightsSpec("file", "w.safetensors", ("order",))),
+        ("./folder#model_ema,order", WeightsSpec("file", "./folder", ("model_ema", "order"))),
+        ("a#b/w.pth", WeightsSpec("file", "a#b/w.pth")),
+        ("model.ckpt", WeightsSpec("file", "model.ckpt")),
+        ("package:some_weights/a/b.pth#order", WeightsSpec("package", "some_weights/a/b.pth", ("order",))),
     ],
 )
 def test_parses_each_form(text: str, spec: WeightsSpec) -> None:
     assert WeightsSpec.parse(text) == spec
+    assert spec.text == text
 
 
-@pytest.mark.parametrize("text", ["random:", "random:x", "random:-1", "w.pth#rank", "default#order"])
+@pytest.mark.parametrize("text", ["random:", "random:x", "random:-1", "w.pth#", "w.pth#order,", "default#order"])
 def test_refuses_other_forms(text: str) -> None:
     with pytest.raises(WeightsError, match=r"expected|leave it out"):
         WeightsSpec.parse(text)
@@ -106,13 +113,13 @@ def test_another_hash_is_refused(state: dict[str, torch.Tensor], tmp_path: Path)
 
 def test_what_does_not_fit_is_named(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
-    first, *_, last = state
-    torch.save({key: value for key, value in state.items() if key != first} | {"extra": torch.zeros(2)}, path)
-    with pytest.raises(WeightsError, match=f"1 missing: {first}; 1 unexpected: extra") as raised:
+    first, *_ = state
+    torch.save({key: value for key, value in state.items() if key != first} | {"stem.extra": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match=f"1 missing: {first}; 1 unexpected: stem.extra") as raised:
         resolve(str(path))
     assert "#order" not in str(raised.value)
-    torch.save(state | {last: torch.zeros(7)}, path)
-    with pytest.raises(WeightsError, match=f"1 of another shape: {last} \\(7,\\) for"):
+    torch.save(state | {first: torch.zeros(7)}, path)
+    with pytest.raises(WeightsError, match=f"1 of another shape: {first} \\(7,\\) for"):
         resolve(str(path))
     torch.save({f"x{index}": value for index, value in enumerate(state.values())}, path)
     with pytest.raises(WeightsError, match=r"missing: .*, \.\.\.; .* unexpected: x0, x1, x2, x3, x4, \.\.\.\. .*#order"):
@@ -135,9 +142,14 @@ def test_order_matches_by_position_and_checks_every_shape(state: dict[str, torch
 
 def test_old_files_without_batch_counts_and_modules_with_versions_load() -> None:
     norm = nn.BatchNorm2d(2)
-    put_weights(norm, {k: v for k, v in norm.state_dict().items() if "num_batches" not in k}, by_order=False, where="old")
+    old = {key: value + 1 for key, value in norm.state_dict().items() if "num_batches" not in key}
+    fit = Fit.of(Candidate("", old), old, norm, ())
+    assert not fit.unfilled
+    fit.load(norm)
+    assert torch.equal(norm.running_var, torch.full((2,), 2.0))
     mnasnet = torchvision.models.mnasnet0_5(weights=None)
-    put_weights(mnasnet, dict(mnasnet.state_dict()), by_order=False, where="without versions")
+    without_versions = dict(mnasnet.state_dict())
+    assert Fit.of(Candidate("", without_versions), without_versions, mnasnet, ()).load(mnasnet) == hash_weights(mnasnet)
 
 
 class Malicious:
@@ -172,9 +184,19 @@ def test_files_that_are_no_weights(state: dict[str, torch.Tensor], tmp_path: Pat
     torch.save([1, 2], path)
     with pytest.raises(WeightsError, match="holds a list, expected a state dict"):
         resolve(str(path))
-    torch.save({"epoch": 3, "weight": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"1 entries are not tensors \(epoch\)"):
+    torch.save({"epoch": 3, "args": {"lr": 0.1}}, path)
+    with pytest.raises(WeightsError, match=r"a dict without tensors \(epoch, args\)"):
         resolve(str(path))
+    for content, message in (
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=message) as raised:
+            resolve(str(path))
+        assert "code" not in str(raised.value)
     with pytest.raises(WeightsError, match="no weights file"):
         resolve(str(tmp_path / "none.pth"))
 
