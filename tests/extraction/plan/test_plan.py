@@ -256,3 +256,12 @@ def test_a_policy_keeps_what_is_gone_or_changed(tmp_path) -> None:
         [backlog] = backlogs_for(source, table, policy=PolicyConfig(deleted=deleted, changed=changed))
         found = tuple(backlog.counts[name] for name in ("new", "changed", "deleted", "unchanged"))
         assert found == (1, int(changed == "follow"), int(deleted == "follow"), int(changed == "keep"))
+
+
+def test_a_source_without_labels_erases_none(tmp_path) -> None:
+    table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
+    carry_out(table, plan_for(ListedSource({"a": ("1", "cat"), "b": ("1", "dog"), "c": ("1", "cow")}), table), "one", {"c"})
+    source = ListedSource({"b": ("2", None), "a": ("1", None), "c": ("1", None), "d": ("1", None)})
+    assert counts_for(source, table, retry_codes=["corrupt"]) == (1, 2, 0, 1)
+    carry_out(table, plan_for(source, table, ["corrupt"]), "two")
+    assert_table_is(table, {"a": ("1", "cat"), "b": ("2", "dog"), "c": ("1", "cow"), "d": ("1", None)})

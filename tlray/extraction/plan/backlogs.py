@@ -160,7 +160,7 @@ def _once(page: pa.Table, report: ListingReport) -> pa.Table:
 
 
 def _starts(keys: pa.ChunkedArray) -> np.ndarray:
-    """Positions in a sorted column where a new key begins."""
+    """The positions in a sorted column at which another value begins."""
     if not len(keys):
         return np.empty(0, np.int64)
     differs = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1))
@@ -168,7 +168,7 @@ def _starts(keys: pa.ChunkedArray) -> np.ndarray:
 
 
 def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: PolicyConfig) -> _Found:
-    """Compare all there is in one range of keys.
+    """Compare all that the source lists in one range of names with all that the table holds in it.
 
     Args:
         listed: PAGE_SCHEMA, sorted, each URI once.
@@ -195,11 +195,13 @@ def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: Pol
         deleted = np.flatnonzero(unseen)
         deleted = deleted[source.covers(items.take(pa.array(deleted)).combine_chunks())]
     stale = index[is_stale]
+    stale_items = known_items.filter(pa.array(is_stale))
+    if source.kind == "images" and not source.gives_labels:  # then what was labelled before stays so
+        label = PAGE_SCHEMA.get_field_index("label")
+        stale_items = stale_items.set_column(label, PAGE_SCHEMA.field(label), held["label"].take(pa.array(first[stale])))
     return _Found(
         new_items=listed.filter(pa.array(~known)),
-        stale=StaleItems(
-            known_items.filter(pa.array(is_stale)), count[stale], where.take(positions(first[stale], count[stale]))
-        ),
+        stale=StaleItems(stale_items, count[stale], where.take(positions(first[stale], count[stale]))),
         deleted=where.take(positions(first[deleted], count[deleted])),
         unchanged=int(np.count_nonzero(~is_stale)),
     )

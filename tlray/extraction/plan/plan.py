@@ -50,7 +50,7 @@ class StaleRows:
 
 @dataclass(frozen=True)
 class Where:
-    """Where rows are: N of each.
+    """The places of N rows in the table: which part each is in, and where in it.
 
     Attributes:
         part: index of the part, uint32.
@@ -61,19 +61,19 @@ class Where:
     row: np.ndarray
 
     def take(self, positions: np.ndarray) -> "Where":
-        """Some of them."""
+        """The places at some positions."""
         return Where(self.part[positions], self.row[positions])
 
     @staticmethod
     def concat(some: "Sequence[Where]") -> "Where":
-        """All of them."""
+        """The places of several, one after the other."""
         empty = np.empty(0, np.uint32)
         return Where(np.concatenate([empty, *(one.part for one in some)]), np.concatenate([empty, *(one.row for one in some)]))
 
 
 @dataclass(frozen=True)
 class StaleItems:
-    """Items to embed again.
+    """Items that the table holds and that are embedded again, with the rows that they replace.
 
     Attributes:
         items: their listing, N rows of PAGE_SCHEMA.
@@ -156,7 +156,7 @@ class Backlog:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether there is nothing to embed and no row to delete."""
         return not (len(self.new_items) or len(self.stale.items) or len(self.deleted.row))
 
     def cut(self, *, unit_images: int, slots: int) -> Plan:

@@ -236,7 +236,7 @@ def _read(uri: str, limit: int, *, was_listed: bool) -> Blob:
 
 
 def _as_image_error(error: TlrayError) -> ImageError:
-    """What becomes of an object's failure.
+    """Turn a failed fetch into the error of the one image that it concerns.
 
     Raises:
         StorageError: it is none of this object's.

@@ -21,6 +21,11 @@ ContainerKind = Literal["webdataset", "parquet"]
 SUFFIXES: dict[ContainerKind, str] = {"webdataset": ".tar", "parquet": ".parquet"}
 
 
+def kind_of_container(uri: str) -> ContainerKind:
+    """The kind of a file that holds images, by the ending of its name in any case."""
+    return next(kind for kind, suffix in SUFFIXES.items() if uri.lower().endswith(suffix))
+
+
 def read_members(kind: ContainerKind, uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
     """The images of a container, streamed; at least one, which may be an error of the container's own URI.
 

@@ -24,7 +24,10 @@ _FIRST_IMAGES = 16
 
 
 def parquet_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
-    """See `tlray.lake.source.containers.members.read_members`; without the column of labels its images have none."""
+    """Stream the images of a Parquet file; those of one without the column of labels have none.
+
+    See `tlray.lake.source.containers.members.read_members`.
+    """
     store = open_store(uri)
     info = store.stat(uri)
     if info is None:

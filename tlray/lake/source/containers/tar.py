@@ -29,7 +29,7 @@ _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 
 
 def tar_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
-    """See `tlray.lake.source.containers.members.read_members`."""
+    """Stream the images of a tar file; see `tlray.lake.source.containers.members.read_members`."""
     stream, etag = open_store(uri).stream(uri, if_match=etag)
     taken: set[str] = set()
     entries = _Entries(stream, config)

@@ -43,7 +43,7 @@ class _DataFile(BaseModel):
 
 
 class _Inventory(BaseModel):
-    """What is used of a `manifest.json`."""
+    """The fields of an S3 Inventory's `manifest.json` that are used."""
 
     source_bucket: str = Field(alias="sourceBucket")
     file_format: str = Field(alias="fileFormat")

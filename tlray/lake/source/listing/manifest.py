@@ -40,7 +40,7 @@ class _Columns:
 
 
 def read_manifest(uri: str, config: SourceConfig, *, folder: str | None = None) -> Iterator[pa.Table]:
-    """The entries of a manifest, streamed.
+    """Read the entries of a manifest, a batch of rows at a time.
 
     Args:
         uri: of the manifest; its ending tells the format.

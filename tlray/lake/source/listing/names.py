@@ -91,7 +91,7 @@ class NameFilter:
         }
 
     def takes(self, relative: pa.Array, report: ListingReport | None = None) -> np.ndarray:
-        """Find the paths that are taken.
+        """Tell which paths the rules let through.
 
         Args:
             relative: N paths of files, relative to the prefix.

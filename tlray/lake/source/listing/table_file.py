@@ -72,7 +72,7 @@ class TableFile:
         return ""
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns, streamed.
+        """Read some columns, a batch of rows at a time.
 
         Args:
             columns: names, each in the table once.

@@ -9,7 +9,7 @@ from PIL import Image
 from tlray.config import SourceConfig
 from tlray.errors import AccessError, ImageError, ImageErrorCode, SourceError, StorageError
 from tlray.lake.image.decode import to_rgb
-from tlray.lake.source.containers.members import SUFFIXES, read_members
+from tlray.lake.source.containers.members import kind_of_container, read_members
 from tlray.lake.source.member_uri import container_of
 from tlray.lake.storage.open import open_store
 
@@ -101,7 +101,7 @@ class _Members:
             if uri in self._kept:
                 return self._kept[uri]
             container = container_of(uri)
-            kind = next(kind for kind, suffix in SUFFIXES.items() if container.endswith(suffix))
+            kind = kind_of_container(container)
             for member in read_members(kind, container, etag, SourceConfig(uri=container, max_image_bytes=MAX_IMAGE_BYTES)):
                 if isinstance(member.data, bytes):
                     self._keep(member.uri, member.data)
