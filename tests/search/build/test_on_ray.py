@@ -17,6 +17,7 @@ from tests.search.service.test_service import TOKEN, Client
 from tests.search.tables import Bench, rows_for, vectors_for
 from tlray.config import SearchConfig, ServeConfig
 from tlray.errors import ConfigError
+from tlray.lake.table.parts import vector_column
 from tlray.search.query.search import search
 from tlray.search.query.searcher import Searcher
 
@@ -51,6 +52,30 @@ def test_shards_make_the_index_that_one_process_makes(bench: Bench, tmp_path: Pa
     assert np.mean(hits[0].positions_BK == hits[1].positions_BK) > 0.99  # equal scores in either order
     with pytest.raises(ConfigError, match="IVF"):
         bench.index(out=str(tmp_path / "graph"), shards=2, factory="HNSW8")
+
+
+def test_shards_hold_each_vector_once_and_none_of_zeros(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    vectors_ND = vectors_for(range(2000), "1")
+    vectors_ND[200:900] = vectors_ND[1500]  # copies across shards, the first of them far before the others
+    vectors_ND[300:310] = 0
+    parts = [rows_for(range(at, at + 250)) for at in range(0, 2000, 250)]
+    for at, rows in enumerate(parts):
+        parts[at] = rows.set_column(5, "embedding", vector_column(vectors_ND[at * 250 : at * 250 + 250], "full"))
+    bench.commit(parts)
+    searchers = []
+    for shards in (1, 3):
+        out = str(tmp_path / f"{shards}")
+        bench.index(out=out, shards=shards, factory="IVF16,SQ8", rerank="always")
+        searchers.append(Searcher.open(out))
+    one, several = searchers
+    assert one.card.nodes == several.card.nodes == 2000 - 10 - 690 and several.card.zero_rows == 10
+    assert one.rows.table.equals(several.rows.table)
+    assert one.card.parameters == several.card.parameters
+    np.testing.assert_array_equal(one.vectors(np.arange(0, 2000, 7)), several.vectors(np.arange(0, 2000, 7)))
+    queries_BD = vectors_for(range(100_000, 100_050), "query")
+    hits = [searcher.search(queries_BD, 900) for searcher in searchers]
+    np.testing.assert_allclose(hits[0].scores_BK, hits[1].scores_BK, atol=1e-6)
 
 
 def test_a_table_of_queries_is_answered_by_workers_as_by_one_process(bench: Bench, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tlray.search.build.row_changes import row_changes
-from tlray.search.rows.row_table import ROWS_SCHEMA, with_ids
+from tlray.search.rows.row_table import PLACED_SCHEMA, with_ids
 
 Row = tuple[str, str | None, str]
 """URI, etag and part."""
@@ -16,7 +16,7 @@ Row = tuple[str, str | None, str]
 def table_of(rows: Sequence[Row]) -> pa.Table:
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
     uris, etags, parts = columns
-    return pa.table([uris, etags, [None] * len(rows), parts, range(len(rows))], schema=ROWS_SCHEMA.remove(0))
+    return pa.table([uris, etags, [None] * len(rows), parts, range(len(rows))], schema=PLACED_SCHEMA)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -34,7 +34,7 @@ def test_rows_are_kept_moved_added_and_removed_as_dictionaries_say(seed: int) ->
     came = [row for row in drawn(["new", "newer"]) if row[0] not in taken] if seed else []
     ids = np.arange(len(before)) * 3
     changes = row_changes(
-        with_ids(table_of(before), ids),
+        with_ids(table_of(before), ids, ids + 1, np.arange(len(ids), dtype=np.uint64)),
         ["newer", "stays", "new"],
         lambda paths: table_of([row for path in paths for row in came if row[2] == path]),
     )
@@ -46,7 +46,7 @@ def test_rows_are_kept_moved_added_and_removed_as_dictionaries_say(seed: int) ->
     found = changes.kept.select(["uri", "etag", "part"]).to_pylist()
     assert changes.kept["id"].to_pylist() == sorted(kept)
     assert [tuple(row.values()) for row in found] == [kept[at] for at in sorted(kept)]
-    assert sorted(changes.removed.tolist()) == sorted(at for key, at in gone.items() if key not in fresh)
+    assert sorted(changes.removed["id"].to_pylist()) == sorted(at for key, at in gone.items() if key not in fresh)
     added = {(row["uri"], row["etag"] or "") for row in changes.added.to_pylist()}
     assert added == fresh - set(gone) and len(changes.added) == len(added)
     assert changes.moved == len(fresh & set(gone))

@@ -58,7 +58,7 @@ def test_small_changes_go_beside_and_many_are_merged(factory: str, rerank: str, 
     check(bench, 0.93)
     card = card_of(bench)
     assert card.files | large == card.files and card.files["delta"].size_bytes < 20_000
-    assert (card.measured_version, card.quality, card.base_next_id, card.next_id) == (1, built.quality, 2000, 2020)
+    assert (card.measured_version, card.quality, card.base_next_node, card.next_id) == (1, built.quality, 2000, 2020)
 
     # A label that changes leaves the vectors alone.
     bench.commit([rows_for([*range(10, 200), *range(5005, 5020)]).set_column(2, "label", [["new"] * 205])], [third])
@@ -78,7 +78,7 @@ def test_small_changes_go_beside_and_many_are_merged(factory: str, rerank: str, 
     assert bench.index(**config)["action"] == "updated"
     merged = card_of(bench)
     assert "delta" not in merged.files and merged.measured_version == merged.version == 6
-    assert merged.base_next_id == merged.next_id == 2420
+    assert merged.base_next_node == merged.next_id == 2420
     assert ("vectors" in merged.files) == (rerank == "always")
     check(bench, 0.93)
 

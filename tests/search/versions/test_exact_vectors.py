@@ -7,8 +7,7 @@ import pytest
 
 from tlray.errors import TableCorruptError
 from tlray.search.build.sample import leaving_out
-from tlray.search.neighbours.exact import nearness_at
-from tlray.search.neighbours.metric import Metric
+from tlray.search.neighbours.exact import Metric, nearness_at
 from tlray.search.versions.exact_vectors import save_vectors
 
 
@@ -28,6 +27,9 @@ def test_rows_are_left_out_and_come_back(left_out: list[int]) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 def test_nearness_by_position(metric: Metric) -> None:
     queries_BD, vectors_ND = np.split(np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32), [2])
+    if metric == "cosine":
+        queries_BD = queries_BD / np.linalg.norm(queries_BD, axis=1, keepdims=True)
+        vectors_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
     at_BC = np.array([[3, -1, 9], [-1, -1, 0]])
     given_BCD = vectors_ND[at_BC]
     wanted_BC = (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tlray.search.neighbours.exact import prepared
 from tlray.search.neighbours.faiss_index import FaissIndex
 from tlray.search.neighbours.index_kind import kind_made_by
-from tlray.search.neighbours.metric import prepared
 from tlray.search.neighbours.parameters import Parameters
 from tlray.search.versions.card import Card
 from tlray.search.versions.changes import VectorChanges

@@ -63,7 +63,7 @@ def probe_of(index: FaissIndex, vectors_ND: np.ndarray, probe_ids: np.ndarray) -
     workers = min(threads(), MOST_WORKERS)
     with ThreadPoolExecutor(workers, initializer=set_threads, initargs=(threads() // workers,)) as comparing:
         found = list(comparing.map(nearest, range(0, len(vectors_ND), PROBED_ROWS)))
-    return Probe.of(probe_ids, queries_BD, *nearest_of(found, K + 1), len(vectors_ND))
+    return Probe.of(probe_ids, queries_BD, *nearest_of(found, K + 1), len(vectors_ND), index.metric)
 
 
 @contextmanager

@@ -1,82 +1,172 @@
-"""Index and search on a Ray cluster: shards of an index built in parallel, a table of queries answered by many processes.
+"""The vectors of a build that is spread out on Ray: shards of an index filled in parallel, and merged.
 
-Shape legend: N rows, B queries, D dimensions, K neighbours.
+Shape legend: N rows, U nodes, B vectors of a part, M asked for, Q queries, D dimensions, K neighbours.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 
 from tlray.errors import ConfigError
 from tlray.lake.table.parts import Part
+from tlray.lake.table.table import Table
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
 from tlray.search.build.sample import chosen_rows
-from tlray.search.neighbours.exact import exact_neighbours, nearest_of
+from tlray.search.neighbours.exact import ExactVectors, Metric, exact_neighbours, nearest_of, prepared
 from tlray.search.neighbours.faiss_index import FaissIndex
-from tlray.search.neighbours.metric import Metric, prepared
+from tlray.search.neighbours.index_kind import kind_made_by
 from tlray.search.neighbours.recall import K, Probe
-from tlray.search.rows.table_vectors import read_part_vectors
+from tlray.search.rows.copies import digests_of, nodes_of
+from tlray.search.rows.row_table import RowTable, read_rows, with_ids
+from tlray.search.rows.table_vectors import keyed, read_part_vectors
+from tlray.search.versions.exact_vectors import IndexVectors
 from tlray.search.versions.stopwatch import Stopwatch
 
 
-def fill_in_shards(
-    index: FaissIndex, factory: str, table_uri: str, column: str, parts: Sequence[Part], shards: int, watch: Stopwatch
-) -> Probe:
-    """Train an empty index, have its shards filled by tasks on Ray, and merge them.
+class _Source(NamedTuple):
+    """A column of a table, and what its vectors are prepared for."""
 
-    The rows that are trained on and the rows that are probed are those of a build in one process. A shard waits in Ray's
-    object store, which writes to disk what does not fit in memory, until it is merged; this process holds the index alone.
+    table_uri: str
+    column: str
+    metric: Metric
+
+
+class _Piece(NamedTuple):
+    """Neighbouring parts of a table, and the position of their first row among all."""
+
+    paths: tuple[str, ...]
+    start: int
+
+
+class VectorsInShards:
+    """The distinct vectors of a table, read by tasks on Ray; this process holds the merged index alone.
+
+    The rows that are trained on and those that are probed are the ones of a build in one process. A shard waits in Ray's object
+    store, which writes to disk what does not fit in memory, until it is merged.
 
     Args:
-        index: empty.
-        factory: its factory string.
-        table_uri: of the table.
+        table: at the version to show.
         column: the embedding column.
         parts: of the table, in the order of the index's rows.
-        shards: how many.
+        dimensions: of a vector.
+        metric: what "near" means.
+        shards: how many pieces.
+        factory: of the index, as it would be without copies.
         watch: where times are noted.
 
+    Attributes:
+        rows: all rows, numbered.
+        count: how many distinct vectors they have.
+
     Raises:
-        ConfigError: FAISS cannot merge this kind of index, or there is no cluster.
+        ConfigError: FAISS cannot merge this kind of index.
         TlrayError: what a task raised.
     """
-    if not index.kind.removes:
-        raise ConfigError(
-            f"shards are merged for IVF indexes only, not for {factory}; name an IVF --factory, or leave out --shards"
-        )
-    starts = np.cumsum([0, *(part.rows for part in parts)])
-    chosen = chosen_rows(factory, int(starts[-1]), index.dimensions)
-    # Neighbouring parts, of about as many rows in each shard.
-    edges = np.searchsorted(starts, np.linspace(0, starts[-1], min(shards, len(parts)) + 1))
-    pieces = [
-        ([part.path for part in parts[first:last]], int(starts[first]))
-        for first, last in itertools.pairwise(edges.tolist())
-        if last > first
-    ]
-    with joined(), unwrapped():
+
+    def __init__(
+        self,
+        table: Table,
+        column: str,
+        parts: Sequence[Part],
+        dimensions: int,
+        metric: Metric,
+        shards: int,
+        factory: str,
+        watch: Stopwatch,
+    ) -> None:
+        if not kind_made_by(factory, dimensions, metric).removes:
+            raise ConfigError(
+                f"shards are merged for IVF indexes only, not for {factory}; name an IVF --factory, or leave out --shards"
+            )
+        self._source, self._watch = _Source(table.uri, column, metric), watch
+        starts = np.cumsum([0, *(part.rows for part in parts)])
+        # Neighbouring parts, of about as many rows in each shard.
+        edges = np.searchsorted(starts, np.linspace(0, starts[-1], min(shards, len(parts)) + 1))
+        self._pieces = [
+            _Piece(tuple(part.path for part in parts[first:last]), int(starts[first]))
+            for first, last in itertools.pairwise(edges.tolist())
+            if last > first
+        ]
+        with watch.stage("read"):
+            placed = read_rows(table, [part.path for part in parts])
         with watch.stage("sample"):
-            training_BD = _sample(table_uri, column, pieces, chosen.training_ids, index)
-            queries_BD = _sample(table_uri, column, pieces, chosen.probe_ids, index)
-        with watch.stage("train"):
-            index.train(training_BD)
-        del training_BD
-        with watch.stage("add"):
-            shared = [ray.put(value) for value in (index.to_bytes(), queries_BD)]
-            build = _remote(_shard)
-            made = [build(*shared, index.metric, table_uri, column, *piece) for piece in pieces]
-        found = []
+            chosen = chosen_rows(factory, len(placed), dimensions)
+            surveys = self._in_pieces(_surveyed, np.sort(np.concatenate(chosen)))
+            keys_N, is_zero_N, chosen_MD = (np.concatenate(each) for each in zip(*surveys, strict=True))
+            nodes = nodes_of(keys_N, is_zero_N, lambda at_M: np.concatenate(self._in_pieces(_digested, at_M)))
+        self._first_row_U = nodes.first_row_U
+        self._sample = (factory, chosen, chosen_MD)
+        self.rows = RowTable(with_ids(placed, np.arange(len(placed)), nodes.of_row_N, keys_N))
+        self.count = len(nodes.first_row_U)
+
+    def _in_pieces(self, task: Callable[..., Any], at_M: np.ndarray) -> list[Any]:
+        """What a task says of some rows, ascending, piece by piece."""
+        shared = ray.put(at_M)
+        results: list[Any] = ray.get([_remote(task)(self._source, piece, shared) for piece in self._pieces])
+        return results
+
+    def fill(self, index: FaissIndex, factory: str) -> ExactVectors:
+        """Train an empty index and have all vectors added to it.
+
+        Args:
+            index: empty.
+            factory: its factory string.
+
+        Returns:
+            The vectors by node.
+        """
+        with self._watch.stage("sample"):
+            known, chosen, chosen_MD = self._sample
+            if known != factory or self.count < len(self.rows):  # copies are left out, so other rows are chosen
+                chosen = chosen_rows(factory, self.count, index.dimensions)
+                at_M = self._first_row_U[np.sort(np.concatenate(chosen))]
+                chosen_MD = np.concatenate(self._in_pieces(_picked, at_M))
+            is_probe_M = np.isin(np.sort(np.concatenate(chosen)), chosen.probe_ids)
+            self._probe_ids, self._queries_QD = chosen.probe_ids, chosen_MD[is_probe_M]
+        with self._watch.stage("train"):
+            index.train(chosen_MD[~is_probe_M])
+        self._sample = ("", chosen, chosen_MD[:0])
+        self._fill(index)
+        return IndexVectors(index, self.rows, None, self._source.table_uri, self._source.column)
+
+    def _fill(self, index: FaissIndex) -> None:
+        with self._watch.stage("add"):
+            shared = [ray.put(value) for value in (index.to_bytes(), self._queries_QD, self._first_row_U)]
+            made = [_remote(_shard)(self._source, piece, *shared) for piece in self._pieces]
+        self._found = []
         for reference in made:
-            with watch.stage("add"):
-                data, ids_BK, nearness_BK = ray.get(reference)
-            with watch.stage("merge"):  # while others are still being filled
+            with self._watch.stage("add"):
+                data, ids_QK, nearness_QK = ray.get(reference)
+            with self._watch.stage("merge"):  # while others are still being filled
                 index.merge(FaissIndex.from_bytes(data, index.metric))
-            found.append((ids_BK, nearness_BK))
-    ids_BK, nearness_BK = nearest_of(found, K + 1)
-    return Probe.of(chosen.probe_ids, queries_BD, ids_BK, nearness_BK, int(starts[-1]))
+            self._found.append((ids_QK, nearness_QK))
+
+    def probe(self, index: FaissIndex) -> Probe:
+        """Vectors to measure the filled index with; they were not trained on."""
+        ids_QK, nearness_QK = nearest_of(self._found, K + 1)
+        return Probe.of(self._probe_ids, self._queries_QD, ids_QK, nearness_QK, self.count, index.metric)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All vectors_BD by node, prepared, a part at a time."""
+        for piece in self._pieces:
+            for _, vectors_BD in _vectors_at(self._source, piece, self._first_row_U):
+                yield vectors_BD
+
+
+@contextmanager
+def vectors_in_shards(*arguments: Any) -> Iterator[VectorsInShards]:
+    """`VectorsInShards`, for as long as the cluster is joined; Ray's errors are ours.
+
+    Raises:
+        ConfigError: there is no cluster.
+    """
+    with joined(), unwrapped():
+        yield VectorsInShards(*arguments)
 
 
 def _remote(function: Callable[..., object]) -> Callable[..., Any]:
@@ -85,41 +175,49 @@ def _remote(function: Callable[..., object]) -> Callable[..., Any]:
     return task
 
 
-def _sample(
-    table_uri: str, column: str, pieces: Sequence[tuple[list[str], int]], ids: np.ndarray, index: FaissIndex
-) -> np.ndarray:
-    """Vectors of some rows, prepared; each piece's are picked out on Ray."""
-    pick = _remote(_picked)
-    return prepared(np.concatenate(ray.get([pick(table_uri, column, *piece, ids) for piece in pieces])), index.metric)
-
-
-def _blocks(table_uri: str, column: str, paths: Sequence[str], start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for path in paths:
-        features_BD = read_part_vectors(table_uri, path, column)
-        yield np.arange(start, start + len(features_BD)), features_BD
+def _vectors_at(source: _Source, piece: _Piece, at_M: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Of some rows, ascending, those in each part: the place of the first in `at_M`, and their prepared vectors_BD."""
+    start = piece.start
+    for path in piece.paths:
+        features_BD = read_part_vectors(source.table_uri, path, source.column)
+        first, last = np.searchsorted(at_M, [start, start + len(features_BD)])
+        yield int(first), prepared(features_BD[at_M[first:last] - start], source.metric)
         start += len(features_BD)
 
 
-def _picked(table_uri: str, column: str, paths: Sequence[str], start: int, ids: np.ndarray) -> np.ndarray:
-    """A task: vectors of those of some rows that are in these parts, in order."""
-    picked = []
-    for ids_B, features_BD in _blocks(table_uri, column, paths, start):
-        wanted = ids[np.searchsorted(ids, ids_B[0]) : np.searchsorted(ids, ids_B[-1] + 1)]
-        picked.append(features_BD[wanted - ids_B[0]])
-    return np.concatenate(picked)
+def _surveyed(source: _Source, piece: _Piece, at_M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A task: keys of all rows of a piece, which ones have no direction, and the vectors of some."""
+    keys, is_zero, vectors, start = [], [], [], piece.start
+    for path in piece.paths:
+        read = keyed(read_part_vectors(source.table_uri, path, source.column), source.metric)
+        first, last = np.searchsorted(at_M, [start, start + len(read.keys_N)])
+        keys.append(read.keys_N)
+        is_zero.append(read.is_zero_N)
+        vectors.append(read.vectors_ND[at_M[first:last] - start])
+        start += len(read.keys_N)
+    return np.concatenate(keys), np.concatenate(is_zero), np.concatenate(vectors)
+
+
+def _picked(source: _Source, piece: _Piece, at_M: np.ndarray) -> np.ndarray:
+    """A task: the vectors of those of some rows that are in a piece."""
+    return np.concatenate([vectors_BD for _, vectors_BD in _vectors_at(source, piece, at_M)])
+
+
+def _digested(source: _Source, piece: _Piece, at_M: np.ndarray) -> np.ndarray:
+    """A task: the digests of those of some rows that are in a piece."""
+    return np.concatenate([digests_of(vectors_BD) for _, vectors_BD in _vectors_at(source, piece, at_M)])
 
 
 def _shard(
-    trained: bytes, queries_BD: np.ndarray, metric: Metric, table_uri: str, column: str, paths: Sequence[str], start: int
+    source: _Source, piece: _Piece, trained: bytes, queries_QD: np.ndarray, first_row_U: np.ndarray
 ) -> tuple[bytes, np.ndarray, np.ndarray]:
-    """A task: the trained index filled with these parts, and their nearest rows to each query."""
-    index = FaissIndex.from_bytes(trained, metric)
+    """A task: the trained index filled with a piece's nodes, and the nearest of them to each query."""
+    index = FaissIndex.from_bytes(trained, source.metric)
 
     def added() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for ids_B, features_BD in _blocks(table_uri, column, paths, start):
-            vectors_BD = prepared(features_BD, metric)
-            index.add(vectors_BD, int(ids_B[0]))
-            yield ids_B, vectors_BD
+        for node, vectors_BD in _vectors_at(source, piece, first_row_U):
+            index.add(vectors_BD, node)
+            yield np.arange(node, node + len(vectors_BD)), vectors_BD
 
-    ids_BK, nearness_BK = exact_neighbours(queries_BD, added(), K + 1, metric)
-    return index.to_bytes(), ids_BK, nearness_BK
+    ids_QK, nearness_QK = exact_neighbours(queries_QD, added(), K + 1, source.metric)
+    return index.to_bytes(), ids_QK, nearness_QK

@@ -17,16 +17,15 @@ from tlray.errors import TableError
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.build.remeasure import is_due
-from tlray.search.build.row_changes import RowChanges, live_parts, row_changes
-from tlray.search.neighbours.exact import exact_neighbours
+from tlray.search.build.row_changes import RowChanges, live_parts, number_added, row_changes
+from tlray.search.neighbours.exact import exact_neighbours, prepared
 from tlray.search.neighbours.factory import Choice
 from tlray.search.neighbours.faiss_index import BLOCK_ROWS, FaissIndex
 from tlray.search.neighbours.index_kind import kind_made_by
-from tlray.search.neighbours.metric import prepared
 from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.neighbours.recall import K, Probe, find_themselves, measure, tune
-from tlray.search.rows.row_table import ROWS_SCHEMA, RowTable, read_rows, with_ids
-from tlray.search.rows.table_vectors import read_row_vectors
+from tlray.search.rows.copies import NO_NODE
+from tlray.search.rows.row_table import RowTable, read_rows
 from tlray.search.versions.card import Card
 from tlray.search.versions.changes import VectorChanges
 from tlray.search.versions.exact_vectors import IndexVectors, save_vectors
@@ -64,9 +63,10 @@ class _Update:
         rows: live rows.
         vector_changes: all since the FAISS file was written.
         added: how many of these vectors this update brought.
-        removed: ids that it takes away.
-        dead: rows that are gone and whose vectors stay inside.
-        next_id: over every id that was ever given.
+        removed: nodes that it takes away.
+        dead: vectors that no row has any more and that stay inside.
+        next_id: over every id of a row that was ever given.
+        next_node: over every id of a vector that was ever given.
     """
 
     rows: RowTable
@@ -75,6 +75,7 @@ class _Update:
     removed: np.ndarray
     dead: int
     next_id: int
+    next_node: int
 
 
 def update(
@@ -108,9 +109,9 @@ def update(
         return None, changes.counts, reason
     with watch.stage("read"):
         after = _after(table, card, before, changes)
-    merges = after.vector_changes.size > MERGE_FRACTION * len(after.rows) or config.recall_target != card.recall_target
+    merges = after.vector_changes.size > MERGE_FRACTION * len(after.rows.nodes_U) or config.recall_target != card.recall_target
     with watch.stage("check"):
-        measures = merges or is_due(index_uri, card, len(after.rows), before, after.vector_changes, scratch)
+        measures = merges or is_due(index_uri, card, len(after.rows.nodes_U), before, after.vector_changes, scratch)
     if measures:
         measured = _measured(table, config, index_uri, card, after, watch, scratch)
         reason = _needs_another_build(card, measured.quality, config.recall_target)
@@ -121,31 +122,46 @@ def update(
         found = {"parameters": measured.parameters, "quality": measured.quality, "measured_version": card.version + 1}
         card = card.model_copy(update=found)
     made = publish_changes(
-        table, index_uri, card, after.rows, after.vector_changes, dead=after.dead, next_id=after.next_id, watch=watch
+        table,
+        index_uri,
+        card,
+        after.rows,
+        after.vector_changes,
+        dead=after.dead,
+        next_id=after.next_id,
+        next_node=after.next_node,
+        watch=watch,
     )
     return made, changes.counts, ""
 
 
 def _after(table: Table, card: Card, before: VectorChanges, changes: RowChanges) -> _Update:
-    features_BD = read_row_vectors(table.uri, card.column, changes.added)
-    next_id = card.next_id + len(features_BD)
-    added = with_ids(changes.added, np.arange(card.next_id, next_id))
-    rows = RowTable(pa.concat_tables([changes.kept, added]).cast(ROWS_SCHEMA))
-    dead = _dead(card, changes)
-    return _Update(rows, before.then(changes.removed, features_BD), len(features_BD), changes.removed, dead, next_id)
+    added, features_ND = number_added(table.uri, card, changes)
+    next_node = card.next_node + len(features_ND)
+    rows = RowTable(pa.concat_tables([changes.kept, added]))
+    removed = np.setdiff1d(changes.removed["node"].to_numpy(), [NO_NODE])
+    removed = removed[~rows.are_live(removed)]
+    return _Update(
+        rows=rows,
+        vector_changes=before.then(removed, features_ND),
+        added=len(features_ND),
+        removed=removed,
+        dead=_dead(card, next_node, len(rows.nodes_U)),
+        next_id=card.next_id + len(added),
+        next_node=next_node,
+    )
 
 
-def _dead(card: Card, changes: RowChanges) -> int:
-    """Without removal ids number all vectors that were ever added."""
-    if kind_made_by(card.factory, card.dimensions, card.metric).removes:
-        return 0
-    return card.next_id - len(changes.kept)
+def _dead(card: Card, next_node: int, live: int) -> int:
+    """Without removal FAISS numbers all vectors that were ever added."""
+    return 0 if kind_made_by(card.factory, card.dimensions, card.metric).removes else next_node - live
 
 
 def _needs_rebuild(card: Card, changes: RowChanges) -> str:
-    rows, dead = len(changes.kept) + len(changes.added), _dead(card, changes)
-    if dead > MAX_DEAD_FRACTION * (rows + dead):
-        return f"{dead} of {rows + dead} vectors would be dead, more than {MAX_DEAD_FRACTION:.0%}"
+    rows, live = len(changes.kept) + len(changes.added), len(RowTable(changes.kept).nodes_U)
+    dead, most = _dead(card, card.next_node, live), live + len(changes.added)
+    if dead > MAX_DEAD_FRACTION * (most + dead):
+        return f"{dead} of {most + dead} vectors would be dead, more than {MAX_DEAD_FRACTION:.0%}"
     if rows > MAX_GROWTH * card.built.rows:
         return f"{rows} rows are more than {MAX_GROWTH:g} times the {card.built.rows} that it was built for"
     return ""
@@ -186,7 +202,7 @@ def _measured(
         loaded = load_index(index_uri, card, scratch)
     index, rows = loaded.index, after.rows
     with watch.stage("change"):
-        new_ids = np.arange(after.next_id - after.added, after.next_id)
+        new_ids = np.arange(after.next_node - after.added, after.next_node)
         index.remove(after.removed)
         if after.added:
             index.add(prepared(after.vector_changes.added_ND[-after.added :], card.metric), int(new_ids[0]))
@@ -223,18 +239,30 @@ def _merge(
         index.save(scratch / "index.faiss")
         files["faiss"] = put_file(index_uri, "faiss", scratch / "index.faiss")
         if measured.is_stored:
-            starts = range(0, len(rows), BLOCK_ROWS)
-            blocks = (measured.exact.take(rows.ids_N[start : start + BLOCK_ROWS]) for start in starts)
-            save_vectors(scratch / "vectors.npy", blocks, (len(rows), card.dimensions))
+            nodes = rows.nodes_U
+            starts = range(0, len(nodes), BLOCK_ROWS)
+            blocks = (measured.exact.take(nodes[start : start + BLOCK_ROWS]) for start in starts)
+            save_vectors(scratch / "vectors.npy", blocks, (len(nodes), card.dimensions))
             files["vectors"] = put_file(index_uri, "vectors", scratch / "vectors.npy")
-    contents = Contents(index, files, rows, measured.parameters, measured.quality, after.next_id, card.built)
+    contents = Contents(
+        index,
+        files,
+        rows,
+        measured.parameters,
+        measured.quality,
+        next_id=after.next_id,
+        next_node=after.next_node,
+        built=card.built,
+        zeros_are_apart=card.zeros_are_apart,
+    )
     return publish_whole(table, config, index_uri, card.version + 1, contents, Choice(card.factory, card.reasons), watch)
 
 
 def _probe(index: FaissIndex, rows: RowTable, exact: IndexVectors) -> Probe:
-    ids_B = np.sort(np.random.default_rng(len(rows)).choice(rows.ids_N, min(UPDATE_QUERIES, len(rows)), replace=False))
+    nodes = rows.nodes_U
+    ids_B = np.sort(np.random.default_rng(len(nodes)).choice(nodes, min(UPDATE_QUERIES, len(nodes)), replace=False))
     queries_BD = exact.take(ids_B)
     if index.kind.compares_all:
-        return Probe.exhaustive(ids_B, queries_BD, len(rows))
+        return Probe.exhaustive(ids_B, queries_BD, len(nodes))
     exact_ids_BK, nearness_BK = exact_neighbours(queries_BD, exact.blocks(), K + 1, index.metric)
-    return Probe.of(ids_B, queries_BD, exact_ids_BK, nearness_BK, len(rows))
+    return Probe.of(ids_B, queries_BD, exact_ids_BK, nearness_BK, len(nodes), index.metric)

@@ -1,19 +1,34 @@
-"""Exact neighbours: vectors compared one by one, without an index.
+"""What "near" means, and exact neighbours: vectors compared one by one, without an index.
 
-Shape legend: B queries, C and J candidates, K neighbours, M ids, N vectors, D dimensions. Queries and vectors are prepared
-(`tlray.search.neighbours.metric`).
+*Nearness* is larger for nearer vectors: the cosine, the inner product, or minus the squared L2 distance. A *prepared* vector
+is contiguous float32, and of unit length where the metric is cosine. An all-zero vector has no direction: its cosine to every
+vector, to another such one and to itself is taken to be 0, as in scikit-learn's `cosine_similarity`.
+
+Shape legend: B queries or vectors, C and J candidates, K neighbours, M ids, N vectors, D dimensions. Queries and vectors are
+prepared unless it is said otherwise.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import faiss
 import numpy as np
 
-from tlray.search.neighbours.metric import Metric
+Metric = Literal["cosine", "ip", "l2"]
 
 _GATHERED_FLOATS = 2**25
 """Floats of candidates in memory at once: 128 MiB."""
+
+_SPARE = 16
+"""Neighbours beyond k that are compared again, as the last of k may be among them."""
+
+_ROUNDING = 4 * 2.0**-24
+"""Of a sum of D products, over the square root of D and the lengths of both vectors: rounding errors of float32 add up like
+random ones (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4; here 4 times the unit
+roundoff, which all but one sum in thousands keeps)."""
+
+_LEAST_SQUARE = 1e-30
+"""Squared lengths under this have lost bits to float32's least numbers (1.2e-38 at full precision, for each summand)."""
 
 
 class ExactVectors(Protocol):
@@ -28,36 +43,127 @@ class ExactVectors(Protocol):
         ...
 
 
-def knn(queries_BD: np.ndarray, vectors_ND: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest of some vectors by FAISS's brute force.
+def prepared(features_BD: np.ndarray, metric: Metric) -> np.ndarray:
+    """Vectors in the form in which they are compared; a copy unless they have it already.
 
     Args:
-        queries_BD: float32.
-        vectors_ND: float32.
+        features_BD: of any floating type, as an encoder or a table gives them.
+        metric: what "near" means.
+
+    Returns:
+        vectors_BD, contiguous float32, of unit length for cosine; an all-zero vector stays as it is.
+    """
+    if metric != "cosine":
+        return np.ascontiguousarray(features_BD, np.float32)
+    unit_BD = np.array(features_BD, np.float32, order="C")
+    prepare(unit_BD, metric)
+    return unit_BD
+
+
+def prepare(vectors_BD: np.ndarray, metric: Metric) -> np.ndarray:
+    """Like `prepared`, in place, for contiguous float32 vectors.
+
+    Returns:
+        is_zero_B: which vectors have no direction, so no cosine. Always False for other metrics, which compare them like any.
+    """
+    if metric != "cosine":
+        return np.zeros(len(vectors_BD), bool)
+    squares_B = np.empty(len(vectors_BD), np.float32)
+    faiss.fvec_norms_L2sqr(faiss.swig_ptr(squares_B), faiss.swig_ptr(vectors_BD), vectors_BD.shape[1], len(vectors_BD))
+    is_extreme_B = ~((squares_B >= _LEAST_SQUARE) & (squares_B < np.inf))
+    if not is_extreme_B.any():
+        faiss.normalize_L2(vectors_BD)
+        return is_extreme_B
+    extreme_BD = vectors_BD[is_extreme_B].astype(np.float64)
+    lengths_B1 = np.linalg.norm(extreme_BD, axis=1, keepdims=True)
+    faiss.normalize_L2(vectors_BD)
+    vectors_BD[is_extreme_B] = extreme_BD / np.where(lengths_B1 == 0, 1, lengths_B1)
+    is_extreme_B[is_extreme_B] = lengths_B1[:, 0] == 0
+    return is_extreme_B
+
+
+def scores_of(nearness_BK: np.ndarray, metric: Metric) -> np.ndarray:
+    """What a user is shown for a nearness: the cosine, the inner product, or the L2 distance."""
+    return np.sqrt(np.maximum(-nearness_BK, 0)) if metric == "l2" else nearness_BK
+
+
+def nearness_from(distances_BK: np.ndarray, metric: Metric) -> np.ndarray:
+    """Nearness from FAISS's own numbers: inner products, or squared L2 distances (for cosine those of unit vectors)."""
+    if metric == "ip":
+        return distances_BK
+    return 1 - distances_BK / 2 if metric == "cosine" else -distances_BK
+
+
+def knn(queries_BD: np.ndarray, vectors_ND: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of some vectors by FAISS's brute force, to the precision of its matrix products (`in_full_precision`).
+
+    Args:
+        queries_BD: prepared.
+        vectors_ND: prepared.
         k: how many neighbours, at most N.
         metric: what "near" means.
 
     Returns:
         Positions at_BK and nearness_BK, nearest first.
     """
-    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    scores_BK, at_BK = faiss.knn(queries_BD, np.ascontiguousarray(vectors_ND), k, metric=kind)
-    return at_BK, -scores_BK if metric == "l2" else scores_BK
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
+    distances_BK, at_BK = faiss.knn(queries_BD, np.ascontiguousarray(vectors_ND), k, metric=kind)
+    return at_BK, nearness_from(distances_BK, metric)
 
 
 def nearness_at(queries_BD: np.ndarray, vectors_ND: np.ndarray, at_BC: np.ndarray, metric: Metric) -> np.ndarray:
     """Exact nearness_BC of each query to vectors of its own, given by position; `vectors_ND` is not copied.
 
-    FAISS itself gives minus infinity where a position is -1.
+    By the differences of the vectors, except for inner products: of equal vectors the cosine is 1, not nearly so. Where a
+    position is -1, FAISS itself gives what makes the nearness minus infinity.
     """
     queries_BD, at_BC = np.ascontiguousarray(queries_BD, np.float32), np.ascontiguousarray(at_BC, np.int64)
     nearness_BC = np.empty(at_BC.shape, np.float32)
     given = [faiss.swig_ptr(each) for each in (nearness_BC, queries_BD, vectors_ND, at_BC)]
-    by_position = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
+    by_position = faiss.fvec_inner_products_by_idx if metric == "ip" else faiss.fvec_L2sqr_by_idx
     by_position(*given, vectors_ND.shape[1], *at_BC.shape)
-    if metric == "l2":
-        np.negative(nearness_BC, out=nearness_BC)
-    return nearness_BC
+    return nearness_from(nearness_BC, metric)
+
+
+def in_full_precision(
+    search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+    nearness: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    queries_BD: np.ndarray,
+    k: int,
+    metric: Metric,
+    longest: Callable[[], float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """An exhaustive search whose answers are exact however many queries there are.
+
+    From some number of queries on FAISS compares by matrix products, |q|^2 + |v|^2 - 2 q v, where digits cancel. So a few more
+    than k are asked for and compared again. By cosine and inner product no vector is left out that is nearer than the last
+    given by more than `_ROUNDING` allows. L2 distances can be small against the vectors' lengths: queries for which the few
+    more do not prove that none is left out are searched for again, a few at a time, which FAISS does by differences.
+
+    Args:
+        search: from queries and k to ids and FAISS's nearness, nearest first; -1 where there are fewer.
+        nearness: from queries and ids to the exact nearness.
+        queries_BD: prepared.
+        k: how many neighbours.
+        metric: what "near" means.
+        longest: the length of the longest vector; asked for L2 alone.
+
+    Returns:
+        ids_BK and nearness_BK, nearest first.
+    """
+    few = faiss.cvar.distance_compute_blas_threshold - 1
+    if len(queries_BD) <= few:
+        return search(queries_BD, k)
+    ids_BC, given_BC = search(queries_BD, k + _SPARE)
+    ids_BK, nearness_BK = nearest_of([(ids_BC, nearness(queries_BD, ids_BC))], k)
+    if metric == "l2" and ids_BC.shape[1] == k + _SPARE:
+        error_B = _ROUNDING * np.sqrt(queries_BD.shape[1]) * (np.linalg.norm(queries_BD, axis=1) + longest()) ** 2
+        is_unsure_B = (ids_BC[:, -1] >= 0) & (nearness_BK[:, -1] < given_BC[:, -1] + error_B)
+        unsure = np.flatnonzero(is_unsure_B)
+        for start in range(0, len(unsure), few):
+            at = unsure[start : start + few]
+            ids_BK[at], nearness_BK[at] = search(queries_BD[at], k)
+    return ids_BK, nearness_BK
 
 
 def gathered_nearness(
@@ -103,9 +209,25 @@ def exact_neighbours(
     for ids_N, vectors_ND in blocks:
         if not len(vectors_ND):
             continue
-        at_BJ, nearness_BJ = knn(queries_BD, vectors_ND, min(k, len(vectors_ND)), metric)
-        best = nearest_of([best, (ids_N[at_BJ], nearness_BJ)], k)
+        best = nearest_of([best, _nearest_in(queries_BD, ids_N, np.ascontiguousarray(vectors_ND), k, metric)], k)
     return best
+
+
+def _nearest_in(
+    queries_BD: np.ndarray, ids_N: np.ndarray, vectors_ND: np.ndarray, k: int, metric: Metric
+) -> tuple[np.ndarray, np.ndarray]:
+    def search(some_BD: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+        return knn(some_BD, vectors_ND, min(wanted, len(vectors_ND)), metric)
+
+    at_BJ, nearness_BJ = in_full_precision(
+        search,
+        lambda some_BD, at: nearness_at(some_BD, vectors_ND, at, metric),
+        queries_BD,
+        min(k, len(vectors_ND)),
+        metric,
+        lambda: float(np.linalg.norm(vectors_ND, axis=1).max()),
+    )
+    return ids_N[at_BJ], nearness_BJ
 
 
 def nearest_of(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:

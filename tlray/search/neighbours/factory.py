@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from tlray.errors import ConfigError
-from tlray.search.neighbours.metric import Metric
+from tlray.search.neighbours.exact import Metric
 
 FLAT_MAX_ROWS = 10_000
 """Up to here every vector is compared. autofaiss does so below 1,000 and does not quantise below 10,000; a flat index is exact,
@@ -73,6 +73,24 @@ def choose(rows: int, dimensions: int, memory_bytes: int, recall_target: float, 
         if kept is not None:
             return Choice(prefix + kept.factory, (*reasons, *kept.reasons))
     return _quantised(rows, dimensions, memory_bytes)
+
+
+def fallback(choice: Choice, rows: int) -> Choice | None:
+    """What to build where a chosen index misses its recall: lists in place of a graph, as a search may look into all of them.
+
+    Crowds of almost equal vectors take all of each other's links, and a graph then does not lead past them.
+
+    Args:
+        choice: what was chosen.
+        rows: vectors to index.
+
+    Returns:
+        None for kinds whose searches can be as wide as need be already.
+    """
+    prefix, graph, _ = choice.factory.rpartition("HNSW")
+    if not graph or prefix.startswith(("IVF", "OPQ")):
+        return None
+    return Choice(f"{prefix}{_lists(rows)},Flat", (*choice.reasons[:-1], "vectors in lists, without links (wiki: IVF-Flat)"))
 
 
 def _fitting(choice: Choice, size_bytes: int, memory_bytes: int) -> Choice:

@@ -17,10 +17,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-from tlray.errors import IndexCorruptError
-from tlray.search.neighbours.exact import ExactVectors, nearest_of
-from tlray.search.neighbours.index_kind import IndexKind, core_of, kind_of, make
-from tlray.search.neighbours.metric import Metric
+from tlray.errors import ConfigError, IndexCorruptError
+from tlray.search.neighbours.exact import ExactVectors, Metric, in_full_precision, nearest_of, nearness_at, nearness_from
+from tlray.search.neighbours.index_kind import IndexKind, core_of, faiss_said, kind_of, make
 from tlray.search.neighbours.parameters import Parameters
 from tlray.search.neighbours.unreached import Unreached
 
@@ -52,6 +51,7 @@ class FaissIndex:
         self._last: tuple[Parameters, np.ndarray | None, Any] | None = None
         self._own: Parameters | None = None
         self._unreached: Unreached | None = None
+        self._longest_of = 0, 0.0
 
     @classmethod
     def make(cls, factory: str, dimensions: int, metric: Metric) -> "FaissIndex":
@@ -108,10 +108,20 @@ class FaissIndex:
         return bool(self._index.is_trained)
 
     def train(self, vectors_BD: np.ndarray) -> None:
-        """Train on a prepared sample; k-means runs on GPUs where FAISS has any."""
+        """Train on a prepared sample; k-means runs on GPUs where FAISS has any.
+
+        Raises:
+            ConfigError: the sample is too small for this kind of index, or does not suit it.
+        """
         if self.kind.lists and hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
             self._core.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlat(self._core.d, self._core.metric_type))
-        self._index.train(vectors_BD)
+        try:
+            self._index.train(vectors_BD)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"the index cannot be trained on {len(vectors_BD)} vectors: FAISS says {faiss_said(error)}; name a smaller "
+                "--factory, or Flat"
+            ) from error
 
     def add(self, vectors_BD: np.ndarray, first_id: int) -> None:
         """Add prepared vectors under the ids from `first_id` up; without removal they must follow on those that are inside."""
@@ -139,7 +149,7 @@ class FaissIndex:
         exact: ExactVectors | None = None,
         allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest vectors, compared again exactly where the parameters say so.
+        """The nearest vectors, compared again exactly where the parameters say so or FAISS's own comparison is not exact.
 
         Args:
             queries_BD: prepared.
@@ -154,10 +164,14 @@ class FaissIndex:
         if parameters.rerank > 1 and exact is not None:
             ids_BC, _ = self.candidates(queries_BD, k * parameters.rerank, parameters, allowed)
             return nearest_of([(ids_BC, exact.nearness(queries_BD, ids_BC))], k)
-        ids_BK, distances_BK = self.candidates(queries_BD, k, parameters, allowed)
-        if self.metric == "ip":
-            return ids_BK, distances_BK
-        return ids_BK, 1 - distances_BK / 2 if self.metric == "cosine" else -distances_BK
+
+        def by_faiss(some_BD: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+            ids_BJ, distances_BJ = self.candidates(some_BD, wanted, parameters, allowed)
+            return ids_BJ, nearness_from(distances_BJ, self.metric)
+
+        if self.kind.compares_all:
+            return in_full_precision(by_faiss, self.nearness, queries_BD, k, self.metric, self._longest)
+        return by_faiss(queries_BD, k)
 
     def candidates(
         self, queries_BD: np.ndarray, k: int, parameters: Parameters, allowed: np.ndarray | None = None
@@ -233,6 +247,17 @@ class FaissIndex:
                 self._has_map = True
             vectors_MD: np.ndarray = self._index.reconstruct_batch(np.ascontiguousarray(ids_M, np.int64))
         return vectors_MD
+
+    def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
+        """Exact nearness_BC of queries to stored vectors, minus infinity where an id is -1; `kind.is_exact`, not `removes`."""
+        return nearness_at(queries_BD, self._stored(), ids_BC, self.metric)
+
+    def _longest(self) -> float:
+        """The length of the longest vector inside."""
+        if self._longest_of[0] != self.total:
+            lengths = (np.linalg.norm(vectors_BD, axis=1).max() for _, vectors_BD in self.blocks())
+            self._longest_of = self.total, float(max(lengths))
+        return self._longest_of[1]
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All that is stored, dead vectors included, as ids_B and vectors_BD; only where `kind.is_exact`."""

@@ -6,7 +6,7 @@ from typing import Any
 import faiss
 
 from tlray.errors import ConfigError
-from tlray.search.neighbours.metric import Metric
+from tlray.search.neighbours.exact import Metric
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,17 @@ def make(factory: str, dimensions: int, metric: Metric) -> Any:
     try:
         index = faiss.index_factory(dimensions, factory, kind)
     except RuntimeError as error:
-        raise ConfigError(
-            f"factory {factory!r} for {dimensions} dimensions: FAISS says {str(error).split(': ')[-1]}"
-        ) from error
+        raise ConfigError(f"factory {factory!r} for {dimensions} dimensions: FAISS says {faiss_said(error)}") from error
     if isinstance(core_of(index), (faiss.IndexIDMap, faiss.IndexRefine)):
         raise ConfigError(f"factory {factory!r}: leave out IDMap and RFlat; ids and re-ranking (--rerank) are ours")
     if metric == "ip" and "PCA" in factory:
         raise ConfigError(f"factory {factory!r}: PCA moves the origin and so changes inner products; use OPQ, or cosine")
     return index
+
+
+def faiss_said(error: RuntimeError) -> str:
+    """The end of FAISS's message, without the place in its source code."""
+    return str(error).split(": ")[-1].strip()
 
 
 def kind_made_by(factory: str, dimensions: int, metric: Metric) -> IndexKind:

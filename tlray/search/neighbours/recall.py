@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from tlray.search.neighbours.exact import ExactVectors, nearest_of
+from tlray.search.neighbours.exact import ExactVectors, Metric, nearest_of
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH, FaissIndex
 from tlray.search.neighbours.parameters import Parameters, Quality
 
@@ -55,26 +55,42 @@ class Probe:
 
     @classmethod
     def of(
-        cls, ids_B: np.ndarray, queries_BD: np.ndarray, exact_ids_BK: np.ndarray, nearness_BK: np.ndarray, rows: int
+        cls,
+        ids_B: np.ndarray,
+        queries_BD: np.ndarray,
+        exact_ids_BK: np.ndarray,
+        nearness_BK: np.ndarray,
+        count: int,
+        metric: Metric,
     ) -> "Probe":
-        """From exact neighbours, the row itself among them.
+        """From exact neighbours, the vector itself among them.
+
+        Vectors that have ten others as near as float32 can tell are left out where there are others: any of a crowd of
+        almost-copies finds its ten, and would hide that the rest does not.
 
         Args:
-            ids_B: of the rows.
-            queries_BD: their vectors.
-            exact_ids_BK: K is one more than is wanted, where there are so many rows.
+            ids_B: of the vectors.
+            queries_BD: these vectors.
+            exact_ids_BK: K is one more than is wanted, where there are so many vectors.
             nearness_BK: of these.
-            rows: live rows of the index.
+            count: live vectors of the index.
+            metric: what "near" means.
         """
-        wanted = min(K, rows - 1)
+        wanted = min(K, count - 1)
+        if not wanted:
+            return cls(ids_B, queries_BD, np.empty(0, np.float32), wanted)
         _, nearness_BW = _without_self(exact_ids_BK, nearness_BK, ids_B, wanted)
-        least_B = nearness_BW[:, -1] if wanted else np.empty(0, np.float32)
+        least_B = nearness_BW[:, -1]
+        if metric != "ip":  # by inner product a row itself need not be its nearest
+            is_apart_B = least_B < (1 if metric == "cosine" else 0) - TIE * (queries_BD**2).sum(axis=1)
+            if is_apart_B.any():
+                return cls(ids_B[is_apart_B], queries_BD[is_apart_B], least_B[is_apart_B], wanted)
         return cls(ids_B, queries_BD, least_B, wanted)
 
     @classmethod
-    def exhaustive(cls, ids_B: np.ndarray, queries_BD: np.ndarray, rows: int) -> "Probe":
+    def exhaustive(cls, ids_B: np.ndarray, queries_BD: np.ndarray, count: int) -> "Probe":
         """For an index that compares every vector as it is: there is nothing to hold it against but itself."""
-        return cls(ids_B, queries_BD, None, min(K, rows - 1))
+        return cls(ids_B, queries_BD, None, min(K, count - 1))
 
     def recall(self, exact: ExactVectors, found_BK: np.ndarray) -> tuple[float, float]:
         """Mean over the queries of the share of wanted neighbours found, and its standard error; ties count as found."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tlray.search.neighbours.metric import Metric
+from tlray.search.neighbours.exact import Metric
 
 
 class Unreached:

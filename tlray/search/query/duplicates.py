@@ -1,32 +1,50 @@
 """`tlray duplicates`: groups of rows that are nearly the same, and those that cross splits or labels.
 
-Rows are joined where their cosine is at least the given one, directly or through others (connected components). Neighbours
-come from the index, so a pair may be missed as often as its recall says; cosines are exact.
+Rows are joined where their cosine is at least the given one, directly or through others (connected components). Rows of the
+very same vector are known to the index; other neighbours come from its searches, so a pair may be missed as often as its recall
+says. Cosines are exact. An all-zero vector has no direction, so it is like no other.
 
-Shape legend: B queries, K neighbours, E pairs, N rows.
+Shape legend: B vectors, K neighbours, E pairs, N rows, U distinct vectors (nodes).
 """
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tlray.config import DuplicatesConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
 from tlray.scoring import connected_components
+from tlray.search.neighbours.exact import nearest_of
+from tlray.search.query.answer_file import check_place, write_answers
 from tlray.search.query.searcher import Searcher
+from tlray.search.rows.copies import NO_NODE
 
 FIRST_K = 16
 MAX_K = 1024
-"""Neighbours asked for: few at first, four times as many for rows all of whose neighbours are near enough. Beyond the last
+"""Neighbours asked for: few at first, four times as many for vectors all of whose neighbours are near enough. Beyond the last
 number a group still holds together through its other members."""
 
 ROWS_SHOWN = 10
+_QUERIES_AT_ONCE = 4096
+
+
+class NearPairs(NamedTuple):
+    """Pairs of distinct vectors, each once, whose cosine is at least the given one.
+
+    Attributes:
+        first_E: of each pair the vector that comes first, as its place among the index's live nodes.
+        second_E: the other one.
+        cut_off: how many vectors have more than MAX_K near ones, so that some of their pairs are not listed.
+    """
+
+    first_E: np.ndarray
+    second_E: np.ndarray
+    cut_off: int
 
 
 def duplicates(config: DuplicatesConfig) -> dict[str, Any]:
@@ -39,29 +57,39 @@ def duplicates(config: DuplicatesConfig) -> dict[str, Any]:
         The command's JSON object: counts, and the groups that matter most.
 
     Raises:
-        ConfigError: an index that is not by cosine.
+        ConfigError: an index that is not by cosine, or a place where no file can be written.
     """
     began = time.monotonic()
+    if config.out:
+        check_place(config.out)
     searcher = Searcher.open(config.index)
     if searcher.card.metric != "cosine":
         raise ConfigError(
             f"{config.index} is an index by {searcher.card.metric}; build one with --metric cosine for duplicates"
         )
-    first_E, second_E, cosines_E = near_pairs(searcher, config.cosine)
-    group_N = connected_components(len(searcher.rows), first_E, second_E)
+    rows = searcher.rows
+    pairs = near_pairs(searcher, config.cosine)
+    group_N = _groups(searcher, pairs)
     report = _report(searcher, group_N, config.splits)
     leaks = [group for group in report if len(group["splits"]) > 1]
     conflicts = [group for group in report if len(group["labels"]) > 1]
     if config.out:
-        pq.write_table(_all_rows(searcher, group_N, config.splits), config.out, compression="zstd")
+        groups = _all_rows(searcher, group_N, config.splits)
+        write_answers(config.out, [groups], groups.schema)
     report.sort(key=lambda group: (-len(group["splits"]), -len(group["labels"]), -group["size"]))
     say(f"{len(report)} groups, {len(leaks)} across splits, {len(conflicts)} across labels")
+    zeros = len(rows.zero_positions)
+    if zeros:
+        say(f"{zeros} rows have an all-zero vector, which has no direction: they are in no group")
+    if pairs.cut_off:
+        say(f"{pairs.cut_off} vectors have more than {MAX_K} near ones: `pairs` counts the nearest of them")
     return {
         "index": to_uri(config.index),
         "version": searcher.card.version,
         "cosine": config.cosine,
-        "rows": len(searcher.rows),
-        "pairs": len(cosines_E),
+        "rows": len(rows),
+        "zero_vectors": zeros,
+        "pairs": _count(searcher, pairs),
         "groups": len(report),
         "rows_in_groups": sum(group["size"] for group in report),
         "leaks": len(leaks),
@@ -71,50 +99,60 @@ def duplicates(config: DuplicatesConfig) -> dict[str, Any]:
     }
 
 
-def near_pairs(searcher: Searcher, cosine: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of rows, each once, whose cosine is at least the given one.
-
-    Returns:
-        Positions of the first and the second rows, and the cosines; all of length E.
-    """
+def near_pairs(searcher: Searcher, cosine: float) -> NearPairs:
+    """Find pairs of distinct vectors whose cosine is at least the given one."""
+    nodes_U = searcher.rows.nodes_U  # a tensor
     first: list[np.ndarray] = [np.empty(0, np.int64)]
     second: list[np.ndarray] = [np.empty(0, np.int64)]
-    cosines: list[np.ndarray] = [np.empty(0, np.float32)]
-    for positions_B, vectors_BD in _blocks(searcher):
+    cut_off = 0
+    for nodes_B, vectors_BD in _blocks(searcher):
         k = FIRST_K
-        while len(positions_B):
-            hits = searcher.search(vectors_BD, k, leave_out_B=positions_B)
-            exact_BK = _exact_cosines(searcher, vectors_BD, hits.positions_BK, hits.scores_BK)
-            near_BK = (exact_BK >= cosine) & (hits.positions_BK >= 0)
+        while len(nodes_B):
+            found_BK, cosines_BK = _exact_neighbours(searcher, vectors_BD, k + 1)
+            near_BK = (found_BK >= 0) & (found_BK != nodes_B[:, None]) & (cosines_BK >= cosine)
             # Too few were asked for where even the last is near; these come again with more.
-            again_B = near_BK[:, -1] & (k < min(MAX_K, len(searcher.rows) - 1))
+            is_cut_B = (found_BK[:, -1] >= 0) & (cosines_BK[:, -1] >= cosine) & (found_BK.shape[1] < len(nodes_U))
+            again_B = is_cut_B & (k < MAX_K)
+            cut_off += int((is_cut_B & ~again_B).sum())
             kept_BK = near_BK & ~again_B[:, None]
             at_B, _ = np.nonzero(kept_BK)
-            first.append(positions_B[at_B])
-            second.append(hits.positions_BK[kept_BK])
-            cosines.append(exact_BK[kept_BK])
-            positions_B, vectors_BD, k = positions_B[again_B], vectors_BD[again_B], 4 * k
-    low = np.minimum(np.concatenate(first), np.concatenate(second))
-    high = np.maximum(np.concatenate(first), np.concatenate(second))
-    _, once = np.unique(low * len(searcher.rows) + high, return_index=True)
-    return low[once], high[once], np.concatenate(cosines)[once]
+            first.append(np.searchsorted(nodes_U, nodes_B[at_B]))
+            second.append(np.searchsorted(nodes_U, found_BK[kept_BK]))
+            nodes_B, vectors_BD, k = nodes_B[again_B], vectors_BD[again_B], 4 * k
+    ends = np.concatenate(first), np.concatenate(second)
+    pairs = np.unique(np.minimum(*ends) * len(nodes_U) + np.maximum(*ends))
+    return NearPairs(pairs // max(1, len(nodes_U)), pairs % max(1, len(nodes_U)), cut_off)
 
 
 def _blocks(searcher: Searcher) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for ids_B, vectors_BD in searcher.exact.blocks():
-        for start in range(0, len(ids_B), 4096):
-            yield searcher.rows.positions(ids_B[start : start + 4096]), vectors_BD[start : start + 4096]
+    for nodes_B, vectors_BD in searcher.exact.blocks():
+        for start in range(0, len(nodes_B), _QUERIES_AT_ONCE):
+            yield nodes_B[start : start + _QUERIES_AT_ONCE], vectors_BD[start : start + _QUERIES_AT_ONCE]
 
 
-def _exact_cosines(searcher: Searcher, queries_BD: np.ndarray, positions_BK: np.ndarray, scores_BK: np.ndarray) -> np.ndarray:
-    """The scores themselves where they are exact, else from the vectors of what was found."""
+def _exact_neighbours(searcher: Searcher, vectors_BD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest nodes that the index finds, nearest first, and their cosines by the vectors themselves."""
+    nodes_BK, cosines_BK = searcher.search_distinct(np.ascontiguousarray(vectors_BD), k)
     if searcher.scores_are_exact:
-        return scores_BK
-    found = np.unique(positions_BK[positions_BK >= 0])
-    vectors_ND = searcher.vectors(found)
-    at_BK = np.searchsorted(found, np.maximum(positions_BK, found[0] if len(found) else 0))
-    exact_BK = np.stack([queries_BD[row] @ vectors_ND[at].T for row, at in enumerate(at_BK)])
-    return np.where(positions_BK >= 0, exact_BK, -np.inf)
+        return nodes_BK, cosines_BK
+    return nearest_of([(nodes_BK, searcher.exact.nearness(vectors_BD, nodes_BK))], k)
+
+
+def _groups(searcher: Searcher, pairs: NearPairs) -> np.ndarray:
+    """For each row a number that it shares with those of its group."""
+    rows = searcher.rows
+    group_U = connected_components(len(rows.nodes_U), pairs.first_E, pairs.second_E)
+    group_N = len(group_U) + np.arange(len(rows))  # a row in no node is alone
+    has_node_N = rows.nodes_N != NO_NODE
+    group_N[has_node_N] = group_U[np.searchsorted(rows.nodes_U, rows.nodes_N[has_node_N])]
+    return group_N
+
+
+def _count(searcher: Searcher, pairs: NearPairs) -> int:
+    """Pairs of rows: those of one vector, and those of two near ones."""
+    rows = searcher.rows
+    sizes_U = np.bincount(np.searchsorted(rows.nodes_U, rows.nodes_N[rows.nodes_N != NO_NODE]), minlength=len(rows.nodes_U))
+    return int((sizes_U * (sizes_U - 1) // 2).sum() + (sizes_U[pairs.first_E] * sizes_U[pairs.second_E]).sum())
 
 
 def _split_of(uri: str, splits: tuple[str, ...]) -> str | None:

@@ -1,8 +1,9 @@
-"""What a search found, as records for people and programs, and as an Arrow table.
+"""What goes into a search and what comes out of it: queries, and hits as records for people and programs.
 
-Shape legend: B queries, K neighbours.
+Shape legend: B queries, K neighbours, D dimensions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tlray.errors import QueryError
 from tlray.search.rows.row_table import RowTable
 
 ANSWER_SCHEMA = pa.schema(
@@ -96,3 +98,30 @@ class Hits:
             pa.array(self.scores_BK[there_BK], pa.float32()),
         ]
         return pa.table(columns, schema=ANSWER_SCHEMA)
+
+
+def as_queries(given_BD: np.ndarray, dimensions: int) -> np.ndarray:
+    """Queries as contiguous float32 of their own.
+
+    Args:
+        given_BD: numbers of any type.
+        dimensions: D.
+
+    Raises:
+        QueryError: vectors of another shape, not numbers, not finite, or too long for float32.
+    """
+    expected = f"expected (B, {dimensions}) numbers"
+    try:
+        given_BD = np.asarray(given_BD)
+        if given_BD.dtype.kind not in "fiub":
+            raise QueryError(f"queries are of the type {given_BD.dtype}; {expected}")
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            queries_BD = np.array(given_BD, np.float32, order="C")
+    except ValueError as error:
+        raise QueryError(f"queries are no array: {error}; {expected}") from error
+    if queries_BD.ndim != 2 or queries_BD.shape[1] != dimensions:
+        raise QueryError(f"queries have the shape {queries_BD.shape}; {expected}")
+    # Quicker than to look at each value, and it finds vectors, too, that are too long to be compared.
+    if not math.isfinite(np.vdot(queries_BD, queries_BD)):
+        raise QueryError("a query has values that are not finite, or whose squares are not; expected finite floats")
+    return queries_BD

@@ -1,22 +1,33 @@
 """`tlray search`: from its config to its answers."""
 
 import time
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from tlray.config import SearchConfig
-from tlray.errors import AccessError, ConfigError, ObjectNotFoundError, QueryError, StorageError, TableError
+from tlray.errors import (
+    AccessError,
+    ConfigError,
+    ImageError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    QueryError,
+    StorageError,
+    TableError,
+)
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.progress import say
+from tlray.search.query.answer_file import check_place, write_answers
 from tlray.search.query.answers import answer_part
 from tlray.search.query.hits import ANSWER_SCHEMA, Hits
 from tlray.search.query.searcher import Searcher
+from tlray.search.query.vector_file import read_vector_file
 from tlray.search.rows.selection import Filter
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -42,21 +53,42 @@ def search(config: SearchConfig) -> dict[str, Any]:
         raise ConfigError("expected one kind of query: --image, --uri, --by-label, --vector or --queries")
     if config.queries and not config.out:
         raise ConfigError("--queries answers each row of a table; give --out, a Parquet file for the answers")
+    if config.out:
+        check_place(config.out)
     searcher = Searcher.open(config.index)
+    where = Filter(config.label, tuple(_as_prefix(prefix) for prefix in config.prefix))
     result: dict[str, Any] = {"index": to_uri(config.index), **searcher.about}
     result["table_versions_ahead"] = _versions_ahead(searcher)
-    where = Filter(config.label, config.prefix)
+    if where:
+        result["filtered_rows"] = _filtered_rows(searcher, where)
     if config.queries:
-        return result | _answer_table(searcher, config, where) | {"seconds": round(time.monotonic() - began, 3)}
-    names, hits = _answer(searcher, config, where)
-    if config.out:
-        with pq.ParquetWriter(config.out, ANSWER_SCHEMA) as writer:
-            writer.write_table(hits.to_table(names))
-        return result | {"queries": len(names), "out": config.out, "seconds": round(time.monotonic() - began, 3)}
-    answers = []
-    for name, found in zip(names, hits.to_lists(), strict=True):
-        answers.append({"query": name, "hits": found})
-    return result | {"answers": answers, "seconds": round(time.monotonic() - began, 3)}
+        result |= _answer_table(searcher, config, where)
+    else:
+        result |= _answer_some(searcher, config, where)
+    return result | {"seconds": round(time.monotonic() - began, 3)}
+
+
+def _as_prefix(given: str) -> str:
+    """A path stands for its file:// URI, as everywhere, and keeps its last slash."""
+    if "://" in given:
+        return given
+    return to_uri(given) + ("/" if given.endswith("/") and given.strip("/") else "")
+
+
+def _filtered_rows(searcher: Searcher, where: Filter) -> int:
+    """How many rows the filter lets through; what is asked for and found nowhere is said."""
+    count = searcher.count(where)
+    if not count:
+        say(
+            f"no row of the index has {where}, so nothing is found; its most frequent labels are "
+            f"{list(searcher.rows.labels)[:5]}, and a URI in it is {searcher.rows.uri(0)}"
+        )
+        return count
+    each = [Filter(labels=(label,)) for label in where.labels] + [Filter(prefixes=(prefix,)) for prefix in where.prefixes]
+    for one in each if len(each) > 1 else []:
+        if not searcher.rows.mask(one.labels, one.prefixes).any():
+            say(f"no row of the index has {one}")
+    return count
 
 
 def _versions_ahead(searcher: Searcher) -> int | None:
@@ -71,29 +103,52 @@ def _versions_ahead(searcher: Searcher) -> int | None:
     return ahead
 
 
-def _answer(searcher: Searcher, config: SearchConfig, where: Filter) -> tuple[list[str], Hits]:
+def _answer_some(searcher: Searcher, config: SearchConfig, where: Filter) -> dict[str, Any]:
+    """The answers to the queries on the command line, or in a file of vectors."""
+    names, hits = _hits(searcher, config, where)
+    if config.out:
+        write_answers(config.out, [hits.to_table(names)], ANSWER_SCHEMA)
+        return {"queries": len(names), "out": config.out}
+    answers = []
+    for name, found in zip(names, hits.to_lists(), strict=True):
+        answers.append({"query": name, "hits": found})
+    return {"answers": answers}
+
+
+def _hits(searcher: Searcher, config: SearchConfig, where: Filter) -> tuple[list[str], Hits]:
     if config.image:
-        return list(config.image), searcher.search_images([_read(image) for image in config.image], config.k, where)
+        images = [_read(image) for image in config.image]
+        vectors_BD = np.concatenate([_embedded(searcher, *named) for named in zip(config.image, images, strict=True)])
+        return list(config.image), searcher.search(vectors_BD, config.k, where)
     if config.uri:
         # A path stands for its file:// URI, as everywhere.
         return list(config.uri), searcher.search_uris([to_uri(uri) for uri in config.uri], config.k, where)
     if config.by_label:
-        centroids_BD = np.stack([searcher.centroid(label) for label in config.by_label])
-        return list(config.by_label), searcher.search(centroids_BD, config.k, where)
+        return list(config.by_label), searcher.search_labels(config.by_label, config.k, where)
     assert config.vector is not None
+    queries_BD = read_vector_file(config.vector)
     try:
-        queries_BD = np.atleast_2d(np.load(Path(config.vector), allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise QueryError(f"cannot read --vector {config.vector}: {error}; expected a .npy file of floats") from error
-    return [f"{config.vector}#{row}" for row in range(len(queries_BD))], searcher.search(queries_BD, config.k, where)
+        hits = searcher.search(queries_BD, config.k, where)
+    except QueryError as error:
+        raise QueryError(f"{config.vector}: {error}") from error
+    return [f"{config.vector}#{row}" for row in range(len(queries_BD))], hits
 
 
-def _read(address: str) -> bytes:
-    uri = to_uri(address)
+def _read(place: str) -> bytes:
+    uri = to_uri(place)
     try:
         return open_store(uri).read(uri, max_bytes=MAX_IMAGE_BYTES).data
     except ObjectNotFoundError as error:
-        raise QueryError(f"no image at {address}; expected a file or an s3:// URI") from error
+        raise QueryError(f"no image at {place}; expected a file or an s3:// URI") from error
+    except ObjectTooLargeError as error:
+        raise QueryError(f"{error}; expected a smaller image") from error
+
+
+def _embedded(searcher: Searcher, place: str, data: bytes) -> np.ndarray:
+    try:
+        return searcher.encoder().embed([data])
+    except ImageError as error:
+        raise QueryError(f"the image {place} cannot be used: {error}") from error
 
 
 def _answer_table(searcher: Searcher, config: SearchConfig, where: Filter) -> dict[str, Any]:
@@ -104,15 +159,17 @@ def _answer_table(searcher: Searcher, config: SearchConfig, where: Filter) -> di
         searcher.check_recipe(table.recipe_file.recipe_id)
     column_of(table, searcher.card.column)
     parts = table.parts("ok")
-    paths = [part.path for part in parts]
-    if config.workers:
-        from tlray.search.query.answers_on_ray import answers_on_ray  # Ray only where work is spread out
+    count = sum(part.rows for part in parts)
+    if not count:
+        raise QueryError(f"{table.uri} version {table.version} has no rows with an embedding, so there is nothing to answer")
+    write_answers(config.out, _answers(searcher, config, table.uri, [part.path for part in parts], where), ANSWER_SCHEMA)
+    return {"queries": count, "out": config.out}
 
-        version = searcher.card.version
-        answers = answers_on_ray(to_uri(config.index), version, table.uri, paths, config.k, where, config.workers)
-    else:
-        answers = (answer_part(searcher, table.uri, path, config.k, where) for path in paths)
-    with pq.ParquetWriter(config.out, ANSWER_SCHEMA, compression="zstd") as writer:
-        for answer in answers:
-            writer.write_table(answer)
-    return {"queries": sum(part.rows for part in parts), "out": config.out}
+
+def _answers(searcher: Searcher, config: SearchConfig, table_uri: str, paths: list[str], where: Filter) -> Iterable[pa.Table]:
+    if not config.workers:
+        return (answer_part(searcher, table_uri, path, config.k, where) for path in paths)
+    from tlray.search.query.answers_on_ray import answers_on_ray  # Ray only where work is spread out
+
+    version = searcher.card.version
+    return answers_on_ray(to_uri(config.index), version, table_uri, paths, config.k, where, config.workers)

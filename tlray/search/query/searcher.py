@@ -3,7 +3,6 @@
 Shape legend: B queries, K neighbours, D dimensions.
 """
 
-import math
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,13 +16,13 @@ from tlray.errors import QueryError, RecipeMismatchError
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
 from tlray.recipe import RecipeFile
-from tlray.search.neighbours.exact import exact_neighbours
+from tlray.search.neighbours.exact import exact_neighbours, nearest_of, prepare, scores_of
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
-from tlray.search.neighbours.metric import prepared, scores_of
 from tlray.search.neighbours.parameters import Parameters
-from tlray.search.query.hits import Hits
+from tlray.search.query.hits import Hits, as_queries
+from tlray.search.rows.copies import NO_NODE
 from tlray.search.rows.row_table import RowTable
-from tlray.search.rows.selection import Filter
+from tlray.search.rows.selection import Filter, Selection
 from tlray.search.versions.card import Card, read_card
 from tlray.search.versions.exact_vectors import IndexVectors
 from tlray.search.versions.load import LoadedIndex, load_index
@@ -57,7 +56,7 @@ class Searcher:
         self._exact = IndexVectors(index.index, index.rows, index.stored, index.card.table, index.card.column)
         self._encoder_lock = threading.Lock()
         self._encoder: QueryEncoder | None = None
-        self._allowed_by_filter: dict[Filter, np.ndarray] = {}
+        self._selected_by: dict[Filter, tuple[Selection, Parameters]] = {}
 
     @classmethod
     def open(cls, index: str, version: int | None = None) -> "Searcher":
@@ -92,12 +91,17 @@ class Searcher:
 
     @property
     def exact(self) -> IndexVectors:
-        """The live rows' vectors, prepared: of unit length where the metric is cosine."""
+        """The distinct vectors of the live rows by node, prepared: of unit length where the metric is cosine."""
         return self._exact
 
     def vectors(self, positions_M: np.ndarray) -> np.ndarray:
         """The prepared vectors_MD of rows of the index, given by position: of unit length where the metric is cosine."""
-        return self._exact.take(self.rows.ids_N[positions_M])
+        nodes_M = self.rows.nodes_N[positions_M]
+        if not (nodes_M == NO_NODE).any():
+            return self._exact.take(nodes_M)
+        vectors_MD = np.zeros((len(nodes_M), self.card.dimensions), np.float32)
+        vectors_MD[nodes_M != NO_NODE] = self._exact.take(nodes_M[nodes_M != NO_NODE])
+        return vectors_MD
 
     @property
     def scores_are_exact(self) -> bool:
@@ -164,6 +168,14 @@ class Searcher:
         """
         return self.search_rows(np.array([self.rows.position_of_uri(uri) for uri in uris], np.int64), k, where)
 
+    def search_labels(self, labels: Sequence[str], k: int = 10, where: Filter = EVERYTHING) -> Hits:
+        """Rows near the mean vector of each label.
+
+        Raises:
+            QueryError: no row has one of them.
+        """
+        return self.search(np.stack([self.centroid(label) for label in labels]), k, where)
+
     def centroid(self, label: str) -> np.ndarray:
         """The mean vector of a label's rows, of unit-length ones for cosine; shape (D,).
 
@@ -180,97 +192,118 @@ class Searcher:
     ) -> Hits:
         """Rows near vectors.
 
+        By cosine an all-zero vector, as a query or as a row, has a score of 0 to everything.
+
         Args:
             queries_BD: as the table's encoder gives them.
-            k: how many rows.
+            k: how many rows; fewer are found where the filter lets fewer through.
             where: which may be found.
             leave_out_B: for each query the position of a row that its answer is not to have; -1 for none.
 
         Raises:
-            QueryError: vectors of another shape, not finite, or too long for float32.
+            QueryError: vectors of another shape, not numbers, not finite, or too long for float32.
         """
-        queries_BD = np.asarray(queries_BD, np.float32)
-        if queries_BD.ndim != 2 or queries_BD.shape[1] != self.card.dimensions or k < 1:
-            raise QueryError(
-                f"queries have the shape {queries_BD.shape} and k is {k}; expected (B, {self.card.dimensions}) and k over 0"
-            )
-        # Quicker than to look at each value, and it finds vectors, too, that are too long to be compared.
-        if not math.isfinite(np.vdot(queries_BD, queries_BD)):
-            raise QueryError("a query has values that are not finite, or whose squares are not; expected finite floats")
-        prepared_BD = prepared(queries_BD, self.card.metric)
+        if k < 1:
+            raise QueryError(f"k is {k}; expected at least 1")
+        vectors_BD = as_queries(queries_BD, self.card.dimensions)
+        is_zero_B = prepare(vectors_BD, self.card.metric)
+        selection, parameters = self._selected(where)
         if leave_out_B is None:
-            return self._search(prepared_BD, k, where)
-        hits = self._search(prepared_BD, k + 1, where)
+            return self._hits(vectors_BD, is_zero_B, k, selection, parameters)
+        hits = self._hits(vectors_BD, is_zero_B, k + 1, selection, parameters)
         out_BK = hits.positions_BK == leave_out_B[:, None]
         order_BK = np.argsort(out_BK | (hits.positions_BK < 0), axis=1, kind="stable")[:, :k]
         positions_BK = np.where(out_BK, -1, hits.positions_BK)
         take = np.take_along_axis
         return Hits(self.rows, take(positions_BK, order_BK, axis=1), take(hits.scores_BK, order_BK, axis=1))
 
-    def _search(self, queries_BD: np.ndarray, k: int, where: Filter) -> Hits:
-        rows = self.rows
-        k = min(k, len(rows))
-        if where:
-            ids_BK, nearness_BK = self._search_filtered(queries_BD, k, where)
-        else:
-            allowed = self._allowed(where) if self.card.dead else None
-            ids_BK, nearness_BK = self._find(queries_BD, k, self.card.parameters, allowed, len(rows))
-        is_dense = len(rows) == self.card.next_id  # without removals an id is its row's position
-        positions_BK = ids_BK if is_dense else rows.positions(ids_BK.reshape(-1)).reshape(ids_BK.shape)
-        return Hits(rows, positions_BK, scores_of(nearness_BK, self.card.metric))
+    def search_distinct(self, vectors_BD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest distinct vectors of the index, each of which stands for all rows that have it.
 
-    def _find(
-        self, queries_BD: np.ndarray, k: int, parameters: Parameters, allowed: np.ndarray | None, available: int
+        Args:
+            vectors_BD: prepared, as `exact` gives them.
+            k: how many.
+
+        Returns:
+            nodes_BK (-1 where there are fewer) and nearness_BK, nearest first.
+        """
+        selection, parameters = self._selected(EVERYTHING)
+        return self._nearest(vectors_BD, min(k, selection.node_count), selection, parameters)
+
+    def count(self, where: Filter) -> int:
+        """How many rows a filter lets through."""
+        return self._selected(where)[0].count
+
+    def _hits(
+        self, vectors_BD: np.ndarray, is_zero_B: np.ndarray, k: int, selection: Selection, parameters: Parameters
+    ) -> Hits:
+        k = min(k, selection.count)
+        found = self._nearest(vectors_BD, min(k, selection.node_count), selection, parameters)
+        positions_BK, nearness_BK = selection.rows_of(*found, k)
+        if len(selection.zero_positions):
+            zeros_BZ = np.tile(selection.zero_positions[:k], (len(vectors_BD), 1))
+            of_zeros = zeros_BZ, np.zeros(zeros_BZ.shape, np.float32)
+            positions_BK, nearness_BK = nearest_of([(positions_BK, nearness_BK), of_zeros], k)
+        if is_zero_B.any():
+            positions_BK = np.where(is_zero_B[:, None], selection.first_positions(k), positions_BK)
+            nearness_BK = np.where(is_zero_B[:, None], np.float32(0), nearness_BK)
+        return Hits(self.rows, positions_BK, scores_of(nearness_BK, self.card.metric))
+
+    def _nearest(
+        self, vectors_BD: np.ndarray, k: int, selection: Selection, parameters: Parameters
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Search; and where lists held too few rows, look into more, or where a graph did not lead to enough, compare all."""
-        index = self._index.index
-        ids_BK, nearness_BK = index.search(queries_BD, k, parameters, self._exact, allowed)
-        if k > available or not np.count_nonzero(ids_BK[:, -1] < 0):  # quicker than `any` for few
-            return ids_BK, nearness_BK
-        while (ids_BK[:, -1] < 0).any() and index.kind.lists > (parameters.nprobe or index.kind.lists):
+        """The nearest nodes; where lists held too few, more are looked into, and where a graph led to too few, all compared."""
+        index, allowed = self._index.index, selection.allowed
+        if not k:
+            return np.empty((len(vectors_BD), 0), np.int64), np.empty((len(vectors_BD), 0), np.float32)
+        if selection.is_filtered and selection.node_count <= EXACT_ROWS and self._vectors_at_hand:
+            nodes = selection.nodes
+            return exact_neighbours(vectors_BD, [(nodes, self._exact.take(nodes))], k, self.card.metric)
+        nodes_BK, nearness_BK = index.search(vectors_BD, k, parameters, self._exact, allowed)
+        if not np.count_nonzero(nodes_BK[:, -1] < 0):  # quicker than `any` for few
+            return nodes_BK, nearness_BK
+        while (nodes_BK[:, -1] < 0).any() and index.kind.lists > (parameters.nprobe or index.kind.lists):
             parameters = parameters.model_copy(update={"nprobe": min(index.kind.lists, _MORE * (parameters.nprobe or 1))})
-            ids_BK, nearness_BK = index.search(queries_BD, k, parameters, self._exact, allowed)
+            nodes_BK, nearness_BK = index.search(vectors_BD, k, parameters, self._exact, allowed)
         if index.kind.is_graph and self._vectors_at_hand:
-            short_B = ids_BK[:, -1] < 0  # rows in tight clusters hang together in graphs of their own
-            ids_BK[short_B], nearness_BK[short_B] = exact_neighbours(
-                queries_BD[short_B], self._allowed_blocks(allowed), k, self.card.metric
+            is_short_B = nodes_BK[:, -1] < 0  # vectors in tight clusters hang together in graphs of their own
+            nodes_BK[is_short_B], nearness_BK[is_short_B] = exact_neighbours(
+                vectors_BD[is_short_B], self._blocks(allowed), k, self.card.metric
             )
-        return ids_BK, nearness_BK
+        return nodes_BK, nearness_BK
 
     @property
     def _vectors_at_hand(self) -> bool:
         return self._index.index.kind.is_exact or self._index.stored is not None
 
-    def _allowed_blocks(self, allowed: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for ids_B, vectors_BD in self._exact.blocks():
-            keep_B = slice(None) if allowed is None else allowed[ids_B]
-            yield ids_B[keep_B], vectors_BD[keep_B]
+    def _blocks(self, allowed: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for nodes_B, vectors_BD in self._exact.blocks():
+            keep_B = slice(None) if allowed is None else allowed[nodes_B]
+            yield nodes_B[keep_B], vectors_BD[keep_B]
 
-    def _search_filtered(self, queries_BD: np.ndarray, k: int, where: Filter) -> tuple[np.ndarray, np.ndarray]:
-        allowed = self._allowed(where)
-        ids = np.flatnonzero(allowed)
-        if len(ids) <= EXACT_ROWS and self._vectors_at_hand:
-            vectors_ND = self._exact.take(ids) if len(ids) else np.empty((0, queries_BD.shape[1]), np.float32)
-            return exact_neighbours(queries_BD, [(ids, vectors_ND)], k, self.card.metric)
-        wider = len(self.rows) / max(1, len(ids))
+    def _selected(self, where: Filter) -> tuple[Selection, Parameters]:
+        """What a filter lets through, and the parameters of a search among that: the fewer rows, the wider."""
+        selected = self._selected_by.get(where)
+        if selected is None:
+            nodes = len(self.rows.nodes_U)
+            has_dead = self._index.index.total > nodes
+            selection = Selection(self.rows, where, self.card.next_node, has_dead=has_dead)
+            selected = selection, self._wider(nodes / max(1, selection.node_count))
+            if len(self._selected_by) >= _FILTERS_KEPT:
+                self._selected_by.clear()
+            self._selected_by[where] = selected
+        return selected
+
+    def _wider(self, times: float) -> Parameters:
         given = self.card.parameters
-        nprobe = None if given.nprobe is None else min(self._index.index.kind.lists, int(np.ceil(given.nprobe * wider)))
-        ef_search = None if given.ef_search is None else min(MAX_EF_SEARCH, int(np.ceil(given.ef_search * wider)))
-        parameters = Parameters(nprobe=nprobe, ef_search=ef_search, rerank=given.rerank)
-        return self._find(queries_BD, k, parameters, allowed, len(ids))
-
-    def _allowed(self, where: Filter) -> np.ndarray:
-        allowed = self._allowed_by_filter.get(where)
-        if allowed is None:
-            allowed = np.zeros(self.card.next_id, bool)
-            allowed[self.rows.ids_N[self.rows.mask(where)]] = True
-            if len(self._allowed_by_filter) >= _FILTERS_KEPT:
-                self._allowed_by_filter.clear()
-            self._allowed_by_filter[where] = allowed
-        return allowed
+        if times == 1:
+            return given
+        nprobe = None if given.nprobe is None else min(self._index.index.kind.lists, int(np.ceil(given.nprobe * times)))
+        ef_search = None if given.ef_search is None else min(MAX_EF_SEARCH, int(np.ceil(given.ef_search * times)))
+        return Parameters(nprobe=nprobe, ef_search=ef_search, rerank=given.rerank)
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What a person wants to know of it."""
+        """What a person wants to know of the index: version, table, recipe, rows, metric, factory, recall."""
         recall = {"recall_at_10": self.card.quality.recall_at_10, "measured_version": self.card.measured_version}
         return {name: getattr(self.card, name) for name in _ABOUT} | recall

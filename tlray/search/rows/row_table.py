@@ -1,6 +1,9 @@
 """What an index's ids mean: a small Parquet file beside the FAISS file, and look-ups in it.
 
-Shape legend: N live rows, M ids asked for.
+Two numbers stand beside each row. Its *id* is its own, given once. Its *node* is what FAISS knows its vector by; rows of the
+same vector have the same one (`tlray.search.rows.copies`).
+
+Shape legend: N live rows, M ids or nodes asked for, U live nodes.
 """
 
 import io
@@ -16,11 +19,10 @@ import pyarrow.parquet as pq
 from tlray.errors import QueryError
 from tlray.lake.table.parts import READ_THREADS, read_part
 from tlray.lake.table.table import Table
-from tlray.search.rows.selection import Filter
+from tlray.search.rows.copies import NO_NODE
 
-ROWS_SCHEMA = pa.schema(
+PLACED_SCHEMA = pa.schema(
     [
-        pa.field("id", pa.int64(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("etag", pa.string()),
         pa.field("label", pa.string()),
@@ -28,11 +30,21 @@ ROWS_SCHEMA = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
     ]
 )
-"""`part` and `row` say where in the table the vector is."""
+"""Rows of a table and where they are in it: `part` and `row` say where the vector is."""
+
+ROWS_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        *PLACED_SCHEMA,
+        pa.field("node", pa.int64(), nullable=False),
+        pa.field("key", pa.uint64()),
+    ]
+)
+"""Rows of an index. `key` is `keys_of` the prepared vector; null in indexes of version 0.1, which had a node for each row."""
 
 
 class RowTable:
-    """The live rows of an index: what each of its ids means.
+    """The live rows of an index.
 
     Args:
         table: ROWS_SCHEMA, sorted by id.
@@ -41,20 +53,73 @@ class RowTable:
     def __init__(self, table: pa.Table) -> None:
         self.table = table.combine_chunks()
         self.ids_N: np.ndarray = self.table["id"].to_numpy()
+        self.nodes_N: np.ndarray = self.table["node"].to_numpy()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "RowTable":
-        """Read the side file."""
-        return cls(pq.ParquetFile(io.BytesIO(data)).read())
+        """Read the side file, of this version or of 0.1."""
+        table = pq.ParquetFile(io.BytesIO(data)).read()
+        if "node" not in table.schema.names:
+            table = with_ids(table.drop_columns(["id"]), table["id"], table["id"], pa.nulls(len(table), pa.uint64()))
+        return cls(table.cast(ROWS_SCHEMA))
 
     def to_bytes(self) -> bytes:
         """The side file: zstd Parquet that any engine reads."""
         sink = io.BytesIO()
-        pq.write_table(self.table, sink, compression="zstd", use_dictionary=["label", "part"])
+        encodings = {"node": "DELTA_BINARY_PACKED", "id": "DELTA_BINARY_PACKED"}
+        pq.write_table(self.table, sink, compression="zstd", use_dictionary=["label", "part"], column_encoding=encodings)
         return sink.getvalue()
 
     def __len__(self) -> int:
         return len(self.ids_N)
+
+    def positions(self, ids_M: np.ndarray) -> np.ndarray:
+        """Positions of ids in `table`; -1 for those that are not live."""
+        return _positions_in(self.ids_N, ids_M)
+
+    @cached_property
+    def has_copies(self) -> bool:
+        """Whether some rows share a node, or have none, or are in another order than their nodes."""
+        return bool(len(self) and (self.nodes_N[0] < 0 or (np.diff(self.nodes_N) <= 0).any()))
+
+    @cached_property
+    def _firsts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The live nodes, ascending, and the position of the first row of each."""
+        if not self.has_copies:
+            return self.nodes_N, np.arange(len(self))
+        nodes, first = np.unique(self.nodes_N, return_index=True)
+        skipped = int(np.searchsorted(nodes, 0))
+        return nodes[skipped:], first[skipped:]
+
+    @property
+    def nodes_U(self) -> np.ndarray:  # noqa: N802  # a tensor
+        """The live nodes, ascending."""
+        return self._firsts[0]
+
+    def are_live(self, nodes_M: np.ndarray) -> np.ndarray:
+        """For each node whether a live row has it."""
+        is_live_M: np.ndarray = _positions_in(self.nodes_U, nodes_M) >= 0
+        return is_live_M
+
+    def first_positions(self, nodes_M: np.ndarray) -> np.ndarray:
+        """Position of the first row of each node; -1 where the node is not live."""
+        nodes_U, first_U = self._firsts
+        at_M = _positions_in(nodes_U, nodes_M)
+        return np.where(at_M < 0, -1, first_U[at_M]) if len(first_U) else at_M
+
+    @cached_property
+    def zero_positions(self) -> np.ndarray:
+        """Positions of the rows that are in no node: all-zero vectors, where the metric is cosine."""
+        return np.flatnonzero(self.nodes_N == NO_NODE)
+
+    def with_zeros_apart(self, nodes_M: np.ndarray) -> "RowTable":
+        """These rows with some nodes' rows in none.
+
+        Args:
+            nodes_M: of all-zero vectors.
+        """
+        nodes_N = np.where(np.isin(self.nodes_N, nodes_M), NO_NODE, self.nodes_N)
+        return RowTable(self.table.set_column(self.table.schema.get_field_index("node"), "node", pa.array(nodes_N)))
 
     @cached_property
     def labels(self) -> dict[str, int]:
@@ -64,20 +129,12 @@ class RowTable:
             str(one["values"]): int(one["counts"]) for one in sorted(counts, key=lambda one: (-one["counts"], one["values"]))
         }
 
-    def positions(self, ids_M: np.ndarray) -> np.ndarray:
-        """Where ids are in `table`; -1 for those that are not live."""
-        at_M = np.searchsorted(self.ids_N, ids_M)
-        at_M[at_M == len(self)] = 0
-        if not len(self):
-            return np.full(len(ids_M), -1, np.int64)
-        return np.where(self.ids_N[at_M] == ids_M, at_M, -1)
-
     def uri(self, position: int) -> str:
-        """URI of one row."""
+        """The URI of one row."""
         return str(self.table["uri"][position].as_py())
 
     def label(self, position: int) -> str | None:
-        """Label of one row."""
+        """The label of one row."""
         label = self.table["label"][position].as_py()
         return None if label is None else str(label)
 
@@ -86,7 +143,7 @@ class RowTable:
         return self.table["uri"].combine_chunks()
 
     def position_of_uri(self, uri: str) -> int:
-        """Where a URI's row is.
+        """The position of a URI's row.
 
         Raises:
             QueryError: the index has no such image.
@@ -97,47 +154,64 @@ class RowTable:
         return int(found)
 
     def positions_of_label(self, label: str) -> np.ndarray:
-        """Where a label's rows are.
+        """The positions of a label's rows.
 
         Raises:
             QueryError: no row has it.
         """
-        positions = np.flatnonzero(self.mask(Filter(labels=(label,))))
+        positions = np.flatnonzero(self.mask(labels=(label,)))
         if not len(positions):
             raise QueryError(f"no row has the label {label!r}; the most frequent ones are {list(self.labels)[:5]}")
         return positions
 
-    def mask(self, where: Filter) -> np.ndarray:
-        """For each row whether the filter lets it through; bool of length N."""
+    def mask(self, labels: Sequence[str] = (), prefixes: Sequence[str] = ()) -> np.ndarray:
+        """For each row whether it has one of the labels and its URI one of the prefixes; none given means any.
+
+        Both are compared character by character: a comma, a bracket or a star in one has no meaning.
+
+        Returns:
+            bool of length N.
+        """
         mask_N = np.ones(len(self), bool)
-        if where.labels:
-            is_in = pc.is_in(self.table["label"], value_set=pa.array(where.labels, pa.string()))
+        if labels:
+            is_in = pc.is_in(self.table["label"], value_set=pa.array(labels, pa.string()))
             mask_N &= is_in.to_numpy(zero_copy_only=False)
-        if where.prefixes:
+        if prefixes:
             any_N = np.zeros(len(self), bool)
-            for prefix in where.prefixes:
+            for prefix in prefixes:
                 any_N |= pc.starts_with(self.table["uri"], prefix).to_numpy(zero_copy_only=False)
             mask_N &= any_N
         return mask_N
+
+
+def _positions_in(sorted_N: np.ndarray, values_M: np.ndarray) -> np.ndarray:
+    if not len(sorted_N):
+        return np.full(len(values_M), -1, np.int64)
+    at_M = np.searchsorted(sorted_N, values_M)
+    at_M[at_M == len(sorted_N)] = 0
+    return np.where(sorted_N[at_M] == values_M, at_M, -1)
 
 
 def read_rows(table: Table, paths: Sequence[str]) -> pa.Table:
     """URI, etag and label of all rows of some parts, and where they are; no vectors.
 
     Returns:
-        ROWS_SCHEMA without `id`.
+        PLACED_SCHEMA, in the order of the parts.
     """
-    schema = ROWS_SCHEMA.remove(0)
 
     def read(path: str) -> pa.Table:
         rows = read_part(table.uri, path, ["uri", "etag", "label"])
-        rows = rows.append_column(ROWS_SCHEMA.field("part"), pa.repeat(pa.scalar(path), len(rows)))
-        return rows.append_column(ROWS_SCHEMA.field("row"), pa.array(np.arange(len(rows), dtype=np.int32))).cast(schema)
+        rows = rows.append_column(PLACED_SCHEMA.field("part"), pa.repeat(pa.scalar(path), len(rows)))
+        return rows.append_column(PLACED_SCHEMA.field("row"), pa.array(np.arange(len(rows), dtype=np.int32))).cast(
+            PLACED_SCHEMA
+        )
 
     with ThreadPoolExecutor(READ_THREADS) as threads:
-        return pa.concat_tables([schema.empty_table(), *threads.map(read, paths)])
+        return pa.concat_tables([PLACED_SCHEMA.empty_table(), *threads.map(read, paths)])
 
 
-def with_ids(rows: pa.Table, ids: np.ndarray) -> pa.Table:
-    """Rows with their ids as the first column."""
-    return rows.add_column(0, ROWS_SCHEMA.field("id"), pa.array(ids, pa.int64()))
+def with_ids(
+    rows: pa.Table, ids: np.ndarray | pa.ChunkedArray, nodes: np.ndarray | pa.ChunkedArray, keys: np.ndarray | pa.Array
+) -> pa.Table:
+    """ROWS_SCHEMA of rows of PLACED_SCHEMA, their ids, nodes and keys."""
+    return pa.table([ids, *rows.columns, nodes, keys], schema=ROWS_SCHEMA)

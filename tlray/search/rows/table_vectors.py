@@ -6,15 +6,38 @@ Shape legend: N rows, B rows of one part, D dimensions.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableError
 from tlray.lake.table.parts import READ_THREADS, read_part, vectors_of
-from tlray.search.neighbours.metric import Metric, prepare
+from tlray.search.neighbours.exact import Metric, prepare
+from tlray.search.rows.copies import keys_of
 
 _IN_MEMORY_FRACTION = 0.5
+
+
+class KeyedVectors(NamedTuple):
+    """Prepared vectors, and what tells which of them are equal.
+
+    Attributes:
+        vectors_ND: float32; perhaps a memory-mapped file.
+        keys_N: `tlray.search.rows.copies.keys_of` them.
+        is_zero_N: which ones have no direction, where the metric is cosine.
+    """
+
+    vectors_ND: np.ndarray
+    keys_N: np.ndarray
+    is_zero_N: np.ndarray
+
+
+def keyed(features_ND: np.ndarray, metric: Metric) -> KeyedVectors:
+    """Prepare vectors as a table has them; contiguous float32 ones where they are."""
+    vectors_ND = np.ascontiguousarray(features_ND, np.float32)
+    is_zero_N = prepare(vectors_ND, metric)
+    return KeyedVectors(vectors_ND, keys_of(vectors_ND), is_zero_N)
 
 
 def read_vectors(
@@ -25,8 +48,8 @@ def read_vectors(
     metric: Metric,
     scratch: Path,
     memory_bytes: int,
-) -> np.ndarray:
-    """All vectors of some parts, in order, prepared (`tlray.search.neighbours.metric`).
+) -> KeyedVectors:
+    """All vectors of some parts, in order, prepared.
 
     Args:
         table_uri: the table.
@@ -36,9 +59,6 @@ def read_vectors(
         metric: what they are prepared for.
         scratch: a folder for a file that stands in for memory where the vectors are too many.
         memory_bytes: what they may take in memory.
-
-    Returns:
-        vectors_ND, float32; perhaps a memory-mapped file in `scratch`.
     """
     shape = (sum(rows for _, rows in parts), dimensions)
     vectors_ND: np.ndarray
@@ -46,15 +66,17 @@ def read_vectors(
         vectors_ND = np.empty(shape, np.float32)
     else:
         vectors_ND = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.float32, shape)
+    keys_N, is_zero_N = np.empty(shape[0], np.uint64), np.empty(shape[0], bool)
     starts = np.cumsum([0, *(rows for _, rows in parts)]).tolist()
 
     def read(path: str, start: int, end: int) -> None:
         # Straight to where they belong: memory that is new costs more than the copy.
-        prepare(vectors_of(read_part(table_uri, path, [column])[column], vectors_ND[start:end]), metric)
+        read_BD = vectors_of(read_part(table_uri, path, [column])[column], vectors_ND[start:end])
+        _, keys_N[start:end], is_zero_N[start:end] = keyed(read_BD, metric)
 
     with ThreadPoolExecutor(READ_THREADS) as threads:
         list(threads.map(read, [path for path, _ in parts], starts[:-1], starts[1:]))
-    return vectors_ND
+    return KeyedVectors(vectors_ND, keys_N, is_zero_N)
 
 
 def read_part_vectors(table_uri: str, path: str, column: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from tlray.errors import (
     ConcurrentWriteError,
+    ConfigError,
     IndexCorruptError,
     IndexMissingError,
     ObjectNotFoundError,
@@ -27,10 +28,11 @@ from tlray.errors import (
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.table import RECIPE_NAME
-from tlray.search.neighbours.metric import Metric
+from tlray.search.neighbours.exact import Metric
 from tlray.search.neighbours.parameters import Parameters, Quality, Strict
 from tlray.search.versions.files import FileKind, IndexFile
 
+FORMAT_0_1, FORMAT = 4, 5
 _CARD_NAME = re.compile(r".*/versions/(\d{20})\.json")
 
 
@@ -65,21 +67,25 @@ class Card(Strict):
         factory: FAISS's factory string.
         reasons: why this one.
         rows: live rows.
-        dead: removed rows whose vectors are still inside and never shown.
-        next_id: ids are given once, from 0 up.
-        base_next_id: ids from here on came after the FAISS file was written; their vectors are in the delta file.
+        nodes: distinct vectors of the live rows; FAISS holds each once (`tlray.search.rows.copies`).
+        zero_rows: live rows whose vector is all zeros, where the metric is cosine; FAISS holds none of them.
+        dead: vectors that no live row has any more and that are still inside, never shown.
+        next_id: ids of rows are given once, from 0 up.
+        next_node: likewise those of vectors.
+        base_next_node: nodes from here on came after the FAISS file was written; their vectors are in the delta file.
+        zeros_are_apart: False where FAISS may hold all-zero vectors although the metric is cosine, as version 0.1 made it.
         built: what it was when it was built as a whole.
         recall_target: what was asked for.
         parameters: of a search.
         quality: what was measured.
-        unreached: ids of rows in the FAISS file that its graph does not lead to; see `tlray.search.neighbours.unreached`.
+        unreached: nodes in the FAISS file that its graph does not lead to; see `tlray.search.neighbours.unreached`.
         measured_version: the version that it was measured on; later ones differ from it by their delta.
         seconds: time by stage of the run that made this version.
         files: by kind.
         made_with: versions of the packages.
     """
 
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     version: int
     created: str
     table: str
@@ -92,9 +98,13 @@ class Card(Strict):
     factory: str
     reasons: tuple[str, ...]
     rows: int
+    nodes: int
+    zero_rows: int = 0
     dead: int
     next_id: int
-    base_next_id: int
+    next_node: int
+    base_next_node: int
+    zeros_are_apart: bool = True
     built: Built
     recall_target: float
     parameters: Parameters
@@ -117,22 +127,45 @@ class Card(Strict):
 
     @classmethod
     def from_json(cls, data: bytes, uri: str) -> "Card":
-        """Read it back.
+        """Read it back, also as version 0.1 wrote it; a key that was added since takes its default.
 
         Raises:
             IndexCorruptError: not one byte of it may differ from what was written.
+            ConfigError: a later version of tlray wrote it.
         """
         try:
             document: dict[str, Any] = json.loads(data)
-            document.pop("sha256")
-            card = cls.model_validate(document)
-        except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+            digest = document.pop("sha256")
+            if json.dumps(document | {"sha256": digest}, indent=1).encode() != data or digest != _digest(document):
+                raise IndexCorruptError(
+                    f"{uri} was changed: its contents do not have the sha256 in it; restore it or build anew"
+                )
+            if document["format"] not in (FORMAT_0_1, FORMAT):
+                raise ConfigError(
+                    f"{uri} is a card of format {document['format']}, made with {document.get('made_with')}; this version of "
+                    f"tlray reads formats {FORMAT_0_1} and {FORMAT}: install a later one, or build another index elsewhere"
+                )
+            return cls.model_validate(_from_0_1(document) if document["format"] == FORMAT_0_1 else document)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise IndexCorruptError(f"{uri} is not an index's card: {said}; build the index anew elsewhere") from error
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise IndexCorruptError(
                 f"{uri} is not an index's card: {first_line(error)}; build the index anew elsewhere"
             ) from error
-        if card.to_json() != data:
-            raise IndexCorruptError(f"{uri} was changed: its contents do not have the sha256 in it; restore it or build anew")
-        return card
+
+
+def _from_0_1(document: dict[str, Any]) -> dict[str, Any]:
+    """A card of version 0.1, in whose indexes each row had a node of its own, with the keys of today's."""
+    kept = {key: value for key, value in document.items() if key != "base_next_id"}
+    return kept | {
+        "format": FORMAT,
+        "nodes": document["rows"],
+        "next_node": document["next_id"],
+        "base_next_node": document["base_next_id"],
+        "zeros_are_apart": document["metric"] != "cosine",
+    }
 
 
 def _digest(document: dict[str, Any]) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlray.errors import IndexCorruptError, first_line
+from tlray.search.neighbours.exact import prepared
 from tlray.search.neighbours.faiss_index import FaissIndex
-from tlray.search.neighbours.metric import prepared
 from tlray.search.neighbours.parameters import Parameters
 from tlray.search.neighbours.recall import reach_all
 from tlray.search.rows.row_table import RowTable
@@ -24,7 +24,7 @@ class VectorChanges:
     """Changes since the FAISS file was written.
 
     Attributes:
-        first_id: ids from here on are not in the FAISS file.
+        first_id: ids from here on are not in the FAISS file. Ids are nodes (`tlray.search.rows.row_table`).
         removed: ids under `first_id` that are gone, in order.
         added_ND: vectors of the ids from `first_id` on, those that are gone again included; as the table has them, float16
             where that loses nothing, else float32.
@@ -48,7 +48,7 @@ class VectorChanges:
         """These changes and later ones.
 
         Args:
-            removed: ids, of old rows and of rows added before alike.
+            removed: ids, of vectors in the FAISS file and of those added since alike.
             added_ND: float32 vectors of the next ids.
         """
         old = removed[removed < self.first_id]
@@ -60,20 +60,20 @@ class VectorChanges:
 
         Args:
             index: as it was read.
-            rows: the live rows, by which added ones that are gone again are told.
+            rows: the live rows, by which added vectors that are gone again are told.
             parameters: of a search.
         """
         if len(self.added_ND):
             index.add(prepared(self.added_ND, index.metric), self.first_id)
-        index.remove(np.concatenate([self.removed, self._added_ids[rows.positions(self._added_ids) < 0]]))
+        index.remove(np.concatenate([self.removed, self._added_ids[~rows.are_live(self._added_ids)]]))
         self.reach(index, rows, parameters)
 
     def reach(self, index: FaissIndex, rows: RowTable, parameters: Parameters) -> None:
-        """Have the live ones of the added rows found by their own vectors, in an index that they were added to."""
+        """Have the live ones of the added vectors find themselves, in an index that they were added to."""
         if index.kind.links_vectors and len(self.added_ND):
-            is_live = rows.positions(self._added_ids) >= 0
+            is_live = rows.are_live(self._added_ids)
             new_MD = prepared(self.added_ND[is_live], index.metric)
-            reach_all(index, rows.ids_N, self._added_ids[is_live], new_MD, parameters)
+            reach_all(index, rows.nodes_U, self._added_ids[is_live], new_MD, parameters)
 
     @property
     def _added_ids(self) -> np.ndarray:

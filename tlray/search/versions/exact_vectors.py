@@ -1,6 +1,8 @@
 """Where an index's exact vectors are: inside its FAISS index, in a file beside it, or in its table.
 
-Shape legend: B queries, C candidates, N rows, M ids asked for, D dimensions.
+Ids are nodes: rows of the same vector share one (`tlray.search.rows.row_table`).
+
+Shape legend: B queries, C candidates, N vectors, M ids asked for, D dimensions.
 """
 
 import threading
@@ -12,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import TableCorruptError
-from tlray.search.neighbours.exact import gathered_nearness, nearness_at
+from tlray.search.neighbours.exact import Metric, gathered_nearness, nearness_at, prepared
 from tlray.search.neighbours.faiss_index import BLOCK_ROWS, FaissIndex
-from tlray.search.neighbours.metric import Metric, prepared
 from tlray.search.rows.row_table import RowTable
 from tlray.search.rows.table_vectors import read_row_vectors
 from tlray.search.versions.changes import VectorChanges
@@ -80,7 +81,7 @@ class StoredVectors:
         self._base_ND, self._changes, self._metric = base_ND, changes, metric
         self._added_ND = prepared(changes.added_ND, metric)
         # What is live and what went is what was there.
-        live = rows.ids_N[: np.searchsorted(rows.ids_N, changes.first_id)]
+        live = rows.nodes_U[: np.searchsorted(rows.nodes_U, changes.first_id)]
         base_ids = np.sort(np.concatenate([live, changes.removed]), kind="stable")
         self.is_whole = len(base_ids) == len(base_ND)
         self._position_of: np.ndarray | None = None
@@ -141,29 +142,32 @@ class IndexVectors:
             return self._index.vectors(ids_M)
         if self._stored is not None:
             return self._stored.take(ids_M)
-        rows = self._rows.table.take(pa.array(self._rows.positions(ids_M)))
+        rows = self._rows.table.take(pa.array(self._rows.first_positions(ids_M)))
         with self._lock:  # a part at a time in memory, whoever asks
             return prepared(read_row_vectors(self._table_uri, self._column, rows), self._index.metric)
 
     def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
         """See `ExactVectors.nearness`."""
-        if self._stored is not None and not self._index.kind.is_exact:
+        kind = self._index.kind
+        if kind.is_exact and not kind.removes:
+            return self._index.nearness(queries_BD, ids_BC)
+        if self._stored is not None and not kind.is_exact:
             return self._stored.nearness(queries_BD, ids_BC)
         return gathered_nearness(self.take, queries_BD, ids_BC, self._index.metric)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All live ids and their vectors."""
+        """All live ids and their prepared vectors."""
         if self._index.kind.is_exact:
             for ids_B, vectors_BD in self._index.blocks():
-                alive_B = self._rows.positions(ids_B) >= 0
+                alive_B = self._rows.are_live(ids_B)
                 yield (ids_B, vectors_BD) if alive_B.all() else (ids_B[alive_B], vectors_BD[alive_B])
             return
+        nodes_U = self._rows.nodes_U  # a tensor
         if self._stored is not None:
-            for start in range(0, len(self._rows), BLOCK_ROWS):
-                ids_B = self._rows.ids_N[start : start + BLOCK_ROWS]
-                yield ids_B, self.take(ids_B)
+            for start in range(0, len(nodes_U), BLOCK_ROWS):
+                yield nodes_U[start : start + BLOCK_ROWS], self.take(nodes_U[start : start + BLOCK_ROWS])
             return
-        parts = np.asarray(self._rows.table["part"].to_pylist(), object)
+        first = pa.array(self._rows.first_positions(nodes_U))
+        parts = np.asarray(self._rows.table["part"].take(first).to_pylist(), object)
         for part in dict.fromkeys(parts.tolist()):
-            ids_B = self._rows.ids_N[parts == part]
-            yield ids_B, self.take(ids_B)
+            yield nodes_U[parts == part], self.take(nodes_U[parts == part])

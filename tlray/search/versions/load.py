@@ -12,8 +12,11 @@ from tlray.search.neighbours.faiss_index import FaissIndex
 from tlray.search.rows.row_table import RowTable
 from tlray.search.versions.card import Card
 from tlray.search.versions.changes import VectorChanges
-from tlray.search.versions.exact_vectors import StoredVectors
+from tlray.search.versions.exact_vectors import IndexVectors, StoredVectors
 from tlray.search.versions.files import get_file
+
+_LOOKED_AT = 16
+"""First floats of a vector, one line of the processor's cache, which are looked at before all of them."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ def load_rows(index_uri: str, card: Card, scratch: Path) -> tuple[RowTable, Vect
     """
     rows = RowTable.from_bytes(get_file(index_uri, card.files["rows"], scratch).read_bytes())
     if "delta" not in card.files:
-        return rows, VectorChanges.none(card.base_next_id, card.dimensions)
+        return rows, VectorChanges.none(card.base_next_node, card.dimensions)
     data = get_file(index_uri, card.files["delta"], scratch).read_bytes()
-    return rows, VectorChanges.from_bytes(data, card.base_next_id, f"{index_uri}: {card.files['delta'].name}")
+    return rows, VectorChanges.from_bytes(data, card.base_next_node, f"{index_uri}: {card.files['delta'].name}")
 
 
 def load_index(index_uri: str, card: Card, scratch: Path) -> LoadedIndex:
@@ -69,10 +72,24 @@ def load_index(index_uri: str, card: Card, scratch: Path) -> LoadedIndex:
     index.reach(np.array(card.unreached, np.int64))
     changes.apply(index, rows, card.parameters)
     stored = StoredVectors(np.load(large["vectors"], mmap_mode="r"), rows, changes, card.metric) if "vectors" in large else None
-    shape_is_right = index.dimensions == card.dimensions and index.total == card.rows + card.dead and len(rows) == card.rows
-    if not shape_is_right or recipe_file.recipe_id != card.recipe_id or (stored is not None and not stored.is_whole):
+    counts = index.dimensions, index.total, len(rows), len(rows.nodes_U)
+    counts_are_right = counts == (card.dimensions, card.nodes + card.dead, card.rows, card.nodes)
+    if not counts_are_right or recipe_file.recipe_id != card.recipe_id or (stored is not None and not stored.is_whole):
         raise IndexCorruptError(
             f"the files of {index_uri} version {card.version} do not belong together: the card says {card.rows} rows of "
             f"{card.dimensions} dimensions and recipe {card.recipe_id[:12]}; build the index anew with `tlray index --rebuild`"
         )
+    if not card.zeros_are_apart:
+        rows = rows.with_zeros_apart(_zero_nodes(index, rows, stored, card))
     return LoadedIndex(card, index, rows, changes, recipe_file, stored)
+
+
+def _zero_nodes(index: FaissIndex, rows: RowTable, stored: StoredVectors | None, card: Card) -> np.ndarray:
+    """All-zero vectors in an index by cosine that has them among the others; none where it has only codes of them."""
+    found = [np.empty(0, np.int64)]
+    if stored is None and not index.kind.is_exact:
+        return found[0]
+    for nodes_B, vectors_BD in IndexVectors(index, rows, stored, card.table, card.column).blocks():
+        is_likely_B = ~vectors_BD[:, :_LOOKED_AT].any(axis=1)
+        found.append(nodes_B[is_likely_B][~vectors_BD[is_likely_B].any(axis=1)])
+    return np.concatenate(found)

@@ -33,8 +33,10 @@ class Contents:
         rows: its live rows.
         parameters: of a search.
         quality: what was measured.
-        next_id: over every id that was ever given.
+        next_id: over every id of a row that was ever given.
+        next_node: over every id of a vector that was ever given.
         built: what it was when it was built as a whole.
+        zeros_are_apart: see `Card`.
     """
 
     index: FaissIndex
@@ -43,7 +45,9 @@ class Contents:
     parameters: Parameters
     quality: Quality
     next_id: int
+    next_node: int
     built: Built
+    zeros_are_apart: bool = True
 
 
 def publish_whole(
@@ -88,14 +92,18 @@ def publish_whole(
         factory=choice.factory,
         reasons=choice.reasons,
         rows=len(contents.rows),
-        dead=index.total - len(contents.rows),
+        nodes=len(contents.rows.nodes_U),
+        zero_rows=len(contents.rows.zero_positions),
+        dead=index.total - len(contents.rows.nodes_U),
         next_id=contents.next_id,
-        base_next_id=contents.next_id,
+        next_node=contents.next_node,
+        base_next_node=contents.next_node,
+        zeros_are_apart=contents.zeros_are_apart,
         built=contents.built,
         recall_target=config.recall_target,
         parameters=contents.parameters,
         quality=contents.quality,
-        unreached=tuple(index.unreached[contents.rows.positions(index.unreached) >= 0].tolist()),
+        unreached=tuple(index.unreached[contents.rows.are_live(index.unreached)].tolist()),
         measured_version=version,
         seconds=watch.seconds,
         files=contents.files | small,
@@ -114,6 +122,7 @@ def publish_changes(
     *,
     dead: int,
     next_id: int,
+    next_node: int,
     watch: Stopwatch,
 ) -> Card:
     """Store what changed since the FAISS file was written, then the card of a version that is that file and this change.
@@ -124,8 +133,9 @@ def publish_changes(
         before: the version before.
         rows: live rows.
         changes: all since the FAISS file was written.
-        dead: removed rows whose vectors stay inside.
-        next_id: over every id that was ever given.
+        dead: vectors that no row has any more and that stay inside.
+        next_id: over every id of a row that was ever given.
+        next_node: over every id of a vector that was ever given.
         watch: times so far.
 
     Raises:
@@ -143,8 +153,11 @@ def publish_changes(
             "table_id": table.id,
             "table_version": table.version,
             "rows": len(rows),
+            "nodes": len(rows.nodes_U),
+            "zero_rows": len(rows.zero_positions),
             "dead": dead,
             "next_id": next_id,
+            "next_node": next_node,
             "seconds": watch.seconds,
             "files": before.files | changed,
             "made_with": _made_with(),

@@ -169,7 +169,7 @@ class Service:
     def random(self, count: int, where: Filter) -> list[Hit]:
         """Some rows, drawn anew at each call."""
         searcher = self.searcher
-        rows = np.flatnonzero(searcher.rows.mask(where)) if where else len(searcher.rows)
+        rows = np.flatnonzero(searcher.rows.mask(where.labels, where.prefixes)) if where else len(searcher.rows)
         available = rows if isinstance(rows, int) else len(rows)
         drawn = (
             np.random.default_rng().choice(rows, min(count, available), replace=False) if available else np.empty(0, np.int64)
