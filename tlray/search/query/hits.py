@@ -123,5 +123,7 @@ def as_queries(given_BD: np.ndarray, dimensions: int) -> np.ndarray:
         raise QueryError(f"queries have the shape {queries_BD.shape}; {expected}")
     # Quicker than to look at each value, and it finds vectors, too, that are too long to be compared.
     if not math.isfinite(np.vdot(queries_BD, queries_BD)):
-        raise QueryError("a query has values that are not finite, or whose squares are not; expected finite floats")
+        is_bad_B = ~np.isfinite(np.einsum("ij,ij->i", queries_BD, queries_BD))
+        which = f"query {is_bad_B.argmax()} (from 0)" if is_bad_B.any() else "a query"
+        raise QueryError(f"{which} has values that are not finite, or whose squares are not; expected finite floats")
     return queries_BD

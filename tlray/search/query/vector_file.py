@@ -4,6 +4,9 @@ Shape legend: B vectors, D dimensions.
 """
 
 import io
+import struct
+import tokenize
+import warnings
 
 import numpy as np
 
@@ -13,6 +16,12 @@ from tlray.lake.storage.uri import to_uri
 
 MAX_VECTOR_FILE_BYTES = 2**30
 """Half a million vectors of 512 floats; more queries than that are a table's (`--queries`), which is answered part by part."""
+
+_UNREADABLE = (
+    *(ValueError, TypeError, KeyError, AttributeError, OverflowError, EOFError, OSError, struct.error),
+    *(SyntaxError, tokenize.TokenError, RecursionError, MemoryError),
+)
+"""What NumPy and Python's own parser, which reads the header, raise for files that are damaged."""
 
 _EXPECTED = "expected a .npy file of numbers, one vector (D,) or rows of them (B, D), as numpy.save writes it"
 
@@ -41,8 +50,9 @@ def read_vector_file(place: str) -> np.ndarray:
     if not data.startswith(np.lib.format.MAGIC_PREFIX):
         raise QueryError(f"{place} is not a NumPy array; {_EXPECTED}")
     try:
-        queries = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, KeyError, OverflowError) as error:
+        with warnings.catch_warnings(action="ignore"):  # what it warns of is read all the same
+            queries = np.load(io.BytesIO(data), allow_pickle=False)
+    except _UNREADABLE as error:
         said = first_line(error)
         if "allow_pickle" in said:
             said = "it holds Python objects, which are not read as they can run code"
