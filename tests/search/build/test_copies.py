@@ -133,8 +133,9 @@ def test_recall_is_measured_on_vectors_that_are_not_in_a_crowd_of_almost_copies(
 
 
 def test_where_a_graph_misses_its_recall_lists_are_built_and_the_card_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tlray")
     monkeypatch.setattr("tlray.search.neighbours.factory.FLAT_MAX_ROWS", 100)
     monkeypatch.setattr("tlray.search.neighbours.factory.HNSW_LINKS", 2)
     monkeypatch.setattr("tlray.search.neighbours.factory.HNSW_LEAST_LINKS", 2)
@@ -144,22 +145,23 @@ def test_where_a_graph_misses_its_recall_lists_are_built_and_the_card_says_so(
     built = bench.index(recall_target=0.99)
     assert built["factory"].startswith("IVF") and built["recall_at_10"] >= 0.99
     assert any("HNSW2 reached a recall at 10 of 0." in reason for reason in card_of(bench).reasons)
-    assert "instead" in capsys.readouterr().err
+    assert "instead" in caplog.text
     assert bench.index(recall_target=0.99)["action"] == "unchanged"
     assert bench.index(recall_target=0.99, factory="HNSW2", rebuild=True)["factory"] == "HNSW2"  # as the user names it
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_an_all_zero_vector_has_a_cosine_of_zero_to_everything(
-    factory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    factory: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "tlray")
     bench = Bench(tmp_path)
     vectors_ND = vectors_for(range(1000), "1")
     vectors_ND[10:40] = 0
     (part,) = bench.commit([rows_of(range(1000), vectors_ND)])
     config = {"factory": factory, "rerank": "always"}
     bench.index(**config)
-    assert "30 of 1000 rows have an all-zero vector" in capsys.readouterr().err
+    assert "30 of 1000 rows have an all-zero vector" in caplog.text
     check(bench, 0.93)
     searcher = Searcher.open(str(bench.index_path))
     assert (searcher.card.nodes, searcher.card.zero_rows) == (970, 30)

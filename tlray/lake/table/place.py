@@ -1,13 +1,16 @@
 """Whose folder is it? What a place holds, told by its names, so that nothing is written into what belongs to something else."""
 
+import contextlib
+import itertools
 import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tlray.errors import PlaceTakenError, TableError
+from tlray.errors import AccessError, PlaceTakenError, TableError
 from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.alias import read_alias
 from tlray.lake.table.lease import LEASE_FOLDER
@@ -23,7 +26,11 @@ MOST_SHOWN = 100
 """Longer lists of a card (classes, curves, rows of a confusion matrix) are shown as their number."""
 
 _PART_OF_TABLE = re.compile(rf"{LOG}|{LEASE_FOLDER}|{RECIPE}|head-[0-9a-f]{{64}}\.safetensors|status=(ok|failed)")
+_CARD_OF_INDEX = re.compile(rf".*/{VERSIONS}/\d{{20}}\.json", re.DOTALL)
 _PART_OF_INDEX = re.compile(r"(files|versions)/([a-z]+-[0-9a-f]{64}|\d{20}\.json)")
+
+_HALF_WRITTEN = re.compile(r"/\.tlray-[0-9a-f]{32}\.tmp$")
+"""What a local write leaves that was killed, wherever it was."""
 
 _READABLE_NAME = re.compile(r"[A-Za-z0-9._~!$&'()+,;:@/-]*")
 """delta-rs (1.6) percent-encodes most other characters in what it tells its users of a table's files, such as Polars, DuckDB
@@ -63,7 +70,9 @@ def occupant_of(uri: str) -> Occupant | None:
     page = next(iter(store.list(folder)), None)
     if page is None:
         return None
-    names = [name.removeprefix(folder) for name in page["uri"].to_pylist()]
+    names = [name.removeprefix(folder) for name in page["uri"].to_pylist() if not _HALF_WRITTEN.search(name)]
+    if not names:
+        return None
     return _told_by(names, has_recipe=_has(uri, RECIPE), has_model_card=_has(uri, MODEL_CARD))
 
 
@@ -125,9 +134,40 @@ def require_place(uri: str, wanted: Literal["table", "index", "model"]) -> None:
         PlaceTakenError: something else is there.
     """
     found = occupant_of(uri)
-    if found is None or found.kind in (wanted, "lease") or (wanted == "model" and found.kind == "other"):
+    if found is None:
+        _require_outside(uri, wanted)
+        return
+    if found.kind in (wanted, "lease") or (wanted == "model" and found.kind == "other"):
         return
     raise PlaceTakenError(f"{uri} holds {found.said}; expected a place of its own for the {wanted}: name another folder")
+
+
+def _require_outside(uri: str, wanted: str) -> None:
+    """Make sure that a new place is below no file, and in no table or index: these delete what they do not know.
+
+    Raises:
+        PlaceTakenError: it is.
+    """
+    store, scheme, path = open_store(uri), *uri.rstrip("/").split("://")
+    parents = itertools.accumulate(path.split("/")[:-1], "{}/{}".format)
+    for around in (f"{scheme}://{parent}" for parent in parents if parent):
+        held = None
+        with contextlib.suppress(AccessError):  # what may not be looked into is not ours to judge
+            if scheme == "file" and store.stat(around) is not None:
+                held = "a file"
+            elif next(iter(store.list(join(around, LOG, ""))), None) is not None:
+                held = "a table, whose vacuum would delete it"
+            elif _holds_cards(store, around):
+                held = "an index, which would delete it"
+        if held:
+            raise PlaceTakenError(
+                f"{uri} is inside {around}, {held}; expected a place of its own for the {wanted}: name another folder"
+            )
+
+
+def _holds_cards(store: Store, uri: str) -> bool:
+    pages = store.list(join(uri, VERSIONS, ""))
+    return any(_CARD_OF_INDEX.fullmatch(name) for page in pages for name in page["uri"].to_pylist())
 
 
 def require_new_table_place(uri: str) -> None:
