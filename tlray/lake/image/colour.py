@@ -1,4 +1,4 @@
-"""From a decoded picture of any mode to RGB of 8 bits, on white. The rule is in `tlray.lake.image.decode`.
+"""Convert a decoded picture of any mode to 8-bit RGB, with transparency on white; the rule is in `tlray.lake.image.decode`.
 
 Shape legend: H height, W width.
 """
@@ -15,7 +15,11 @@ _WITHOUT_DIRECT_RGBA = {"La": "LA"}  # modes that Pillow brings to RGBA only by 
 
 
 def sample_format(image: ImageFile.ImageFile) -> tuple[int, bool]:
-    """Bits of one stored sample, and whether 0 is white where Pillow leaves that as it is; asked before loading."""
+    """Say how samples are stored; must be asked before the pixels are loaded.
+
+    Returns:
+        Bits of one stored sample, and whether 0 is white where Pillow does not invert that itself.
+    """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))[0]
         white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
@@ -27,12 +31,12 @@ def sample_format(image: ImageFile.ImageFile) -> tuple[int, bool]:
 
 
 def rgb_on_white(image: ImageFile.ImageFile, sample_bits: int, inverted: bool) -> Image.Image:
-    """Bring a loaded picture to mode RGB.
+    """Convert a loaded picture to mode RGB, with what is transparent in it on white.
 
     Args:
-        image: loaded.
-        sample_bits: by `sample_format`.
-        inverted: likewise.
+        image: a picture whose pixels are loaded.
+        sample_bits: bits of one stored sample, from `sample_format`.
+        inverted: whether 0 is white, from `sample_format`.
 
     Raises:
         ImageError: `unsupported`: its numbers have no white level.

@@ -52,7 +52,7 @@ from tlray.recipe import IMAGE_RULE, ImageRule, Preprocessing
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How files of one format are read.
+    """How the files of one image format are read.
 
     Attributes:
         read: takes from a file what its pixels depend on, by a version of the rule.
@@ -106,8 +106,8 @@ class DecodedImage:
 
     Attributes:
         pixels_HWC: uint8, C-contiguous, read-only, exactly `preprocessing.crop` in size.
-        width: of the original as shown (after EXIF orientation), in pixels.
-        height: likewise.
+        width: width of the original as shown (after EXIF orientation), in pixels.
+        height: height of the original as shown, in pixels.
     """
 
     pixels_HWC: np.ndarray
@@ -118,7 +118,7 @@ class DecodedImage:
 def decode_image(
     data: bytes, preprocessing: Preprocessing, *, max_pixels: int, image_rule: ImageRule = IMAGE_RULE
 ) -> DecodedImage:
-    """Go the whole path from bytes to pixels.
+    """Turn the bytes of an image file into resized and cropped pixels.
 
     Args:
         data: a file's bytes.
@@ -138,7 +138,7 @@ def decode_image(
 
 
 def to_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Decode and orient, and bring to RGB, at full size.
+    """Decode an image file to an upright RGB image of full size.
 
     Args:
         data: a file's bytes.

@@ -1,13 +1,9 @@
-"""Filters: any box of a picture to any number of pixels.
+"""Resample a part of a picture to any size, by the filter that the preprocessing names.
 
-Bilinear and bicubic with antialiasing, the filters that nearly all weights were evaluated with, are torch's for uint8; the
-others are Pillow's. Torch's are what torchvision's transforms compute of uint8 tensors: Pillow's own in integers of 16 bits,
-the two passes in whichever order is quicker. Of photos 0.1 to 0.6 % of the levels are off by 1 or 2, upright ones up to 15 %,
-and neither library is nearer to the unrounded result (0.31 levels on average). They are the same on every machine: torch's
-code for AVX2 and its plain one gave equal levels.
-
-With AVX2 they take a third of the time: 500 x 375 pixels to a shortest side of 256, bicubic, 0.5 against 1.8 ms, of 2.5 ms for
-the whole path from bytes; without it 2.5 ms.
+Bilinear and bicubic with antialiasing, the filters that nearly all weights were evaluated with, are torch's for uint8, which
+are faster; the others are Pillow's. Torch's are what torchvision's transforms compute on uint8 tensors: Pillow's own filters
+in 16-bit integers, with the two passes in whichever order is quicker. The two libraries differ by 1 or 2 levels in some pixels,
+and neither is nearer to the unrounded result. Torch's levels are the same on every machine, with AVX2 or without.
 
 Shape legend: H height, W width, C channels (3, or Pillow's 4 with one unused).
 """
@@ -34,13 +30,13 @@ _OF_TORCH: tuple[Interpolation, ...] = ("bilinear", "bicubic")
 
 
 def resample(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> np.ndarray:
-    """Bring a box of an image to a size.
+    """Resample a box of an image to a size.
 
     Args:
         image: of mode RGB.
-        size: (width, height).
-        box: of the image; torch's filters take only whole ones.
-        preprocessing: its filter, and whether it is widened when shrinking.
+        size: (width, height) of the result, in pixels.
+        box: the part of the image that is resampled; torch's filters only take the whole image.
+        preprocessing: names the filter, and says whether it is widened when shrinking.
 
     Returns:
         pixels_HWC, uint8, 3 channels, not always contiguous.

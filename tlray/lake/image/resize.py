@@ -1,9 +1,8 @@
-"""The geometry of `Preprocessing`: an RGB image of any size to exactly the pixels that a backbone takes.
+"""Resize and crop an RGB image of any size to exactly the pixels that a backbone takes: the geometry of `Preprocessing`.
 
 The geometry is that of torchvision's `ImageClassification` preset and of timm's evaluation transforms (crop modes center,
 squash and border); the filters are in `tlray.lake.image.resample`. Subtracting the mean and dividing by the standard
-deviation is
-left to the device.
+deviation happen on the device.
 
 Shape legend: H height, W width, C channels.
 """
@@ -28,11 +27,11 @@ picture of 10 x 500000. Pillow takes the part's bounds as 32-bit floats, so its 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """What an image was before it was shrunk while it was decoded, see `tlray.lake.image.scaled_decoding`.
+    """The original of an image that was shrunk while it was decoded (`tlray.lake.image.scaled_decoding`).
 
     Attributes:
-        size: (width, height) as shown, in pixels.
-        box: what it covers of the smaller image.
+        size: (width, height) of the original as shown, in pixels.
+        box: the part of the shrunk image that the original covers.
     """
 
     size: tuple[int, int]

@@ -1,7 +1,7 @@
 """Scaled decoding: libjpeg shrinks a large JPEG while it decodes it, by computing fewer pixels of each block of 8 x 8.
 
-A photo of 12 megapixels takes a third of the time. Off unless the recipe has `preprocessing.scaled_decoding`, since the pixels
-are not quite those of decoding in full and resizing.
+This is much faster for large photos. It is off unless the recipe has `preprocessing.scaled_decoding`, because the pixels differ
+slightly from those of full decoding and resizing.
 """
 
 from PIL import ImageFile
@@ -10,11 +10,10 @@ from tlray.lake.image.resize import Original, resized_size
 from tlray.recipe import Preprocessing
 
 MIN_RATIO = 2
-"""What is left is at least this many times as wide and as high as it is to become. From Pillow's documentation of
-`reducing_gap`, the same ratio: 2.0 is "very close to fair resampling", and the default of `Image.thumbnail`.
+"""A shrunk picture is at least this many times as wide and as high as the resized one.
 
-On photos of 3 and 12 megapixels values were 0.4 and 0.5 levels off on average and 19 at most, embeddings at a cosine of
-0.9995 or more (EfficientNet-Lite0, `python -m tests.bench.decode`)."""
+It is the ratio that Pillow's documentation calls `reducing_gap`: 2.0 is "very close to fair resampling", and the default of
+`Image.thumbnail`. `python -m tests.bench.decode` measures what it does to pixels and embeddings."""
 
 _SCALES = (8, 4, 2)  # those that Pillow's `draft` takes; libjpeg has all eighths
 
@@ -25,11 +24,11 @@ _LAST_AT_TOP = (3, 4, 7, 8)
 
 
 def decoding_scale(width: int, height: int, preprocessing: Preprocessing) -> int:
-    """What the sides of a JPEG are divided by while it is decoded: 8, 4, 2, or 1 where it is too small for that.
+    """Choose what the sides of a JPEG are divided by while it is decoded: 8, 4 or 2, or 1 if it is too small for that.
 
     Args:
-        width: of the picture as shown, in pixels.
-        height: likewise.
+        width: width of the picture as shown, in pixels.
+        height: height of the picture as shown, in pixels.
         preprocessing: one that `tlray.lake.image.resize.check_preprocessing` accepts.
     """
     resized_width, resized_height = resized_size(width, height, preprocessing)
@@ -42,8 +41,8 @@ def shrink_while_loading(image: ImageFile.ImageFile, orientation: int, preproces
 
     Args:
         image: of format JPEG, opened.
-        orientation: by its EXIF.
-        preprocessing: what the picture is to become.
+        orientation: EXIF orientation, 1 to 8.
+        preprocessing: the geometry that will be applied to the picture.
 
     Returns:
         What `apply_preprocessing` needs to know once the image is loaded and oriented; None where it is not large enough.
