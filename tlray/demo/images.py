@@ -44,14 +44,15 @@ def write_views(folder: Path) -> int:
         How many there are.
     """
     photographs = load_sample_images()
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for name, pixels_HWC in zip(photographs.filenames, photographs.images, strict=True):
         photograph = Image.fromarray(pixels_HWC)
         for number in range(VIEWS):
-            side = int(photograph.height * random.uniform(*VIEW_FRACTION))
-            left, top = random.integers(photograph.width - side + 1), random.integers(photograph.height - side + 1)
+            side = int(photograph.height * generator.uniform(*VIEW_FRACTION))
+            left = int(generator.integers(photograph.width - side + 1))
+            top = int(generator.integers(photograph.height - side + 1))
             view = photograph.crop((left, top, left + side, top + side)).resize((VIEW_PIXELS, VIEW_PIXELS))
             path = folder / Path(name).stem / f"{number:04d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            (ImageOps.mirror(view) if random.random() < 0.5 else view).save(path, quality=QUALITY)
+            (ImageOps.mirror(view) if generator.random() < 0.5 else view).save(path, quality=QUALITY)
     return VIEWS * len(photographs.images)
