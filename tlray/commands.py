@@ -151,7 +151,7 @@ COMMANDS = {
     ),
     "serve": Command(
         ServeConfig,
-        "tlray.search.service.server:serve",
+        "tlray.search.service.serve:serve",
         "answer searches over HTTP, with a page to look at",
         words=("index",),
         common=("host", "port", "token_file", "replicas", "images"),

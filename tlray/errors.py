@@ -28,6 +28,7 @@
     ├── TableCorruptError         verify found damage
     ├── IndexCorruptError         a file of an index is not what its card says
     ├── ModelCorruptError         a file of a model is not what its card says
+    ├── ServiceBusyError      the service has as many requests at work or waiting as it takes; ask again
     ├── TooManyFailuresError      exit code 3: more images failed than max_failed_fraction allows
     ├── StoppedError              exit code 4: asked to end (SIGTERM); running again goes on
     └── ImageError                one image could not be used; becomes its row's `error`
@@ -157,6 +158,10 @@ class IndexCorruptError(TlrayError):
 
 class ModelCorruptError(TlrayError):
     """A file of a model does not hold what the model's card says."""
+
+
+class ServiceBusyError(TlrayError):
+    """The service has as many requests at work or waiting as it takes; the same one may be answered in a moment."""
 
 
 class TooManyFailuresError(TlrayError):

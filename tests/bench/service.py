@@ -5,6 +5,9 @@ the rows of the version that it names. `bare_ms` is one such search by FAISS its
 
 `fuzz`: mutated bodies, the image corpora where they are, a decompression bomb, paths that climb, wrong tokens. Anything but 200
 and 4xx is an error; the server's memory is read from /proc before, half way and after.
+
+`hostile`: requests with half-sent heads, trickled and huge bodies, bombs, wrong JSON and clients that leave, many at once, with
+a time limit of 1 s; threads and memory are watched meanwhile, and afterwards it must answer as before.
 """
 
 import argparse
@@ -33,6 +36,7 @@ import pytest
 from PIL import Image
 
 from tests.bench.harness import finish
+from tests.bench.service_attacks import Attacker, Watch, allowed_threads
 from tests.corpora import files
 from tests.photos import RECIPE, photo, result_of, tlray, write_photos
 from tests.search.tables import Bench, rows_for
@@ -178,7 +182,12 @@ def bad_requests(count: int, dimensions: int, good_token: str) -> Iterator[tuple
         corpus = [path for path in files() if path.stat().st_size < 150_000]
     except pytest.skip.Exception:
         corpus = []
-    climbs = ["/static/../web.py", "/static/%2e%2e/web.py", "/static//etc/passwd", "/api/thumbnail/..%2f..%2fetc%2fpasswd"]
+    climbs = [
+        "/static/../__init__.py",
+        "/static/%2e%2e/__init__.py",
+        "/static//etc/passwd",
+        "/api/thumbnail/..%2f..%2fetc%2fpasswd",
+    ]
     for number in range(count):
         kind = number % 20
         if kind == 0:
@@ -235,6 +244,54 @@ def fuzz(count: int, concurrency: int) -> dict[str, Any]:
     }
 
 
+def hostile(count: int, at_once: int) -> dict[str, Any]:
+    """Hostile requests; the server's threads and memory, and whether it answers as before."""
+    folder = Path(tempfile.mkdtemp(prefix="tlray-bench-"))
+    write_photos(folder / "photos", 30)
+    source = ["--source.uri", folder / "photos", "--source.labels", "folder"]
+    result_of(tlray("extract", "--local", *source, *RECIPE, "--table", folder / "table"))
+    result_of(tlray("index", "--table", folder / "table", "--out", folder / "index"))
+    question, image = b'{"queries":[{"id":1}],"k":5}', photo(3)
+    with served(folder / "index", folder, "--timeout-seconds", "1") as (port, pid):
+        attacker = Attacker(port, TOKEN)
+        expected = patiently(port, "/api/search", question), patiently(port, "/api/search/image?k=5", image)
+        with Watch(pid) as watch:
+            began = time.perf_counter()
+            answers = attacker.attack(count, at_once)
+            seconds = time.perf_counter() - began
+            same = expected == (patiently(port, "/api/search", question), patiently(port, "/api/search/image?k=5", image))
+            end_bytes = watch.now_bytes
+    for answer, number in sorted(answers.items()):
+        print(f"{number:6d} {answer}", file=sys.stderr)
+    return {
+        "what": f"hostile, {at_once} at once",
+        "requests": sum(answers.values()),
+        "good_answered": answers["good: 200"],
+        "good_refused": sum(answers[f"good: {status}"] for status in (408, 429, 504)),
+        "server_errors": sum(number for answer, number in answers.items() if answer.endswith((": 500", ": 503"))),
+        "answers_as_before": same,
+        "seconds": seconds,
+        "threads": watch.most_threads,
+        "threads_start": watch.start_threads,
+        "threads_allowed": allowed_threads(),
+        "memory_mb": round(watch.most_bytes / 1e6),
+        "memory_start_mb": round(watch.start_bytes / 1e6),
+        "memory_end_mb": round(end_bytes / 1e6),
+        "growth": round(watch.most_bytes / watch.start_bytes, 3),
+    }
+
+
+def patiently(port: int, path: str, body: bytes) -> list[str]:
+    """URIs of the answer, once the service has room for the question."""
+    began = time.perf_counter()
+    while True:
+        status, data = Connection(port)("POST", path, body)
+        if status == 200:
+            return [hit["uri"] for hit in json.loads(data)["answers"][0]]
+        assert time.perf_counter() - began < MOST_SECONDS, (status, data)
+        time.sleep(0.1)
+
+
 def resident_bytes(pid: int) -> int:
     """Of a process, now."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -243,7 +300,7 @@ def resident_bytes(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", nargs="*", choices=("load", "fuzz"), default=["load", "fuzz"])
+    parser.add_argument("--steps", nargs="*", choices=("load", "fuzz", "hostile"), default=["load", "fuzz", "hostile"])
     parser.add_argument("--quick", action="store_true", help="few requests")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--dimensions", type=int, default=256)
@@ -257,8 +314,10 @@ def main() -> None:
     for what in arguments.steps:
         if what == "load":
             result[what] = load(arguments.rows, arguments.dimensions, arguments.requests, arguments.concurrency)
-        else:
+        elif what == "fuzz":
             result[what] = fuzz(arguments.bodies, 4)
+        else:
+            result[what] = hostile(arguments.bodies, 2 * arguments.concurrency)
         print(json.dumps(result[what]))
     finish(result, [next(iter(result.values()))])
 

@@ -7,7 +7,8 @@ from html import escape
 from typing import Any
 
 from tlray.errors import ImageError, TlrayError
-from tlray.search.service.backend.thumbnails import Thumbnails
+from tlray.search.service.backend.images.decoding import DecodingLimits
+from tlray.search.service.backend.images.thumbnails import Thumbnails
 
 WAIT_SECONDS = 5.0
 """Pictures that a slow store has not given by then are left out: a cell of a notebook is to end."""
@@ -64,7 +65,7 @@ def _text(value: Any) -> str:
 
 
 def _images(pictures: Sequence[Picture]) -> dict[tuple[str, str | None], str]:
-    thumbnails = Thumbnails(max_pixels=MAX_IMAGE_PIXELS)
+    thumbnails = Thumbnails(DecodingLimits(MAX_IMAGE_PIXELS))
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="thumbnails")
     futures = {(uri, etag): threads.submit(_image, thumbnails, uri, etag) for uri, etag, _ in pictures}
     done, _ = wait(futures.values(), WAIT_SECONDS)

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from tests.ray_cluster import free_ports
-from tests.search.service.test_service import TOKEN, Client
+from tests.search.service.serving import TOKEN, Client
 from tests.search.tables import Bench, rows_for, vectors_for
 from tlray.config import SearchConfig, ServeConfig
 from tlray.errors import ConfigError

@@ -6,7 +6,9 @@ import numpy as np
 
 from tlray.lake.image.decode import decode_image
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.encoder.golden import make_encoder
+from tlray.models.backbones import load_backbone
+from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.golden import check_encoder
 from tlray.recipe import RecipeFile
 
 MAX_IMAGE_PIXELS = 256_000_000
@@ -19,17 +21,24 @@ class QueryEncoder:
         recipe_file: the index's.
         column: the embedding column that the index is of.
         max_image_pixels: larger images are not decoded.
+        lanes: on a CPU, images that are embedded at once, each by the thread that asks, on one core; default one image at a
+            time, on all cores.
 
     Raises:
         GoldenMismatchError: this machine computes other numbers.
         WeightsError: the weights changed or are gone.
     """
 
-    def __init__(self, recipe_file: RecipeFile, column: str, *, max_image_pixels: int = MAX_IMAGE_PIXELS) -> None:
+    def __init__(
+        self, recipe_file: RecipeFile, column: str, *, max_image_pixels: int = MAX_IMAGE_PIXELS, lanes: int | None = None
+    ) -> None:
         self._recipe = recipe_file.recipe
         self._column = column
         self._max_image_pixels = max_image_pixels
-        self._encoder = make_encoder(recipe_file, local_copy, where="this machine", batch_size=1)
+        backbone = load_backbone(recipe_file.recipe, local_copy)
+        self._encoder = Encoder(backbone, batch_size=1, exact_below=recipe_file.exact_below, lanes=lanes)
+        with self._encoder.turn():
+            check_encoder(self._encoder, recipe_file, where="this machine")
 
     def embed(self, images: Sequence[bytes]) -> np.ndarray:
         """Embed images.
@@ -43,9 +52,25 @@ class QueryEncoder:
         Raises:
             ImageError: one of them cannot be used.
         """
+        return self.encode(np.stack([self.decode(data, max_pixels=self._max_image_pixels) for data in images]))
+
+    def decode(self, data: bytes, *, max_pixels: int) -> np.ndarray:
+        """An image as the network takes it.
+
+        Args:
+            data: a file's bytes.
+            max_pixels: an image that declares more is not decoded.
+
+        Returns:
+            pixels_HWC, uint8.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
         recipe = self._recipe
-        pixels = [
-            decode_image(data, recipe.preprocessing, max_pixels=self._max_image_pixels, image_rule=recipe.image_rule).pixels_HWC
-            for data in images
-        ]
-        return self._encoder.encode(np.stack(pixels))[self._column]
+        return decode_image(data, recipe.preprocessing, max_pixels=max_pixels, image_rule=recipe.image_rule).pixels_HWC
+
+    def encode(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+        """Embed decoded images; features_BD, float32."""
+        with self._encoder.turn():
+            return self._encoder.encode(pixels_BHWC)[self._column]

@@ -7,12 +7,12 @@ from typing import Any
 from ray import serve
 
 from tlray.config import ServeConfig
-from tlray.models.encoder.memory import keep_freed_memory
 from tlray.progress import say
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
 from tlray.search.service.backend.service import Service
-from tlray.search.service.web.app import guarded, make_app, read_token
+from tlray.search.service.web.access import read_token
+from tlray.search.service.web.app import guarded_app
 from tlray.search.versions.card import read_card
 
 APP = "tlray-search"
@@ -22,7 +22,8 @@ def serve_on_ray(config: ServeConfig, index_uri: str, stop: threading.Event) -> 
     """Serve by several replicas until told to stop; requests under way are finished.
 
     Limits count for each replica by itself, and each follows the index on its own: for `reload_seconds` answers may come of two
-    versions, each of one alone. `/metrics` are those of the replica that happens to answer.
+    versions, each of one alone. `/metrics` are those of the replica that happens to answer. Connections are held by Ray's
+    proxy, which waits for a request's head as long as it takes: let others than friends reach it through a reverse proxy.
 
     Args:
         config: of the command; `token_file` is read by each replica on its own machine.
@@ -38,9 +39,14 @@ def serve_on_ray(config: ServeConfig, index_uri: str, stop: threading.Event) -> 
     """
 
     def build() -> Any:
-        keep_freed_memory()
         service = Service(config)
-        return guarded(make_app(service), service, config, read_token(config))
+        return guarded_app(
+            service,
+            token=read_token(config.token_file, config.host),
+            host=config.host,
+            max_body_bytes=config.max_body_bytes,
+            timeout_seconds=config.timeout_seconds,
+        )
 
     deployment = serve.deployment(
         name=APP,

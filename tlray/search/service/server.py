@@ -1,4 +1,4 @@
-"""`tlray serve`: the routes, the page, and the server around them."""
+"""The service in this process: uvicorn around the application, until a signal says to stop."""
 
 import contextlib
 import signal
@@ -7,26 +7,51 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import uvicorn
 
 from tlray.config import ServeConfig
 from tlray.errors import ConfigError
-from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
 from tlray.search.service.backend.service import Service
-from tlray.search.service.web.app import guarded, make_app, read_token
+from tlray.search.service.web.app import guarded_app
+from tlray.search.service.web.connections import limited
+from tlray.search.service.web.guard import Guard
 
 STOP_SECONDS = 30
 """That requests under way are given when the server is told to stop: the grace period that Kubernetes has by default."""
-BACKLOG = 2048
-"""Connections that wait to be accepted, as uvicorn has it."""
+BACKLOG = 128
+"""Connections that wait to be accepted, and most that are accepted at once, before older ones can make room for them."""
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, which raises the signal again once it has stopped; then a command could not end with its result."""
+class Server(uvicorn.Server):
+    """uvicorn's server, with limits on connections.
+
+    Unlike uvicorn's it does not raise the signal that stopped it once more: a command could not end with its result then.
+
+    Args:
+        app: the whole application.
+        service: that it is of.
+        limits: of connections, in place of the default ones; see `Connection`.
+    """
+
+    def __init__(self, app: Guard, service: Service, **limits: float) -> None:
+        cut = service.metrics.cut
+        config = uvicorn.Config(
+            app,
+            http=limited(lambda reason: cut.labels(reason).inc(), **limits),
+            ws="none",
+            log_level="error",  # not a line for each bad request
+            access_log=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            server_header=False,
+            backlog=BACKLOG,
+        )
+        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGINT and SIGTERM."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -38,64 +63,51 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(config: ServeConfig) -> dict[str, Any]:
+def serve_here(config: ServeConfig, token: str | None) -> dict[str, Any]:
     """Serve until a signal says to stop; requests under way are finished.
 
     Args:
         config: of the command.
+        token: that requests must bring; None lets everybody in.
 
     Returns:
         The command's JSON object.
 
     Raises:
-        ConfigError: the token, the address or the index cannot be used.
+        ConfigError: the address or the index cannot be used.
         GoldenMismatchError: this machine embeds images otherwise than the table's.
     """
-    token = read_token(config)
-    if config.replicas > 1:
-        return _serve_replicas(config)
     service = Service(config)
-    app = guarded(make_app(service), service, config, token)
-    server = _Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=STOP_SECONDS, server_header=False)
+    app = guarded_app(
+        service,
+        token=token,
+        host=config.host,
+        max_body_bytes=config.max_body_bytes,
+        timeout_seconds=config.timeout_seconds,
     )
-    with _listening(config) as listener:
+    pa.set_cpu_count(1)  # the index is read; from now on cores are for requests
+    with _listening(config.host, config.port) as listener:
         listener.listen(BACKLOG)  # who reads the address below may come at once
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
         card = service.searcher.card
         say(f"{card.rows} rows, version {card.version} of the index: {address} (interface: {address}docs)")
-        server.run(sockets=[listener])
-    answered = sum(int(sample.value) for sample in _samples(service) if sample.name == "tlray_requests_total")
-    return {"index": service.index_uri, "version": service.searcher.card.version, "address": address, "requests": answered}
-
-
-def _serve_replicas(config: ServeConfig) -> dict[str, Any]:
-    try:
-        from tlray.search.service.replicas import serve_on_ray  # Ray Serve only where it is asked for
-    except ImportError as error:
-        raise ConfigError(f"replicas is {config.replicas}, but {error}; install tlray[serve], or leave --replicas 1") from error
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return serve_on_ray(config, to_uri(config.index), stop)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _samples(service: Service) -> Iterator[Any]:
-    for metric in service.metrics.requests.collect():
-        yield from metric.samples
+        Server(app, service).run(sockets=[listener])
+    return {
+        "index": service.index_uri,
+        "version": service.searcher.card.version,
+        "address": address,
+        "requests": service.metrics.answered(),
+    }
 
 
 @contextlib.contextmanager
-def _listening(config: ServeConfig) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((config.host, config.port))
+            listener.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"cannot listen on {config.host} port {config.port}: {error}; give another --port") from error
+            raise ConfigError(f"cannot listen on {host} port {port}: {error}; give another --port") from error
         yield listener

@@ -1,6 +1,9 @@
-"""What the service's interface takes and gives, as models; the OpenAPI document is made of them."""
+"""What the service's interface takes and gives, as models; the OpenAPI document is made of them.
 
-from typing import Annotated, Any
+Lists fail at their first wrong item: to collect the faults of millions of items takes gigabytes.
+"""
+
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
 
@@ -32,7 +35,9 @@ class Query(_Strict):
     id: int | None = Field(None, ge=0, lt=2**62, description="of a row, as answers have it; it is left out of its own answer")
     uri: Text | None = Field(None, description="of a row; it is left out of its own answer")
     label: Text | None = Field(None, description="the mean vector of the rows with this label")
-    vector: list[FiniteFloat] | None = Field(None, max_length=MAX_VECTOR, description="as the table's recipe gives it")
+    vector: list[FiniteFloat] | None = Field(
+        None, max_length=MAX_VECTOR, fail_fast=True, description="as the table's recipe gives it"
+    )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Query":
@@ -44,19 +49,26 @@ class Query(_Strict):
 class SearchRequest(_Strict):
     """Queries that are answered alike."""
 
-    queries: list[Query] = Field(min_length=1)
+    queries: list[Query] = Field(min_length=1, fail_fast=True)
     k: PositiveInt = Field(10, lt=2**31, description="answers to each query")
-    labels: list[Text] = Field([], max_length=MAX_FILTERS, description="only rows with one of these labels")
-    prefixes: list[Text] = Field([], max_length=MAX_FILTERS, description="only rows whose URI begins with one of these")
+    labels: list[Text] = Field([], max_length=MAX_FILTERS, fail_fast=True, description="only rows with one of these labels")
+    prefixes: list[Text] = Field(
+        [], max_length=MAX_FILTERS, fail_fast=True, description="only rows whose URI begins with one of these"
+    )
     recipe_id: Text | None = Field(None, description="of what embedded the vectors; another than the index's is refused")
 
 
-class Hit(_Strict):
-    """A row that was found."""
+class Row(_Strict):
+    """A row of the index."""
 
     id: int
     uri: str
     label: str | None
+
+
+class Hit(Row):
+    """A row that was found."""
+
     score: float
 
 
@@ -65,6 +77,7 @@ class SearchResponse(_Strict):
 
     version: int
     metric: str
+    queries: list[Row | None] = Field(description="the row that each query is, where it is one")
     answers: list[list[Hit]]
 
 
@@ -82,9 +95,11 @@ class IndexInfo(_Strict):
     recall_at_10: float
     measured_version: int = Field(description="the version of the index that the recall was measured on")
     labels: dict[str, int] = Field(description="rows of each label, the most frequent ones")
+    label_count: int = Field(description="how many labels there are, those that are not listed included")
     images: bool = Field(description="whether images can be searched by")
-    max_k: int
-    max_batch: int
+    max_k: int = Field(description="most answers to one query")
+    max_batch: int = Field(description="most queries of one request")
+    max_body_bytes: int = Field(description="largest request")
 
 
 class Point(_Strict):
@@ -94,3 +109,11 @@ class Point(_Strict):
     x: float
     y: float
     label: str | None
+
+
+class Map(_Strict):
+    """A sample of rows in two dimensions."""
+
+    layout: Literal["principal components", "UMAP"]
+    improving: bool = Field(description="whether a better layout is being computed; ask again")
+    points: list[Point]

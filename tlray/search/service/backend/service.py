@@ -1,48 +1,42 @@
-"""The service over an index: what it answers, and how it moves to a new version while it answers.
+"""The service over an index: what it answers, and the threads in which it does so.
 
-Each request takes the searcher that is there when it comes and keeps it to its end, so an answer is all of one version.
-Searches run in as many threads as there are cores, each FAISS call on one of them: requests, not parts of one, are parallel.
+Searches run in as many threads as there are cores, each on one core: requests, not parts of one, are parallel. What reads from
+stores (thumbnails, new versions of the index) has threads of its own, so that a store that hangs holds up no search.
 """
 
 import asyncio
 import contextlib
-import gc
 import os
-import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
-import anyio
-import anyio.to_thread
 import numpy as np
 
 from tlray.config import ServeConfig
-from tlray.errors import QueryError, RecipeMismatchError, TlrayError
+from tlray.errors import QueryError
 from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
 from tlray.search.neighbours.faiss_index import set_threads
 from tlray.search.query.hits import Hits
 from tlray.search.query.searcher import Searcher
 from tlray.search.rows.selection import Filter
-from tlray.search.service.backend.map import map_of
-from tlray.search.service.backend.schema import Hit, IndexInfo, Point, Query, SearchRequest, SearchResponse
-from tlray.search.service.backend.thumbnails import Thumbnails
-from tlray.search.service.web.guard import Metrics
-from tlray.search.versions.card import newest_version
+from tlray.search.service.backend.follower import IndexFollower
+from tlray.search.service.backend.images.decoding import DecodingLimits
+from tlray.search.service.backend.images.thumbnails import Thumbnails
+from tlray.search.service.backend.map.collection_map import CollectionMap
+from tlray.search.service.backend.metrics import Metrics
+from tlray.search.service.backend.schema import Hit, IndexInfo, Map, Query, Row, SearchRequest, SearchResponse
+from tlray.search.service.backend.workers import Workers
 
-LABELS_LISTED = 500
+LABELS_LISTED = 2000
+BYTES_OF_A_FLOAT = 32
+"""Most that a float takes in JSON, white space and all."""
+BYTES_OF_A_SEARCH = 2**20
+"""Of what a search by JSON has beside vectors: ids, URIs and filters."""
+MOST_STORE_THREADS = 6
+"""That read from stores, on a machine with that many cores or more; as many as cores, at least 2, on smaller ones."""
+
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A version at work, and its map, which is made on demand, once."""
-
-    searcher: Searcher
-    points: list[Point] = field(default_factory=list)
-    drawing: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Service:
@@ -56,58 +50,57 @@ class Service:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        self.config = config
-        self.index_uri = to_uri(config.index)
+        cores = os.cpu_count() or 1
+        self._limits = config
         self.metrics = Metrics()
-        self.thumbnails = Thumbnails(max_pixels=config.max_image_pixels)
-        self._threads: anyio.CapacityLimiter | None = None
-        self._loaded = self._load(Searcher.open(self.index_uri))
-        self._encoder = None
-        if config.images:
-            self._encoder = self.searcher.encoder(max_image_pixels=config.max_image_pixels)
+        # FAISS counts its threads for each calling thread by itself.
+        self.workers = Workers(cores, config.max_concurrency, name="search", start=lambda: set_threads(1))
+        self._stores = Workers(min(MOST_STORE_THREADS, max(2, cores)), config.max_concurrency, name="stores")
+        self._follower = IndexFollower(to_uri(config.index), self.metrics)
+        self._decoding = DecodingLimits(config.max_image_pixels)
+        self._thumbnails = Thumbnails(self._decoding)
+        self._encoder = self.searcher.encoder(lanes=cores) if config.images else None
+        self._map = CollectionMap(self.searcher, self.workers)
         self.is_stopping = False
+
+    @property
+    def index_uri(self) -> str:
+        """Where the index is."""
+        return self._follower.index_uri
+
+    @property
+    def max_search_bytes(self) -> int:
+        """Largest body of a search by JSON: a full batch of vectors fits, and a parser's memory is a few times that."""
+        vectors_bytes = self._limits.max_batch * self.searcher.card.dimensions * BYTES_OF_A_FLOAT
+        return min(self._limits.max_body_bytes, vectors_bytes + BYTES_OF_A_SEARCH)
 
     @property
     def searcher(self) -> Searcher:
         """The version that answers now."""
-        return self._loaded.searcher
-
-    def _load(self, searcher: Searcher) -> Loaded:
-        card = searcher.card
-        self.metrics.version.set(card.version)
-        self.metrics.table_version.set(card.table_version)
-        self.metrics.rows.set(card.rows)
-        return Loaded(searcher)
+        return self._follower.searcher
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
-        """Run work beside the event loop, at most one on each core."""
-        if self._threads is None:
-            self._threads = anyio.CapacityLimiter(os.cpu_count() or 1)
-        return await anyio.to_thread.run_sync(partial(_on_one_core, work), limiter=self._threads, abandon_on_cancel=True)
+        """Run work beside the event loop, in one of as many threads as there are cores.
+
+        Raises:
+            ServiceBusyError: `max_concurrency` requests are at work or waiting.
+        """
+        return await self.workers.run(work)
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Follow the index's versions as long as the service runs."""
-        task = asyncio.create_task(self._watch())
+        task = asyncio.create_task(self._follower.follow(self._limits.reload_seconds, self._stores.run_own))
+        task.add_done_callback(_say_why_it_ended)
         try:
             yield
         finally:
             self.is_stopping = True
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.reload_seconds)
-            try:
-                await self.reload()
-            except (TlrayError, OSError) as error:
-                self.metrics.reloads.labels("failed").inc()
-                say(f"the index stays at version {self.searcher.card.version}: {type(error).__name__}: {error}")
+            await asyncio.gather(task, self._map.close(), return_exceptions=True)
 
     async def reload(self) -> bool:
-        """Move to the newest version, if there is a newer one.
+        """Move to the index's newest version, if there is a newer one.
 
         Returns:
             Whether it moved.
@@ -115,25 +108,19 @@ class Service:
         Raises:
             TlrayError: the version cannot be loaded; the one at work stays.
         """
-        newest = await asyncio.to_thread(newest_version, self.index_uri)
-        if newest is None or newest <= self.searcher.card.version:
-            return False
-        searcher = await asyncio.to_thread(Searcher.open, self.index_uri, newest)
-        self.searcher.check_recipe(searcher.card.recipe_id)
-        if searcher.card.column != self.searcher.card.column:
-            raise RecipeMismatchError(f"version {newest} is of column {searcher.card.column}; start the service again for it")
-        self._loaded = self._load(searcher)
-        self.metrics.reloads.labels("loaded").inc()
-        say(f"version {newest} of the index answers from now on")
-        await asyncio.to_thread(gc.collect)  # the version before may be gigabytes
-        return True
+        return await self._follower.reload(self._stores.run_own)
 
     def info(self) -> IndexInfo:
-        """What the index is."""
-        searcher = self.searcher
-        labels = dict(list(searcher.rows.labels.items())[:LABELS_LISTED])
-        limits = {"max_k": self.config.max_k, "max_batch": self.config.max_batch}
-        return IndexInfo(**searcher.about, labels=labels, images=self._encoder is not None, **limits)
+        """What the index is, and what requests may ask for."""
+        labels = self.searcher.rows.labels
+        limits = {name: getattr(self._limits, name) for name in ("max_k", "max_batch", "max_body_bytes")}
+        return IndexInfo(
+            **self.searcher.about,
+            labels=dict(list(labels.items())[:LABELS_LISTED]),
+            label_count=len(labels),
+            images=self._encoder is not None,
+            **limits,
+        )
 
     def search(self, request: SearchRequest) -> SearchResponse:
         """Answer queries.
@@ -142,66 +129,79 @@ class Service:
             QueryError: over the limits, or a query names what is not there.
             RecipeMismatchError: vectors of another recipe.
         """
-        if len(request.queries) > self.config.max_batch or request.k > self.config.max_k:
-            most = f"{self.config.max_batch} queries and k {self.config.max_k}"
+        if len(request.queries) > self._limits.max_batch or request.k > self._limits.max_k:
+            most = f"{self._limits.max_batch} queries and k {self._limits.max_k}"
             raise QueryError(f"{len(request.queries)} queries with k {request.k}; expected at most {most}")
         searcher = self.searcher
         if request.recipe_id is not None:
             searcher.check_recipe(request.recipe_id)
         vectors, positions = zip(*(_vector_of(searcher, query) for query in request.queries), strict=True)
         where = Filter(tuple(request.labels), tuple(request.prefixes))
-        return _response(searcher, searcher.search(np.stack(vectors), request.k, where, leave_out_B=np.array(positions)))
+        hits = searcher.search(np.stack(vectors), request.k, where, leave_out_B=np.array(positions))
+        return _response(searcher, hits, [_row_at(searcher, position) for position in positions])
 
-    def search_image(self, data: bytes, k: int, where: Filter) -> SearchResponse:
-        """Answer an image.
+    async def search_image(self, data: bytes, k: int, where: Filter) -> SearchResponse:
+        """Answer an image; given up between decoding, embedding and searching when nobody waits any more.
 
         Raises:
             ImageError: it cannot be used.
             QueryError: over the limits, or the service was started without its network.
+            ServiceBusyError: `max_concurrency` requests are at work or waiting.
         """
-        if self._encoder is None:
+        encoder = self._encoder
+        if encoder is None:
             raise QueryError("this service was started without its network (--no-images); search by id, URI, label or vector")
-        if not 1 <= k <= self.config.max_k:
-            raise QueryError(f"k is {k}; expected 1 to {self.config.max_k}")
+        if not 1 <= k <= self._limits.max_k:
+            raise QueryError(f"k is {k}; expected 1 to {self._limits.max_k}")
         searcher = self.searcher
-        return _response(searcher, searcher.search(self._encoder.embed([data]), k, where))
+        async with self.workers.place() as place:
+            pixels_HWC = await place.run(lambda: self._decoding.decode(lambda most: encoder.decode(data, max_pixels=most)))
+            features_BD = await place.run(lambda: encoder.encode(pixels_HWC[None]))
+            return await place.run(lambda: _response(searcher, searcher.search(features_BD, k, where), [None]))
 
-    def random(self, count: int, where: Filter) -> list[Hit]:
-        """Some rows, drawn anew at each call."""
+    def random(self, count: int, where: Filter, seed: int | None = None) -> list[Hit]:
+        """Rows drawn at random: anew at each call, or the same ones for the same seed and version of the index."""
         searcher = self.searcher
         rows = np.flatnonzero(searcher.rows.mask(where.labels, where.prefixes)) if where else len(searcher.rows)
         available = rows if isinstance(rows, int) else len(rows)
-        drawn = (
-            np.random.default_rng().choice(rows, min(count, available), replace=False) if available else np.empty(0, np.int64)
-        )
+        if not available:
+            return []
+        drawn = np.random.default_rng(seed).choice(rows, min(count, available), replace=False)
         hits = Hits(searcher.rows, drawn[None, :], np.zeros((1, len(drawn)), np.float32))
         return [Hit(**hit) for hit in hits.to_lists()[0]]
 
-    def thumbnail(self, row_id: int) -> bytes:
+    async def thumbnail(self, row_id: int) -> bytes:
         """The JPEG of a live row.
 
         Raises:
             QueryError: there is no such row.
             ImageError: its image cannot be had.
+            ServiceBusyError: `max_concurrency` of them are at work or waiting.
         """
         rows = self.searcher.rows
         position = int(rows.positions(np.array([row_id]))[0])
         if position < 0:
             raise QueryError(f"the index has no row {row_id}")
-        return self.thumbnails.get(rows.uri(position), rows.table["etag"][position].as_py())
+        uri, etag = rows.uri(position), rows.table["etag"][position].as_py()
+        kept = self._thumbnails.kept(uri, etag)
+        return kept if kept is not None else await self._stores.run(lambda: self._thumbnails.get(uri, etag))
 
-    def map(self) -> list[Point]:
-        """Rows laid out in two dimensions; made once for each version, which goes on should the request not wait for it."""
-        loaded = self._loaded
-        with loaded.drawing:
-            if not loaded.points:
-                loaded.points.extend(map_of(loaded.searcher))
-        return loaded.points
+    async def map(self) -> Map:
+        """Rows laid out in two dimensions, as well as there was time for by now.
+
+        Raises:
+            ServiceBusyError: it is not drawn yet, and too many requests are at work.
+        """
+        if self._map.searcher is not self.searcher:
+            await self._map.close()
+            self._map = CollectionMap(self.searcher, self.workers)
+        return await self._map.get()
 
 
-def _on_one_core(work: Callable[[], Result]) -> Result:
-    set_threads(1)  # OpenMP counts for each calling thread by itself
-    return work()
+def _say_why_it_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        error = task.exception()
+        say(f"new versions of the index are not followed any more, restart the service: {type(error).__name__}: {error}")
 
 
 def _vector_of(searcher: Searcher, query: Query) -> tuple[np.ndarray, int]:
@@ -221,6 +221,13 @@ def _vector_of(searcher: Searcher, query: Query) -> tuple[np.ndarray, int]:
     return searcher.vectors(np.array([position]))[0], position
 
 
-def _response(searcher: Searcher, hits: Hits) -> SearchResponse:
+def _row_at(searcher: Searcher, position: int) -> Row | None:
+    rows = searcher.rows
+    if position < 0:
+        return None
+    return Row(id=int(rows.ids_N[position]), uri=rows.uri(position), label=rows.label(position))
+
+
+def _response(searcher: Searcher, hits: Hits, queries: list[Row | None]) -> SearchResponse:
     answers = [[Hit(**hit) for hit in found] for found in hits.to_lists()]
-    return SearchResponse(version=searcher.card.version, metric=searcher.card.metric, answers=answers)
+    return SearchResponse(version=searcher.card.version, metric=searcher.card.metric, queries=queries, answers=answers)

@@ -1,170 +1,96 @@
-// The page: one module, no build step. All texts from the service go in as text, never as HTML.
-import { ScatterMap } from "/static/map.js";
+// The page: modules without a build step. All texts from the service go in as text, never as HTML.
+import { call, picture } from "/static/api.js";
+import { card, scaleOf, walk } from "/static/cards.js";
+import { MapPanel } from "/static/map.js";
+import { fromHash, imageOf, keepImage, nameOf, newRandom, titleOf, toHash } from "/static/views.js";
 
 const RESULTS = 60;
-const LEGEND_LABELS = 20;
 const element = (id) => document.getElementById(id);
-const state = { info: null, history: [], current: null, map: null, turn: 0, pictures: new Map() };
+const state = { info: null, view: null, turn: 0 };
+const say = (text) => { element("message").textContent = text; };
+const map = new MapPanel({ choose: (point) => go({ kind: "row", id: point.id }), say });
 
-async function call(path, options = {}) {
-  const headers = new Headers(options.headers);
-  const token = sessionStorage.getItem("token");
-  if (token) headers.set("Authorization", `Bearer ${token}`);
-  const response = await fetch(path, { ...options, headers });
-  if (response.status === 401) {
-    await askForToken();
-    return call(path, options);
-  }
-  if (response.status === 429) {
-    await new Promise((resolve) => setTimeout(resolve, 300 + 700 * Math.random()));
-    return call(path, options);
-  }
-  if (!response.ok) {
-    const body = await response.json().catch(() => ({}));
-    const error = new Error(typeof body.detail === "string" ? body.detail : `The service answered ${response.status}.`);
-    throw Object.assign(error, { status: response.status });
-  }
-  return response;
-}
-
-let asking = null;
-function askForToken() {
-  asking ??= new Promise((resolve) => {
-    const dialog = element("login");
-    dialog.addEventListener("close", () => {
-      sessionStorage.setItem("token", element("token").value);
-      asking = null;
-      resolve();
-    }, { once: true });
-    dialog.showModal();
-  });
-  return asking;
-}
-
-// Thumbnails need the token, so they are fetched and shown as blobs; a few at a time, those in view first.
-const waiting = [];
-let loading = 0;
-function pump() {
-  while (loading < 8 && waiting.length) {
-    const { id, resolve, reject } = waiting.shift();
-    loading += 1;
-    call(`/api/thumbnail/${id}`).then((answer) => answer.blob()).then((blob) => resolve(URL.createObjectURL(blob)), reject)
-      .finally(() => { loading -= 1; pump(); });
-  }
-}
-
-function picture(id) {
-  let promise = state.pictures.get(id);
-  if (!promise) {
-    promise = new Promise((resolve, reject) => { waiting.push({ id, resolve, reject }); pump(); });
-    state.pictures.set(id, promise);
-    if (state.pictures.size > 600) {
-      const [oldest, url] = state.pictures.entries().next().value;
-      state.pictures.delete(oldest);
-      url.then(URL.revokeObjectURL, () => {});
-    }
-  }
-  return promise;
-}
-
-const seen = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (!entry.isIntersecting) continue;
-    seen.unobserve(entry.target);
-    const box = entry.target;
-    picture(Number(box.dataset.id)).then((url) => {
-      const image = document.createElement("img");
-      image.src = url;
-      image.alt = box.dataset.alt;
-      box.replaceChildren(image);
-    }, () => { box.textContent = "no picture"; });
-  }
-}, { rootMargin: "300px" });
-
-function pictureBox(hit) {
-  const box = document.createElement("div");
-  box.className = "picture";
-  box.dataset.id = hit.id;
-  box.dataset.alt = hit.label ? `${hit.label}, ${nameOf(hit.uri)}` : nameOf(hit.uri);
-  seen.observe(box);
-  return box;
-}
-
-const nameOf = (uri) => decodeURIComponentSafe(uri.slice(uri.lastIndexOf("/") + 1));
-function decodeURIComponentSafe(text) {
-  try { return decodeURIComponent(text); } catch { return text; }
-}
-
-function card(hit, withScore) {
-  const item = document.createElement("li");
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "card";
-  button.title = hit.uri;
-  button.append(pictureBox(hit));
-  if (withScore) {
-    const meter = document.createElement("div");
-    meter.className = "meter";
-    const bar = document.createElement("i");
-    bar.style.width = `${100 * Math.max(0, Math.min(1, hit.score))}%`;
-    meter.append(bar);
-    if (state.info.metric === "cosine") button.append(meter);
-  }
-  const caption = document.createElement("div");
-  caption.className = "caption";
-  if (withScore) {
-    const score = document.createElement("span");
-    score.textContent = hit.score.toFixed(3);
-    caption.append(score);
-  }
-  const label = document.createElement("b");
-  label.textContent = hit.label ?? " ";
-  const name = document.createElement("small");
-  name.textContent = nameOf(hit.uri);
-  caption.append(label, name);
-  button.append(caption);
-  button.addEventListener("click", () => show({ kind: "row", hit }));
-  item.append(button);
-  return item;
-}
-
-function say(text) { element("message").textContent = text; }
+// Labels as the service counted them, the most frequent first: an object's own order puts numbers before other names.
+const labels = () => Object.entries(state.info.labels).sort(([, a], [, b]) => b - a).map(([label]) => label);
 
 async function answersTo(view) {
-  const label = element("label").value;
-  const filter = label ? `&label=${encodeURIComponent(label)}` : "";
   const k = Math.min(RESULTS, state.info.max_k);
-  if (view.kind === "random") return [await (await call(`/api/random?count=${k}${filter}`)).json(), false];
+  const filter = view.filter ? `&label=${encodeURIComponent(view.filter)}` : "";
+  if (view.kind === "random") return { hits: await (await call(`/api/random?count=${k}&seed=${view.seed}${filter}`)).json() };
   if (view.kind === "image") {
-    const answer = await call(`/api/search/image?k=${k}${filter}`, { method: "POST", body: view.blob });
-    return [(await answer.json()).answers[0], true];
+    const answer = await call(`/api/search/image?k=${k}${filter}`, { method: "POST", body: imageOf(view).blob });
+    return { hits: (await answer.json()).answers[0], isScored: true };
   }
-  const body = JSON.stringify({ queries: [{ id: view.hit.id }], k, labels: label ? [label] : [] });
-  const answer = await call("/api/search", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-  return [(await answer.json()).answers[0], true];
+  const query = view.id === undefined ? { uri: view.uri } : { id: view.id };
+  const body = JSON.stringify({ queries: [query], k, labels: view.filter ? [view.filter] : [] });
+  const answer = await (await call("/api/search", { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
+  Object.assign(view, answer.queries[0]);
+  return { hits: answer.answers[0], isScored: true };
 }
 
-async function show(view, { remember = true } = {}) {
+// Show a view. `keep` says what becomes of the address: "push" a new entry, "replace" the one that is there, or neither.
+async function show(view, keep) {
   const turn = ++state.turn;
+  const opened = document.activeElement?.closest?.("#grid .card") ? document.activeElement.title : null;
   say("Searching …");
   const began = performance.now();
-  let hits, scored;
+  let answer;
   try {
-    [hits, scored] = await answersTo(view);
+    answer = await answersTo(view);
   } catch (error) {
     if (turn === state.turn) say(error.message);
     return;
   }
   if (turn !== state.turn) return; // a later click was faster
-  if (remember && state.current) state.history.push(state.current);
-  state.current = view;
-  element("back").disabled = !state.history.length;
+  remember(view, keep, opened);
+  state.view = view;
+  const { hits, isScored = false } = answer;
+  const scale = isScored && hits.length ? scaleOf(hits, state.info.metric) : null;
   showQuery(view);
-  element("grid").replaceChildren(...hits.map((hit) => card(hit, scored)));
+  element("label").value = view.filter ?? "";
+  element("grid").replaceChildren(...hits.map((hit) => card(hit, scale, (chosen) => go({ kind: "row", ...chosen }))));
   const milliseconds = Math.round(performance.now() - began);
-  say(hits.length ? `${hits.length} ${scored ? "nearest" : "drawn at random"}, ${milliseconds} ms` : "Nothing matches this filter.");
-  if (state.map) state.map.mark(hits.map((hit) => hit.id));
-  if (remember) window.scrollTo({ top: element("map-view").hidden ? 0 : window.scrollY });
+  const bars = scale && hits.length > 1 ? `; bars compare the ${scale.name === "distance" ? "nearness" : scale.name} of these` : "";
+  say(hits.length ? `${hits.length} ${isScored ? "nearest" : "drawn at random"}, ${milliseconds} ms${bars}` : nothing(view));
+  map.mark(hits.map((hit) => hit.id));
+  if (keep === "push") arrive(opened !== null);
+}
+
+function nothing(view) {
+  return view.filter ? `No other row has the label “${view.filter}”.` : "There are no rows to show.";
+}
+
+// Where a new view begins; the card that was pressed is gone, and with it the focus.
+function arrive(hadFocus) {
+  if (!map.shown) window.scrollTo({ top: 0 });
+  if (hadFocus) element("query").focus({ preventScroll: true });
+}
+
+function remember(view, keep, opened) {
+  if (keep === "push") {
+    history.replaceState({ ...history.state, scroll: window.scrollY, opened }, "");
+    history.pushState({ depth: (history.state?.depth ?? 0) + 1 }, "", toHash(view, map.shown));
+  } else if (keep === "replace") {
+    history.replaceState({ depth: history.state?.depth ?? 0 }, "", toHash(view, map.shown));
+  }
+  document.title = titleOf(view);
+  element("back").disabled = !history.state?.depth;
+}
+
+const go = (view) => show({ filter: element("label").value, ...view }, "push");
+
+// The address changed by Back, Forward or by hand.
+async function follow() {
+  let [view, withMap] = fromHash(location.hash);
+  const isLost = view.kind === "image" && !imageOf(view);
+  if (isLost) view = newRandom(view.filter);
+  map.toggle(withMap, labels());
+  await show(view, history.state && !isLost && location.hash.length > 1 ? "" : "replace");
+  if (isLost) say("An image of yours is not kept in the address: choose it again. These are random ones.");
+  const { scroll, opened } = history.state ?? {};
+  if (scroll !== undefined) window.scrollTo({ top: scroll });
+  const card = opened && [...document.querySelectorAll("#grid .card")].find((one) => one.title === opened);
+  if (card) card.focus({ preventScroll: true });
 }
 
 function showQuery(view) {
@@ -172,118 +98,52 @@ function showQuery(view) {
   section.hidden = view.kind === "random";
   if (section.hidden) return;
   const text = document.createElement("p");
+  const image = document.createElement("img");
   if (view.kind === "image") {
-    const image = document.createElement("img");
-    image.src = view.url;
+    image.src = imageOf(view).url;
     image.alt = "the image that is searched by";
     text.textContent = "like your image";
-    section.replaceChildren(image, text);
   } else {
-    const image = document.createElement("img");
-    image.alt = view.hit.label ?? nameOf(view.hit.uri);
-    picture(view.hit.id).then((url) => { image.src = url; }, () => image.remove());
+    image.alt = view.label ?? nameOf(view.uri);
+    picture(view.id).then((url) => { image.src = url; }, () => image.remove());
     const label = document.createElement("b");
-    label.textContent = `like this${view.hit.label ? ` ${view.hit.label}` : ""}`;
+    label.textContent = view.label ? `like this ${view.label}` : "like this";
     const uri = document.createElement("small");
-    uri.textContent = view.hit.uri;
+    uri.textContent = view.uri;
+    label.dir = uri.dir = "auto";
     text.append(label, uri);
-    section.replaceChildren(image, text);
   }
+  section.replaceChildren(image, text);
 }
 
 function searchBy(blob) {
   if (!blob) return;
-  if (!state.info.images) return say("This service was started without its network, so it cannot search by images.");
-  show({ kind: "image", blob, url: URL.createObjectURL(blob) });
+  if (!state.info?.images) say("This service was started without its network, so it cannot search by images.");
+  else if (blob.size > state.info.max_body_bytes) {
+    say(`The image has ${(blob.size / 1e6).toFixed(1)} MB; the service takes at most ${(state.info.max_body_bytes / 1e6).toFixed(1)}.`);
+  } else go({ kind: "image", key: keepImage(blob) });
 }
 
-// The picture of the point under the pointer.
-function peek(point, x, y) {
-  const box = element("peek");
-  box.hidden = !point;
-  if (!point) return;
-  box.style.left = `${Math.min(x + 16, innerWidth - 150)}px`;
-  box.style.top = `${Math.min(y + 16, innerHeight - 170)}px`;
-  if (box.dataset.id === String(point.id)) return;
-  box.dataset.id = point.id;
-  const label = document.createElement("b");
-  label.textContent = point.label ?? `row ${point.id}`;
-  box.replaceChildren(label);
-  picture(point.id).then((url) => {
-    if (box.dataset.id !== String(point.id)) return;
-    const image = document.createElement("img");
-    image.src = url;
-    image.alt = "";
-    box.prepend(image);
-  }, () => {});
+function toggleMap() {
+  map.toggle(!map.shown, labels());
+  if (state.view) history.replaceState(history.state, "", toHash(state.view, map.shown));
 }
 
-function drawLegend() {
-  const known = Object.keys(state.info.labels).filter((label) => state.map.hues.has(label)).slice(0, LEGEND_LABELS);
-  element("legend").replaceChildren(...known.map((label) => {
-    const item = document.createElement("li");
-    const dot = document.createElement("i");
-    dot.style.background = state.map.colour(label);
-    item.append(dot, label);
-    return item;
-  }));
-}
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.map) drawLegend(); });
-
-// The service goes on drawing a map that took longer than a request may.
-async function patiently(path) {
-  for (;;) {
-    try {
-      return await (await call(path)).json();
-    } catch (error) {
-      if (error.status !== 504) throw error;
-      say("Still drawing the map …");
-    }
-  }
+function filter() {
+  const label = element("label").value;
+  if (state.view && label !== (state.view.filter ?? "")) show({ ...state.view, filter: label }, "push");
 }
 
-async function toggleMap() {
-  const section = element("map-view");
-  section.hidden = !section.hidden;
-  element("toggle-map").setAttribute("aria-pressed", String(!section.hidden));
-  if (section.hidden || state.map) return state.map?.draw();
-  say("Drawing the map …");
-  try {
-    const points = await patiently("/api/map");
-    const choose = (point) => show({ kind: "row", hit: { ...point, uri: `row ${point.id}` } });
-    state.map = new ScatterMap(element("map"), points, { choose, peek });
-    drawLegend();
-    say(`${points.length} rows on the map`);
-  } catch (error) {
-    say(error.message);
-  }
-}
-
-function back() {
-  const view = state.history.pop();
-  if (view) show(view, { remember: false });
-}
-
-// Arrow keys walk the grid as it is laid out.
-function walk(key) {
-  const cards = [...document.querySelectorAll("#grid .card")];
-  if (!cards.length) return;
-  const at = cards.indexOf(document.activeElement);
-  const columns = getComputedStyle(element("grid")).gridTemplateColumns.split(" ").length;
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
-  const next = at < 0 ? 0 : at + step;
-  if (cards[next]) { cards[next].focus(); cards[next].scrollIntoView({ block: "nearest" }); }
-}
+const back = () => { if (history.state?.depth) history.back(); };
+const random = () => go(newRandom(element("label").value));
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, select, textarea, dialog *");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.id === "map" && event.key.startsWith("Arrow")) return;
-  if (event.key.startsWith("Arrow")) walk(event.key);
-  else if (event.key === "r") show({ kind: "random" });
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || !state.info) return;
+  if (event.key.startsWith("Arrow")) walk(element("grid"), event.key);
+  else if (event.key === "r") random();
   else if (event.key === "m") toggleMap();
   else if (event.key === "Backspace") back();
-  else if ((event.key === "Enter" || event.key === " ") && event.target.id === "pick") element("file").click();
   else return;
   event.preventDefault();
 });
@@ -292,7 +152,7 @@ document.addEventListener("paste", (event) => {
 });
 let inside = 0;
 document.addEventListener("dragenter", () => { inside += 1; element("drop").hidden = false; });
-document.addEventListener("dragleave", () => { inside -= 1; element("drop").hidden = inside > 0 ? false : true; });
+document.addEventListener("dragleave", () => { inside -= 1; element("drop").hidden = inside <= 0; });
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
@@ -300,26 +160,34 @@ document.addEventListener("drop", (event) => {
   element("drop").hidden = true;
   searchBy(event.dataTransfer.files[0]);
 });
+element("pick").addEventListener("click", () => element("file").click());
 element("file").addEventListener("change", (event) => { searchBy(event.target.files[0]); event.target.value = ""; });
-element("random").addEventListener("click", () => show({ kind: "random" }));
+element("random").addEventListener("click", random);
 element("back").addEventListener("click", back);
 element("toggle-map").addEventListener("click", toggleMap);
-element("controls").addEventListener("submit", (event) => event.preventDefault());
-element("label").addEventListener("change", () => show(state.current ?? { kind: "random" }, { remember: false }));
+element("label").addEventListener("change", filter);
+element("controls").addEventListener("submit", (event) => { event.preventDefault(); filter(); });
 
-try {
-  state.info = await (await call("/api/index")).json();
-  const { rows, version, table, table_version: tableVersion, labels } = state.info;
+function introduce() {
+  const { rows, version, table, table_version: tableVersion, labels: counts, label_count: labelCount } = state.info;
   element("about").textContent = `${rows.toLocaleString()} images, version ${version} of the index, ${tableVersion} of its table`;
   element("about").title = table;
-  for (const [label, count] of Object.entries(labels)) {
+  element("labels").replaceChildren(...labels().map((label) => {
     const option = document.createElement("option");
     option.value = label;
-    option.textContent = `${label} (${count.toLocaleString()})`;
-    element("label").append(option);
-  }
-  element("label").parentElement.hidden = !Object.keys(labels).length;
-  await show({ kind: "random" });
+    option.label = `${label} (${counts[label].toLocaleString()})`;
+    return option;
+  }));
+  element("label").placeholder = `all ${labelCount.toLocaleString()}`;
+  element("label").parentElement.hidden = !labelCount;
+}
+
+history.scrollRestoration = "manual";
+try {
+  state.info = await (await call("/api/index")).json();
+  introduce();
+  await follow();
+  window.addEventListener("popstate", follow);
 } catch (error) {
   say(error.message);
 }

@@ -1,129 +1,146 @@
-"""The service as a FastAPI application."""
+"""The service as a FastAPI application: its routes, and what each of its errors is in HTTP."""
 
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from tlray.config import ServeConfig
-from tlray.errors import ConfigError, ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError
+from tlray.errors import ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError, ServiceBusyError
 from tlray.search.rows.selection import Filter
-from tlray.search.service.backend.schema import MAX_FILTERS, Hit, IndexInfo, Point, SearchRequest, SearchResponse, Text
+from tlray.search.service.backend.schema import MAX_FILTERS, Hit, IndexInfo, Map, SearchRequest, SearchResponse, Text
 from tlray.search.service.backend.service import Service
+from tlray.search.service.web.access import Access
 from tlray.search.service.web.guard import Guard
+from tlray.search.service.web.page_files import PageFile, read_page_files
 from tlray.version import __version__
 
-PAGE = Path(__file__).parent.parent / "page"
-
+MAX_DETAIL_CHARACTERS = 1000
+MAX_PROBLEMS = 10
+HEALTH_PATHS = ("/healthz", "/readyz")
 
 Labels = Annotated[tuple[Text, ...], Query(max_length=MAX_FILTERS, description="only rows with one of these labels")]
-
-
 Prefixes = Annotated[
     tuple[Text, ...], Query(max_length=MAX_FILTERS, description="only rows whose URI begins with one of these")
 ]
 
 
+def guarded_app(service: Service, *, token: str | None, host: str, max_body_bytes: int, timeout_seconds: float) -> Guard:
+    """The whole application: the routes behind access and limits.
+
+    Args:
+        service: that answers.
+        token: that requests must bring; None lets everybody in.
+        host: address that the service listens on.
+        max_body_bytes: larger requests are refused.
+        timeout_seconds: of a request.
+    """
+    app = make_app(service)
+    return Guard(
+        app,
+        access=Access(token, host),
+        metrics=service.metrics,
+        workers=service.workers,
+        open_paths=(*read_page_files(), *HEALTH_PATHS, str(app.openapi_url)),
+        max_body_bytes=max_body_bytes,
+        timeout_seconds=timeout_seconds,
+    )
+
+
 def make_app(service: Service) -> FastAPI:
-    """The routes; without the guard."""
+    """The routes alone: without access and limits."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service.watching():
             yield
 
-    app = FastAPI(title="tlray search", version=__version__, lifespan=lifespan, redoc_url=None)
+    # FastAPI's own /docs would load its script from another place, with the token at hand.
+    app = FastAPI(title="tlray search", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     _add_errors(app)
-    _add_api(app, service)
+    _add_search(app, service)
+    _add_collection(app, service)
     _add_operations(app, service)
-    app.mount("/static", StaticFiles(directory=PAGE))
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
-
+    for path, file in read_page_files().items():
+        _add_page_file(app, path, file)
     return app
 
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # Not what was sent: it may not even be text.
-        problems = [{"where": list(map(repr, one["loc"])), "problem": ascii(one["msg"])} for one in error.errors()[:10]]
-        return JSONResponse({"detail": problems}, 422)
+    async def invalid_parameters(_: Request, error: RequestValidationError) -> JSONResponse:
+        return _problems(list(error.errors()))
 
-    def answer(status: int, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)[:1000]}, status)
+    @app.exception_handler(ValidationError)
+    async def invalid_body(_: Request, error: ValidationError) -> JSONResponse:
+        count = error.error_count()
+        if count > MAX_PROBLEMS:  # to list them all takes their memory again
+            return _detail(422, f"the request has {count} faults, each key that is not known being one")
+        return _problems(error.errors(include_input=False, include_context=False))
 
-    @app.exception_handler(QueryError)
-    async def bad_query(_: Request, error: QueryError) -> JSONResponse:
-        return answer(422, error)
+    for kind, status in ((QueryError, 422), (ImageError, 422), (RecipeMismatchError, 409), (ServiceBusyError, 429)):
 
-    @app.exception_handler(ImageError)
-    async def bad_image(_: Request, error: ImageError) -> JSONResponse:
-        return answer(422, error)
-
-    @app.exception_handler(RecipeMismatchError)
-    async def other_recipe(_: Request, error: RecipeMismatchError) -> JSONResponse:
-        return answer(409, error)
+        @app.exception_handler(kind)
+        async def refused(_: Request, error: Exception, status: int = status) -> JSONResponse:
+            return _detail(status, str(error))
 
 
-def _add_api(app: FastAPI, service: Service) -> None:
+def _add_search(app: FastAPI, service: Service) -> None:
+    @app.post("/api/search", response_model=SearchResponse, openapi_extra=_body("application/json", _schema_of(SearchRequest)))
+    async def search(request: Request) -> Response:
+        """The nearest rows of each query."""
+        data = await request.body()
+        if len(data) > service.max_search_bytes:
+            return _detail(413, f"the request has {len(data)} bytes; expected at most {service.max_search_bytes}")
+        # Parsed in a thread: a large body would hold up everybody else.
+        return _json(await service.in_thread(lambda: service.search(SearchRequest.model_validate_json(data))))
+
+    @app.post(
+        "/api/search/image",
+        response_model=SearchResponse,
+        openapi_extra=_body("image/*", {"type": "string", "format": "binary"}),
+    )
+    async def search_image(
+        request: Request, k: Annotated[int, Query(ge=1)] = 10, label: Labels = (), prefix: Prefixes = ()
+    ) -> Response:
+        """The nearest rows of the image that is the request's body."""
+        return _json(await service.search_image(await request.body(), k, Filter(label, prefix)))
+
+
+def _add_collection(app: FastAPI, service: Service) -> None:
     @app.get("/api/index")
     async def index() -> IndexInfo:
         """What the index is."""
         return await service.in_thread(service.info)
-
-    @app.post("/api/search")
-    async def search(request: SearchRequest) -> SearchResponse:
-        """The nearest rows of each query."""
-        return await service.in_thread(lambda: service.search(request))
-
-    @app.post(
-        "/api/search/image",
-        openapi_extra={
-            "requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
-        },
-    )
-    async def search_image(
-        request: Request,
-        k: Annotated[int, Query(ge=1)] = 10,
-        label: Labels = (),
-        prefix: Prefixes = (),
-    ) -> SearchResponse:
-        """The nearest rows of the image that is the request's body."""
-        data = await request.body()
-        return await service.in_thread(lambda: service.search_image(data, k, Filter(label, prefix)))
 
     @app.get("/api/random")
     async def random(
         count: Annotated[int, Query(ge=1, le=200)] = 24,
         label: Labels = (),
         prefix: Prefixes = (),
+        seed: Annotated[int | None, Query(ge=0, lt=2**53, description="the same rows for the same seed and version")] = None,
     ) -> list[Hit]:
         """Some rows, to start from."""
-        return await service.in_thread(lambda: service.random(count, Filter(label, prefix)))
+        return await service.in_thread(lambda: service.random(count, Filter(label, prefix), seed))
 
-    @app.get("/api/map")
-    async def map_() -> list[Point]:
-        """A sample of rows in two dimensions."""
-        return await service.in_thread(service.map)
+    @app.get("/api/map", response_model=Map)
+    async def map_() -> Response:
+        """A sample of rows in two dimensions: at once by principal components, later by UMAP where that is installed."""
+        return _json(await service.map())
 
     @app.get("/api/thumbnail/{row_id}", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
     async def thumbnail(row_id: Annotated[int, PathParameter(ge=0, lt=2**62)]) -> Response:
         """A small JPEG of a row's image."""
         try:
-            data = await service.in_thread(lambda: service.thumbnail(row_id))
+            data = await service.thumbnail(row_id)
         except (QueryError, ImageError, ObjectNotFoundError) as error:
-            return JSONResponse({"detail": str(error)[:1000]}, 404)
+            return _detail(404, str(error))
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
@@ -139,45 +156,48 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def guarded(app: FastAPI, service: Service, config: ServeConfig, token: str | None) -> Guard:
-    """The routes behind the token and the limits."""
-    loopback = frozenset({"127.0.0.1", "localhost", "[::1]", config.host.lower()})
-    return Guard(
-        app,
-        metrics=service.metrics,
-        token=token,
-        hosts=loopback if _is_loopback(config.host) else None,
-        max_body_bytes=config.max_body_bytes,
-        max_concurrency=config.max_concurrency,
-        timeout_seconds=config.timeout_seconds,
-    )
+def _add_page_file(app: FastAPI, path: str, file: PageFile) -> None:
+    @app.get(path, include_in_schema=False)
+    async def page_file(request: Request) -> Response:
+        if request.headers.get("if-none-match") == file.etag:
+            return Response(status_code=304, headers={"etag": file.etag})
+        return Response(file.data, headers=file.headers)
 
 
-def read_token(config: ServeConfig) -> str | None:
-    """The bearer token, or None where there is none.
-
-    Raises:
-        ConfigError: the file cannot be read or is empty, or others than this machine could reach a service without one.
-    """
-    if config.token_file is None:
-        if not _is_loopback(config.host):
-            raise ConfigError(f"host {config.host} is not loopback, so everybody could search; give --token-file")
-        return None
-    try:
-        lines = Path(config.token_file).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read --token-file {config.token_file}: {error}") from error
-    token = lines[0].strip()
-    if not token or not token.isascii():
-        raise ConfigError(f"the first line of {config.token_file} is no token; expected ASCII characters")
-    return token
+def _body(media_type: str, schema: dict[str, object]) -> dict[str, object]:
+    """The part of an OpenAPI operation that says what its body is."""
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _schema_of(model: type[BaseModel]) -> dict[str, object]:
+    """A model's JSON schema, with the models that it is made of in their places: OpenAPI keeps such elsewhere."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def with_parts(value: object) -> object:
+        if isinstance(value, dict):
+            name = str(value.get("$ref", "")).rpartition("/")[2]
+            return with_parts(parts[name]) if name else {key: with_parts(one) for key, one in value.items()}
+        return [with_parts(one) for one in value] if isinstance(value, list) else value
+
+    inlined = with_parts(schema)
+    assert isinstance(inlined, dict)
+    return inlined
+
+
+def _json(answer: BaseModel) -> Response:
+    """An answer that is of the route's model as it is, so that it need not be checked against it once more."""
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _detail(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"detail": text[:MAX_DETAIL_CHARACTERS]}, status)
+
+
+def _problems(errors: list[ErrorDetails]) -> JSONResponse:
+    # Not what was sent: it may not even be text.
+    problems = [{"where": list(map(repr, one["loc"])), "problem": ascii(one["msg"])} for one in errors[:MAX_PROBLEMS]]
+    return JSONResponse({"detail": problems}, 422)

@@ -1,51 +1,37 @@
-"""What stands between the network and the service: the token, limits on size, number and time, and counting.
+"""What stands between the network and the service: access, limits on size, number and time, and counting.
 
-Plain ASGI, so that a request is judged before its body is read.
+Plain ASGI, so that a request is judged before its body is read, and its body is here before any thread works for it.
 """
 
 import asyncio
-import hmac
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from tlray.search.service.backend.metrics import Metrics
+from tlray.search.service.backend.workers import Workers
+from tlray.search.service.web.access import Access, Refusal
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
-OPEN_PATHS = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
-"""Need no token: the page without data, health, and the description of the interface. So does what is below /static/."""
+SMALL_BODY_BYTES = 64 * 2**10
+"""Bodies that are always taken: a server has read as much before it asks anybody."""
+LARGE_BODIES = 4
+"""Times the largest body, what bodies may take together; beyond it only small ones are read."""
+CLIENT_LEFT = 499
+"""What is counted where the client was gone before its answer, as nginx calls it; nobody sees it."""
 
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"),
 )
-PAGE_POLICY = (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'")
-
-
-class Metrics:
-    """What Prometheus may ask for."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("tlray_requests", "Requests by route and status", ["route", "status"], registry=self.registry)
-        self.seconds = Histogram(
-            "tlray_request_seconds",
-            "Time to answer",
-            ["route"],
-            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20),
-            registry=self.registry,
-        )
-        self.in_flight = Gauge("tlray_requests_in_flight", "Requests at work or waiting", registry=self.registry)
-        self.version = Gauge("tlray_index_version", "Version of the index that answers", registry=self.registry)
-        self.table_version = Gauge("tlray_table_version", "Version of the table that the index shows", registry=self.registry)
-        self.rows = Gauge("tlray_index_rows", "Live rows", registry=self.registry)
-        self.reloads = Counter("tlray_index_reloads", "Versions loaded while running", ["outcome"], registry=self.registry)
+REFUSAL_HEADERS = {401: ((b"www-authenticate", b"Bearer"),), 429: ((b"retry-after", b"1"),)}
 
 
 class Guard:
@@ -53,105 +39,174 @@ class Guard:
 
     Args:
         app: what is inside.
+        access: who may ask.
         metrics: where requests are counted.
-        token: None lets everybody in.
-        hosts: names that the Host header may have, None for any: a page elsewhere that makes a browser talk to this
-            machine under its own name (DNS rebinding) is refused.
+        workers: whose places searches need; while all are taken: 429.
+        open_paths: need no token: the page without data, health, and the description of the interface.
         max_body_bytes: larger bodies: 413.
-        max_concurrency: more requests at once: 429.
-        timeout_seconds: of a whole request: 504.
+        timeout_seconds: a body that has not arrived by then: 408; a request that is not answered by then: 504.
     """
 
     def __init__(
         self,
         app: App,
         *,
+        access: Access,
         metrics: Metrics,
-        token: str | None,
-        hosts: frozenset[str] | None,
+        workers: Workers,
+        open_paths: Collection[str],
         max_body_bytes: int,
-        max_concurrency: int,
         timeout_seconds: float,
     ) -> None:
-        self._app, self._metrics, self._token, self._hosts = app, metrics, token, hosts
-        self._max_body_bytes, self._max_concurrency, self._timeout_seconds = max_body_bytes, max_concurrency, timeout_seconds
-        self._in_flight = 0
+        self._app, self._access, self._metrics, self._workers = app, access, metrics, workers
+        self._open_paths = frozenset(open_paths)
+        self._max_body_bytes, self._timeout_seconds = max_body_bytes, timeout_seconds
+        self._bodies_bytes = self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge a request, and hand on what passes."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        status = 0
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                policy = () if scope["path"] == "/docs" else (PAGE_POLICY,)  # its scripts come from elsewhere
-                message["headers"] = [*message.get("headers", ()), *HEADERS, *policy]
-            await send(message)
-
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await _answer(sending, *refusal)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
         else:
-            await self._pass(scope, receive, sending, lambda: status != 0)
-        route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+            await self._counted(_Exchange(scope, receive, send))
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    async def _counted(self, exchange: "_Exchange") -> None:
+        began = time.perf_counter()
+        self._count_in_flight(1)
+        try:
+            refusal = self._refusal(exchange.scope) or await self._answer(exchange)
+            if refusal is not None and not exchange.has_started:
+                await exchange.refuse(*refusal)
+        finally:
+            self._count_in_flight(-1)
+            route = getattr(exchange.scope.get("route"), "path", "other")
+            self._metrics.requests.labels(route, str(exchange.status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+
+    def _count_in_flight(self, change: int) -> None:
+        self._in_flight += change
+        self._metrics.in_flight.set(self._in_flight)
+        self._metrics.places.set(self._workers.taken)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
         headers = {name.lower(): value for name, value in scope["headers"]}
-        host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].lower()
-        if self._hosts is not None and host not in self._hosts:
-            return 421, "this service does not go by that name"
-        path = scope["path"]
-        is_open = path in OPEN_PATHS or path.startswith("/static/")
-        if self._token is not None and not is_open:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
-                return 401, "a bearer token is needed: Authorization: Bearer <token>"
+        is_open = scope["path"] in self._open_paths
+        refusal = self._access.refusal(headers, needs_token=not is_open)
+        if refusal is not None:
+            return refusal
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared[:20]) > self._max_body_bytes:
-            return 413, f"the body is over {self._max_body_bytes} bytes"
-        if self._in_flight >= self._max_concurrency and not is_open:
+            return self._too_large()
+        if self._workers.is_full and scope["method"] == "POST":  # before its body is read; others are refused if they must
             return 429, "too many requests at once; try again in a moment"
         return None
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, has_started: Callable[[], bool]) -> None:
-        seen_bytes = 0
-
-        async def receiving() -> Message:
-            nonlocal seen_bytes
-            message = await receive()
-            seen_bytes += len(message.get("body", b""))
-            # Chunked: nobody said how long it would be. The app hears that the client is gone.
-            return message if seen_bytes <= self._max_body_bytes else {"type": "http.disconnect"}
-
-        async def sending(message: Message) -> None:
-            if seen_bytes <= self._max_body_bytes:
-                await send(message)
-
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
+    async def _answer(self, exchange: "_Exchange") -> Refusal | None:
+        """Read the body and have the request answered, within the time limit; or say why not."""
+        body = _Body()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._app(scope, receiving, sending)
+            async with asyncio.timeout(self._timeout_seconds) as deadline:
+                refusal = await self._read(body, exchange)
+                if refusal is None and not exchange.client_left:
+                    await self._work(exchange, body)
+                return refusal
         except TimeoutError:
-            if not has_started():
-                await _answer(send, 504, f"not done within {self._timeout_seconds:g} s")
+            if not deadline.expired():
+                raise
+            if body.is_complete:
+                return 504, f"not done within {self._timeout_seconds:g} s"
+            return 408, f"the request's body did not arrive within {self._timeout_seconds:g} s"
         finally:
-            if seen_bytes > self._max_body_bytes and not has_started():
-                await _answer(send, 413, f"the body is over {self._max_body_bytes} bytes")
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+            self._bodies_bytes -= body.size_bytes
+
+    async def _read(self, body: "_Body", exchange: "_Exchange") -> Refusal | None:
+        while not body.is_complete:
+            message = await exchange.receive()
+            if message["type"] == "http.disconnect":
+                exchange.client_left = True
+                return None
+            self._bodies_bytes += body.add(message)
+            if body.size_bytes > self._max_body_bytes:
+                return self._too_large()
+            if body.size_bytes > SMALL_BODY_BYTES and self._bodies_bytes > LARGE_BODIES * self._max_body_bytes:
+                return 429, "too many large requests at once; try again in a moment"
+        return None
+
+    def _too_large(self) -> Refusal:
+        return 413, f"the body is over {self._max_body_bytes} bytes"
+
+    async def _work(self, exchange: "_Exchange", body: "_Body") -> None:
+        """Have the app answer; given up when the client leaves."""
+        left = asyncio.create_task(exchange.wait_until_client_leaves())
+        app = asyncio.create_task(self._app(exchange.scope, body.replay(left), exchange.send))
+        try:
+            await asyncio.wait((app, left), return_when=asyncio.FIRST_COMPLETED)
+            if app.done():
+                app.result()
+        finally:
+            for task in (app, left):
+                task.cancel()
+            await asyncio.gather(app, left, return_exceptions=True)
 
 
-async def _answer(send: Send, status: int, detail: str) -> None:
-    extra = {401: [(b"www-authenticate", b"Bearer")], 429: [(b"retry-after", b"1")]}.get(status, [])
-    body = b'{"detail": "%s"}' % detail.encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *extra]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+class _Body:
+    """A request's body as it arrives."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.size_bytes = 0
+        self.is_complete = False
+
+    def add(self, message: Message) -> int:
+        """Take a message of the body; its size."""
+        piece: bytes = message.get("body", b"")
+        self._pieces.append(piece)
+        self.size_bytes += len(piece)
+        self.is_complete = not message.get("more_body", False)
+        return len(piece)
+
+    def replay(self, left: "asyncio.Task[None]") -> Receive:
+        """What an app receives: the whole body at once, and then only that the client has left."""
+        whole = b"".join(self._pieces)
+        self._pieces.clear()
+        messages: list[Message] = [{"type": "http.request", "body": whole, "more_body": False}]
+
+        async def receive() -> Message:
+            if messages:
+                return messages.pop()
+            await asyncio.shield(left)
+            return {"type": "http.disconnect"}
+
+        return receive
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope, self.receive, self._send = scope, receive, send
+        self.status = CLIENT_LEFT
+        self.has_started = self.client_left = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message of the answer on, with our headers."""
+        if message["type"] == "http.response.start":
+            self.has_started, self.status = True, message["status"]
+            message["headers"] = [*message.get("headers", ()), *HEADERS]
+        await self._send(message)
+
+    async def refuse(self, status: int, detail: str) -> None:
+        """Answer with an error."""
+        body = b'{"detail": "%s"}' % detail.encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += REFUSAL_HEADERS.get(status, ())
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def wait_until_client_leaves(self) -> None:
+        """Return when the connection is closed."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.client_left = True

@@ -12,6 +12,7 @@ from tlray.lake.image.decode import to_rgb
 from tlray.lake.source.containers.members import kind_of_container, read_members
 from tlray.lake.source.member_uri import container_of
 from tlray.lake.storage.open import open_store
+from tlray.search.service.backend.images.decoding import DecodingLimits
 
 SIDE_PIXELS = 320
 """Longest side: a card of the page at 160 CSS pixels, on a screen of two pixels to each."""
@@ -26,19 +27,27 @@ class Thumbnails:
     """Makes thumbnails and keeps the latest; from many threads.
 
     Args:
-        max_pixels: larger images are not decoded.
+        limits: within which images are decoded.
         cache_bytes: of JPEGs that are kept.
     """
 
-    def __init__(self, *, max_pixels: int, cache_bytes: int = 64 * 2**20) -> None:
-        self._max_pixels, self._cache_bytes = max_pixels, cache_bytes
+    def __init__(self, limits: DecodingLimits, *, cache_bytes: int = 64 * 2**20) -> None:
+        self._limits, self._cache_bytes = limits, cache_bytes
         self._kept: OrderedDict[tuple[str, str | None], bytes] = OrderedDict()
         self._size_bytes = 0
         self._lock = threading.Lock()
         self._members = _Members()
 
+    def kept(self, uri: str, etag: str | None) -> bytes | None:
+        """A row's JPEG that was made before, or None."""
+        with self._lock:
+            data = self._kept.get((uri, etag))
+            if data is not None:
+                self._kept.move_to_end((uri, etag))
+            return data
+
     def get(self, uri: str, etag: str | None) -> bytes:
-        """The JPEG of a row.
+        """The JPEG of a row, made unless it is kept.
 
         Args:
             uri: of a row of the index.
@@ -47,10 +56,9 @@ class Thumbnails:
         Raises:
             ImageError: it cannot be had or decoded.
         """
-        with self._lock:
-            if (uri, etag) in self._kept:
-                self._kept.move_to_end((uri, etag))
-                return self._kept[uri, etag]
+        kept = self.kept(uri, etag)
+        if kept is not None:
+            return kept
         data = self._make(uri, etag)
         with self._lock:
             if (uri, etag) not in self._kept:
@@ -68,11 +76,15 @@ class Thumbnails:
                 data = open_store(uri).read(uri, max_bytes=MAX_IMAGE_BYTES).data
         except (StorageError, SourceError, AccessError) as error:
             raise ImageError(ImageErrorCode.NOT_FOUND, str(error)) from error
-        image = to_rgb(data, max_pixels=self._max_pixels)
-        image.thumbnail((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=QUALITY)
-        return buffer.getvalue()
+        return self._limits.decode(lambda most: _thumbnail(data, max_pixels=most))
+
+
+def _thumbnail(data: bytes, *, max_pixels: int) -> bytes:
+    image = to_rgb(data, max_pixels=max_pixels)
+    image.thumbnail((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
 
 
 class _Members:

@@ -1,0 +1,1 @@
+"""The map of a collection: rows in two dimensions."""
