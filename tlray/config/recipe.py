@@ -43,8 +43,7 @@ class RecipeConfig(Section):
     backbone: str = Field(description="torchvision:<model> or timm:<model>; or the model alone, where a library has it")
     weights: str = Field(
         "default",
-        description="default, an enum name, a timm tag, a path or URI of safetensors or a state dict, "
-        "package:<name>, random:<seed>",
+        description="default, an enum name, a timm tag, a file's or a hub folder's path or URI, package:<name>, random:<seed>",
     )
     weights_sha256: str | None = Field(None, description="refuse weights of another hash (as `tlray show` prints it)")
     taps: tuple[str, ...] = Field((), description="layers to keep; default the penultimate")

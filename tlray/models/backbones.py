@@ -55,7 +55,7 @@ class Backbone:
 
     @property
     def pooling(self) -> Pooling:
-        """The recipe's, for this network."""
+        """How what the taps put out becomes one vector an image: the recipe's pooling, for this network."""
         return Pooling(self.recipe.pool, *self.recipe.preprocessing.crop, self.layout)
 
 

@@ -157,7 +157,7 @@ def _limit(freeze: str, weighted: int) -> int | None:
 
 
 def examine(module: nn.Module, tap: str, images_BCHW: Tensor) -> Anatomy:
-    """Watch one forward pass.
+    """Find the cuts and blocks of a network by watching one forward pass.
 
     Which layers are cuts is read from autograd's graph: a layer is one if all paths from the tap back to the images go through
     its output, which is so where (paths from the tap to it) x (paths from it to the images) = all paths.

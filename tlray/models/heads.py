@@ -83,7 +83,7 @@ class Head(nn.Module):
 
     @property
     def linears(self) -> list[nn.Linear]:
-        """The linear layers, in order."""
+        """The head's linear layers, from its input to its scores."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def forward(self, features_BD: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Pooling:
     layout: Layout
 
     def __call__(self, tap: str, features: Tensor) -> Tensor:
-        """Pool in fp32.
+        """Pool what a layer puts out, in fp32.
 
         Args:
             tap: for messages.

@@ -76,7 +76,7 @@ class Suffix(nn.Module):
         self._tap, self._pooling = tap, pooling
 
     def forward(self, activations: Tensor) -> Tensor:
-        """Pooled features, float32.
+        """Compute the tap's pooled features, float32, from what the cut gives.
 
         Args:
             activations: B of what the cut gives; layers may change it in place.

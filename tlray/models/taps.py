@@ -63,7 +63,7 @@ class TapRunner:
         self._calls_per_pass: int | None = None
 
     def __call__(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        """One forward pass.
+        """Run the network up to its last tap, and pool what the taps put out.
 
         Returns:
             For each tap its pooled float32 features, B rows.

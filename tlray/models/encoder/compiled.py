@@ -27,13 +27,11 @@ from tlray.models.encoder.network import Network
 from tlray.recipe import RecipeFile
 
 COMPILE_SECONDS = 60.0
-"""What compiling is taken to cost, generously: 12 to 30 s were seen for tf_efficientnet_lite0 on one core of a CPU."""
+"""What compiling is taken to cost; a generous assumption (docs/benchmarks.md has what was seen)."""
 
 COMPILE_GAIN = 0.15
 """The part of the encoding time that compiling is taken to save: an assumption, as no GPU has been measured. Without a GPU
-nothing is compiled: `tlray.models.encoder.packing` has what there is to gain on a CPU (tf_efficientnet_lite0 at bf16,
-images a second
-of one core: 243 packed, 199 compiled, 183 neither)."""
+nothing is compiled: `tlray.models.encoder.packing` has what there is to gain on a CPU."""
 
 _COMPILE_ERRORS = (RuntimeError, AssertionError, AttributeError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
 """What export and inductor raise for networks that they cannot compile and on machines without a C++ compiler."""
@@ -124,7 +122,7 @@ class CompiledCache:
 
 
 class _Compiled:
-    """Compiled code as a `Forward`."""
+    """A compiled library of a network, called as a lane calls a network."""
 
     def __init__(self, path: Path) -> None:
         self._model = torch._inductor.aoti_load_package(str(path))

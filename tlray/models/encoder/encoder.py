@@ -26,15 +26,12 @@ from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 8 * 224**2}
 """Pixels in a batch: 256, 64 and 8 images of 224 pixels. On GPUs a rule of thumb: enough to keep the device busy, few enough
-that the activations of common networks fit many times over. On CPUs so that the lanes' activations stay in the caches
-(tf_efficientnet_lite0 at bf16, two lanes on two cores with 32 MiB of cache, images a second, medians of three alternating
-repetitions: batches of 2 made 291, of 4 344, of 8 364, of 16 302; torchvision's resnet50 82 in batches of 8, 64 of 16; vit_b_16
-16.6 and 12.9)."""
+that the activations of common networks fit many times over. On CPUs so that the lanes' activations stay in the
+caches; 8 was the fastest of 2, 4, 8 and 16 (docs/benchmarks.md)."""
 
 TURN_IMAGES = 32
-"""Two lanes on two cores made 317 and 331 images a second in turns of 32, 315 and 329 of 64, 312 and 298 of 16 (photos of 500 x
-375 pixels in memory, tf_efficientnet_lite0), and 306 and 313 where a thread decoded 200 and the pool's threads embedded them.
-Whole runs were as fast either way (315 and 314), but a thread holds 5 MB of pixels so and not 64."""
+"""Images that a thread decodes and embeds in one turn on a core. Larger turns were no faster (docs/benchmarks.md), and hold
+more pixels: 5 MB at this size, for images of 224 pixels."""
 
 Keep = Callable[[int, list[np.ndarray]], None]
 """Takes the features_BD of a batch, one array a tap, and the number of its first image."""
@@ -57,8 +54,7 @@ class Encoder:
             for 1. It is halved where the device's memory is too small.
         exact_below: the table's (`RecipeFile.exact_below`); None chooses by `choose_exact_below`.
         lanes: on a CPU, batches that run at once, one core each; None for one batch at a time on all cores. Lanes make more of
-            the cores: threads that share each layer wait for each other after it, all the more beside threads that decode
-            (two cores, tf_efficientnet_lite0: 221 images a second in two lanes, 158 in one batch over two threads).
+            the cores: threads that share each layer wait for each other after it, all the more beside threads that decode.
 
     Raises:
         ConfigError: there is no such device, or a batch size under 1.
@@ -119,7 +115,7 @@ class Encoder:
         self._held = threading.local()  # `lane`: of a thread whose turn it is
 
     def encode(self, images_BHWC: np.ndarray) -> dict[str, np.ndarray]:
-        """Embed images.
+        """Embed images, any number of them.
 
         Args:
             images_BHWC: uint8 RGB of the recipe's crop, any number of them; not changed, and may be read-only.
@@ -237,7 +233,7 @@ def _collect(under_way: deque[tuple[int, Results]], keep: Keep) -> None:
 
 
 def default_batch_size(recipe: Recipe, device: torch.device) -> int:
-    """Images of one forward pass."""
+    """How many images go through one forward pass, by the device and the size of the images."""
     return max(1, _BATCH_PIXELS.get(device.type, _BATCH_PIXELS["cpu"]) // math.prod(recipe.preprocessing.crop))
 
 

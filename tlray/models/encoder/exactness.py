@@ -12,18 +12,9 @@ from tlray.models.encoder.precision import count_layers, precision
 from tlray.recipe import Compute, golden_images, least_cosine
 
 CLOSE_COSINE = 0.99985
-"""What every probe keeps to fp32. Trained tf_efficientnet_lite0 at bf16, with so many of its 50 layers at fp32:
-
-| layers | largest 1 - cosine of a probe | least cosine, 1,797 digits | their 10-NN sets agree | 64 photos | images/s a core |
-|---|---|---|---|---|---|
-| 0 | 3.0e-3 | 0.9973 | 0.917 | 0.9995 | 241 |
-| 12 | 1.6e-4 | 0.99957 | 0.971 | 0.99992 | 200 to 214 |
-| 18 | 1.0e-4 | 0.99975 | 0.977 | 0.99994 | 200 |
-| 25 | 1.1e-4 | 0.99972 | 0.981 | 0.99994 | 186 |
-| all | 0 | 1 | 1 | 1 | 144 |
-
-What counts is what the first layers put out: rounding the activations alone, at every layer, leaves the digits 0.9970, and no
-better rounding of the weights mends that (second moments of each layer's inputs were tried)."""
+"""Least cosine to fp32 that every probe keeps at 16 bits. Chosen where a trained tf_efficientnet_lite0 tells digits and photos
+apart as it does at fp32; docs/benchmarks.md has the table. What counts is what the first layers put out: rounding the
+activations alone, at every layer, does as much harm, and no better rounding of the weights mends that."""
 
 STEPS = 8
 """The layers that stay at fp32 are a multiple of so many-th parts of all."""

@@ -34,7 +34,7 @@ class Lane:
         self._staging_BHWC = torch.zeros(tuple(shape_BHWC), dtype=torch.uint8)
 
     def submit(self, images_BHWC: np.ndarray, batch_size: int) -> Results:
-        """Run a batch.
+        """Start a forward pass over a batch.
 
         Args:
             images_BHWC: uint8, at most `batch_size` of them.
@@ -95,7 +95,7 @@ class CudaLane(Lane):
 
 
 def make_lane(forward: Forward, device: torch.device, shape_BHWC: Sequence[int]) -> Lane:
-    """The lane for a device."""
+    """Make the lane that suits a device."""
     return (CudaLane if device.type == "cuda" else Lane)(forward, device, shape_BHWC)
 
 

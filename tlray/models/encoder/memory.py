@@ -22,13 +22,11 @@ def keep_freed_memory() -> None:
     For processes of our own, the command's and its workers', which call it first; a program that uses the library may do so.
 
     Torch asks malloc for each layer's output. By itself glibc maps memory of this size anew each time and gives it back at
-    once, and the kernel must zero every page before a layer writes to it: a third of the time of tf_efficientnet_lite0 at
-    bf16 (two lanes on two cores: 236 and 239 images a second without, 361 and 337 with; 2.7 million page faults become 0.16
-    million). The peak of memory stays what it was.
+    once, and the kernel must zero every page before a layer writes to it: a third of the time of a small network at
+    bf16 (docs/benchmarks.md). The peak of memory stays what it was.
 
-    One heap for all threads, as each further one is made of pieces of 64 MiB that go back to the system when they are empty
-    (two lanes, packed, bf16, alternating: 181, 185, 164, 217, 243 and 238 images a second with a heap a thread, 264 to 288
-    with one, 287 to 302 with growth in larger steps as well). Threads that are there already keep theirs.
+    One heap for all threads, as each further one is made of pieces of 64 MiB that go back to the system when they are empty.
+    Threads that are there already keep theirs.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -16,7 +16,7 @@ IsKind = Callable[[nn.Module], bool]
 
 @dataclass(frozen=True)
 class Seen:
-    """What one pass shows.
+    """Which layers can become one, as one forward pass shows.
 
     Attributes:
         pairs: names of layers of the first kind and of the only layer that uses their output, of the second kind.
@@ -64,7 +64,7 @@ class _Watch:
 
 
 def find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, is_first: IsKind, is_second: IsKind) -> Seen:
-    """Watch one forward pass.
+    """Find the layers of two kinds that can become one, by watching a forward pass.
 
     A pair is two layers that both run once, where what the first puts out goes into the second alone, unchanged (timm's ResNets
     add the shortcut in place), and is no tap's. No hook sees a function that uses it too: the caller compares the features

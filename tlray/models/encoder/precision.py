@@ -37,7 +37,7 @@ def lower(module: nn.Module, device: torch.device, compute: Compute, *, exact_be
 
 
 def count_layers(module: nn.Module) -> int:
-    """The layers that `lower` counts."""
+    """Count the layers that can stay at fp32 (`exact_below`): convolutions and linear ones."""
     return len(list(_layers(module)))
 
 

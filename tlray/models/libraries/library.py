@@ -68,7 +68,7 @@ class Pretrained:
 
 
 class Library(Protocol):
-    """A library of backbones.
+    """What a library of backbones offers: names, and networks with their weights.
 
     Attributes:
         name: what stands before the colon of its backbones.

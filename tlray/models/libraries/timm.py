@@ -39,12 +39,12 @@ class Timm(Zoo):
         return (config.tag if config else None) or ""
 
     def entry_of(self, model: str, text: str) -> str | None:
-        """`a1_in1k`, `resnet50.a1_in1k` or `timm:resnet50.a1_in1k`."""
+        """The tag of a name, with or without the model's own and `timm:` before it."""
         tag = "" if text in (model, f"timm:{model}") else text.removeprefix("timm:").removeprefix(f"{model}.")
         return tag if tag in self.entries(model) else None
 
     def qualified(self, model: str, entry: str) -> str:
-        """`timm:<model>.<tag>`."""
+        """The model's name and the tag: `timm:<model>.<tag>`."""
         return f"timm:{_tagged(model, entry)}"
 
     def source(self, model: str, entry: str) -> str:
@@ -113,7 +113,7 @@ class Timm(Zoo):
         return [part for part in parts if isinstance(part, nn.Module) and not isinstance(part, nn.Identity)]
 
     def classifier_names(self, module: nn.Module) -> Sequence[str]:
-        """The names of these modules."""
+        """Names of the modules that `classifiers` gives."""
         parts = {id(part) for part in self.classifiers(module) or ()}
         return [name for name, layer in module.named_modules() if id(layer) in parts]
 

@@ -31,7 +31,7 @@ class Torchvision(Zoo):
     name = "torchvision"
 
     def models(self) -> Sequence[str]:
-        """Names of all classification models."""
+        """Names of all of torchvision's classification models."""
         return list(torchvision.models.list_models(module=torchvision.models))
 
     def entries(self, model: str) -> list[str]:
@@ -43,17 +43,17 @@ class Torchvision(Zoo):
         return str(torchvision.models.get_model_weights(model).DEFAULT.name)
 
     def entry_of(self, model: str, text: str) -> str | None:
-        """`IMAGENET1K_V2`, `ResNet50_Weights.IMAGENET1K_V2` or `torchvision:ResNet50_Weights.IMAGENET1K_V2`."""
+        """The member of the weights enum of a name, with or without the enum's own and `torchvision:` before it."""
         enum = torchvision.models.get_model_weights(model)
         name = text.removeprefix("torchvision:").removeprefix(f"{enum.__name__}.")
         return str(enum[name].name) if name in enum.__members__ else None
 
     def qualified(self, model: str, entry: str) -> str:
-        """`torchvision:<enum>.<entry>`."""
+        """The enum's name and the entry's: `torchvision:<enum>.<entry>`."""
         return f"torchvision:{torchvision.models.get_model_weights(model).__name__}.{entry}"
 
     def source(self, model: str, entry: str) -> str:
-        """The entry's URL."""
+        """The URL that torchvision downloads an entry from."""
         return str(torchvision.models.get_model_weights(model)[entry].url)
 
     def build(self, model: str, entry: str, variant: Variant) -> nn.Module:
@@ -119,7 +119,7 @@ class Torchvision(Zoo):
         return Layout(int(is_vit), is_vit, isinstance(module, SwinTransformer))
 
     def classifiers(self, module: nn.Module) -> Sequence[nn.Module] | None:  # noqa: ARG002
-        """None: torchvision does not say."""
+        """Always None, as torchvision does not say which modules classify."""
         return None
 
     def classifier_names(self, module: nn.Module) -> Sequence[str]:

@@ -49,7 +49,7 @@ class Fit:
 
     @classmethod
     def of(cls, candidate: Candidate, converted: State, module: nn.Module, heads: Sequence[str]) -> "Fit":
-        """Compare names, shapes and types.
+        """Compare tensors with a network's: names, shapes and types.
 
         Args:
             candidate: of the file.
@@ -150,7 +150,7 @@ class Fit:
 
 
 def shown(names: Iterable[str]) -> str:
-    """The first few names."""
+    """The first few of some names, for messages."""
     names = list(names)
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 

@@ -25,7 +25,7 @@ _PARTIAL = "partial"
 
 @dataclass(frozen=True)
 class WeightsSpec:
-    """One parsed `recipe.weights`.
+    """What a user's `recipe.weights` means, parsed.
 
     Attributes:
         kind: `library` (the backbone's library publishes them), `file` (or a folder), `package` or `random`.
@@ -40,7 +40,7 @@ class WeightsSpec:
 
     @classmethod
     def parse(cls, text: str) -> "WeightsSpec":
-        """Read what the user wrote.
+        """Parse weights as a user writes them.
 
         Raises:
             WeightsError: a seed that is not a number, or options on something that is not a file.
@@ -80,6 +80,6 @@ class WeightsSpec:
 
     @property
     def text(self) -> str:
-        """What `parse` reads as this."""
+        """The weights as a user writes them; `parse` reads it back."""
         prefix = {"package": "package:", "random": "random:"}.get(self.kind, "")
         return prefix + self.location + (f"#{','.join(self.options)}" if self.options else "")

@@ -58,7 +58,7 @@ def converted(zoo: Zoo, model: str, module: nn.Module) -> Convert:
 
 
 def size_of(preprocessing: Preprocessing) -> str:
-    """`224x224`, for messages."""
+    """The crop of a preprocessing as messages give it: `224x224`."""
     return f"{preprocessing.crop[0]}x{preprocessing.crop[1]}"
 
 
