@@ -19,9 +19,8 @@ from tlray.api.networks import Placement, of_table
 from tlray.api.running import ImageRunner
 from tlray.errors import ConfigError, QueryError
 from tlray.lake.storage.uri import to_uri
-from tlray.search.query.hits import Hit, Hits
-from tlray.search.query.searcher import Searcher
-from tlray.search.rows.selection import Filter
+from tlray.search.query.searcher import Hit, Hits, Searcher
+from tlray.search.rows.row_table import Filter
 
 if TYPE_CHECKING:
     import pandas as pd

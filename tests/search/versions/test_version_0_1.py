@@ -13,7 +13,7 @@ from tests.search.tables import Bench, exact, rows_for, vectors_for
 from tlray.errors import ConfigError, IndexCorruptError
 from tlray.lake.table.parts import vector_column
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.selection import Filter
+from tlray.search.rows.row_table import Filter
 from tlray.search.versions.card import Card, read_card
 
 CARD = {
@@ -147,7 +147,7 @@ def test_zeros_in_an_index_of_version_0_1_score_zero(
         return np.zeros(len(vectors_BD), bool)
 
     with monkeypatch.context() as patched:
-        patched.setattr("tlray.search.rows.table_vectors.prepare", normalised)
+        patched.setattr("tlray.search.rows.from_table.prepare", normalised)
         bench.index(factory=factory, rerank=rerank)
     as_version_0_1_made_it(bench)
     searcher = Searcher.open(str(bench.index_path))

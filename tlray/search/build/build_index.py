@@ -15,7 +15,7 @@ from tlray.progress import say
 from tlray.search.build.build import build, choice_for
 from tlray.search.build.row_changes import check_same, live_parts, row_changes
 from tlray.search.build.update import update
-from tlray.search.rows.row_table import read_rows
+from tlray.search.rows.from_table import read_rows
 from tlray.search.versions.card import Card, newest_version, read_card
 from tlray.search.versions.load import load_rows
 from tlray.search.versions.prune import prune

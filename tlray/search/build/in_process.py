@@ -15,8 +15,8 @@ from tlray.search.neighbours.exact import ExactVectors, Metric
 from tlray.search.neighbours.faiss_index import BLOCK_ROWS, FaissIndex
 from tlray.search.neighbours.recall import Probe
 from tlray.search.rows.copies import digests_of, nodes_of
-from tlray.search.rows.row_table import RowTable, read_rows, with_ids
-from tlray.search.rows.table_vectors import read_vectors
+from tlray.search.rows.from_table import read_rows, read_vectors
+from tlray.search.rows.row_table import RowTable, with_ids
 from tlray.search.versions.exact_vectors import ArrayVectors
 from tlray.search.versions.stopwatch import Stopwatch
 

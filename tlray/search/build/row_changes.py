@@ -19,8 +19,8 @@ from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.search.neighbours.exact import prepared
 from tlray.search.rows.copies import NO_NODE, digests_of, nodes_of
+from tlray.search.rows.from_table import keyed, read_row_vectors
 from tlray.search.rows.row_table import with_ids
-from tlray.search.rows.table_vectors import keyed, read_row_vectors
 from tlray.search.versions.card import Card
 
 

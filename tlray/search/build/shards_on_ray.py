@@ -22,8 +22,8 @@ from tlray.search.neighbours.faiss_index import FaissIndex
 from tlray.search.neighbours.index_kind import kind_made_by
 from tlray.search.neighbours.recall import K, Probe
 from tlray.search.rows.copies import digests_of, nodes_of
-from tlray.search.rows.row_table import RowTable, read_rows, with_ids
-from tlray.search.rows.table_vectors import keyed, read_part_vectors
+from tlray.search.rows.from_table import keyed, read_part_vectors, read_rows
+from tlray.search.rows.row_table import RowTable, with_ids
 from tlray.search.versions.exact_vectors import IndexVectors
 from tlray.search.versions.stopwatch import Stopwatch
 

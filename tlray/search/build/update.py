@@ -25,7 +25,8 @@ from tlray.search.neighbours.index_kind import kind_made_by
 from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.neighbours.recall import K, Probe, find_themselves, measure, tune
 from tlray.search.rows.copies import NO_NODE
-from tlray.search.rows.row_table import RowTable, read_rows
+from tlray.search.rows.from_table import read_rows
+from tlray.search.rows.row_table import RowTable
 from tlray.search.versions.card import Card
 from tlray.search.versions.changes import VectorChanges
 from tlray.search.versions.exact_vectors import IndexVectors, save_vectors

@@ -8,11 +8,14 @@ Shape legend: B queries or vectors, C and J candidates, K neighbours, M ids, N v
 prepared unless it is said otherwise.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
 import faiss
 import numpy as np
+
+from tlray.errors import QueryError
 
 Metric = Literal["cosine", "ip", "l2"]
 
@@ -41,6 +44,35 @@ class ExactVectors(Protocol):
     def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
         """Exact nearness_BC of queries to live vectors, minus infinity where an id is -1."""
         ...
+
+
+def as_queries(given_BD: np.ndarray, dimensions: int) -> np.ndarray:
+    """Queries as contiguous float32 of their own.
+
+    Args:
+        given_BD: numbers of any type.
+        dimensions: D.
+
+    Raises:
+        QueryError: vectors of another shape, not numbers, not finite, or too long for float32.
+    """
+    expected = f"expected (B, {dimensions}) numbers"
+    try:
+        given_BD = np.asarray(given_BD)
+        if given_BD.dtype.kind not in "fiub":
+            raise QueryError(f"queries are of the type {given_BD.dtype}; {expected}")
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            queries_BD = np.array(given_BD, np.float32, order="C")
+    except ValueError as error:
+        raise QueryError(f"queries are no array: {error}; {expected}") from error
+    if queries_BD.ndim != 2 or queries_BD.shape[1] != dimensions:
+        raise QueryError(f"queries have the shape {queries_BD.shape}; {expected}")
+    # Quicker than to look at each value, and it finds vectors, too, that are too long to be compared.
+    if not math.isfinite(np.vdot(queries_BD, queries_BD)):
+        is_bad_B = ~np.isfinite(np.einsum("ij,ij->i", queries_BD, queries_BD))
+        which = f"query {is_bad_B.argmax()} (from 0)" if is_bad_B.any() else "a query"
+        raise QueryError(f"{which} has values that are not finite, or whose squares are not; expected finite floats")
+    return queries_BD
 
 
 def prepared(features_BD: np.ndarray, metric: Metric) -> np.ndarray:

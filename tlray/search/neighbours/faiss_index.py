@@ -19,7 +19,7 @@ import numpy as np
 
 from tlray.errors import ConfigError, IndexCorruptError
 from tlray.search.neighbours.exact import ExactVectors, Metric, in_full_precision, nearest_of, nearness_at, nearness_from
-from tlray.search.neighbours.index_kind import IndexKind, core_of, faiss_said, kind_of, make
+from tlray.search.neighbours.index_kind import IndexKind, core_of, faiss_said, kind_of, make, search_parameters
 from tlray.search.neighbours.parameters import Parameters
 from tlray.search.neighbours.unreached import Unreached
 
@@ -84,8 +84,7 @@ class FaissIndex:
 
     def to_bytes(self) -> bytes:
         """The index as it is sent to another process."""
-        data: bytes = faiss.serialize_index(self._index).tobytes()
-        return data
+        return bytes(faiss.serialize_index(self._index).tobytes())
 
     @classmethod
     def from_bytes(cls, data: bytes, metric: Metric) -> "FaissIndex":
@@ -179,10 +178,9 @@ class FaissIndex:
         """What FAISS itself finds: ids_BK and its own distances, for those who compare again."""
         given: Any = None
         if parameters is not self._own or allowed is not None:
-            # Kept from call to call: making them takes as long as a small search.
-            last = self._last
+            last = self._last  # kept from call to call: making them takes as long as a small search
             if last is None or last[0] is not parameters or last[1] is not allowed:
-                self._last = last = (parameters, allowed, self._faiss_parameters(parameters, allowed))
+                self._last = last = (parameters, allowed, search_parameters(self._core, self.kind, parameters, allowed))
             given = last[2]
         distances_BK, ids_BK = self._index.search(queries_BD, k, params=given)
         if self._unreached is not None:
@@ -194,22 +192,6 @@ class FaissIndex:
         if self.kind.lists and not isinstance(faiss.downcast_index(self._core.quantizer), faiss.IndexHNSW):
             self._core.nprobe = min(parameters.nprobe or 1, self.kind.lists)
             self._own = parameters
-
-    def _faiss_parameters(self, parameters: Parameters, allowed: np.ndarray | None) -> Any:
-        own: Any
-        selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        if self.kind.lists:
-            own = faiss.SearchParametersIVF(sel=selector, nprobe=min(parameters.nprobe or 1, self.kind.lists))
-            if isinstance(faiss.downcast_index(self._core.quantizer), faiss.IndexHNSW):
-                # As autofaiss has it: a graph that finds n lists is asked for twice as many candidates.
-                own.quantizer_params = faiss.SearchParametersHNSW(efSearch=2 * (parameters.nprobe or 1))
-        elif self.kind.is_graph:
-            own = faiss.SearchParametersHNSW(sel=selector, efSearch=parameters.ef_search or 16)
-        elif selector is not None:
-            own = faiss.SearchParameters(sel=selector)
-        else:
-            return None
-        return faiss.SearchParametersPreTransform(index_params=own) if self.kind.is_transformed else own
 
     def centres(self) -> "FaissIndex | None":
         """The centres of its lists as an index of its own, behind the same transforms, for as long as this one lives."""
@@ -238,14 +220,15 @@ class FaissIndex:
 
     def vectors(self, ids_M: np.ndarray) -> np.ndarray:
         """The prepared vectors_MD that are stored under ids; only where `kind.is_exact`."""
+        vectors_MD: np.ndarray
         if not self.kind.removes:
-            stored_MD: np.ndarray = self._stored()[ids_M]
-            return stored_MD
+            vectors_MD = self._stored()[ids_M]
+            return vectors_MD
         with self._lock:
             if not self._has_map:
                 self._core.set_direct_map_type(faiss.DirectMap.Hashtable)
                 self._has_map = True
-            vectors_MD: np.ndarray = self._index.reconstruct_batch(np.ascontiguousarray(ids_M, np.int64))
+            vectors_MD = self._index.reconstruct_batch(np.ascontiguousarray(ids_M, np.int64))
         return vectors_MD
 
     def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
@@ -255,8 +238,7 @@ class FaissIndex:
     def _longest(self) -> float:
         """The length of the longest vector inside."""
         if self._longest_of[0] != self.total:
-            lengths = (np.linalg.norm(vectors_BD, axis=1).max() for _, vectors_BD in self.blocks())
-            self._longest_of = self.total, float(max(lengths))
+            self._longest_of = self.total, max(float(np.linalg.norm(each_BD, axis=1).max()) for _, each_BD in self.blocks())
         return self._longest_of[1]
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -267,19 +249,19 @@ class FaissIndex:
                 block_BD = stored_ND[start : start + BLOCK_ROWS]
                 yield np.arange(start, start + len(block_BD)), block_BD
             return
-        lists, pending, rows = self._core.invlists, [], 0
+        lists, ids, vectors, rows = self._core.invlists, [], [], 0
         for number in range(self.kind.lists):
             size = lists.list_size(number)
             if size:
                 codes = faiss.rev_swig_ptr(lists.get_codes(number), size * self._core.code_size)
-                ids_B = faiss.rev_swig_ptr(lists.get_ids(number), size)
-                pending.append((ids_B, codes.view(np.float32).reshape(size, -1)))
+                ids.append(faiss.rev_swig_ptr(lists.get_ids(number), size))
+                vectors.append(codes.view(np.float32).reshape(size, -1))
                 rows += size
             if rows >= BLOCK_ROWS:
-                yield _joined(pending)
-                pending, rows = [], 0
-        if pending:
-            yield _joined(pending)
+                yield np.concatenate(ids), np.concatenate(vectors)
+                ids, vectors, rows = [], [], 0
+        if ids:
+            yield np.concatenate(ids), np.concatenate(vectors)
 
     def _stored(self) -> np.ndarray:
         """The vectors_ND of a flat index or a graph, by id, without a copy."""
@@ -305,7 +287,3 @@ def threads() -> int:
 def set_threads(count: int) -> None:
     """Set how many threads a FAISS call takes when it is made from this thread."""
     faiss.omp_set_num_threads(count)
-
-
-def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate([ids_B for ids_B, _ in pieces]), np.concatenate([vectors_BD for _, vectors_BD in pieces])

@@ -1,12 +1,14 @@
-"""What kind of FAISS index a factory string makes: what it can do and what it keeps, whatever vectors are in it."""
+"""What kind of FAISS index a factory string makes: what it can do and keeps, and how it is told the parameters of a search."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import faiss
+import numpy as np
 
 from tlray.errors import ConfigError
 from tlray.search.neighbours.exact import Metric
+from tlray.search.neighbours.parameters import Parameters
 
 
 @dataclass(frozen=True)
@@ -15,37 +17,23 @@ class IndexKind:
 
     Attributes:
         lists: inverted lists (IVF) that vectors are sorted into; 0 where it has none.
+        removes: removed vectors really leave it, and ids are kept as given; else they stay inside ("dead"), numbered from 0 up.
         is_graph: a search follows the links of a graph (HNSW).
         is_transformed: vectors pass a transform first (PCA, OPQ).
-        keeps_vectors: vectors are kept as they came, not as codes of them.
+        is_exact: it holds the vectors themselves, so scores are exact and vectors can be read from it.
+        compares_all: a search compares every vector as it is, so no neighbour can be missed.
+        links_vectors: it is a graph over vectors, perhaps transformed ones, not over codes.
         trains: it must be trained before vectors are added.
     """
 
     lists: int
+    removes: bool
     is_graph: bool
     is_transformed: bool
-    keeps_vectors: bool
+    is_exact: bool
+    compares_all: bool
+    links_vectors: bool
     trains: bool
-
-    @property
-    def removes(self) -> bool:
-        """Removed vectors really leave it, and ids are kept as given; else they stay inside ("dead"), numbered from 0 up."""
-        return self.lists > 0
-
-    @property
-    def is_exact(self) -> bool:
-        """It holds the vectors themselves, so scores are exact and vectors can be read from it."""
-        return self.keeps_vectors and not self.is_transformed
-
-    @property
-    def compares_all(self) -> bool:
-        """A search compares every vector as it is, so no neighbour can be missed."""
-        return self.is_exact and not self.lists and not self.is_graph
-
-    @property
-    def links_vectors(self) -> bool:
-        """It is a graph over vectors, perhaps transformed ones, not over codes."""
-        return self.is_graph and self.keeps_vectors
 
 
 def core_of(index: Any) -> Any:
@@ -57,14 +45,18 @@ def core_of(index: Any) -> Any:
 def kind_of(index: Any) -> IndexKind:
     """The kind of one of FAISS's indexes."""
     core, is_transformed = core_of(index), isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
-    lists = int(core.nlist) if isinstance(core, faiss.IndexIVF) else 0
+    lists, is_graph = int(core.nlist) if isinstance(core, faiss.IndexIVF) else 0, isinstance(core, faiss.IndexHNSW)
     keeps_vectors = isinstance(core, (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat))
+    is_exact = keeps_vectors and not is_transformed
     return IndexKind(
         lists=lists,
-        is_graph=isinstance(core, faiss.IndexHNSW),
+        removes=lists > 0,
+        is_graph=is_graph,
         is_transformed=is_transformed,
-        keeps_vectors=keeps_vectors,
-        trains=bool(lists) or is_transformed or not keeps_vectors,
+        is_exact=is_exact,
+        compares_all=is_exact and not lists and not is_graph,
+        links_vectors=is_graph and keeps_vectors,
+        trains=lists > 0 or is_transformed or not keeps_vectors,
     )
 
 
@@ -98,3 +90,31 @@ def kind_made_by(factory: str, dimensions: int, metric: Metric) -> IndexKind:
         ConfigError: FAISS does not know it, or it has no use here.
     """
     return kind_of(make(factory, dimensions, metric))
+
+
+def search_parameters(core: Any, kind: IndexKind, parameters: Parameters, allowed: np.ndarray | None) -> Any:
+    """The parameters of a search as FAISS takes them.
+
+    Args:
+        core: `core_of` the index.
+        kind: of the index.
+        parameters: of the search.
+        allowed: for each id from 0 up whether it may be found; None means all.
+
+    Returns:
+        None where FAISS needs none.
+    """
+    own: Any
+    selector = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    if kind.lists:
+        own = faiss.SearchParametersIVF(sel=selector, nprobe=min(parameters.nprobe or 1, kind.lists))
+        if isinstance(faiss.downcast_index(core.quantizer), faiss.IndexHNSW):
+            # As autofaiss has it: a graph that finds n lists is asked for twice as many candidates.
+            own.quantizer_params = faiss.SearchParametersHNSW(efSearch=2 * (parameters.nprobe or 1))
+    elif kind.is_graph:
+        own = faiss.SearchParametersHNSW(sel=selector, efSearch=parameters.ef_search or 16)
+    elif selector is not None:
+        own = faiss.SearchParameters(sel=selector)
+    else:
+        return None
+    return faiss.SearchParametersPreTransform(index_params=own) if kind.is_transformed else own

@@ -25,10 +25,9 @@ from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.query.answer_file import check_place, write_answers
 from tlray.search.query.answers import answer_part
-from tlray.search.query.hits import ANSWER_SCHEMA, Hits
-from tlray.search.query.searcher import Searcher
+from tlray.search.query.searcher import ANSWER_SCHEMA, Hits, Searcher
 from tlray.search.query.vector_file import read_vector_file
-from tlray.search.rows.selection import Filter
+from tlray.search.rows.row_table import Filter
 
 MAX_IMAGE_BYTES = 256 * 2**20
 

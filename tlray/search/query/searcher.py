@@ -4,38 +4,26 @@ Shape legend: B queries, K neighbours, D dimensions.
 """
 
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from tlray.errors import QueryError, RecipeMismatchError
-from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.table import Table
-from tlray.recipe import RecipeFile
-from tlray.search.neighbours.exact import exact_neighbours, nearest_of, prepare, scores_of
+from tlray.errors import QueryError
+from tlray.search.neighbours.exact import as_queries, exact_neighbours, nearest_of, prepare, scores_of
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
 from tlray.search.neighbours.parameters import Parameters
-from tlray.search.query.hits import Hits, as_queries
-from tlray.search.rows.copies import NO_NODE
-from tlray.search.rows.row_table import RowTable
-from tlray.search.rows.selection import Filter, Selection
-from tlray.search.versions.card import Card, read_card
-from tlray.search.versions.exact_vectors import IndexVectors
-from tlray.search.versions.load import LoadedIndex, load_index
-
-if TYPE_CHECKING:
-    from tlray.search.query.query_encoder import QueryEncoder
+from tlray.search.query.opened_index import OpenedIndex
+from tlray.search.rows.row_table import Filter, RowTable, Selection
+from tlray.search.versions.load import LoadedIndex
 
 EXACT_ROWS = 10_000
 """Up to so many rows that a filter leaves, all of them are compared: graphs and lists find few neighbours among few rows."""
 CENTROID_ROWS = 4096
 """Most rows that a label's mean is taken over, evenly spread: its error falls with the root of their number."""
 
-_ABOUT = ("version", "table", "table_version", "recipe_id", "rows", "dimensions", "metric", "factory")
 _FILTERS_KEPT = 32
 _MORE = 4
 """Times more lists, where those looked into have fewer than k rows."""
@@ -43,110 +31,98 @@ _MORE = 4
 EVERYTHING = Filter()
 
 
-class Searcher:
-    """One version of an index, ready for searches from many threads.
+ANSWER_SCHEMA = pa.schema(
+    [
+        pa.field("query", pa.string()),
+        pa.field("rank", pa.int32()),
+        pa.field("uri", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("score", pa.float32()),
+    ]
+)
+"""A file of answers, one row a hit; `rank` counts from 0."""
 
-    Args:
-        index: loaded.
-        scratch: the folder that `index` may have files in; deleted with the searcher.
+
+@dataclass(frozen=True)
+class Hit:
+    """One row of the index that a query found.
+
+    Attributes:
+        rank: 0 for the nearest.
+        uri: of the image.
+        label: of the image, None where it has none.
+        score: cosine or inner product, larger for nearer ones; or L2 distance, smaller for nearer ones.
+        id: of the row in its index.
     """
 
-    def __init__(self, index: LoadedIndex, scratch: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
-        self._index, self._scratch = index, scratch
-        self._exact = IndexVectors(index.index, index.rows, index.stored, index.card.table, index.card.column)
-        self._encoder_lock = threading.Lock()
-        self._encoder: QueryEncoder | None = None
-        self._selected_by: dict[Filter, tuple[Selection, Parameters]] = {}
+    rank: int
+    uri: str
+    label: str | None
+    score: float
+    id: int
 
-    @classmethod
-    def open(cls, index: str, version: int | None = None) -> "Searcher":
-        """Open an index.
+    def to_dict(self) -> dict[str, Any]:
+        """The hit as the command's JSON has it: its place in the list is its rank."""
+        fields = asdict(self)
+        del fields["rank"]
+        return fields
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Answers to B queries.
+
+    Attributes:
+        rows: the index's rows.
+        positions_BK: in `rows`, nearest first; -1 where there are fewer.
+        scores_BK: cosine, inner product, or L2 distance.
+    """
+
+    rows: RowTable
+    positions_BK: np.ndarray
+    scores_BK: np.ndarray
+
+    def records(self) -> list[list[Hit]]:
+        """The hits of each query, nearest first."""
+        uris, labels, ids = self.rows.table["uri"], self.rows.table["label"], self.rows.ids_N
+        return [
+            [
+                Hit(rank, uris[at].as_py(), labels[at].as_py(), float(score), int(ids[at]))
+                for rank, (at, score) in enumerate(zip(positions_K.tolist(), scores_K.tolist(), strict=True))
+                if at >= 0
+            ]
+            for positions_K, scores_K in zip(self.positions_BK, self.scores_BK, strict=True)
+        ]
+
+    def to_lists(self) -> list[list[dict[str, Any]]]:
+        """The hits of each query as the command's JSON has them: uri, label, score, id."""
+        return [[hit.to_dict() for hit in hits] for hits in self.records()]
+
+    def to_table(self, names: Sequence[str]) -> pa.Table:
+        """All hits as ANSWER_SCHEMA.
 
         Args:
-            index: URI or path.
-            version: default the newest.
-
-        Raises:
-            IndexMissingError: there is none.
-            IndexCorruptError: a file is not what the card says.
+            names: of the queries.
         """
-        uri = to_uri(index)
-        scratch = tempfile.TemporaryDirectory(prefix="tlray-searcher-")
-        return cls(load_index(uri, read_card(uri, version), Path(scratch.name)), scratch)
+        there_BK = self.positions_BK >= 0
+        query_of, rank_of = np.nonzero(there_BK)
+        found = self.rows.table.select(["uri", "label"]).take(pa.array(self.positions_BK[there_BK]))
+        columns = [
+            pa.array(names, pa.string()).take(pa.array(query_of)),
+            pa.array(rank_of, pa.int32()),
+            found["uri"],
+            found["label"],
+            pa.array(self.scores_BK[there_BK], pa.float32()),
+        ]
+        return pa.table(columns, schema=ANSWER_SCHEMA)
 
-    @property
-    def card(self) -> Card:
-        """What the index is."""
-        return self._index.card
 
-    @property
-    def recipe_file(self) -> RecipeFile:
-        """The recipe of its vectors, with the golden ones, as the index keeps it."""
-        return self._index.recipe_file
+class Searcher(OpenedIndex):
+    """One version of an index, ready for searches from many threads; `Searcher.open` opens one."""
 
-    @property
-    def rows(self) -> RowTable:
-        """Its live rows."""
-        return self._index.rows
-
-    @property
-    def exact(self) -> IndexVectors:
-        """The distinct vectors of the live rows by node, prepared: of unit length where the metric is cosine."""
-        return self._exact
-
-    def vectors(self, positions_M: np.ndarray) -> np.ndarray:
-        """The prepared vectors_MD of rows of the index, given by position: of unit length where the metric is cosine."""
-        nodes_M = self.rows.nodes_N[positions_M]
-        if not (nodes_M == NO_NODE).any():
-            return self._exact.take(nodes_M)
-        vectors_MD = np.zeros((len(nodes_M), self.card.dimensions), np.float32)
-        vectors_MD[nodes_M != NO_NODE] = self._exact.take(nodes_M[nodes_M != NO_NODE])
-        return vectors_MD
-
-    @property
-    def scores_are_exact(self) -> bool:
-        """Whether scores come from the vectors themselves, not from codes of them."""
-        return self._index.index.kind.is_exact or self.card.parameters.rerank > 1
-
-    def table_version(self) -> int:
-        """The table's newest version; the index is behind where its card has a lower one.
-
-        Raises:
-            RecipeMismatchError: at its place there is a table of another recipe now.
-            TableError: there is none any more.
-        """
-        table = Table.open(self.card.table)
-        if table.recipe_file.recipe_id != self.card.recipe_id:
-            raise RecipeMismatchError(
-                f"{self.card.table} now holds recipe {table.recipe_file.recipe_id[:12]}, but the index is of recipe "
-                f"{self.card.recipe_id[:12]}; build another index of it"
-            )
-        return table.version
-
-    def check_recipe(self, recipe_id: str) -> None:
-        """Refuse vectors of another recipe.
-
-        Raises:
-            RecipeMismatchError: they are.
-        """
-        if recipe_id != self.card.recipe_id:
-            raise RecipeMismatchError(
-                f"the query was embedded by recipe {recipe_id[:12]}, but the index is of recipe {self.card.recipe_id[:12]}; "
-                "embed it by the index's"
-            )
-
-    def encoder(self, **options: int) -> "QueryEncoder":
-        """The network for query images, made at the first call and checked by the golden vectors.
-
-        Raises:
-            GoldenMismatchError: this machine computes other numbers.
-        """
-        with self._encoder_lock:
-            if self._encoder is None:
-                from tlray.search.query.query_encoder import QueryEncoder  # torch, only where images are searched by
-
-                self._encoder = QueryEncoder(self._index.recipe_file, self.card.column, **options)
-            return self._encoder
+    def __init__(self, index: LoadedIndex, scratch: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
+        super().__init__(index, scratch)
+        self._selected_by: dict[Filter, tuple[Selection, Parameters]] = {}
 
     def search_images(self, images: Sequence[bytes], k: int = 10, where: Filter = EVERYTHING) -> Hits:
         """Rows near images, each given as a file's bytes.
@@ -258,13 +234,13 @@ class Searcher:
             return np.empty((len(vectors_BD), 0), np.int64), np.empty((len(vectors_BD), 0), np.float32)
         if selection.is_filtered and selection.node_count <= EXACT_ROWS and self._vectors_at_hand:
             nodes = selection.nodes
-            return exact_neighbours(vectors_BD, [(nodes, self._exact.take(nodes))], k, self.card.metric)
-        nodes_BK, nearness_BK = index.search(vectors_BD, k, parameters, self._exact, allowed)
+            return exact_neighbours(vectors_BD, [(nodes, self.exact.take(nodes))], k, self.card.metric)
+        nodes_BK, nearness_BK = index.search(vectors_BD, k, parameters, self.exact, allowed)
         if not np.count_nonzero(nodes_BK[:, -1] < 0):  # quicker than `any` for few
             return nodes_BK, nearness_BK
         while (nodes_BK[:, -1] < 0).any() and index.kind.lists > (parameters.nprobe or index.kind.lists):
             parameters = parameters.model_copy(update={"nprobe": min(index.kind.lists, _MORE * (parameters.nprobe or 1))})
-            nodes_BK, nearness_BK = index.search(vectors_BD, k, parameters, self._exact, allowed)
+            nodes_BK, nearness_BK = index.search(vectors_BD, k, parameters, self.exact, allowed)
         if index.kind.is_graph and self._vectors_at_hand:
             is_short_B = nodes_BK[:, -1] < 0  # vectors in tight clusters hang together in graphs of their own
             nodes_BK[is_short_B], nearness_BK[is_short_B] = exact_neighbours(
@@ -277,7 +253,7 @@ class Searcher:
         return self._index.index.kind.is_exact or self._index.stored is not None
 
     def _blocks(self, allowed: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for nodes_B, vectors_BD in self._exact.blocks():
+        for nodes_B, vectors_BD in self.exact.blocks():
             keep_B = slice(None) if allowed is None else allowed[nodes_B]
             yield nodes_B[keep_B], vectors_BD[keep_B]
 
@@ -301,9 +277,3 @@ class Searcher:
         nprobe = None if given.nprobe is None else min(self._index.index.kind.lists, int(np.ceil(given.nprobe * times)))
         ef_search = None if given.ef_search is None else min(MAX_EF_SEARCH, int(np.ceil(given.ef_search * times)))
         return Parameters(nprobe=nprobe, ef_search=ef_search, rerank=given.rerank)
-
-    @cached_property
-    def about(self) -> dict[str, Any]:
-        """What a person wants to know of the index: version, table, recipe, rows, metric, factory, recall."""
-        recall = {"recall_at_10": self.card.quality.recall_at_10, "measured_version": self.card.measured_version}
-        return {name: getattr(self.card, name) for name in _ABOUT} | recall

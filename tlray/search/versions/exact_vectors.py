@@ -16,8 +16,8 @@ import pyarrow as pa
 from tlray.errors import TableCorruptError
 from tlray.search.neighbours.exact import Metric, gathered_nearness, nearness_at, prepared
 from tlray.search.neighbours.faiss_index import BLOCK_ROWS, FaissIndex
+from tlray.search.rows.from_table import read_row_vectors
 from tlray.search.rows.row_table import RowTable
-from tlray.search.rows.table_vectors import read_row_vectors
 from tlray.search.versions.changes import VectorChanges
 
 

@@ -17,9 +17,8 @@ from tlray.errors import QueryError
 from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
 from tlray.search.neighbours.faiss_index import set_threads
-from tlray.search.query.hits import Hits
-from tlray.search.query.searcher import Searcher
-from tlray.search.rows.selection import Filter
+from tlray.search.query.searcher import Hits, Searcher
+from tlray.search.rows.row_table import Filter
 from tlray.search.service.backend.follower import IndexFollower
 from tlray.search.service.backend.images.decoding import DecodingLimits
 from tlray.search.service.backend.images.thumbnails import Thumbnails

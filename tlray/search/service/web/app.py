@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tlray.errors import ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError, ServiceBusyError
-from tlray.search.rows.selection import Filter
+from tlray.search.rows.row_table import Filter
 from tlray.search.service.backend.schema import MAX_FILTERS, Hit, IndexInfo, Map, SearchRequest, SearchResponse, Text
 from tlray.search.service.backend.service import Service
 from tlray.search.service.web.access import Access

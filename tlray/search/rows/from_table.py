@@ -1,4 +1,4 @@
-"""Reading an index's vectors out of its table.
+"""Reading an index's rows and vectors out of its table.
 
 Shape legend: N rows, B rows of one part, D dimensions.
 """
@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, TableError
 from tlray.lake.table.parts import READ_THREADS, read_part, vectors_of
+from tlray.lake.table.table import Table
 from tlray.search.neighbours.exact import Metric, prepare
 from tlray.search.rows.copies import keys_of
+from tlray.search.rows.row_table import PLACED_SCHEMA
 
 _IN_MEMORY_FRACTION = 0.5
 
@@ -77,6 +79,24 @@ def read_vectors(
     with ThreadPoolExecutor(READ_THREADS) as threads:
         list(threads.map(read, [path for path, _ in parts], starts[:-1], starts[1:]))
     return KeyedVectors(vectors_ND, keys_N, is_zero_N)
+
+
+def read_rows(table: Table, paths: Sequence[str]) -> pa.Table:
+    """URI, etag and label of all rows of some parts, and where they are; no vectors.
+
+    Returns:
+        PLACED_SCHEMA, in the order of the parts.
+    """
+
+    def read(path: str) -> pa.Table:
+        rows = read_part(table.uri, path, ["uri", "etag", "label"])
+        rows = rows.append_column(PLACED_SCHEMA.field("part"), pa.repeat(pa.scalar(path), len(rows)))
+        return rows.append_column(PLACED_SCHEMA.field("row"), pa.array(np.arange(len(rows), dtype=np.int32))).cast(
+            PLACED_SCHEMA
+        )
+
+    with ThreadPoolExecutor(READ_THREADS) as threads:
+        return pa.concat_tables([PLACED_SCHEMA.empty_table(), *threads.map(read, paths)])
 
 
 def read_part_vectors(table_uri: str, path: str, column: str) -> np.ndarray:
