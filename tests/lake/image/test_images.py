@@ -270,4 +270,4 @@ def test_pillows_global_limit_plays_no_part(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_importing_takes_no_torch() -> None:
     code = "import sys, tlray.lake.image.decode; sys.exit(any(name in sys.modules for name in ('torch', 'torchvision', 'ray')))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0
