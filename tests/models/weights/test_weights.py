@@ -171,6 +171,27 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+class Evaluated:
+    """Pickled as a call of a function that everybody has."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __reduce__(self) -> object:
+        return (eval, (self.text,))
+
+
+def test_code_beside_weights_is_not_run_either(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path, mark = tmp_path / "w.pth", tmp_path / "ran"
+    torch.save({"state_dict": state, "args": Evaluated(f"open({str(mark)!r}, 'w')")}, path)
+    allowed = set(torch.serialization.get_safe_globals())
+    backbone = resolve(str(path))
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    assert backbone.recipe.weights_sha256 == resolve("random:3").recipe.weights_sha256
+    assert any("builtins.eval" in note for note in backbone.notes)
+    assert not mark.exists()
+
+
 def test_files_that_are_no_weights(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     for content in (b"", b"hello", b"PK\x03\x04 cut", b"\x00" * 8 + b"{"):

@@ -191,7 +191,7 @@ def _read(path: Path, where: str) -> tuple[Mapping[str, State], Sequence[str]]:
         document, unread = read_pickle(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{where} is not a plain file of tensors ({first_line(error)}); code in a file is not run. "
+            f"{where} is not a plain file of tensors: it asks for Python objects or code, which is not run. "
             "Where you trust it, load it yourself and save its state dict as safetensors (safetensors.torch.save_file)"
         ) from error
     except (*READ_ERRORS, safetensors.SafetensorError) as error:
