@@ -41,7 +41,7 @@ class HeadFile(BaseModel):
 
     @property
     def name(self) -> str:
-        """Of the copy, beside the table's log."""
+        """The name of the copy of the head beside a table's log."""
         return f"head-{self.sha256}.safetensors"
 
 

@@ -31,7 +31,7 @@ def unit_vectors(features_ND: np.ndarray) -> np.ndarray:
 
 
 def nearest_neighbours(queries_MD: np.ndarray, features_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact nearest neighbours by cosine.
+    """Find the exact nearest neighbours of queries by cosine.
 
     Args:
         queries_MD: float32.

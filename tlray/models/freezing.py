@@ -226,7 +226,7 @@ def _run(module: nn.Module, tap: str, images_BCHW: Tensor) -> tuple[dict[str, No
 
 
 def _parameters(module: nn.Module, nodes: Iterable[Node]) -> dict[Node, str]:
-    """Those of a graph's nodes that stand for parameters, and their names."""
+    """Find the nodes of a graph that stand for parameters, and name them."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     of_nodes = {node: names.get(id(getattr(node, "variable", None))) for node in nodes}
     return {node: name for node, name in of_nodes.items() if name is not None}

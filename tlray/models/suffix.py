@@ -151,7 +151,7 @@ def _between(start: fx.Node, end: fx.Node) -> fx.Graph:
 
 
 def _cuts(tracer: _Tracer, end: fx.Node | None) -> list[str]:
-    """All layers at which the network can be cut before a node, in order of execution."""
+    """List the layers at which the network can be cut before a node, in order of execution."""
     if end is None:
         return []
     nodes = {name: tracer.node_of(name) for name in tracer.outputs if tracer.calls[name] == 1}

@@ -142,7 +142,7 @@ def _open_writer(path: Path, schema: pa.Schema, *, is_csv: bool) -> "pyarrow.csv
 
 
 def _blocks(table: Table) -> Iterator[pa.Table]:
-    """All rows of a table, failed ones too; at least one block, which may be empty."""
+    """Read all rows of a table in blocks, failed ones too; there is at least one block, which may be empty."""
     parts = sorted(table.parts(), key=lambda part: part.path)
     if _EXPANSION * sum(part.size_bytes for part in parts) <= memory_budget_bytes() // 2:
         both = [table.read(status=status) for status in ("ok", "failed")]

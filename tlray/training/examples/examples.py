@@ -22,7 +22,7 @@ __all__ = ["Examples", "Split", "Task", "read_examples"]
 
 
 class Split(IntEnum):
-    """What a row is for."""
+    """What an example is for: to train on, to choose by, or to test on."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -235,7 +235,7 @@ def _check_groups(uris: pa.StringArray, splits_N: np.ndarray, groups_N: np.ndarr
 
 
 def _check_splits(examples: Examples, config: ExamplesConfig) -> None:
-    """Both sides have rows, and each class one to learn from."""
+    """Refuse splits of which a side is empty, and classes that have nothing to learn from."""
     for split in (Split.TRAIN, Split.VALIDATION):
         if not len(examples.positions(split)):
             raise ExamplesError(

@@ -48,7 +48,7 @@ def labels_uri(labels: str) -> str | None:
 
 
 def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: ExamplesConfig) -> Labels:
-    """Find each image's label.
+    """Find the label of each image, in a file, a column or its folder.
 
     Args:
         uris: of the images, N.

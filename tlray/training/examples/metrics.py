@@ -92,7 +92,7 @@ class Evaluation(_Strict):
 
 
 def evaluate(scores_NK: np.ndarray, targets: np.ndarray, task: Task, classes: tuple[str, ...]) -> Evaluation:
-    """Measure predictions.
+    """Measure the predictions for one split against its targets.
 
     Args:
         scores_NK: a head's output: logits, or values.

@@ -79,7 +79,7 @@ def read_rows(table: Table) -> TableRows:
 
 
 def read_columns(table: Table, part: Part, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a part.
+    """Read some columns of a part of a table.
 
     Raises:
         TableError: it is gone.
@@ -91,7 +91,7 @@ def read_columns(table: Table, part: Part, columns: Sequence[str]) -> pa.Table:
 
 
 def read_vectors(rows: TableRows, column: str, rows_N: np.ndarray, into_ND: np.ndarray) -> None:
-    """Read the vectors of examples.
+    """Read the vectors of examples into an array.
 
     Args:
         rows: of the table.
@@ -134,7 +134,7 @@ class Vectors(Protocol):
     in_memory: bool
 
     def blocks(self, wanted_N: np.ndarray) -> Iterator[Batch]:
-        """All wanted examples once, always in the same order.
+        """Go through all wanted examples once, always in the same order.
 
         Args:
             wanted_N: bool.
@@ -142,7 +142,7 @@ class Vectors(Protocol):
         ...
 
     def batches(self, wanted_N: np.ndarray, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
-        """All wanted examples once, shuffled; the last batch may be smaller.
+        """Go through all wanted examples once, shuffled; the last batch may be smaller.
 
         Args:
             wanted_N: bool.
@@ -153,7 +153,7 @@ class Vectors(Protocol):
 
 
 class LoadedVectors:
-    """Vectors in memory.
+    """The vectors of examples, held in memory.
 
     Args:
         features_ND: float32.
@@ -166,13 +166,13 @@ class LoadedVectors:
         self.dimensions = features_ND.shape[1]
 
     def blocks(self, wanted_N: np.ndarray) -> Iterator[Batch]:
-        """All wanted examples once, in order of position."""
+        """Go through all wanted examples once, in order of position."""
         positions = np.flatnonzero(wanted_N)
         for start in range(0, len(positions), BLOCK_ROWS):
             yield positions[start : start + BLOCK_ROWS], self.features_ND[positions[start : start + BLOCK_ROWS]]
 
     def batches(self, wanted_N: np.ndarray, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
-        """All wanted examples once, in an order that depends on the generator alone."""
+        """Go through all wanted examples once, in an order that depends on the generator alone."""
         positions = generator.permutation(np.flatnonzero(wanted_N))
         for start in range(0, len(positions), batch_size):
             yield positions[start : start + batch_size], self.features_ND[positions[start : start + batch_size]]
@@ -199,11 +199,11 @@ class StreamedVectors:
         self._mixed_rows = max(1, memory_bytes // (2 * 4 * self.dimensions))
 
     def blocks(self, wanted_N: np.ndarray) -> Iterator[Batch]:
-        """All wanted examples once, in the order of the table's parts."""
+        """Go through all wanted examples once, in the order of the table's parts."""
         return self._read(range(len(self._parts)), wanted_N)
 
     def batches(self, wanted_N: np.ndarray, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
-        """All wanted examples once: parts in random order, and as many of their rows mixed as memory allows."""
+        """Go through all wanted examples once: parts in random order, as many of their rows mixed as memory allows."""
         waiting: list[Batch] = []
         for block in self._read(generator.permutation(len(self._parts)).tolist(), wanted_N):
             waiting.append(block)

@@ -25,7 +25,7 @@ EPSILON = 1e-8
 
 
 class Stack:
-    """The same layers G times: weights_GKH and biases_GK1 of each, ReLU and dropout between them.
+    """G heads of the same layers, stacked: weights_GKH and biases_GK1 of each layer, ReLU and dropout between them.
 
     Args:
         widths: of the vectors, the hidden layers and the outputs.
@@ -48,7 +48,7 @@ class Stack:
                     self.tensors.append(stacked.zero_() if is_linear_head else stacked)
 
     def scores(self, features_BH: Tensor, *, training: bool) -> Tensor:
-        """GKB."""
+        """Compute the scores of all heads for a batch, GKB."""
         weights_GKH, bias_GK1 = self.tensors[:2]
         # All heads share the first layer's input: one product.
         flat = product(weights_GKH.flatten(0, 1), features_BH)
@@ -115,7 +115,7 @@ def train_adamw(
     dropout: float,
     log: Log,
 ) -> list[Fit]:
-    """Train heads.
+    """Train many heads at once by AdamW in mini-batches.
 
     Args:
         data: in memory or streamed.

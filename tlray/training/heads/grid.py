@@ -30,8 +30,8 @@ DEFAULT_DECAYS: dict[Solver, tuple[float, ...]] = {
 
 
 ERRORS = 2.0
-"""Of the mean difference of two heads' losses, some 95 %. On forty splits of wine and of breast cancer the test accuracy was
-0.6 and 0.4 points above that of the head of the least loss; on the digits by EfficientNet-Lite0 0.2, elsewhere the same."""
+"""Standard errors of the mean difference of two heads' losses, some 95 %, within which they cannot be told apart. Heads chosen so
+were as accurate on test rows as those of the least loss, or more."""
 
 
 def solver_of(data: Data, head: HeadConfig, grid: GridConfig, memory_bytes: int) -> Solver:
@@ -75,7 +75,7 @@ def train_trials(
 
 
 def best_of(fits: Sequence[Fit]) -> Fit:
-    """Of the heads that are as good as the one of the least validation loss, the simplest: that of the largest weight decay.
+    """Choose the simplest of the heads that are as good as the best: the one of the largest weight decay.
 
     As good is one that differs in weight decay alone and loses no more than `ERRORS` standard errors of the mean difference,
     row by row: a small validation set cannot tell the two apart. Breiman, Friedman, Olshen and Stone (1984) take one standard
@@ -110,7 +110,7 @@ def trained_again(fit: Fit, data: Data, schedule: Schedule, head: HeadConfig, me
 
 
 def table_of(fits: Sequence[Fit], data_of: Mapping[str, Data]) -> list[dict[str, Any]]:
-    """All heads of a grid, the best first and then by loss, with their accuracy where they tell classes apart."""
+    """List all heads of a grid as rows, the best first and then by loss, with their accuracy where they tell classes apart."""
     best = best_of(fits)
     ordered = sorted(fits, key=lambda fit: (fit is not best, not np.isfinite(fit.validation_loss), fit.validation_loss))
     single = [data_of[fit.trial.column].examples.task == "single" for fit in ordered]
@@ -118,7 +118,7 @@ def table_of(fits: Sequence[Fit], data_of: Mapping[str, Data]) -> list[dict[str,
 
 
 def _judged(fits: Sequence[Fit], data: Data) -> list[Fit]:
-    """With the losses of the validation rows and, of classes, the accuracy on them."""
+    """Add to each fit its loss on every validation row and, of classes, its accuracy on them."""
     task = data.examples.task
     losses: list[list[np.ndarray]] = [[] for _ in fits]
     right, rows = np.zeros(len(fits), np.int64), 0

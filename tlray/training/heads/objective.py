@@ -31,7 +31,7 @@ class Objective:
         self._weights_XN = weights_XN / weights_XN.mean(dim=0).sum()
 
     def losses(self, scores_GKN: Tensor) -> Tensor:
-        """Of each head; G."""
+        """Compute the loss of each head, G."""
         if self._task == "single":
             at_G1N = self._targets.expand(len(scores_GKN), 1, -1)
             losses_GXN = -scores_GKN.log_softmax(dim=1).gather(1, at_G1N)
@@ -41,7 +41,7 @@ class Objective:
         return self._weighted(losses_GXN).sum(dim=1) / losses_GXN.shape[1]
 
     def expand(self, scores_GKN: Tensor) -> tuple[Tensor, Tensor]:
-        """First and second derivatives.
+        """Compute the first and second derivatives of the loss by the scores.
 
         Returns:
             The gradient by the scores, weighted, and what `diagonal` and `curvature` take: the probabilities (single) or the
@@ -78,7 +78,7 @@ class Objective:
         return rows_GN @ self._weights_XN[0]
 
     def _weighted(self, values_GKN: Tensor) -> Tensor:
-        """Sums over rows; GK."""
+        """Sum values over rows, weighted; GK."""
         return torch.einsum("gkn,kn->gk", values_GKN, self._weights_XN.expand(values_GKN.shape[1], -1))
 
 

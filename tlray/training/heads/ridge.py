@@ -39,7 +39,7 @@ class Moments:
 
     @classmethod
     def of(cls, features_BD: np.ndarray, targets_BK: np.ndarray, weights_B: np.ndarray) -> "Moments":
-        """Of some rows: the map."""
+        """Compute the moments of some rows: the map step."""
         x_BD, y_BK, w_B1 = features_BD.astype(np.float64), targets_BK.astype(np.float64), weights_B.astype(np.float64)[:, None]
         count = float(w_B1.sum())
         mean_D, mean_K = (w_B1 * x_BD).sum(axis=0) / count, (w_B1 * y_BK).sum(axis=0) / count
@@ -48,7 +48,7 @@ class Moments:
         return cls(count, mean_D, mean_K, weighted_BD.T @ x_BD, weighted_BD.T @ (y_BK - mean_K))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of the rows of both: the reduce (Chan, Golub and LeVeque 1979, for covariances)."""
+        """Join the moments of two sets of rows: the reduce step (Chan, Golub and LeVeque 1979, for covariances)."""
         count = self.count + other.count
         x_D, y_K = other.mean_D - self.mean_D, other.mean_K - self.mean_K
         share, between = other.count / count, self.count * other.count / count
@@ -78,7 +78,7 @@ class Moments:
 
 
 def moments_of(data: Data, *splits: Split) -> Moments:
-    """Of standardised vectors, block by block; one-hot targets for classes, standardised ones of a regression."""
+    """Sum up the moments of standardised vectors block by block; targets are one-hot, those of a regression standardised."""
     outputs = len(data.examples.classes)
     total: Moments | None = None
     for positions_B, features_BD in data.blocks(*splits):
@@ -91,7 +91,7 @@ def moments_of(data: Data, *splits: Split) -> Moments:
 
 
 def train_ridge(data: Data, trials: Sequence[Trial], factors: Sequence[float] | None = None) -> list[Fit]:
-    """Fit all penalties.
+    """Fit ridge regressions for all penalties of a grid at once.
 
     Scores of least squares are near 0 and 1; for classes they are centred and scaled to be logits, by the factor of
     `TEMPERATURES` with the least validation loss (temperature scaling, Guo et al. 2017, arXiv 1706.04599).

@@ -28,7 +28,7 @@ from tlray.training.model.publish import Trained, publish
 from tlray.training.model.rerun import Identity, config_identity, version_of_labels
 
 MAX_COMPARED = 50_000
-"""Rows that are compared with each other for near-duplicates: a minute on two cores at 1,280 floats, four of twice as many."""
+"""Rows that are compared with each other for near-duplicates; the time grows with the square of their number."""
 
 MAX_PROBED = 20_000
 """Training rows of the nearest-neighbour probe."""

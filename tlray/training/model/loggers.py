@@ -16,7 +16,7 @@ class Logger(Protocol):
     """The one callback of a training run."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note numbers by name.
+        """Log the numbers of one step, by their names.
 
         Args:
             step: the epoch or iteration that they belong to.
@@ -30,7 +30,7 @@ class Logger(Protocol):
 
 
 class TensorBoardLogger:
-    """Event files for TensorBoard.
+    """Writes the numbers of a training as event files for TensorBoard.
 
     Args:
         folder: where they go.
@@ -47,7 +47,7 @@ class TensorBoardLogger:
         self._writer = SummaryWriter(str(folder))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note numbers by name."""
+        """Log the numbers of one step, by their names."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
@@ -83,7 +83,7 @@ class MlflowLogger:
             raise ConfigError(f"loggers: mlflow does not answer: {first_line(error)}; check MLflow's own settings") from error
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note numbers by name."""
+        """Log the numbers of one step, by their names."""
         for name, value in metrics.items():
             self._client.log_metric(self._run_id, name.replace("@", "_"), value, step=step)
 
@@ -93,7 +93,7 @@ class MlflowLogger:
 
 
 class Loggers:
-    """All loggers of a run as one; closes them at its end.
+    """Passes the numbers of a run to all its loggers, and closes these at its end.
 
     Args:
         kinds: which.
@@ -117,12 +117,12 @@ class Loggers:
         self.close()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note numbers by name."""
+        """Log the numbers of one step, by their names."""
         for logger in self._loggers:
             logger.log(step, metrics)
 
     def close(self) -> None:
-        """Close all, whichever fails."""
+        """Close all loggers, even where closing one of them fails."""
         with ExitStack() as stack:
             for logger in self._loggers:
                 stack.callback(logger.close)

@@ -41,7 +41,7 @@ _MEND = "restore it, or run the `tlray train` command that made the model again:
 
 
 class ModelCard(BaseModel):
-    """What a model is.
+    """The document that says what a model is, stored as `model.json`.
 
     Attributes:
         format: version of this document.
@@ -84,7 +84,7 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True)
 class Model:
-    """A model in memory.
+    """A trained model in memory: its card and its head.
 
     Attributes:
         card: what it is.
@@ -98,7 +98,7 @@ class Model:
 
 
 def now() -> str:
-    """The time for a card."""
+    """The time of this moment as a card has it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -151,7 +151,7 @@ def model_exists(uri: str) -> bool:
 
 
 def read_card(uri: str) -> ModelCard:
-    """The card of a model.
+    """Read the card of a model.
 
     Raises:
         ModelMissingError: there is no complete model.

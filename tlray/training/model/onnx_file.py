@@ -33,7 +33,7 @@ _EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplem
 
 
 class _Whole(nn.Module):
-    """images_BHWC, uint8, to scores_BK."""
+    """A network with its head: from images_BHWC, uint8, to scores_BK."""
 
     def __init__(self, network: Network, head: Head) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Whole(nn.Module):
 
 
 def head_as_onnx(model: Model) -> tuple[bytes, float]:
-    """Convert the head alone.
+    """Convert the head of a model, without its network.
 
     Returns:
         The file, and the largest difference of onnxruntime's scores to torch's.

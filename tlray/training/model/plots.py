@@ -15,7 +15,7 @@ _WRITTEN = 20
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], *, best: str | None = None) -> bytes | None:
-    """Loss by epoch.
+    """Draw the loss by epoch of several trainings.
 
     Args:
         curves: by name.
@@ -76,7 +76,7 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
 
 
 def _figure(width: float, height: float) -> Any:
-    """Of its own canvas: pyplot keeps figures and looks for a display."""
+    """Make a figure with a canvas of its own: pyplot keeps figures and looks for a display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -54,7 +54,7 @@ class Trained:
 
 
 def publish(trained: Trained, config: TrainConfig, identity: Identity) -> ModelCard:
-    """Write the model folder.
+    """Write the folder of a model that was trained.
 
     Args:
         trained: the model.

@@ -39,7 +39,7 @@ def centre(images_BHWC: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
 def augment(
     images_BHWC: np.ndarray, numbers_B: np.ndarray, crop: tuple[int, int], kinds: Collection[Kind], *, seed: int, epoch: int
 ) -> np.ndarray:
-    """Random crops, mirrored or not.
+    """Cut random crops from canvases, mirrored or not.
 
     Args:
         images_BHWC: canvases, uint8.

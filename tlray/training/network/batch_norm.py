@@ -57,7 +57,7 @@ class _SharedBatchNorms(TorchFunctionMode):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        """As `F.batch_norm` in training, with the mean and variance of all processes' rows."""
+        """Do what `F.batch_norm` does in training, with the mean and variance of all processes' rows."""
         with torch.no_grad():
             rows, mean_C, variance_C = self._statistics(input)
             if running_mean is not None and running_var is not None:

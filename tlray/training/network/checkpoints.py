@@ -56,7 +56,7 @@ class Progress(BaseModel):
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one training, in its folder.
 
     Args:
         uri: the run's folder.

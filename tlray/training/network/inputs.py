@@ -47,7 +47,7 @@ class Rows(Protocol):
     notes: list[str]
 
     def close(self) -> None:
-        """End its threads."""
+        """End the threads that read inputs."""
         ...
 
     def take(self, positions_B: np.ndarray, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +144,7 @@ class ImageRows:
         self.notes: list[str] = []
 
     def close(self) -> None:
-        """End the threads that decode."""
+        """End the threads that decode images."""
         self._threads.shutdown(cancel_futures=True)
 
     def take(self, positions_B: np.ndarray, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:

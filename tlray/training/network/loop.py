@@ -127,7 +127,7 @@ class Training:
         return found[:, :-1], found[:, -1] > 0
 
     def _standardise(self) -> None:
-        """Of features that stay as they are; those that are trained move away from any mean."""
+        """Set the head's mean and scale, where features stay as they are; those that are trained move away from any mean."""
         positions = self._order(0)[:STANDARDISED_ROWS]
         self._network.eval()
         with torch.no_grad():

@@ -59,7 +59,7 @@ class RayWorld:
         return tensor.copy_(moved)
 
     def gather_text(self, text: str) -> list[str]:
-        """By Ray's process group."""
+        """Gather the texts of all processes through Ray's process group."""
         texts = [text] * self.size
         if self.size > 1:
             torch.distributed.all_gather_object(texts, text)
@@ -67,7 +67,7 @@ class RayWorld:
 
 
 def work_on_ray(job: "Job") -> None:
-    """Train, and save the model.
+    """Train a network on Ray and save the model.
 
     Raises:
         ConfigError: no cluster, or the input turned out wrong.
@@ -132,7 +132,7 @@ def own_interrupts() -> Iterator[None]:
 
 
 def _work(settings: dict[str, Any]) -> None:
-    """In each process."""
+    """Train in one process of Ray Train."""
     from tlray.training.network.worker import Job, work  # Ray Train's controller reads this module too, and needs no networks
 
     ours = logging.getLogger("tlray")

@@ -32,12 +32,12 @@ class World(Protocol):
         ...
 
     def gather_text(self, text: str) -> list[str]:
-        """All processes' texts, by their numbers, in all of them."""
+        """Gather the texts of all processes, in order of their numbers, in each of them."""
         ...
 
 
 class Alone:
-    """One process."""
+    """The world of a training in one process, without Ray."""
 
     rank, size, local_size = 0, 1, 1
 
@@ -45,13 +45,13 @@ class Alone:
         self.device = choose_device(device)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network."""
+        """Return the network as it is: its gradients are whole."""
         return network
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor."""
+        """Return the tensor as it is: there is nothing to add."""
         return tensor
 
     def gather_text(self, text: str) -> list[str]:
-        """The text alone."""
+        """Return the text of the only process."""
         return [text]

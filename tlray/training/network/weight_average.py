@@ -29,7 +29,7 @@ class Average:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is one."""
+        """Whether the weights are averaged at all."""
         return self._decay > 0
 
     def update(self, step: int) -> None:

@@ -67,7 +67,7 @@ class Job(BaseModel):
 
     @property
     def network(self) -> NetworkConfig:
-        """How the network is trained."""
+        """The config's section that says how the network is trained."""
         assert self.config.network is not None
         return self.config.network
 
