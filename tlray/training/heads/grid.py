@@ -30,8 +30,8 @@ DEFAULT_DECAYS: dict[Solver, tuple[float, ...]] = {
 
 
 ERRORS = 2.0
-"""Standard errors of the mean difference of two heads' losses, some 95 %, within which they cannot be told apart. Heads chosen so
-were as accurate on test rows as those of the least loss, or more."""
+"""Standard errors of the mean difference of two heads' losses, some 95 %, within which they cannot be told apart. Heads that
+are chosen so were as accurate on test rows as those of the least loss, or more."""
 
 
 def solver_of(data: Data, head: HeadConfig, grid: GridConfig, memory_bytes: int) -> Solver:

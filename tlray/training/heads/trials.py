@@ -133,7 +133,8 @@ class Data:
         """mean_D and scale_D of the training rows, float32.
 
         The scale is 1 / sqrt(variance + VARIANCE_FLOOR * mean variance) or, of columns in `UNLIKE` units, 1 / sqrt(variance):
-        there the floor would drown what is in columns of small numbers. One pass, merged block by block in float64 (Chan, Golub and LeVeque 1979).
+        there the floor would drown what is in columns of small numbers. One pass, merged block by block in float64 (Chan,
+        Golub and LeVeque 1979).
 
         Raises:
             ExamplesError: vectors of examples, of whatever split, that are not finite.
