@@ -98,11 +98,11 @@ class PredictResult(ExtractResult):
 
     Attributes:
         model_id: fingerprint of recipe and head.
-        file: URI of the CSV or Parquet file that was written, where `out` names one.
+        file: URI of the CSV or Parquet file that was written, or None where `out` names a table.
     """
 
     model_id: str
-    file: str
+    file: str | None
 
 
 class TrainResult(Result):

@@ -73,13 +73,14 @@ class TapRunner:
         """
         if self._tappable is not None:
             outputs = self._tappable.outputs(images_BCHW, list(self._taps))
-            return {tap: self._pool(tap, outputs[tap], len(images_BCHW)) for tap in self._taps}
+            return {tap: self._pool(tap, outputs[tap], images_BCHW.shape[0]) for tap in self._taps}
         features: dict[str, Tensor] = {}
         calls = 0
+        images = images_BCHW.shape[0]  # not its len(), which fixes the batch size of what is exported
 
         def keep(tap: str, value: object) -> None:
             nonlocal calls
-            features[tap] = self._pool(tap, value, len(images_BCHW))
+            features[tap] = self._pool(tap, value, images)
             calls += 1
             if calls == self._calls_per_pass and not torch.compiler.is_exporting():
                 raise _LastTapReached

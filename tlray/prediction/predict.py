@@ -50,7 +50,7 @@ def predict(config: PredictConfig, stop: Stop | None = None) -> dict[str, Any]:
         )
     file = PredictionsFile.of(config)
     if file is None:
-        return bring_up_to_date(config, config.out, lambda: _prepare(config), stop)
+        return {**bring_up_to_date(config, config.out, lambda: _prepare(config), stop), "file": None}
 
     def prepare() -> "Target":
         target = _prepare(config)

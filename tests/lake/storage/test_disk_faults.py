@@ -11,7 +11,7 @@ import pytest
 
 from tests.fault_proxy import FaultProxy
 from tests.photos import RECIPE, SHORT_LEASE, error_of, frame_of, result_of, tlray, write_photos
-from tlray import cli
+from tlray.cli import command
 from tlray.demo.s3_server import S3Server
 from tlray.errors import StorageError
 from tlray.lake.storage.open import open_store
@@ -56,7 +56,7 @@ def test_a_full_disk_elsewhere_is_one_line_too(monkeypatch: pytest.MonkeyPatch) 
     def fill(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/var/tmp/x")
 
-    monkeypatch.setattr(cli, "_run", fill)
+    monkeypatch.setattr(command, "_run", fill)
     message = error_of(tlray("show", "t"), 1)
     assert message == (
         "tlray show: the disk /var/tmp/x is full (No space left on device); make room there, then run the same command again: "
