@@ -90,8 +90,7 @@ class Folded:
         Args:
             backbone: shares its tensors where they need not change.
             packed: whether networks on a CPU run their convolutions as oneDNN runs them best
-            (`tlray.models.encoder.packing`); such
-                ones cannot be traced.
+                (`tlray.models.encoder.packing`); such networks cannot be traced.
         """
         recipe = backbone.recipe
         pooling = backbone.pooling
