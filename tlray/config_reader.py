@@ -24,7 +24,7 @@ def read_config(
     file: str | os.PathLike[str] | None = None,
     spelling: Spelling | None = None,
 ) -> Config:
-    """Read a command's config.
+    """Read a command's config from a file and what is given over it.
 
     Args:
         model: what is expected.

@@ -24,7 +24,7 @@ class Lines(logging.Handler):
     """Shows each log record as a plain line on stderr, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record."""
+        """Write a log record above the progress bar."""
         tqdm.write(self.format(record), file=sys.stderr)
 
 
@@ -79,7 +79,7 @@ class Progress:
             self._bar.close()
 
     def update(self, done: int, failed: int, version: int) -> None:
-        """Add finished images.
+        """Add finished images to what is shown.
 
         Args:
             done: finished since the last call, failed ones included.

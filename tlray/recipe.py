@@ -166,7 +166,7 @@ def _flat(model: BaseModel, prefix: str = "") -> dict[str, object]:
 
 
 class RecipeFile(_Strict):
-    """`recipe.json` beside a table's log.
+    """The document `recipe.json`, which lies beside a table's log.
 
     Attributes:
         recipe_id: fingerprint of `recipe`, repeated for readers that do not compute it.
@@ -215,7 +215,7 @@ class RecipeFile(_Strict):
 
     @classmethod
     def from_json(cls, data: bytes, uri: str) -> "RecipeFile":
-        """Read it back, strictly.
+        """Read a recipe file back, refusing what this version does not know.
 
         Raises:
             RecipeMismatchError: unknown or missing fields, or an id that is not the recipe's own.

@@ -76,7 +76,7 @@ class Encoder:
         self._check()
 
     def __call__(self, images: Any) -> np.ndarray:
-        """Embed images.
+        """Embed images, given in any form that can be decoded.
 
         Args:
             images: a path, a URI, a file's bytes, a picture of Pillow's, a uint8 array of (H, W), (H, W, C) or (B, H, W, C)
@@ -110,7 +110,7 @@ class Encoder:
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
-        """Embed images; see `__call__`.
+        """Embed images as `__call__` does; there is nothing to fit.
 
         Args:
             X: images.

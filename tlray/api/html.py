@@ -44,7 +44,7 @@ def galleries(rows: Iterable[tuple[str, Sequence[Picture]]]) -> str:
 
 
 def keys_and_values(heading: str, document: Mapping[str, Any]) -> str:
-    """A table of two columns."""
+    """Render a mapping as an HTML table of two columns."""
     rows = "".join(f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in document.items())
     return f"<div><b>{escape(heading)}</b></div><table>{rows}</table>"
 

@@ -31,7 +31,7 @@ _SHOWN_QUERIES = 10
 
 @dataclass(frozen=True)
 class Answer:
-    """What one query found.
+    """What an index found for one query.
 
     Attributes:
         query: the query in words: an address, a label, or the position of what was given.
@@ -110,7 +110,7 @@ class Index:
 
     @property
     def version(self) -> int:
-        """The version that was opened."""
+        """The version of the index that was opened."""
         return self._searcher.card.version
 
     @property

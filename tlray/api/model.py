@@ -80,11 +80,11 @@ class Predictions(Sequence[dict[str, Any]]):
         return np.array([[np.nan] * width if row is None else row for row in rows], np.float32).reshape(len(rows), width)
 
     def to_arrow(self) -> pa.Table:
-        """All columns."""
+        """All columns of the predictions as an Arrow table."""
         return self._rows
 
     def to_pandas(self) -> "pd.DataFrame":
-        """All columns."""
+        """All columns of the predictions as a pandas DataFrame."""
         return self._rows.to_pandas()
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of its outputs, K."""
+        """Names of the model's outputs, K of them."""
         return self._model.card.classes
 
     @property

@@ -106,7 +106,7 @@ class PredictResult(ExtractResult):
 
 
 class TrainResult(Result):
-    """What `tlray.train` did.
+    """What one call of `tlray.train` did.
 
     Attributes:
         model: URI of the model's folder.
@@ -126,7 +126,7 @@ class TrainResult(Result):
 
 
 class IndexResult(Result):
-    """What `tlray.build_index` did.
+    """What one call of `tlray.build_index` did.
 
     Attributes:
         index: its URI.

@@ -36,7 +36,7 @@ def check_on_error(on_error: str) -> None:
 
 @dataclass
 class ImageRunner:
-    """Runs images through a network.
+    """Runs images through a network, a chunk at a time.
 
     Attributes:
         recipe: how they become pixels.

@@ -61,7 +61,7 @@ class TableView:
 
     @property
     def recipe_id(self) -> str:
-        """Fingerprint of the recipe."""
+        """Fingerprint of the recipe that made the table's embeddings."""
         return self._table.recipe_file.recipe_id
 
     @property
@@ -138,7 +138,7 @@ class TableView:
         return self.to_arrow(columns).to_pandas()
 
     def to_numpy(self, column: str | None = None) -> np.ndarray:
-        """One column as an array.
+        """One column of the table as a NumPy array.
 
         Args:
             column: default the only embedding column.

@@ -29,7 +29,7 @@ Row = tuple[str, str]
 
 
 def overview() -> str:
-    """`tlray --help`."""
+    """What `tlray --help` prints: each command with a line."""
     commands = [(name, command.summary) for name, command in COMMANDS.items()]
     commands.append(("completion", "print what makes bash, zsh or fish complete commands and flags"))
     first = [f"tlray {name} {COMMANDS[name].example}" for name in ("extract", "show", "index", "search")]

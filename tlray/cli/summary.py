@@ -21,7 +21,7 @@ def summary(name: str, result: Result) -> str:
 
 
 def _everything(result: Result) -> Iterator[str]:
-    """All of it, as YAML."""
+    """The whole result of a command, as YAML."""
     yield yaml.safe_dump(_short(dict(result)), sort_keys=False, allow_unicode=True, width=110).rstrip()
 
 
@@ -36,7 +36,7 @@ def _short(value: Any) -> Any:
 
 
 def _of_run(result: Result) -> Iterator[str]:
-    """Of extract and predict."""
+    """Summary of a run of extract or predict."""
     plan = _counts(result, ("listed", "new", "changed", "deleted", "unchanged"))
     if result.get("dry_run"):
         yield f"dry run, nothing is written: {plan}"

@@ -8,7 +8,7 @@ from tlray.config.section import Section
 
 
 class SourceConfig(Section):
-    """Where the images are."""
+    """Where the images are, and which of them count."""
 
     uri: str = Field(description="a folder, manifest, tar shards or Parquet files of images: s3://bucket/key or a local path")
     format: Literal["auto", "images", "manifest", "webdataset", "parquet"] = Field(

@@ -124,7 +124,7 @@ def _show_page() -> None:
 
 
 def main(output: Path) -> None:
-    """Run the demo.
+    """Run the demo: extract, train, index, search and draw the picture.
 
     Args:
         output: folder for the pictures; made if it is not there.

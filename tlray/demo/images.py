@@ -20,7 +20,7 @@ QUALITY = 90
 
 
 def write_digits(folder: Path) -> int:
-    """Write the digits as `<folder>/<label>/<number>.png`.
+    """Write scikit-learn's digits as images, `<folder>/<label>/<number>.png`.
 
     Returns:
         How many there are.

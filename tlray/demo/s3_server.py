@@ -128,7 +128,7 @@ class S3Server:
         self._forget()
 
     def make_bucket(self, name: str) -> str:
-        """Create a bucket.
+        """Create a bucket on the demo's S3 server.
 
         Returns:
             Its URI, `s3://<name>`.

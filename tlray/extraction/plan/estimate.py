@@ -40,7 +40,7 @@ class Sample:
 
     @property
     def says_how_long(self) -> bool:
-        """Whether anything could be embedded."""
+        """Whether any image of the sample could be embedded, so that its time is known."""
         return self.images > self.failures.total() and self.fraction > 0
 
 

@@ -61,7 +61,7 @@ class Where:
     row: np.ndarray
 
     def take(self, positions: np.ndarray) -> "Where":
-        """The places at some positions."""
+        """The places of images at some positions of the plan."""
         return Where(self.part[positions], self.row[positions])
 
     @staticmethod

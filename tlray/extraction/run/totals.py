@@ -57,12 +57,12 @@ class Totals:
 
     @property
     def failed(self) -> int:
-        """How many images failed."""
+        """How many images of the run failed so far."""
         return self.failures.total()
 
     @property
     def run_seconds(self) -> float:
-        """Seconds since the run began."""
+        """Seconds that have passed since the run began."""
         return self.clock() - self._began
 
     @property

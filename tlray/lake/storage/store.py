@@ -96,7 +96,7 @@ class Store(Protocol):
         ...
 
     def read(self, uri: str, *, max_bytes: int | None = None, if_match: str | None = None) -> Blob:
-        """Read a whole object.
+        """Read a whole object into memory.
 
         Args:
             uri: of the object.

@@ -247,7 +247,7 @@ def write_part(table_uri: str, rows: pa.Table, *, status: str, stem: str, recipe
 
 @contextmanager
 def open_part(table_uri: str, path: str) -> Iterator[pq.ParquetFile]:
-    """Open a part for reading.
+    """Open a part of a table for reading.
 
     Args:
         table_uri: the table.

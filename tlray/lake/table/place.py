@@ -39,7 +39,7 @@ and pyarrow, who take it as it is and find nothing there; `=` makes a partition 
 
 @dataclass(frozen=True)
 class Occupant:
-    """What a place holds already.
+    """What is already at the place where a table is to be made.
 
     Attributes:
         kind: `delta` is another program's Delta table, `other` what tlray does not know; `table` and `index` are also what a

@@ -51,7 +51,7 @@ class _Vectors(Protocol):
         ...
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All vectors_BD by node, prepared."""
+        """All vectors_BD in the order of their nodes, prepared for the index's metric."""
         ...
 
 

@@ -42,7 +42,7 @@ class RowChanges:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Added, removed and moved rows."""
+        """How many rows were added, removed and moved."""
         return {"added": len(self.added), "removed": len(self.removed), "moved": self.moved}
 
 

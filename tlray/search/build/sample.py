@@ -17,8 +17,7 @@ from tlray.search.neighbours.faiss_index import FaissIndex, set_threads, threads
 from tlray.search.neighbours.recall import QUERIES, K, Probe
 
 PROBED_ROWS = 16_384
-"""Rows that probes are compared with at once. For 100,000 rows of 512, on two cores while another thread writes the index:
-0.33 s in eighths, 0.37 s in quarters; all at once on one core 0.46 s."""
+"""Rows that probes are compared with at once: small enough that a core that is busy with writing the index holds up little."""
 
 
 MOST_WORKERS = 8

@@ -47,7 +47,7 @@ class Choice(NamedTuple):
 
 
 def choose(rows: int, dimensions: int, memory_bytes: int, recall_target: float, metric: Metric = "cosine") -> Choice:
-    """Choose an index.
+    """Choose the kind of index for so many vectors.
 
     Args:
         rows: vectors of the table.

@@ -55,7 +55,7 @@ class FaissIndex:
 
     @classmethod
     def make(cls, factory: str, dimensions: int, metric: Metric) -> "FaissIndex":
-        """An empty index.
+        """Make an empty FAISS index of a kind.
 
         Raises:
             ConfigError: FAISS does not know the factory string, or it has no use here.
@@ -103,7 +103,7 @@ class FaissIndex:
 
     @property
     def is_trained(self) -> bool:
-        """Whether vectors can be added."""
+        """Whether vectors can be added, as no training is needed or it is done."""
         return bool(self._index.is_trained)
 
     def train(self, vectors_BD: np.ndarray) -> None:

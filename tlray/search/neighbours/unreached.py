@@ -1,7 +1,8 @@
 """Rows that a graph's links do not lead to: compared with every query, as if the graph had found them.
 
 A node of an HNSW that has too many links keeps some in different directions (Malkov and Yashunin 2016, algorithm 4), and so may
-drop the only one that leads to a row. Of 2,002 rows added to 98,000 of 512 dimensions (HNSW32) one was lost.
+drop the only one that leads to a row.
+It is seen as one lost row among some thousands that are added.
 
 Shape legend: U rows, B queries, K neighbours, D dimensions.
 """
@@ -14,7 +15,7 @@ from tlray.search.neighbours.exact import Metric
 
 
 class Unreached:
-    """Rows beside a graph.
+    """Rows that a graph does not reach, which are searched beside it.
 
     Args:
         ids_U: of the rows.

@@ -48,7 +48,7 @@ class NearPairs(NamedTuple):
 
 
 def duplicates(config: DuplicatesConfig) -> dict[str, Any]:
-    """Report near-duplicates.
+    """Report the near-duplicates among the rows of an index.
 
     Args:
         config: of the command.

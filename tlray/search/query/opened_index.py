@@ -26,7 +26,7 @@ _ABOUT = ("version", "table", "table_version", "recipe_id", "rows", "dimensions"
 
 
 class OpenedIndex:
-    """One version of an index.
+    """One version of an index, opened for searching.
 
     Args:
         index: loaded.
@@ -48,7 +48,7 @@ class OpenedIndex:
 
     @classmethod
     def open(cls, index: str, version: int | None = None) -> Self:
-        """Open an index.
+        """Open a version of an index for searching.
 
         Args:
             index: URI or path.
@@ -92,7 +92,7 @@ class OpenedIndex:
         return table.version
 
     def check_recipe(self, recipe_id: str) -> None:
-        """Refuse vectors of another recipe.
+        """Refuse vectors that another recipe has made.
 
         Raises:
             RecipeMismatchError: they are.

@@ -41,7 +41,7 @@ class QueryEncoder:
             check_encoder(self._encoder, recipe_file, where="this machine")
 
     def embed(self, images: Sequence[bytes]) -> np.ndarray:
-        """Embed images.
+        """Decode and embed images that are queries.
 
         Args:
             images: each a file's bytes.
@@ -71,6 +71,6 @@ class QueryEncoder:
         return decode_image(data, recipe.preprocessing, max_pixels=max_pixels, image_rule=recipe.image_rule).pixels_HWC
 
     def encode(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        """Embed decoded images; features_BD, float32."""
+        """Embed images that are decoded already; features_BD, float32."""
         with self._encoder.turn():
             return self._encoder.encode(pixels_BHWC)[self._column]

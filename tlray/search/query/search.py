@@ -33,7 +33,7 @@ MAX_IMAGE_BYTES = 256 * 2**20
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
-    """Answer queries.
+    """Answer the queries of `tlray search`.
 
     Args:
         config: of the command.

@@ -70,7 +70,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Hits:
-    """Answers to B queries.
+    """What was found for each of B queries.
 
     Attributes:
         rows: the index's rows.
@@ -99,7 +99,7 @@ class Hits:
         return [[hit.to_dict() for hit in hits] for hits in self.records()]
 
     def to_table(self, names: Sequence[str]) -> pa.Table:
-        """All hits as ANSWER_SCHEMA.
+        """All hits as an Arrow table of ANSWER_SCHEMA.
 
         Args:
             names: of the queries.
@@ -166,7 +166,7 @@ class Searcher(OpenedIndex):
     def search(
         self, queries_BD: np.ndarray, k: int = 10, where: Filter = EVERYTHING, *, leave_out_B: np.ndarray | None = None
     ) -> Hits:
-        """Rows near vectors.
+        """Find the rows whose vectors are nearest to the queries'.
 
         By cosine an all-zero vector, as a query or as a row, has a score of 0 to everything.
 

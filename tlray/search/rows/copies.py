@@ -26,7 +26,7 @@ _BLOCK_ROWS = 256
 
 @dataclass(frozen=True)
 class Nodes:
-    """Which rows share a vector.
+    """Which rows share a vector, and so a node of the index.
 
     Attributes:
         of_row_N: node of each row, numbered by the first row of each; NO_NODE for rows that are in none.

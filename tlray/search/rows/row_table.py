@@ -91,7 +91,7 @@ class RowTable:
 
     @property
     def nodes_U(self) -> np.ndarray:  # noqa: N802  # a tensor
-        """The live nodes, ascending."""
+        """The nodes that live rows belong to, ascending."""
         return self._firsts[0]
 
     def are_live(self, nodes_M: np.ndarray) -> np.ndarray:
@@ -127,11 +127,11 @@ class RowTable:
         return {str(one["values"]): int(one["counts"]) for one in counts}
 
     def uri(self, position: int) -> str:
-        """The URI of one row."""
+        """The URI of the image of one row."""
         return str(self.table["uri"][position].as_py())
 
     def label(self, position: int) -> str | None:
-        """The label of one row."""
+        """The label of the image of one row."""
         label = self.table["label"][position].as_py()
         return None if label is None else str(label)
 

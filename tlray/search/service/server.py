@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at SIGINT and SIGTERM."""
+        """Stop the server at SIGINT and SIGTERM."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

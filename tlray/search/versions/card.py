@@ -117,7 +117,7 @@ class Card(Strict):
 
     @property
     def size_bytes(self) -> int:
-        """Of all its files."""
+        """Size of all files of the version."""
         return sum(file.size_bytes for file in self.files.values())
 
     def to_json(self) -> bytes:
@@ -186,7 +186,7 @@ def newest_version(index_uri: str) -> int | None:
 
 
 def read_card(index_uri: str, version: int | None = None) -> Card:
-    """The card of a version.
+    """Read the card of one version of an index.
 
     Args:
         index_uri: of the index.
@@ -211,7 +211,7 @@ def read_card(index_uri: str, version: int | None = None) -> Card:
 
 
 def holds_table(uri: str) -> bool:
-    """Whether a table is there."""
+    """Whether there is a table at an index's place."""
     return open_store(uri).stat(join(uri, RECIPE_NAME)) is not None
 
 
@@ -222,7 +222,7 @@ def _advice(uri: str) -> str:
 
 
 def publish(index_uri: str, card: Card) -> None:
-    """Make a version visible.
+    """Make a version visible to those who open the index.
 
     Raises:
         ConcurrentWriteError: somebody else published a version of that number.

@@ -36,16 +36,16 @@ class VectorChanges:
 
     @classmethod
     def none(cls, first_id: int, dimensions: int) -> "VectorChanges":
-        """No changes."""
+        """Changes that change nothing, between equal versions."""
         return cls(first_id, np.empty(0, np.int64), np.empty((0, dimensions), np.float16))
 
     @property
     def size(self) -> int:
-        """Vectors that came or went."""
+        """How many vectors came or went."""
         return len(self.removed) + len(self.added_ND)
 
     def then(self, removed: np.ndarray, added_ND: np.ndarray) -> "VectorChanges":
-        """These changes and later ones.
+        """These changes followed by later ones, as one.
 
         Args:
             removed: ids, of vectors in the FAISS file and of those added since alike.
@@ -80,14 +80,14 @@ class VectorChanges:
         return np.arange(self.first_id, self.first_id + len(self.added_ND))
 
     def to_bytes(self) -> bytes:
-        """As an `.npz` file."""
+        """The changes as the content of an `.npz` file."""
         sink = io.BytesIO()
         np.savez(sink, removed=self.removed, added=self.added_ND)
         return sink.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes, first_id: int, uri: str) -> "VectorChanges":
-        """Read it back.
+        """Read changes back from the content of an `.npz` file.
 
         Raises:
             IndexCorruptError: it is not what `to_bytes` makes.

@@ -58,12 +58,12 @@ class ArrayVectors:
     metric: Metric
 
     def take(self, ids_M: np.ndarray) -> np.ndarray:
-        """See `ExactVectors.take`."""
+        """Vectors of rows by their ids; see `ExactVectors.take`."""
         vectors_MD: np.ndarray = self.vectors_ND[ids_M]
         return vectors_MD
 
     def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
-        """See `ExactVectors.nearness`."""
+        """How near rows are to queries; see `ExactVectors.nearness`."""
         return nearness_at(queries_BD, self.vectors_ND, ids_BC, self.metric)
 
 
@@ -98,7 +98,7 @@ class StoredVectors:
         return positions
 
     def take(self, ids_M: np.ndarray) -> np.ndarray:
-        """Vectors of live ids, prepared."""
+        """Vectors of rows by their ids; see `ExactVectors.take`."""
         vectors_MD = np.empty((len(ids_M), self._base_ND.shape[1]), np.float32)
         is_new = ids_M >= self._changes.first_id
         vectors_MD[is_new] = self._added_ND[ids_M[is_new] - self._changes.first_id]
@@ -106,7 +106,7 @@ class StoredVectors:
         return vectors_MD
 
     def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
-        """See `ExactVectors.nearness`."""
+        """How near rows are to queries; see `ExactVectors.nearness`."""
         first_id, metric = self._changes.first_id, self._metric
         if not len(self._added_ND):
             at_BC = ids_BC if self._position_of is None else np.where(ids_BC < 0, -1, self._positions(np.maximum(ids_BC, 0)))
@@ -137,7 +137,7 @@ class IndexVectors:
         self._lock = threading.Lock()
 
     def take(self, ids_M: np.ndarray) -> np.ndarray:
-        """See `ExactVectors.take`."""
+        """Vectors of rows by their ids; see `ExactVectors.take`."""
         if self._index.kind.is_exact:
             return self._index.vectors(ids_M)
         if self._stored is not None:
@@ -147,7 +147,7 @@ class IndexVectors:
             return prepared(read_row_vectors(self._table_uri, self._column, rows), self._index.metric)
 
     def nearness(self, queries_BD: np.ndarray, ids_BC: np.ndarray) -> np.ndarray:
-        """See `ExactVectors.nearness`."""
+        """How near rows are to queries; see `ExactVectors.nearness`."""
         kind = self._index.kind
         if kind.is_exact and not kind.removes:
             return self._index.nearness(queries_BD, ids_BC)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds that each stage of a build took."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -21,7 +21,7 @@ class Run(Protocol):
     """Does a piece of work beside the event loop."""
 
     def __call__(self, work: Callable[[], Result]) -> Awaitable[Result]:
-        """Its result."""
+        """The result of the call, once it is there."""
 
 
 class IndexFollower:
@@ -43,7 +43,7 @@ class IndexFollower:
 
     @property
     def searcher(self) -> Searcher:
-        """The version that answers now."""
+        """The version of the index that answers now."""
         return self._searcher
 
     def _take(self, searcher: Searcher) -> None:

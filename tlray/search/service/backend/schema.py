@@ -47,7 +47,7 @@ class Query(_Strict):
 
 
 class SearchRequest(_Strict):
-    """Queries that are answered alike."""
+    """Queries of one request, all answered in the same way."""
 
     queries: list[Query] = Field(min_length=1, fail_fast=True)
     k: PositiveInt = Field(10, lt=2**31, description="answers to each query")
@@ -59,7 +59,7 @@ class SearchRequest(_Strict):
 
 
 class Row(_Strict):
-    """A row of the index."""
+    """A row of the index, as answers show it."""
 
     id: int
     uri: str
@@ -67,7 +67,7 @@ class Row(_Strict):
 
 
 class Hit(Row):
-    """A row that was found."""
+    """A row that was found, with how near it is."""
 
     score: float
 
@@ -82,7 +82,7 @@ class SearchResponse(_Strict):
 
 
 class IndexInfo(_Strict):
-    """What the index is."""
+    """What the index holds, and how it was made."""
 
     version: int
     table: str
@@ -103,7 +103,7 @@ class IndexInfo(_Strict):
 
 
 class Point(_Strict):
-    """A row on the map."""
+    """The place of one row on the map."""
 
     id: int
     x: float

@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 
 class Service:
-    """What the routes call.
+    """What the routes of the web service call.
 
     Args:
         config: of the command.
@@ -64,7 +64,7 @@ class Service:
 
     @property
     def index_uri(self) -> str:
-        """Where the index is."""
+        """Where the index that answers is stored."""
         return self._follower.index_uri
 
     @property
@@ -75,7 +75,7 @@ class Service:
 
     @property
     def searcher(self) -> Searcher:
-        """The version that answers now."""
+        """The version of the index that answers now."""
         return self._follower.searcher
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
@@ -122,7 +122,7 @@ class Service:
         )
 
     def search(self, request: SearchRequest) -> SearchResponse:
-        """Answer queries.
+        """Answer the queries of one request.
 
         Raises:
             QueryError: over the limits, or a query names what is not there.

@@ -116,7 +116,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
 def _add_collection(app: FastAPI, service: Service) -> None:
     @app.get("/api/index")
     async def index() -> IndexInfo:
-        """What the index is."""
+        """What the index holds, and how it was made."""
         return await service.in_thread(service.info)
 
     @app.get("/api/random")
@@ -126,7 +126,7 @@ def _add_collection(app: FastAPI, service: Service) -> None:
         prefix: Prefixes = (),
         seed: Annotated[int | None, Query(ge=0, lt=2**53, description="the same rows for the same seed and version")] = None,
     ) -> list[Hit]:
-        """Some rows, to start from."""
+        """Some rows drawn at random, to start from."""
         return await service.in_thread(lambda: service.random(count, Filter(label, prefix), seed))
 
     @app.get("/api/map", response_model=Map)

@@ -20,7 +20,7 @@ CHECK_SECONDS = 1.0
 
 
 class Connection(HttpToolsProtocol):
-    """A client's connection.
+    """A client's connection, closed when its request takes too long to arrive.
 
     Attributes:
         most_connections: one more, and the one that has waited longest for its client's next request is cut.
@@ -45,7 +45,7 @@ class Connection(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking after it."""
+        """Stop looking after a connection that has ended."""
         self._check.cancel()
         super().connection_lost(exc)
 
@@ -58,7 +58,7 @@ class Connection(HttpToolsProtocol):
 
     # What the parser calls
     def on_message_begin(self) -> None:
-        """Count a new head."""
+        """Count the head of a new request."""
         self._head_bytes = 0
         super().on_message_begin()
 
@@ -79,7 +79,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body."""
+        """Take a piece of a request's body."""
         self._loose_bytes = 0
         super().on_body(body)
 

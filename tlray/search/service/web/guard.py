@@ -183,7 +183,7 @@ class _Body:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and the answer to it."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self.receive, self._send = scope, receive, send
@@ -198,7 +198,7 @@ class _Exchange:
         await self._send(message)
 
     async def refuse(self, status: int, detail: str) -> None:
-        """Answer with an error."""
+        """Answer a request with an error."""
         body = b'{"detail": "%s"}' % detail.encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         headers += REFUSAL_HEADERS.get(status, ())

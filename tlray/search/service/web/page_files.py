@@ -24,7 +24,7 @@ class PageFile:
 
     @property
     def etag(self) -> str:
-        """The entity tag."""
+        """The entity tag by which browsers keep a file of the page."""
         return self.headers["etag"]
 
 

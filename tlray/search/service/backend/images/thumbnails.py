@@ -99,7 +99,7 @@ class _Members:
         self._lock = threading.Lock()
 
     def get(self, uri: str, etag: str | None) -> bytes:
-        """A member's bytes.
+        """The bytes of one member of a container.
 
         Args:
             uri: of the member.

@@ -51,7 +51,7 @@ def principal_components(vectors_ND: np.ndarray, count: int) -> np.ndarray:
 
 
 def scaled(places_N2: np.ndarray) -> np.ndarray:
-    """Each coordinate within -1..1."""
+    """Bring each coordinate into the range from -1 to 1."""
     within_N2: np.ndarray = places_N2 / np.maximum(np.abs(places_N2).max(axis=0, initial=0), np.finfo(np.float32).tiny)
     return within_N2
 
