@@ -26,7 +26,7 @@ from tlray.models.backbones import resolve_backbone
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.heads import Head, HeadSpec
 from tlray.training.model.model import load_model
-from tlray.training.network.transfer_network import TransferNetwork
+from tlray.training.network.learner.transfer_network import TransferNetwork
 from tlray.training.network.worker import anatomy_of, suffix_of
 from tlray.training.train import train
 

@@ -15,7 +15,7 @@ from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.models.heads import Head
 from tlray.training.model.model import ModelCard, load_model
 from tlray.training.model.rerun import Identity, action_of, config_identity, with_whole_uris
-from tlray.training.network.fingerprint import fingerprint
+from tlray.training.network.saved.fingerprint import fingerprint
 
 CARD_OF_A_HEAD = """{"format": 1, "created": "2026-11-30T09:38:33+00:00", "task": "single", "classes": ["c0", "c1", "c2"],
 "head": {"kind": "linear", "inputs": 96, "outputs": 3, "hidden": [], "dropout": 0.0},

@@ -6,7 +6,7 @@ import pytest
 from tests.photos import photo
 from tlray.lake.image.decode import decode_image
 from tlray.recipe import Preprocessing
-from tlray.training.network.augment import augment, canvas_of, centre
+from tlray.training.network.inputs.augment import augment, canvas_of, centre
 
 
 @pytest.mark.parametrize("size", [(97, 64), (64, 101), (80, 80), (33, 47)])

@@ -9,7 +9,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from tlray.training.network.batch_norm import shared_batch_norms
+from tlray.training.network.learner.batch_norm import shared_batch_norms
 from tlray.training.network.processes import Alone
 
 

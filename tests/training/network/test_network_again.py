@@ -14,8 +14,8 @@ from tlray.lake.storage.uri import to_uri
 from tlray.recipe import IMAGE_RULES
 from tlray.training.model.model import load_model
 from tlray.training.network import worker as work
-from tlray.training.network.checkpoints import Checkpoints, Progress
 from tlray.training.network.processes import Alone
+from tlray.training.network.saved.checkpoints import Checkpoints, Progress
 from tlray.training.network.train_network import _forget_done
 from tlray.training.train import train as run
 

@@ -26,8 +26,8 @@ from tlray.errors import AccessError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
 from tlray.training.model.model import load_model
-from tlray.training.network.checkpoints import Checkpoints, Progress
 from tlray.training.network.on_ray import own_interrupts
+from tlray.training.network.saved.checkpoints import Checkpoints, Progress
 from tlray.training.train import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]

@@ -32,8 +32,8 @@ from tlray.models.pooling import Layout, Pooling
 from tlray.models.taps import TapRunner
 from tlray.training.examples.examples import Split
 from tlray.training.model.model import load_model
-from tlray.training.network.checkpoints import Checkpoints
-from tlray.training.network.schedule import blocks_in_training, rate_factor
+from tlray.training.network.learner.schedule import blocks_in_training, rate_factor
+from tlray.training.network.saved.checkpoints import Checkpoints
 from tlray.training.network.train_network import _examples
 from tlray.training.train import train
 
@@ -144,7 +144,7 @@ DRIVER = (
 )
 WAITING_DRIVER = f"""
 import time
-from tlray.training.network.checkpoints import Checkpoints
+from tlray.training.network.saved.checkpoints import Checkpoints
 save = Checkpoints.save
 def save_and_wait(self, step, parts, progress):
     save(self, step, parts, progress)

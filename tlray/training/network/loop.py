@@ -24,14 +24,14 @@ from tlray.models.encoder.precision import autocast, precision
 from tlray.progress import say
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.losses import row_losses, row_weights
-from tlray.training.network.batch_norm import shared_batch_norms
-from tlray.training.network.checkpoints import Checkpoints, Epoch, Progress
-from tlray.training.network.inputs import Loaded, Rows, read_ahead
+from tlray.training.network.inputs.inputs import Loaded, Rows, read_ahead
+from tlray.training.network.learner.batch_norm import shared_batch_norms
+from tlray.training.network.learner.schedule import blocks_in_training, parameter_groups, rate_factor
+from tlray.training.network.learner.transfer_network import TransferNetwork, share_statistics
+from tlray.training.network.learner.weight_average import Average
 from tlray.training.network.processes import World
-from tlray.training.network.schedule import blocks_in_training, parameter_groups, rate_factor
-from tlray.training.network.state import parts_of, restore
-from tlray.training.network.transfer_network import TransferNetwork, share_statistics
-from tlray.training.network.weight_average import Average
+from tlray.training.network.saved.checkpoints import Checkpoints, Epoch, Progress
+from tlray.training.network.saved.state import parts_of, restore
 
 STANDARDISED_ROWS = 1024
 """Training rows by which the head's mean and scale are set."""

@@ -1,6 +1,6 @@
 """A network's training on a Ray cluster: Ray Train starts the processes, and starts them again when some are lost.
 
-What is kept is our own (`tlray.training.network.checkpoints`), in one format whether Ray is there or not; a run that
+What is kept is our own (`tlray.training.network.saved.checkpoints`), in one format whether Ray is there or not; a run that
 goes on finds it by
 its fingerprint, whatever the number of processes is then. Epochs are not reported to Ray Train, which
 shows them nowhere and takes a report every two seconds only: no epoch would be shorter.

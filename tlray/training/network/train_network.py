@@ -26,10 +26,10 @@ from tlray.training.examples.table_vectors import read_rows
 from tlray.training.model.loggers import Loggers
 from tlray.training.model.model import ModelCard, model_exists, read_card
 from tlray.training.model.rerun import Identity, config_identity, whole_weights
-from tlray.training.network.checkpoints import Checkpoints, delete_folder, folder_exists
-from tlray.training.network.cut import choose_cut
-from tlray.training.network.fingerprint import fingerprint
+from tlray.training.network.learner.cut import choose_cut
 from tlray.training.network.processes import Alone
+from tlray.training.network.saved.checkpoints import Checkpoints, delete_folder, folder_exists
+from tlray.training.network.saved.fingerprint import fingerprint
 from tlray.training.network.worker import Job, checkpoints_of, run_folder, work
 
 

@@ -30,12 +30,12 @@ from tlray.training.examples.metrics import Evaluation, evaluate
 from tlray.training.model.model import NETWORK_NAME
 from tlray.training.model.publish import Trained, publish
 from tlray.training.model.rerun import Identity
-from tlray.training.network.checkpoints import Checkpoints, Progress
-from tlray.training.network.cut import anatomy_of, suffix_of
-from tlray.training.network.inputs import ActivationRows, ImageRows, Rows
+from tlray.training.network.inputs.inputs import ActivationRows, ImageRows, Rows
+from tlray.training.network.learner.cut import anatomy_of, suffix_of
+from tlray.training.network.learner.transfer_network import TransferNetwork
 from tlray.training.network.loop import Training
 from tlray.training.network.processes import World
-from tlray.training.network.transfer_network import TransferNetwork
+from tlray.training.network.saved.checkpoints import Checkpoints, Progress
 
 
 class Job(BaseModel):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tlray.training.network.checkpoints import Parts
-from tlray.training.network.transfer_network import TransferNetwork
+from tlray.training.network.learner.transfer_network import TransferNetwork
+from tlray.training.network.saved.checkpoints import Parts
 
 _OPTIMIZER = "optimizer."
 

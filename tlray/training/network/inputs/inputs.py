@@ -21,7 +21,7 @@ from tlray.lake.source.read_images import ReadSpec, read_images
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
 from tlray.training.examples.table_vectors import read_rows, read_vectors
-from tlray.training.network.augment import Kind, augment, canvas_of, centre
+from tlray.training.network.inputs.augment import Kind, augment, canvas_of, centre
 
 Loaded = tuple[np.ndarray, Tensor]
 """positions_B of the examples that have an input, and their inputs."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from tlray.training.network.transfer_network import TransferNetwork
+from tlray.training.network.learner.transfer_network import TransferNetwork
 
 
 class Average:
