@@ -173,6 +173,7 @@ class RecipeFile(_Strict):
         recipe: the recipe.
         shapes: per column, the shape of one embedding before it was flattened into a list.
         golden: per column, the fp32 embeddings of the golden images, B rows of D floats.
+        golden_text: the fp32 vectors of the golden texts, where the network has a text tower and a column shares its space.
         exact_below: at 16 bits, so many of the first layers stay at fp32; chosen when the table is made, so that all workers
             of all runs compute alike.
         output: what a table of predictions holds in place of embeddings; None for a table of embeddings.
@@ -184,6 +185,7 @@ class RecipeFile(_Strict):
     recipe: Recipe
     shapes: dict[str, tuple[int, ...]]
     golden: dict[str, list[list[float]]]
+    golden_text: list[list[float]] | None = Field(None, exclude_if=lambda rows: rows is None)
     exact_below: int = Field(0, ge=0)
     output: Output | None = None
     notes: tuple[str, ...] = Field((), exclude_if=lambda notes: not notes)
@@ -271,6 +273,19 @@ def golden_images(height: int, width: int) -> "np.ndarray":
             image_HWC[top:bottom, left:right] = np.roll(rectangle[:3], int(rectangle[3]) % 3).astype(np.uint8)
         images_BHWC[index] = image_HWC
     return images_BHWC
+
+
+def golden_texts() -> tuple[str, ...]:
+    """The golden texts: sentences by which a text tower and its tokeniser are checked, the same on every machine for ever.
+
+    With capitals, digits, signs and letters that tokenisers treat differently.
+    """
+    return (
+        "a photo of a cat",
+        "A RED bicycle, leaning against the old wall.",
+        "two dogs playing in the snow; 1,234 footprints & 56% clouds",
+        'Ein Mädchen liest im Café -- "größer"  als das   Zimmer!',
+    )
 
 
 def least_cosine(ours_BD: "np.ndarray", theirs_BD: "np.ndarray") -> float:

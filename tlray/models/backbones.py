@@ -18,6 +18,7 @@ from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.names import full_name, libraries_with, split_name
 from tlray.models.pooling import NO_TOKENS, Layout, Pooling
 from tlray.models.taps import TapRunner, find_default_tap, find_layer
+from tlray.models.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import UNIT_SCALE, Preprocessing, Recipe, golden_images
 
@@ -41,6 +42,9 @@ class Backbone:
         classes: what the outputs of its own classifier stand for, where its library knows.
         unfilled: tensors without values, as a classifier that a file of weights leaves out; no embedding depends on them.
         misfit: the message for taps that do.
+        text_tower: loads the network's text side, where it has one.
+        text_tap: the layer whose vectors share a space with the text tower's.
+        packages: installed ones that compute it, beside torch, torchvision and timm.
         notes: what was assumed, left out or changed, for people.
     """
 
@@ -51,6 +55,9 @@ class Backbone:
     classes: Sequence[str] | None = None
     unfilled: Sequence[str] = ()
     misfit: str = ""
+    text_tower: OpenTextTower | None = None
+    text_tap: str | None = None
+    packages: Sequence[str] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -147,6 +154,9 @@ def _backbone(recipe: Recipe, pretrained: Pretrained, notes: tuple[str, ...]) ->
         classes=pretrained.classes,
         unfilled=pretrained.unfilled,
         misfit=pretrained.misfit,
+        text_tower=pretrained.text_tower,
+        text_tap=pretrained.text_tap,
+        packages=pretrained.packages,
         notes=notes,
     )
 

@@ -9,15 +9,20 @@ from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones import Backbone, load_backbone
 from tlray.models.encoder.encoder import Encoder, at_fp32
 from tlray.models.encoder.exactness import choose_exact_below
+from tlray.models.encoder.text import golden_text_of
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import RecipeFile, check_golden, golden_images
 
+_PACKAGES = ("tlray", "torch", "torchvision", "timm")
+"""Of which a table keeps the versions that computed its golden vectors, whatever its network is."""
+
 
 def make_recipe_file(backbone: Backbone) -> RecipeFile:
-    """What a new table keeps of its backbone: the recipe, and the golden images embedded at fp32, eagerly, on the CPU.
+    """What a new table keeps of its backbone: the recipe, and the golden images and texts embedded at fp32, on the CPU.
 
     Raises:
         BackboneError: the embeddings are not finite.
+        WeightsError: the weights of its text tower are gone.
     """
     recipe = backbone.recipe
     golden = at_fp32(backbone).encode(golden_images(*recipe.preprocessing.crop))
@@ -33,9 +38,10 @@ def make_recipe_file(backbone: Backbone) -> RecipeFile:
         recipe=recipe,
         shapes=backbone.shapes,
         golden={column: features_BD.tolist() for column, features_BD in golden.items()},
+        golden_text=golden_text_of(backbone),
         exact_below=exact_below,
         notes=backbone.notes,
-        made_with={package: version(package) for package in ("tlray", "torch", "torchvision", "timm")},
+        made_with={package: version(package) for package in (*_PACKAGES, *backbone.packages)},
     )
 
 

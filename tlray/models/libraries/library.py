@@ -12,6 +12,7 @@ from typing import Protocol
 from torch import nn
 
 from tlray.models.pooling import NO_TOKENS, Layout
+from tlray.models.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Preprocessing
 
@@ -50,6 +51,9 @@ class Pretrained:
         classes: what its classifier's outputs stand for, where that is known.
         unfilled: tensors that have no values (they are not numbers), as a classifier that a file leaves out.
         misfit: the message for taps that need these.
+        text_tower: loads the network's text side, where it has one.
+        text_tap: the layer whose vectors share a space with the text tower's.
+        packages: installed ones that compute it, beside torch, torchvision and timm: their versions are kept with a table.
         notes: what was assumed, left out or changed, for people; a sentence each.
     """
 
@@ -64,6 +68,9 @@ class Pretrained:
     classes: Sequence[str] | None = None
     unfilled: Sequence[str] = ()
     misfit: str = ""
+    text_tower: OpenTextTower | None = None
+    text_tap: str | None = None
+    packages: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 

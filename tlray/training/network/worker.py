@@ -201,6 +201,7 @@ def _save(
     if is_trained := bool(network.frozen.trained):
         update = {"weights": join(job.config.out, NETWORK_NAME), "weights_sha256": hash_weights(module)}
         recipe = recipe.model_copy(update=update)
+        backbone = replace(backbone, text_tower=None)  # its texts are in the space of the images before
     curves = {"train": [epoch.train_loss for epoch in progress.epochs]}
     validation = [epoch.validation_loss for epoch in progress.epochs if epoch.validation_loss is not None]
     facts = {

@@ -1,0 +1,126 @@
+"""Texts to vectors that can be compared with a table's: a text tower that has shown that it computes what it should.
+
+Shape legend: B texts, D embedding length.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
+from tlray.models.backbones import Backbone, load_backbone
+from tlray.models.text_tower import TextTower
+from tlray.models.weights.spec import FetchFile
+from tlray.recipe import GOLDEN_TOLERANCE, RecipeFile, golden_texts, least_cosine
+
+_log = logging.getLogger(__name__)
+
+BATCH_TEXTS = 32
+"""Texts in one forward pass: bounds memory; a text tower takes a few dozen tokens of each."""
+
+_NORM_FLOOR = 1e-12
+"""As `torch.nn.functional.normalize` has it."""
+
+WITH_TEXT = "openclip:<model>, and hf: of CLIP and SigLIP models"
+"""Backbones that have a text tower, for messages."""
+
+
+class TextEncoder:
+    """Embeds texts as a table's vectors are: by a text tower, then normalised where the table's recipe says so.
+
+    Args:
+        tower: of the table's network.
+        normalize: whether each vector is divided by its L2 norm.
+    """
+
+    def __init__(self, tower: TextTower, *, normalize: bool = False) -> None:
+        self._tower = tower
+        self._normalize = normalize
+        self.length = tower.length
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts, any number of them.
+
+        Args:
+            texts: in natural language.
+
+        Returns:
+            features_BD, float32.
+        """
+        features_BD = np.empty((len(texts), self.length), np.float32)
+        for start in range(0, len(texts), BATCH_TEXTS):
+            batch = texts[start : start + BATCH_TEXTS]
+            features_BD[start : start + len(batch)] = self._tower.encode(batch)
+        if self._normalize:
+            features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), _NORM_FLOOR)
+        return features_BD
+
+
+def open_text_encoder(
+    document: RecipeFile, column: str, fetch: FetchFile, *, backbone: Backbone | None = None, where: str = "this machine"
+) -> TextEncoder:
+    """The text encoder of a table's column, which has shown that it embeds the golden texts as when the table was made.
+
+    Args:
+        document: the table's recipe file.
+        column: of embeddings, with which the texts' vectors are to be compared.
+        fetch: brings the URI or path of a weights file to a local path.
+        backbone: of the recipe, where it is loaded already.
+        where: for the message, should the check fail.
+
+    Raises:
+        ConfigError: the table's backbone has no text tower, or the column is of another tap than the one whose vectors share
+            its space.
+        GoldenMismatchError: it computes other vectors.
+        WeightsError: the weights changed or are gone.
+    """
+    backbone = backbone or load_backbone(document.recipe, fetch)
+    if backbone.text_tower is None or backbone.text_tap is None:
+        raise ConfigError(
+            f"the table's backbone {document.recipe.backbone} has no text tower, so words cannot be compared with its images; "
+            f"backbones that have one: {WITH_TEXT}"
+        )
+    shared = document.recipe.columns.get(backbone.text_tap)
+    if column != shared:
+        tap = {name: tap for tap, name in document.recipe.columns.items()}.get(column, column)
+        advice = f"use its column {shared}" if shared else f"extract with recipe.taps {backbone.text_tap} to a new table"
+        raise ConfigError(
+            f"column {column} holds layer {tap} of {document.recipe.backbone}, whose vectors no text can be compared with; "
+            f"those of layer {backbone.text_tap} can: {advice}"
+        )
+    encoder = TextEncoder(backbone.text_tower(), normalize=document.recipe.normalize)
+    _check(encoder, document, where)
+    return encoder
+
+
+def golden_text_of(backbone: Backbone) -> list[list[float]] | None:
+    """What a new table keeps of its text tower: the golden texts' vectors; None where texts are not compared with its vectors.
+
+    Raises:
+        BackboneError: the vectors are not finite.
+    """
+    if backbone.text_tower is None or backbone.text_tap not in backbone.recipe.taps:
+        return None
+    features_BD = TextEncoder(backbone.text_tower(), normalize=backbone.recipe.normalize).encode(golden_texts())
+    if not np.isfinite(features_BD).all():
+        raise BackboneError(
+            f"the text tower of {backbone.recipe.backbone} gives vectors that are not finite; use other weights"
+        )
+    return [[float(value) for value in row] for row in features_BD]
+
+
+def _check(encoder: TextEncoder, document: RecipeFile, where: str) -> None:
+    """Hold the golden texts' vectors against the table's; they are always computed at fp32, so its tolerance counts."""
+    if document.golden_text is None:
+        _log.warning("the table keeps no vectors of texts, so its text tower could not be checked")
+        return
+    ours_BD, theirs_BD = encoder.encode(golden_texts()), np.asarray(document.golden_text, np.float32)
+    worst = least_cosine(ours_BD, theirs_BD) if ours_BD.shape == theirs_BD.shape else 0.0
+    if not worst >= GOLDEN_TOLERANCE["fp32"]:
+        raise GoldenMismatchError(
+            f"{where} embeds texts otherwise than when the table was made: least cosine {worst:.6f} over the golden texts, "
+            f"expected at least {GOLDEN_TOLERANCE['fp32']}. The table was made with "
+            f"{', '.join(f'{name} {version}' for name, version in document.made_with.items())}; use those versions and the "
+            "weights and tokeniser of that day, or extract to a new table"
+        )
