@@ -17,6 +17,7 @@
     │   ├── ModelMissingError     no model there
     │   ├── ExamplesError         labels, images and splits do not fit together
     │   └── QueryError            a search that names what is not there, or a vector of another length
+    │       └── WhereError        a condition on columns that cannot be read, or names what is not there
     ├── StorageError              a store failed in the middle of the work; running again goes on
     │   ├── StoreAwayError        it answers nothing any more, retries included
     │   ├── ObjectNotFoundError   there is no object of that name
@@ -114,6 +115,10 @@ class ExamplesError(ConfigError):
 
 class QueryError(ConfigError):
     """A search names an image, URI or label that is not there, or a vector that does not fit."""
+
+
+class WhereError(QueryError):
+    """A condition on columns cannot be read, names a column that is not there, or compares what cannot be compared."""
 
 
 class StorageError(TlrayError):

@@ -1,0 +1,351 @@
+"""From the text of a condition to its terms: sqlglot reads it as DuckDB would, and what is not on a list here is refused."""
+
+import difflib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import pyarrow as pa
+from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
+from sqlglot.errors import ParseError, SqlglotError
+
+from tlray.columns.column import is_list
+from tlray.columns.values import from_texts
+from tlray.errors import WhereError
+from tlray.where import terms
+from tlray.where.condition import Compute
+from tlray.where.functions import FUNCTIONS, like
+from tlray.where.terms import NUMERIC, TEMPORAL, Term
+
+MAX_CHARACTERS = 65_536
+MAX_DEPTH = 64
+"""Of what is inside brackets, `not` or a sign: both readers call themselves for each."""
+
+_SHOWN_CHARACTERS = 60
+_INTEGERS = range(-(2**63), 2**63)
+_SIGNS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
+_OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
+
+
+class _Parser(DuckDB.Parser):  # type: ignore[misc, name-defined]
+    """DuckDB's, which knows no function: each is a name and its arguments, whatever a later version of sqlglot makes of it."""
+
+    FUNCTIONS: Mapping[str, Any] = {}
+    FUNCTION_PARSERS: Mapping[str, Any] = {}
+    NO_PAREN_FUNCTIONS: Mapping[Any, Any] = {}
+    NO_PAREN_FUNCTION_PARSERS: Mapping[str, Any] = {}
+
+
+def read(text: str, types: Mapping[str, str], what: str) -> tuple[list[str], Compute]:
+    """Read a condition.
+
+    Args:
+        text: of the condition.
+        types: of the columns by name, in one word.
+        what: has these columns, for messages.
+
+    Returns:
+        The columns that it asks, and what computes its booleans.
+
+    Raises:
+        WhereError: see `tlray.where.condition.read_condition`.
+    """
+    binder = _Binder(text, types, what)
+    try:
+        term = binder.bind(_tree(text))
+    except RecursionError as error:
+        raise WhereError(f"where: {_shown(text)} is too long to be read; make it of fewer pieces") from error
+    if term.type not in ("boolean", "null"):
+        raise WhereError(f"where: {_shown(text)} is a {term.type}, expected a condition, such as {_shown(text)} = ...")
+    return sorted(binder.columns), term.compute
+
+
+def _tree(text: str) -> exp.Expression:
+    if not text.strip():
+        raise WhereError("where is empty; expected a condition, such as price < 10 and site = 'A'")
+    if len(text) > MAX_CHARACTERS:
+        raise WhereError(f"where has {len(text)} characters; expected at most {MAX_CHARACTERS}")
+    dialect = DuckDB()
+    logger = logging.getLogger("sqlglot")  # it warns of what it does not know, and that is refused here anyway
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        tokens = dialect.tokenize(text)
+        _check_depth(tokens, text)
+        parser = _Parser(dialect=dialect, error_message_context=MAX_CHARACTERS)
+        trees = parser.parse_into(exp.Condition, tokens, text)
+    except SqlglotError as error:
+        raise WhereError(f"where: {_shown(text)} cannot be read{_place(error)}: {_said(error)}; {_HINT}") from error
+    finally:
+        logger.disabled = was_disabled
+    if len(trees) != 1 or trees[0] is None:
+        raise WhereError(f"where: {_shown(text)} is {len(trees)} statements, expected one condition")
+    return trees[0]
+
+
+_HINT = "texts stand in 'single' quotes, names that are words of SQL or have signs in them in \"double\" ones"
+
+
+def _check_depth(tokens: Sequence[Any], text: str) -> None:
+    depth = deepest = signs = 0
+    for token in tokens:
+        name = token.token_type.name
+        depth += (name in ("L_PAREN", "L_BRACKET", "CASE")) - (name in ("R_PAREN", "R_BRACKET"))
+        signs = signs + 1 if name in ("NOT", "DASH", "TILDA", "PLUS") else 0
+        deepest = max(deepest, depth + signs)
+    if deepest > MAX_DEPTH:
+        raise WhereError(f"where: {_shown(text)} has {deepest} levels of brackets or signs; expected at most {MAX_DEPTH}")
+
+
+def _place(error: Exception) -> str:
+    problems = error.errors if isinstance(error, ParseError) else []
+    if not problems or problems[0].get("start_context") is None:
+        return ""
+    found = problems[0].get("highlight") or "its end"
+    return f" at character {len(problems[0]['start_context']) + 1} ({found})"
+
+
+def _said(error: Exception) -> str:
+    problems = error.errors if isinstance(error, ParseError) else []
+    said = str(problems[0].get("description") or "") if problems else str(error).splitlines()[0]
+    return said.strip().rstrip(".:") or "it is not SQL"
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]!r}..."
+
+
+class _Binder:
+    """Makes terms of a tree's nodes.
+
+    Args:
+        text: of the condition.
+        types: of the columns.
+        what: has them.
+
+    Attributes:
+        columns: that were named.
+    """
+
+    def __init__(self, text: str, types: Mapping[str, str], what: str) -> None:
+        self.columns: set[str] = set()
+        self._text, self._types, self._what = text, types, what
+
+    def bind(self, node: exp.Expression) -> Term:
+        name = type(node).__name__
+        # What a later version of sqlglot says by an argument of its own must not be passed over.
+        unknown = {key for key, value in node.args.items() if value} - _ARGUMENTS.get(name, _TWO)
+        if unknown:
+            self._refuse(node, f"{' and '.join(sorted(unknown))} is no part of a condition here")
+        if name in _SIGNS:
+            return terms.compared(_SIGNS[name], *self._pair(node))
+        if name in _OPERATORS:
+            return self._arithmetic(node, _OPERATORS[name])
+        handler: Callable[[Any], Term] | None = getattr(self, f"_{name.lower()}", None) if name in _NODES else None
+        if handler is None:
+            self._refuse(
+                node, "this is no part of a condition here; there are comparisons, and, or, not, in, between, like, is"
+            )
+        return handler(node)
+
+    def _refuse(self, node: exp.Expression, why: str) -> NoReturn:
+        said = node.sql(dialect="duckdb")
+        raise WhereError(f"where: {_shown(said)}: {why}")
+
+    def _paren(self, node: exp.Expression) -> Term:
+        return self.bind(node.this)
+
+    def _condition(self, node: exp.Expression) -> Term:
+        term = self.bind(node)
+        if term.type == "null":
+            return terms.of_type(term, "boolean")
+        if term.type != "boolean":
+            self._refuse(node, f"a {term.type}, expected a condition")
+        return term
+
+    def _and(self, node: exp.Expression) -> Term:
+        return terms.all_of([self._condition(each) for each in node.flatten(unnest=False)])
+
+    def _or(self, node: exp.Expression) -> Term:
+        return terms.any_of([self._condition(each) for each in node.flatten(unnest=False)])
+
+    def _not(self, node: exp.Expression) -> Term:
+        return self._condition(node.this).map("boolean", pa.compute.invert)
+
+    def _boolean(self, node: exp.Expression) -> Term:
+        return terms.literal(bool(node.this), "boolean")
+
+    def _null(self, _: exp.Expression) -> Term:
+        return terms.literal(None, "null")
+
+    def _literal(self, node: exp.Expression) -> Term:
+        if node.is_string:
+            return terms.literal(str(node.this), "text")
+        try:
+            value = int(node.this) if str(node.this).isdecimal() else float(node.this)
+        except ValueError:
+            self._refuse(node, "this is no number")
+        is_integer = isinstance(value, int) and value in _INTEGERS
+        return terms.literal(value, "integer") if is_integer else terms.literal(float(value), "number")
+
+    def _neg(self, node: exp.Expression) -> Term:
+        term = self.bind(node.this)
+        if term.type not in NUMERIC:
+            self._refuse(node, f"a {term.type} has no sign")
+        if term.is_constant:
+            return terms.literal(-term.constant, term.type)
+        return term.map(term.type, pa.compute.negate_checked)
+
+    def _column(self, node: exp.Expression) -> Term:
+        name = ".".join(part.name for part in node.parts) if isinstance(node, exp.Column) else node.sql()
+        found = name if name in self._types else None
+        if found is None:
+            alike = [known for known in self._types if known.lower() == name.lower()]
+            found = alike[0] if len(alike) == 1 else None
+        if found is None:
+            near = difflib.get_close_matches(name, self._types, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            there = ", ".join(f"{known} ({word})" for known, word in self._types.items())
+            raise WhereError(f"where: {self._what} has no column {name}; {hint}it has {there}")
+        self.columns.add(found)
+        return terms.column(found, self._types[found])
+
+    _dot = _column
+
+    def _cast(self, node: exp.Expression) -> Term:
+        asked = node.to.this.name  # of timestamps there are several, with and without a zone
+        word = "date" if asked == "DATE" else "timestamp" if asked.startswith("TIMESTAMP") else ""
+        term = self.bind(node.this)
+        if word and term.is_constant and term.type == "text":
+            return self._read(node, term, word)
+        if word == "date" and term.type == "timestamp":
+            return term.map(word, lambda values: values.cast(pa.timestamp("us")).cast(pa.date32(), safe=False))
+        if (term.type, word) == ("date", "timestamp") or (word and term.type == word):
+            return terms.of_type(term, word)
+        return self._refuse(node, "expected a date or timestamp, such as date '2026-01-31'")
+
+    def _read(self, node: exp.Expression, term: Term, word: str) -> Term:
+        """A text as a date or timestamp."""
+        try:
+            value = from_texts(pa.array([term.constant], pa.string()), word)
+        except (pa.ArrowException, ValueError):
+            self._refuse(node, f"{term.constant!r} is no {word}; expected one like 2026-01-31" + _TIME.get(word, ""))
+        return terms.literal(value[0].as_py(), word)
+
+    def _pair(self, node: exp.Expression) -> tuple[Term, Term]:
+        return self._alike(node, self.bind(node.this), self.bind(node.expression))
+
+    def _alike(self, node: exp.Expression, left: Term, right: Term) -> tuple[Term, Term]:
+        """Two terms as they can be compared."""
+        for one, other in ((left, right), (right, left)):
+            if one.type in TEMPORAL and other.type == "text" and other.is_constant:
+                read = self._read(node, other, one.type if len(other.constant) <= len("2026-01-31") else "timestamp")
+                left, right = (one, read) if one is left else (read, one)
+                break
+        word = _common(left.type, right.type)
+        if word is None or is_list(word):
+            hint = "; list_contains(...) looks into a list" if "[]" in left.type + right.type else ""
+            self._refuse(node, f"a {left.type} and a {right.type} cannot be compared{hint}")
+        return terms.of_type(left, word), terms.of_type(right, word)
+
+    def _nullsafeneq(self, node: exp.Expression) -> Term:
+        return terms.distinct(*self._pair(node))
+
+    def _nullsafeeq(self, node: exp.Expression) -> Term:
+        return self._nullsafeneq(node).map("boolean", pa.compute.invert)
+
+    def _is(self, node: exp.Expression) -> Term:
+        term = self.bind(node.this)
+        if isinstance(node.expression, exp.Null):
+            return term.map("boolean", pa.compute.is_null)
+        if not isinstance(node.expression, exp.Boolean) or term.type not in ("boolean", "null"):
+            self._refuse(node, "expected is null, is true or is false")
+        return terms.compared("=", *self._pair(node)).map("boolean", lambda found: pa.compute.fill_null(found, False))
+
+    def _between(self, node: exp.Expression) -> Term:
+        term = self.bind(node.this)
+        low = self._alike(node, term, self.bind(node.args["low"]))
+        high = self._alike(node, term, self.bind(node.args["high"]))
+        return terms.all_of([terms.compared(">=", *low), terms.compared("<=", *high)])
+
+    def _in(self, node: exp.Expression) -> Term:
+        values = node.expressions
+        if not values:
+            self._refuse(node, "expected a list of values in brackets")
+        term = self.bind(node.this)
+        pairs = [self._alike(node, term, self.bind(each)) for each in values]
+        if not all(value.is_constant for _, value in pairs):
+            return terms.any_of([terms.compared("=", *pair) for pair in pairs])
+        words = {value.type for _, value in pairs}
+        word = next((each for each in ("timestamp", "number") if each in words), pairs[0][1].type)
+        return terms.is_in(terms.of_type(term, word), [terms.of_type(value, word).constant for _, value in pairs])
+
+    def _like(self, node: exp.Expression, escape: str | None = None) -> Term:
+        text, pattern = self.bind(node.this), self.bind(node.expression)
+        if text.type != "text" or pattern.type != "text" or not pattern.is_constant:
+            self._refuse(node, "expected a text like a pattern in quotes")
+        term = like(text, pattern.constant, escape, any_case=isinstance(node, exp.ILike))
+        return term.map("boolean", pa.compute.invert) if node.args.get("negate") else term
+
+    _ilike = _like
+
+    def _escape(self, node: exp.Expression) -> Term:
+        escape = node.expression
+        if not isinstance(node.this, (exp.Like, exp.ILike)) or not escape.is_string or len(escape.this) != 1:
+            self._refuse(node, "expected like ... escape and one character")
+        return self._like(node.this, str(escape.this))
+
+    def _arithmetic(self, node: exp.Expression, sign: str) -> Term:
+        left, right = self.bind(node.this), self.bind(node.expression)
+        if not {left.type, right.type} <= {*NUMERIC, "null"} or left.type == right.type == "null":
+            self._refuse(node, f"a {left.type} {sign} a {right.type} is not computed, only numbers are")
+        return terms.arithmetic(sign, left, right)
+
+    def _anonymous(self, node: exp.Expression) -> Term:
+        name = str(node.this).lower()
+        if name not in FUNCTIONS:
+            near = difflib.get_close_matches(name, FUNCTIONS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            self._refuse(node, f"there is no function {name}; {hint}there are {', '.join(FUNCTIONS)}")
+        takes, function = FUNCTIONS[name]
+        given = [self.bind(each) for each in node.expressions]
+        term = function(given)
+        if term is None:
+            self._refuse(node, f"{name} takes {takes}, given {', '.join(one.type for one in given) or 'nothing'}")
+        return term
+
+
+_TWO = frozenset({"this", "expression"})
+_ARGUMENTS = {
+    "Anonymous": frozenset({"this", "expressions"}),
+    "Between": frozenset({"this", "low", "high"}),
+    "Cast": frozenset({"this", "to"}),
+    "Column": frozenset({"this", "table", "db", "catalog"}),
+    "Div": _TWO | {"typed", "safe"},
+    "ILike": _TWO | {"negate"},
+    "In": frozenset({"this", "expressions"}),
+    "Like": _TWO | {"negate"},
+    "Literal": frozenset({"this", "is_string"}),
+}
+"""What is read of the nodes of sqlglot's trees, where it is not `this` and `expression`."""
+
+_NODES = frozenset(
+    {
+        *("Paren", "And", "Or", "Not", "Boolean", "Null", "Literal", "Neg", "Column", "Dot", "Cast", "Escape", "Anonymous"),
+        *("NullSafeNEQ", "NullSafeEQ", "Is", "Between", "In", "Like", "ILike"),
+    }
+)
+"""The nodes that there is a method for, beside comparisons and arithmetic."""
+
+_TIME = {"timestamp": "T12:00:00"}
+
+
+def _common(one: str, other: str) -> str | None:
+    """The type in which two terms are compared."""
+    if one == other or other == "null":
+        return one if one != "null" else "boolean"
+    if one == "null":
+        return other
+    if {one, other} == set(NUMERIC):
+        return "number"
+    return "timestamp" if {one, other} == set(TEMPORAL) else None
