@@ -44,9 +44,10 @@ MODES = [
     ({"scale": (-1, 1), "mean": (0, 0, 0), "std": (1, 1, 1)}, keras_tf),
     (IMAGENET, keras_torch),
 ]
+PRESETS = [({"preset": f"keras:{mode}"}, oracle) for mode, (_, oracle) in zip(("caffe", "tf", "torch"), MODES, strict=True)]
 
 
-@pytest.mark.parametrize(("overrides", "oracle"), MODES, ids=("caffe", "tf", "torch"))
+@pytest.mark.parametrize(("overrides", "oracle"), [*MODES, *PRESETS])
 def test_modes_of_keras(overrides: dict, oracle: object) -> None:
     preprocessing = resolve(**overrides).recipe.preprocessing
     images_BHWC = golden_images(64, 48)
@@ -56,6 +57,19 @@ def test_modes_of_keras(overrides: dict, oracle: object) -> None:
         found_BCHW.permute(0, 2, 3, 1), expected_BHWC, rtol=1e-6, atol=1e-6 * np.abs(expected_BHWC).max()
     )
     assert found_BCHW.dtype == torch.float32 and found_BCHW.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("overrides", "oracle"), MODES, ids=("caffe", "tf", "torch"))
+def test_a_preset_is_what_it_stands_for(overrides: dict, oracle: object) -> None:
+    (preset,) = [preset for preset, other in PRESETS if other is oracle]
+    assert resolve(**preset).recipe.recipe_id == resolve(**overrides).recipe.recipe_id
+
+
+def test_what_is_given_beside_a_preset_wins() -> None:
+    preprocessing = resolve(preset="keras:caffe", mean=(104, 117, 123)).recipe.preprocessing
+    assert preprocessing.mean == (104, 117, 123) and preprocessing.channels == "bgr" and preprocessing.scale == (0, 255)
+    with pytest.raises(ValueError, match="keras:caffe"):
+        PreprocessingConfig.model_validate({"preset": "caffe"})
 
 
 @pytest.mark.parametrize(("overrides", "oracle"), MODES, ids=("caffe", "tf", "torch"))

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from tlray.config.presets import Preset
 from tlray.config.section import Section, Side
 from tlray.recipe import Channels, Fit, Interpolation, Pool, Precision
 
@@ -23,6 +24,11 @@ class PreprocessingConfig(Section):
         description="shrink JPEGs to 1/2, 1/4 or 1/8 while decoding, to no less than twice the resized size; default false",
     )
     # Not in documents where they are not given: they came later, and what was trained before them is still the same.
+    preset: Preset | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="channels, scale, mean and std by a name: keras:caffe, keras:tf or keras:torch; each may be given beside it",
+    )
     channels: Channels | None = Field(
         None, exclude_if=_is_none, description="the order of channels that the network takes: rgb or bgr"
     )

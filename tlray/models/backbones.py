@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tlray.config import PreprocessingConfig, RecipeConfig
+from tlray.config.presets import PRESETS
 from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
 from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.names import full_name, libraries_with, split_name
@@ -170,8 +171,10 @@ def _name_notes(backbone: str) -> list[str]:
 
 
 def _given(wishes: PreprocessingConfig) -> dict[str, Any]:
-    """What the user says of preprocessing, with sides as pairs."""
-    given = wishes.model_dump(exclude_none=True)
+    """What the user says of preprocessing, with sides as pairs; what a preset says gives way to what is said beside it."""
+    given = wishes.model_dump(exclude_none=True, exclude={"preset"})
+    if wishes.preset is not None:
+        given = {**PRESETS[wishes.preset], **given}
     for key in ("resize", "crop"):
         if isinstance(side := given.get(key), int):
             given[key] = (side, side)
