@@ -27,7 +27,7 @@ class PreprocessingConfig(Section):
     preset: Preset | None = Field(
         None,
         exclude_if=_is_none,
-        description="channels, scale, mean and std by a name: keras:caffe, keras:tf or keras:torch; each may be given beside it",
+        description="channels, scale, mean and std by a name: keras:caffe, keras:tf or keras:torch, unless said beside it",
     )
     channels: Channels | None = Field(
         None, exclude_if=_is_none, description="the order of channels that the network takes: rgb or bgr"

@@ -4,31 +4,32 @@ Shape legend: B images, H height, W width, C channels, R values of a row of pixe
 """
 
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tlray.config import PreprocessingConfig, RecipeConfig
-from tlray.config.presets import PRESETS
+from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
 from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.names import full_name, libraries_with, split_name
 from tlray.models.pooling import NO_TOKENS, Layout, Pooling
-from tlray.models.taps import TapRunner, find_default_tap, find_layer
+from tlray.models.preparation import given_by, override
+from tlray.models.taps import TapRunner, find_default_tap, find_layer, has_layer
 from tlray.models.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import UNIT_SCALE, Preprocessing, Recipe, golden_images
+from tlray.recipe import UNIT_SCALE, Compute, Precision, Preprocessing, Recipe, golden_images
 
 _log = logging.getLogger(__name__)
 
 _PREPARATION = frozenset({"resize", "crop", "interpolation", "mean", "std"})
 """What weights differ in; where all of it is given, nothing is assumed."""
 
-_UNKNOWN = "default"  # of a tap, until it is found
+_ALL_SAID = frozenset(Preprocessing.model_fields)
+
+PENULTIMATE = "penultimate"
+"""The tap that is meant where none is named: the layer before the classifier. Recipes have the layer's own name."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Backbone:
         text_tower: loads the network's text side, where it has one.
         text_tap: the layer whose vectors share a space with the text tower's.
         packages: installed ones that compute it, beside torch, torchvision and timm.
+        fixed: why it cannot be trained; empty where it can.
         notes: what was assumed, left out or changed, for people.
     """
 
@@ -59,6 +61,7 @@ class Backbone:
     text_tower: OpenTextTower | None = None
     text_tap: str | None = None
     packages: Sequence[str] = ()
+    fixed: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,8 +85,9 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
         ConfigError: preprocessing that the backbone cannot take.
     """
     library, model = split_name(config.backbone)
-    given = _given(config.preprocessing)
-    request = Request(model, config.weights, given.get("crop"), is_prepared=given.keys() >= _PREPARATION)
+    given = given_by(config.preprocessing)
+    is_prepared, said = given.keys() >= _PREPARATION, frozenset(given)
+    request = Request(model, config.weights, given.get("crop"), is_prepared=is_prepared, said=said)
     pretrained = library.load(request, fetch)
     sha256 = pretrained.weights_sha256
     if config.weights_sha256 not in (None, sha256):
@@ -92,13 +96,14 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
         backbone=pretrained.backbone,
         weights=pretrained.weights,
         weights_sha256=sha256,
-        taps=config.taps or ((pretrained.default_tap,) if pretrained.default_tap else (_UNKNOWN,)),
+        taps=_wanted_taps(config.taps, pretrained),
         pool=config.pool,
         normalize=config.normalize,
-        precision=config.precision,
-        preprocessing=_override(pretrained.preprocessing, given),
+        precision=_precision(config.precision, pretrained.compute),
+        preprocessing=override(pretrained.preprocessing, given),
     )
-    backbone = _backbone(draft, pretrained, (*_name_notes(config.backbone), *pretrained.notes))
+    notes = (*_name_notes(config.backbone), *pretrained.notes, *_precision_notes(config.precision, pretrained))
+    backbone = _backbone(draft, pretrained, notes)
     try:
         probed = _probe(backbone, pretrained.classifiers)
     except _ForwardError as error:
@@ -124,7 +129,8 @@ def load_backbone(recipe: Recipe, fetch: FetchFile) -> Backbone:
         WeightsError: the weights are missing, do not fit, or have another hash than the recipe says.
     """
     library, model = split_name(recipe.backbone)
-    pretrained = library.load(Request(model, recipe.weights, recipe.preprocessing.crop, is_prepared=True), fetch)
+    request = Request(model, recipe.weights, recipe.preprocessing.crop, is_prepared=True, said=_ALL_SAID)
+    pretrained = library.load(request, fetch)
     if (sha256 := pretrained.weights_sha256) != recipe.weights_sha256:
         raise WeightsError(
             f"{recipe.weights} has the hash {sha256}, but the recipe says {recipe.weights_sha256}; "
@@ -158,8 +164,31 @@ def _backbone(recipe: Recipe, pretrained: Pretrained, notes: tuple[str, ...]) ->
         text_tower=pretrained.text_tower,
         text_tap=pretrained.text_tap,
         packages=pretrained.packages,
+        fixed=pretrained.fixed,
         notes=notes,
     )
+
+
+def _wanted_taps(taps: tuple[str, ...], pretrained: Pretrained) -> tuple[str, ...]:
+    """The layers that are asked for; `penultimate` by the library's own name of it, where it says one."""
+    wanted = taps or (PENULTIMATE,)
+    if pretrained.default_tap is None or (taps and has_layer(pretrained.module, PENULTIMATE)):
+        return wanted
+    return tuple(pretrained.default_tap if tap == PENULTIMATE else tap for tap in wanted)
+
+
+def _precision(wished: Precision, compute: Compute | None) -> Precision:
+    return wished if compute is None else wished.model_copy(update={"compute": compute})
+
+
+def _precision_notes(wished: Precision, pretrained: Pretrained) -> list[str]:
+    """What becomes of the number format that is asked for, where a runtime computes as a file says."""
+    if pretrained.compute in (None, wished.compute):
+        return []
+    return [
+        f"{pretrained.backbone} computes in the number formats of its own file, so precision.compute is "
+        f"{pretrained.compute} in the recipe, not {wished.compute}"
+    ]
 
 
 def _name_notes(backbone: str) -> list[str]:
@@ -168,61 +197,6 @@ def _name_notes(backbone: str) -> list[str]:
         return []
     others = [f"{library}:{backbone}" for library in libraries_with(backbone)][1:]
     return [f"backbone {backbone} is {full_name(backbone)}" + (f"; there is {', '.join(others)}, too" if others else "")]
-
-
-def _given(wishes: PreprocessingConfig) -> dict[str, Any]:
-    """What the user says of preprocessing, with sides as pairs; what a preset says gives way to what is said beside it."""
-    given = wishes.model_dump(exclude_none=True, exclude={"preset"})
-    if wishes.preset is not None:
-        given = {**PRESETS[wishes.preset], **given}
-    for key in ("resize", "crop"):
-        if isinstance(side := given.get(key), int):
-            given[key] = (side, side)
-    return given
-
-
-def _override(preprocessing: Preprocessing, given: Mapping[str, Any]) -> Preprocessing:
-    result = Preprocessing.model_validate(preprocessing.model_dump() | dict(given))
-    sizes = (*result.crop, *(result.resize or ()))
-    if min(sizes) < 1 or not min(result.std) > 0:
-        raise ConfigError(f"preprocessing {given}: sizes and std must be positive")
-    _check_values(result)
-    is_smaller = result.resize is not None and (result.resize[0] < result.crop[0] or result.resize[1] < result.crop[1])
-    if given and is_smaller and result.fit != "contain":
-        raise ConfigError(
-            f"a crop of {result.crop} from images resized to {result.resize} would be padded; give a larger resize too"
-        )
-    return result
-
-
-def _check_values(preprocessing: Preprocessing) -> None:
-    """Refuse a mean or a standard deviation that no values in the recipe's scale can have: it is one of another scale.
-
-    The standard deviation of values in a range is at most half of its width, and that of pictures no 255th of it; 1 means
-    that nothing is divided.
-
-    Raises:
-        ConfigError: says what is meant where the values are those of another scale.
-    """
-    (low, high), mean, std = preprocessing.scale, preprocessing.mean, preprocessing.std
-    width = high - low
-    if not 0 < width < math.inf:
-        raise ConfigError(f"preprocessing.scale is {_listed(preprocessing.scale)}; expected two numbers that rise, as [0, 255]")
-    if all(low <= value <= high for value in mean) and all(width / 255 <= value <= width or value == 1 for value in std):
-        return
-    if preprocessing.scale == UNIT_SCALE and max(*mean, *std) <= 255:
-        ours = [_listed(round(value / 255, 6) for value in values) for values in (mean, std)]
-        advice = f"values of 0..255 are divided by 255: give mean {ours[0]} and std {ours[1]}, or scale [0, 255] with yours"
-    else:
-        advice = "give mean and std of values in that scale, or another scale"
-    raise ConfigError(
-        f"preprocessing.mean {_listed(mean)} and std {_listed(std)} are not those of values in "
-        f"{low:g}..{high:g} (preprocessing.scale); {advice}"
-    )
-
-
-def _listed(values: Iterable[float]) -> str:
-    return f"[{', '.join(f'{value:g}' for value in values)}]"
 
 
 class _ForwardError(Exception):
@@ -237,14 +211,16 @@ def _probe(backbone: Backbone, classifiers: Sequence[nn.Module] | None) -> Backb
         classifiers: the modules of its classifier, to find the default tap.
     """
     recipe, module = backbone.recipe, backbone.module
-    is_known = recipe.taps != (_UNKNOWN,)
+    is_known = PENULTIMATE not in recipe.taps or has_layer(module, PENULTIMATE)
     images_BHWC = torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:1])
     images_BCHW = to_network_input(images_BHWC, recipe.preprocessing)
-    for tap in recipe.taps if is_known else ():
-        find_layer(module, tap)
+    for tap in recipe.taps:
+        if is_known or tap != PENULTIMATE:
+            find_layer(module, tap)
     try:
         with torch.inference_mode():
-            taps = recipe.taps if is_known else (find_default_tap(module, classifiers, images_BCHW),)
+            found = PENULTIMATE if is_known else find_default_tap(module, classifiers, images_BCHW)
+            taps = tuple(found if tap == PENULTIMATE else tap for tap in recipe.taps)
             features = TapRunner(module, taps, backbone.pooling)(images_BCHW)
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         raise _ForwardError(first_line(error)) from error

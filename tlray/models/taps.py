@@ -39,11 +39,20 @@ class Tappable(Protocol):
     """A module whose layers no hook can see, as those of another runtime: it gives their outputs itself."""
 
     def layers(self) -> Sequence[str]:
-        """Names of all that can be tapped, in the order in which it is computed."""
+        """Names of all that can be tapped, in the order in which it is computed; the last one gives what the module gives."""
         ...
 
     def outputs(self, images_BCHW: Tensor, taps: Sequence[str]) -> Mapping[str, Tensor]:
         """What these layers put out, B rows each."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A tappable module that knows what its layers give without running."""
+
+    def describe(self, layer: str) -> str:
+        """A layer with the shape of what it gives, for a list that people read."""
         ...
 
 
@@ -139,8 +148,10 @@ def find_layer(module: nn.Module, tap: str) -> nn.Module:
         names = list(module.layers())
         if tap in names:
             return module
-        parts = f"its {len(names)} layers: {', '.join(names[:_SHOWN_LAYERS])}{', ...' if len(names) > _SHOWN_LAYERS else ''}"
-        raise _no_layer(tap, names, parts)
+        describe = module.describe if isinstance(module, Described) else str
+        shown = ", ".join(describe(name) for name in names[-_SHOWN_LAYERS:])
+        parts = f"its {len(names)} layers: {'..., ' if len(names) > _SHOWN_LAYERS else ''}{shown}"
+        raise _no_layer(tap, names, parts, describe)
     name = tap.removesuffix(INPUT_SUFFIX)
     layers: dict[str, nn.Module] = dict(module.named_modules())
     if name and name in layers:
@@ -150,8 +161,13 @@ def find_layer(module: nn.Module, tap: str) -> nn.Module:
     raise _no_layer(name, [layer for layer in layers if layer], parts)
 
 
-def _no_layer(name: str, layers: Sequence[str], parts: str) -> BackboneError:
-    near = difflib.get_close_matches(name, layers, n=8, cutoff=0.5)
+def has_layer(module: nn.Module, tap: str) -> bool:
+    """Whether there is a layer of that name."""
+    return tap in (module.layers() if isinstance(module, Tappable) else dict(module.named_modules()))
+
+
+def _no_layer(name: str, layers: Sequence[str], parts: str, describe: Callable[[str], str] = str) -> BackboneError:
+    near = [describe(layer) for layer in difflib.get_close_matches(name, layers, n=8, cutoff=0.5)]
     return BackboneError(f"the backbone has no layer {name!r}; near ones: {', '.join(near) or 'none'}; {parts}")
 
 
@@ -180,7 +196,8 @@ def find_default_tap(module: nn.Module, classifiers: Sequence[nn.Module] | None,
     """The penultimate layer, by watching one forward pass.
 
     The plain name of the last leaf that gives one vector an image and whose values are those that go into the classifier,
-    where there is one; else `<classifier>:input`. Without a classifier, the last layer whose output is the network's.
+    where there is one; else `<classifier>:input`. Without a classifier, the last layer whose output is the network's. Of a
+    tappable module its last layer, as no classifier is to be seen.
 
     Args:
         module: the network.
@@ -192,6 +209,8 @@ def find_default_tap(module: nn.Module, classifiers: Sequence[nn.Module] | None,
     Raises:
         BackboneError: no layer's output is the network's; one has to be named.
     """
+    if isinstance(module, Tappable):
+        return module.layers()[-1]
     watch = _Watch(classifiers is not None, deque(maxlen=_WATCHED_OUTPUTS))
     handles = []
     for name, layer in module.named_modules():

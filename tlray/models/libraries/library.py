@@ -14,7 +14,7 @@ from torch import nn
 from tlray.models.pooling import NO_TOKENS, Layout
 from tlray.models.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import Preprocessing
+from tlray.recipe import Compute, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Request:
         weights: as the user, or a recipe, names them; see `tlray.models.weights.spec.WeightsSpec`.
         crop: (height, width) in pixels of the images that the network is to take; None for those of its weights.
         is_prepared: whether it is said how images are prepared, so that nothing has to be assumed about it.
+        said: the fields of the preprocessing that are said; what a library returns of them is not used.
     """
 
     model: str
     weights: str = "default"
     crop: tuple[int, int] | None = None
     is_prepared: bool = False
+    said: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Pretrained:
         text_tower: loads the network's text side, where it has one.
         text_tap: the layer whose vectors share a space with the text tower's.
         packages: installed ones that compute it, beside torch, torchvision and timm: their versions are kept with a table.
+        compute: the number format that recipes say of it, where it computes as its file says; None where torch computes in any.
+        fixed: why it cannot be trained; empty where it can.
         notes: what was assumed, left out or changed, for people; a sentence each.
     """
 
@@ -71,6 +75,8 @@ class Pretrained:
     text_tower: OpenTextTower | None = None
     text_tap: str | None = None
     packages: Sequence[str] = ()
+    compute: Compute | None = None
+    fixed: str = ""
     notes: Sequence[str] = ()
 
 

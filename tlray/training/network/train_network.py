@@ -49,6 +49,8 @@ class NetworkTraining:
         self.config = config
         table = None if config.table is None else Table.open(config.table, config.table_version)
         backbone = resolve_backbone(_recipe_config(config, table), local_copy)
+        if backbone.fixed:
+            raise ConfigError(f"{backbone.recipe.backbone} cannot be trained: {backbone.fixed}; train a head (without network)")
         check_preprocessing(backbone.recipe.preprocessing)
         if table is not None:  # made by an older rule from bytes to pixels, perhaps
             rule = table.recipe_file.recipe.image_rule
