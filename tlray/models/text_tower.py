@@ -14,20 +14,30 @@ class TextTower(Protocol):
 
     Attributes:
         length: D, of its vectors, and of those of the image tower's shared tap.
+        logit_scale: what the cosine of an image and a text is multiplied by before a softmax over texts, as it was learned.
     """
 
     length: int
+    logit_scale: float
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts as the network's authors do it; safe in several threads.
 
-        Texts that are longer than the network takes are cut at its end; that is logged.
+        Texts that are longer than the network takes lose their ends.
 
         Args:
             texts: any number of them, in natural language; each alone decides its vector.
 
         Returns:
             features_BD, float32, at fp32 on the CPU, in the space of the image tower's shared tap; not normalised.
+        """
+        ...
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of some texts are longer than the network takes.
+
+        Args:
+            texts: any number of them.
         """
         ...
 

@@ -15,13 +15,14 @@ from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.text import BATCH_TEXTS, open_text_encoder
 from tlray.recipe import Precision, RecipeFile, golden_texts
 
-LENGTH = 64
+LENGTH, LONGEST = 64, 500
 
 
 class Letters:
     """A tower that counts letters: wrong by any text that is changed, left out or put elsewhere."""
 
     length = LENGTH
+    logit_scale = 100.0
 
     def __init__(self, start: int = 32) -> None:
         self.start = start
@@ -30,6 +31,9 @@ class Letters:
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         self.batches.append(len(texts))
         return counted(texts, self.start)
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        return sum(len(text) > LONGEST for text in texts)
 
 
 def counted(texts: Sequence[str], start: int = 32) -> np.ndarray:
@@ -69,6 +73,14 @@ def test_texts_come_back_in_their_order_in_batches(two_towers: Backbone, file: R
     np.testing.assert_array_equal(found, counted(texts))
     assert tower.batches == [BATCH_TEXTS, 3]
     assert encoder.encode([]).shape == (0, LENGTH)
+
+
+def test_texts_that_lose_their_ends_are_counted(
+    two_towers: Backbone, file: RecipeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = open_text_encoder(file, "embedding_head_input", Path, backbone=two_towers)
+    encoder.encode(["short", "x" * (LONGEST + 1)])
+    assert "1 of 2 texts are longer" in caplog.text and encoder.count_cut(["short"]) == 0 and encoder.logit_scale == 100
 
 
 def test_normalised_tables_have_normalised_texts(two_towers: Backbone) -> None:

@@ -32,15 +32,19 @@ class TextEncoder:
     Args:
         tower: of the table's network.
         normalize: whether each vector is divided by its L2 norm.
+
+    Attributes:
+        length: D.
+        logit_scale: see `TextTower`.
     """
 
     def __init__(self, tower: TextTower, *, normalize: bool = False) -> None:
         self._tower = tower
         self._normalize = normalize
-        self.length = tower.length
+        self.length, self.logit_scale = tower.length, tower.logit_scale
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts, any number of them.
+        """Embed texts, any number of them; how many lose their ends is logged.
 
         Args:
             texts: in natural language.
@@ -48,6 +52,9 @@ class TextEncoder:
         Returns:
             features_BD, float32.
         """
+        cut = self.count_cut(texts)
+        if cut:
+            _log.warning("%d of %d texts are longer than the network takes: their ends are left out", cut, len(texts))
         features_BD = np.empty((len(texts), self.length), np.float32)
         for start in range(0, len(texts), BATCH_TEXTS):
             batch = texts[start : start + BATCH_TEXTS]
@@ -55,6 +62,10 @@ class TextEncoder:
         if self._normalize:
             features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), _NORM_FLOOR)
         return features_BD
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of some texts are longer than the network takes, so that their ends do not count."""
+        return self._tower.count_cut(texts)
 
 
 def open_text_encoder(
@@ -75,23 +86,37 @@ def open_text_encoder(
         GoldenMismatchError: it computes other vectors.
         WeightsError: the weights changed or are gone.
     """
-    backbone = backbone or load_backbone(document.recipe, fetch)
-    if backbone.text_tower is None or backbone.text_tap is None:
-        raise ConfigError(
-            f"the table's backbone {document.recipe.backbone} has no text tower, so words cannot be compared with its images; "
-            f"backbones that have one: {WITH_TEXT}"
-        )
-    shared = document.recipe.columns.get(backbone.text_tap)
-    if column != shared:
-        tap = {name: tap for tap, name in document.recipe.columns.items()}.get(column, column)
-        advice = f"use its column {shared}" if shared else f"extract with recipe.taps {backbone.text_tap} to a new table"
-        raise ConfigError(
-            f"column {column} holds layer {tap} of {document.recipe.backbone}, whose vectors no text can be compared with; "
-            f"those of layer {backbone.text_tap} can: {advice}"
-        )
-    encoder = TextEncoder(backbone.text_tower(), normalize=document.recipe.normalize)
+    encoder = text_encoder_of(backbone or load_backbone(document.recipe, fetch), column)
     _check(encoder, document, where)
     return encoder
+
+
+def text_encoder_of(backbone: Backbone, column: str) -> TextEncoder:
+    """The text encoder whose vectors are compared with those of a network's column, not yet checked by any table.
+
+    Args:
+        backbone: the network.
+        column: of its recipe.
+
+    Raises:
+        ConfigError: it has no text tower, or the column is of another tap than the one whose vectors share its space.
+        WeightsError: the weights are gone.
+    """
+    recipe = backbone.recipe
+    if backbone.text_tower is None or backbone.text_tap is None:
+        raise ConfigError(
+            f"the backbone {recipe.backbone} has no text tower, so words cannot be compared with its images; "
+            f"backbones that have one: {WITH_TEXT}"
+        )
+    shared = recipe.columns.get(backbone.text_tap)
+    if column != shared:
+        tap = {name: tap for tap, name in recipe.columns.items()}.get(column, column)
+        advice = f"use its column {shared}" if shared else f"extract with recipe.taps {backbone.text_tap} to a new table"
+        raise ConfigError(
+            f"column {column} holds layer {tap} of {recipe.backbone}, whose vectors no text can be compared with; "
+            f"those of layer {backbone.text_tap} can: {advice}"
+        )
+    return TextEncoder(backbone.text_tower(), normalize=recipe.normalize)
 
 
 def golden_text_of(backbone: Backbone) -> list[list[float]] | None:
