@@ -56,6 +56,7 @@ def own_classifier(backbone: Backbone, *, keep_embeddings: bool) -> OwnClassifie
     with torch.inference_mode():
         scores = backbone.module(images_BCHW)
         _check_values(backbone, scores)
+        _check_logits(backbone, scores)
         try:
             tap = find_default_tap(backbone.module, (), images_BCHW)
         except BackboneError as error:
@@ -76,6 +77,17 @@ def _check_values(backbone: Backbone, scores: object) -> None:
         raise ConfigError(
             f"the weights {backbone.recipe.weights} have no classifier for {backbone.recipe.backbone} "
             f"({', '.join(backbone.unfilled[:2])} missing), so they give no scores; train a head (tlray train), or use others"
+        )
+
+
+def _check_logits(backbone: Backbone, scores: object) -> None:
+    """Refuse scores that are probabilities already: another softmax would make them alike."""
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] < 2:
+        return
+    if bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() <= TOLERANCE).all()):
+        raise ConfigError(
+            f"{backbone.recipe.backbone} gives probabilities, and the layer before its softmax is not to be seen; train a head "
+            "(tlray train)"
         )
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from tlray.errors import first_line
 from tlray.models.encoder.encoder import Encoder, default_batch_size
 from tlray.models.encoder.network import Network
+from tlray.models.taps import Tappable
 from tlray.recipe import RecipeFile
 
 COMPILE_SECONDS = 60.0
@@ -86,8 +87,10 @@ class CompiledCache:
             network: of `Network.of`.
 
         Returns:
-            `made`: it is there now. `failed`: the reason was logged.
+            `made`: it is there now. `failed`: the reason was logged, if it is not a network of another runtime.
         """
+        if isinstance(network.module, Tappable):
+            return "failed"
         with _only_one(self.path.with_suffix(".lock")) as is_ours:
             if not is_ours:
                 return "busy"

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from tlray.errors import BackboneError
 from tlray.models.libraries.library import Library
+from tlray.models.weights.foreign import advice
 
 ENTRY_POINTS = "tlray.backbones"
 """Group of entry points by which an installed package adds a library: `<name> = <module>:<class>`, called without arguments."""
@@ -16,6 +18,7 @@ ENTRY_POINTS = "tlray.backbones"
 _OURS = {
     "torchvision": "tlray.models.libraries.torchvision:library",
     "timm": "tlray.models.libraries.timm:library",
+    "onnx": "tlray.models.libraries.onnx.library:library",
 }
 """As entry points name them. In this order they are asked for a name that comes without its library."""
 
@@ -73,6 +76,8 @@ def full_name(text: str) -> str:
         BackboneError: no library has it; the message says what was probably meant.
     """
     prefix, colon, name = text.strip().partition(":")
+    if prefix not in library_names():
+        _check_path(text.strip())
     if not colon:
         return _with_library(prefix)
     if prefix not in library_names():
@@ -95,6 +100,15 @@ def split_name(backbone: str) -> tuple[Library, str]:
     """
     prefix, _, name = full_name(backbone).partition(":")
     return open_library(prefix), name
+
+
+def _check_path(text: str) -> None:
+    """Say how the path of a file is given, where one stands without its library."""
+    foreign = advice(text, lambda address: Path(address).is_file())
+    if foreign is not None:
+        raise BackboneError(f"backbone {text}: {foreign}")
+    if text.lower().endswith(".onnx"):
+        raise BackboneError(f"backbone {text}: a file stands after its library: give onnx:{text}")
 
 
 def _with_library(name: str) -> str:

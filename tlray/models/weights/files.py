@@ -13,6 +13,7 @@ import torch
 
 from tlray.errors import SourceError, WeightsError, first_line
 from tlray.models.weights.digest import State
+from tlray.models.weights.foreign import advice
 from tlray.models.weights.pickles import READ_ERRORS, read_pickle
 from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec
 
@@ -73,7 +74,7 @@ def read_weights(spec: WeightsSpec, fetch: FetchFile) -> WeightsFile:
         WeightsError: no such file or package, or nothing in it that holds tensors.
     """
     if spec.kind == "package":
-        path = _package_file(spec.location)
+        path = package_file(spec.location, FILE_SUFFIXES)
         address, where = str(path), f"package:{spec.location}"
     else:
         address, where = _find(spec.location, fetch), spec.location
@@ -86,6 +87,8 @@ def read_weights(spec: WeightsSpec, fetch: FetchFile) -> WeightsFile:
 
 def _find(location: str, fetch: FetchFile) -> str:
     """The address of the file that a location names: itself, or the one of weights in the folder that it is."""
+    if (foreign := _named_foreign(location)) is not None:
+        raise WeightsError(f"weights {location}: {foreign}")
     missing: SourceError | None = None
     try:
         path = fetch(location)
@@ -97,14 +100,23 @@ def _find(location: str, fetch: FetchFile) -> str:
     for name in _HUB_NAMES:
         if _is_there(f"{folder}/{name}", fetch):
             return f"{folder}/{name}"
+    if (foreign := advice(location, lambda address: _is_there(address, fetch))) is not None:
+        raise WeightsError(f"weights {location}: {foreign}")
     if (local := Path(folder.removeprefix("file://"))).is_dir():
-        return str(_only_file(local, folder, f"{folder}/<file>"))
+        return str(_only_file(local, folder, f"{folder}/<file>", FILE_SUFFIXES))
     if missing is not None and "://" in location and not location.startswith(("s3", "file")):
         raise missing  # it names the schemes that there are
     raise WeightsError(
         f"there is no weights file {location}, and no folder of that name with {_HUB_NAMES[0]} or {_HUB_NAMES[2]}; "
         "check the address"
     ) from missing
+
+
+def _named_foreign(location: str) -> str | None:
+    """What to do with a file whose name says that it is no torch file."""
+    if location.lower().endswith(".onnx"):
+        return f"it is an ONNX model, which is a backbone by itself: give --backbone onnx:{location}, and no weights"
+    return advice(location, lambda _: False)
 
 
 def _is_there(address: str, fetch: FetchFile) -> bool:
@@ -131,7 +143,16 @@ def _read_json(path: Path, where: str) -> Mapping[str, object]:
     return document
 
 
-def _package_file(location: str) -> Path:
+def package_file(location: str, suffixes: Sequence[str]) -> Path:
+    """A file inside an installed package.
+
+    Args:
+        location: `<package>/<file>`; or the package alone, where it has one such file.
+        suffixes: of the names of such files.
+
+    Raises:
+        WeightsError: there is no such package or file.
+    """
     name, _, relative = location.partition("/")
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
@@ -141,20 +162,20 @@ def _package_file(location: str) -> Path:
         )
     root = Path(next(iter(spec.submodule_search_locations))).resolve()
     if not relative:
-        return _only_file(root, f"package:{location}", f"package:{name}/<file>")
+        return _only_file(root, f"package:{location}", f"package:{name}/<file>", suffixes)
     path = (root / relative).resolve()
     if not (path.is_relative_to(root) and path.is_file()):
         raise WeightsError(f"weights package:{location}: package {name} has no file {relative}")
     return path
 
 
-def _only_file(root: Path, where: str, advice: str) -> Path:
-    files = sorted(path for path in root.rglob("*") if path.name.endswith(FILE_SUFFIXES))
+def _only_file(root: Path, where: str, example: str, suffixes: Sequence[str]) -> Path:
+    files = sorted(path for path in root.rglob("*") if path.name.endswith(tuple(suffixes)))
     if len(files) != 1:
         found = ", ".join(str(path.relative_to(root)) for path in files[:_SHOWN]) or "none"
         raise WeightsError(
-            f"weights {where}: expected one weights file ({', '.join(FILE_SUFFIXES)}) in it, "
-            f"found {len(files)} ({found}); name it, as {advice}"
+            f"weights {where}: expected one weights file ({', '.join(suffixes)}) in it, "
+            f"found {len(files)} ({found}); name it, as {example}"
         )
     return files[0]
 

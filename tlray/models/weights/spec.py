@@ -15,7 +15,9 @@ FetchFile = Callable[[str], Path]
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
 """Names of files of weights; `.tar` as in `checkpoint.pth.tar`, which torch wrote long ago and trainers still say."""
 
-_OTHER_SUFFIXES = (".index.json", ".h5", ".hdf5", ".keras", ".npz", ".onnx", ".msgpack", ".gguf", ".zip")
+_OTHER_SUFFIXES = (
+    ".index.json", ".h5", ".hdf5", ".keras", ".npz", ".onnx", ".pb", ".tflite", ".dnn", ".cntk", ".msgpack", ".gguf", ".zip",
+)  # fmt: skip
 """Further ones that are meant as files, so that the answer is about the file and not about an entry of a library."""
 
 _OPTIONS = re.compile(r"(.*)#([^#/]*)", re.DOTALL)

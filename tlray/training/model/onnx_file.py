@@ -18,6 +18,7 @@ from tlray.lake.storage.uri import join
 from tlray.models.backbones import load_backbone, with_taps
 from tlray.models.encoder.network import Network
 from tlray.models.heads import Head
+from tlray.models.taps import Tappable
 from tlray.recipe import Precision, golden_images
 from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, Model
 
@@ -66,6 +67,8 @@ def network_as_onnx(model: Model, model_uri: str) -> tuple[bytes, float]:
     if NETWORK_NAME in model.card.files:
         recipe = recipe.model_copy(update={"weights": join(model_uri, NETWORK_NAME)})
     backbone = with_taps(load_backbone(recipe, local_copy), [model.card.tap])
+    if isinstance(backbone.module, Tappable):
+        raise BackboneError(f"{recipe.backbone} is not computed by torch; export the head alone (without --network)")
     exact = backbone.recipe.model_copy(update={"precision": Precision(compute="fp32", storage="full")})
     network = Network.of(replace(backbone, recipe=exact), torch.device("cpu"), exact_below=0)
     images_BHWC = golden_images(*recipe.preprocessing.crop)

@@ -1,0 +1,1 @@
+"""ONNX files as backbones: computed by onnxruntime, cut off after the layer that is kept."""
