@@ -46,7 +46,7 @@ class PreprocessingConfig(Section):
 class RecipeConfig(Section):
     """What the user asks of a recipe; `tlray.models` completes it from the backbone and its weights."""
 
-    backbone: str = Field(description="torchvision:<model> or timm:<model>; or the model alone, where a library has it")
+    backbone: str = Field(description="torchvision:<model>, timm:<model>, onnx:<file>; or the model alone, as a library has it")
     weights: str = Field(
         "default",
         description="default, an enum name, a timm tag, a file's or a hub folder's path or URI, package:<name>, random:<seed>",

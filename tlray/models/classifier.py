@@ -19,6 +19,9 @@ from tlray.recipe import golden_images
 TOLERANCE = 1e-4
 """Largest distance of the tapped scores to the network's own, relative to the largest of them: rounding alone."""
 
+_PROBABILITIES = 0.02
+"""How far from 1 the sum of probabilities may be: some networks round them to 8 bits."""
+
 
 @dataclass(frozen=True)
 class OwnClassifier:
@@ -84,7 +87,7 @@ def _check_logits(backbone: Backbone, scores: object) -> None:
     """Refuse scores that are probabilities already: another softmax would make them alike."""
     if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] < 2:
         return
-    if bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() <= TOLERANCE).all()):
+    if bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() <= _PROBABILITIES).all()):
         raise ConfigError(
             f"{backbone.recipe.backbone} gives probabilities, and the layer before its softmax is not to be seen; train a head "
             "(tlray train)"

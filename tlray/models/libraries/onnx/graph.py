@@ -26,7 +26,14 @@ _SCALES = {
 _KEEP_LEVELS = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"})
 """Operators whose quantised output has the scale of their input."""
 
-_AFTER_SCORES = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze"})
+_POOLINGS = frozenset(
+    {"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "ReduceMean", "ReduceSum", "QLinearGlobalAveragePool"}
+    | {"QLinearAveragePool", "QLinearReduceMean"}
+)
+
+_AFTER_SCORES = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "QuantizeLinear", "DequantizeLinear"})
+
+_SOFTMAXES = frozenset({"Softmax", "QLinearSoftmax"})
 
 _CALIBRATING = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul"})
 """Operators that choose a scale by all values of a batch, so that images change each other's numbers."""
@@ -56,13 +63,24 @@ class Graph:
 
     @cached_property
     def penultimate(self) -> str | None:
-        """What goes into the last layer with weights before the first output; None where there is none."""
-        needed = self._nodes_for([self._graph.output[0].name])
-        for node in reversed(needed):
+        """What goes into the classifier before the first output; that output where there is none. None where it is no layer.
+
+        The classifier is the last operator with weights, if all that comes after it rests on it alone (no shortcut passes it
+        by), and if it is no convolution whose map is pooled afterwards, unless a softmax follows.
+        """
+        output = self._graph.output[0].name
+        nodes = self._nodes_for([output])
+        for at in reversed(range(len(nodes))):
+            node, after = nodes[at], nodes[at + 1 :]
             place = _WEIGHTED.get(node.op_type)
-            if place is not None and node.input[0] in self._live and node.input[place] not in self._live:
-                return self._tappable_before(node.input[0])
-        return None
+            if place is None or node.input[0] not in self._live or node.input[place] in self._live:
+                continue
+            kinds = {each.op_type for each in after}
+            is_map = "Conv" in node.op_type and bool(kinds & _POOLINGS) and not kinds & _SOFTMAXES
+            if is_map or not self._rests_on(node.output[0], after, output):
+                break
+            return self._tappable_before(node.input[0])
+        return output if output in self._producers and self._is_tappable(output) else None
 
     @cached_property
     def scores_layer(self) -> str:
@@ -75,8 +93,8 @@ class Graph:
         if self._logits not in self.layers or (producer is not None and producer.op_type in ("Sigmoid", "HardSigmoid")):
             last = producer.op_type if producer is not None else "no layer"
             raise BackboneError(
-                f"{self.file.where} ends in {last}, so it gives no scores of which one class is right; train a head on an inner "
-                "value (tlray train)"
+                f"{self.file.where} ends in {last}, so it gives no scores of which one class is right; train a head (tlray "
+                "train) on an inner value"
             )
         return self._logits
 
@@ -137,6 +155,17 @@ class Graph:
         kind = self._value(name).kind
         return kind in FLOATS or kind == UNKNOWN.kind or self._scale_of(name) is not None
 
+    def _rests_on(self, name: str, after: Iterable[onnx.NodeProto], output: str) -> bool:
+        """Whether what nodes compute depends on the images only through one value."""
+        derived = {name}
+        for node in after:
+            live = {each for each in _inputs(node) if each in self._live}
+            if live & derived:
+                if not live <= derived:
+                    return False
+                derived.update(node.output)
+        return output in derived
+
     def _scale_of(self, name: str) -> list[str] | None:
         """The scale and zero point of a quantised value; None of others."""
         node = self._producers.get(name)
@@ -163,7 +192,7 @@ class Graph:
         output = name = self._graph.output[0].name
         while (node := self._producers.get(name)) is not None and node.op_type in _AFTER_SCORES:
             name = node.input[0]
-        return node.input[0] if node is not None and node.op_type == "Softmax" else output
+        return node.input[0] if node is not None and node.op_type in _SOFTMAXES else output
 
     def _nodes_for(self, names: Iterable[str]) -> list[onnx.NodeProto]:
         """The nodes that values depend on, in the model's order, which is that of computation."""

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import onnxruntime
 from pydantic import ValidationError
 
 from tlray.config.presets import PRESETS
@@ -49,7 +49,7 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
         classes=_classes_of(file),
         compute="fp32",
         fixed="an ONNX model computes and does not learn",
-        runtime={"onnxruntime": str(onnxruntime.__version__)},
+        packages=_packages(),
         notes=_notes(graph),
     )
 
@@ -113,6 +113,11 @@ def _classes_of(file: OnnxFile) -> Sequence[str] | None:
     except ValueError:
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _packages() -> list[str]:
+    """The packages that compute: onnxruntime by the name that is installed, as there is one for each kind of device."""
+    return sorted(set(packages_distributions().get("onnxruntime", ())))
 
 
 def _notes(graph: Graph) -> list[str]:

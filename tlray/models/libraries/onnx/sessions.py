@@ -1,6 +1,7 @@
 """Sessions of onnxruntime: the cut model, ready to run, shared by all threads that compute with it."""
 
 import logging
+import re
 import threading
 from collections.abc import Sequence
 from functools import cache
@@ -22,6 +23,8 @@ RUN_ERRORS = (
 
 _ERRORS_ALONE = 3
 """Severity of what it writes to stderr by itself."""
+
+_CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 _log = logging.getLogger(__name__)
 
@@ -118,4 +121,4 @@ def _has_cuda() -> bool:
 
 def _reason(error: Exception) -> str:
     """An error of onnxruntime without its codes."""
-    return first_line(error).removeprefix("[ONNXRuntimeError] : ").strip()
+    return _CODES.sub("", first_line(error)).strip()
