@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -75,9 +76,14 @@ def error_of(process: Outcome, exit_code: int = 2) -> str:
     """The error of a command that must have failed: one line, nothing on stdout."""
     assert process.returncode == exit_code, (process.returncode, process.stdout, process.stderr)
     assert not process.stdout
-    lines = [line for line in process.stderr.splitlines() if line.startswith("tlray ")]
+    lines = complaints(process.stderr)
     assert len(lines) == 1 and "Traceback" not in process.stderr, process.stderr
     return lines[0]
+
+
+def complaints(stderr: str) -> list[str]:
+    """The lines with which commands ended that failed, without their times."""
+    return re.findall(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (tlray .*)$", stderr, re.MULTILINE)
 
 
 def frame_of(table: str | Path, storage_options: dict[str, str] | None = None) -> pl.DataFrame:

@@ -7,6 +7,7 @@ them as it likes, and without any configuration Python shows warnings alone.
 import logging
 import sys
 import time
+from datetime import UTC, datetime
 
 from tqdm import tqdm
 
@@ -21,11 +22,22 @@ def say(text: str) -> None:
 
 
 class Lines(logging.Handler):
-    """Shows each log record as a plain line on stderr, above a progress bar where there is one."""
+    """Shows each log record as a line with its time on stderr, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a log record above the progress bar."""
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(stamped(self.format(record), record.created), file=sys.stderr)
+
+
+def stamped(text: str, seconds: float | None = None) -> str:
+    """A line of a log with its time in front, such as "2026-11-30T03:12:05Z": a job's log is read next to others.
+
+    Args:
+        text: of the line.
+        seconds: since 1970; default now.
+    """
+    when = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return f"{when:%Y-%m-%dT%H:%M:%SZ} {text}"
 
 
 def readable_size(size_bytes: int, *, unknown: int = 0) -> str:

@@ -31,7 +31,7 @@ from tests.bench.plan import PART_ROWS, MadeUpSource
 from tests.factories import make_recipe_file
 from tests.photos import RECIPE, result_of, tlray
 from tlray.config import RecipeConfig, SourceConfig
-from tlray.extraction.commit import Committer
+from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts

@@ -62,55 +62,10 @@ class TestCronJob:
         names = {account["metadata"]["name"], binding["subjects"][0]["name"], pod["serviceAccountName"]}
         assert names == {"tlray-nightly"} and binding["roleRef"]["name"] == role["metadata"]["name"]
         allowed = {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
-        assert allowed["rayjobs"] >= {"get", "create", "delete", "watch"} and allowed["configmaps"] >= {
-            "get",
-            "create",
-            "patch",
-        }
+        assert allowed["rayjobs"] >= {"get", "create", "delete", "patch", "watch"}
+        assert allowed["configmaps"] >= {"get", "create", "patch"}
         kinds = {document["kind"].lower() + "s" for document in documents("rayjob-extract.yaml")}
         assert kinds == set(allowed)
-
-    @pytest.mark.parametrize(
-        ("state", "said", "code"),
-        [
-            ("Complete", "SUCCEEDED Job finished successfully.", 0),
-            (
-                "Failed",
-                "FAILED Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars): x",
-                3,
-            ),
-            ("Complete", "FAILED Job entrypoint command failed with exit code 4. No logs available.", 4),
-            ("Failed", "FAILED The head pod was deleted", 1),
-        ],
-    )
-    def test_it_ends_as_the_rayjob_does(
-        self, state: str, said: str, code: int, cron_job: dict[str, Any], tmp_path: Path
-    ) -> None:
-        """With a kubectl that writes down how it was called, and says at first that the job still runs."""
-        stub(
-            tmp_path,
-            "kubectl",
-            f"""echo "$*" >>{tmp_path}/calls
-            case "$*" in
-                *jobStatus*) echo '{said}' ;;
-                *DeploymentStatus*) test -e {tmp_path}/asked && echo {state} || {{ touch {tmp_path}/asked; echo Running; }} ;;
-            esac""",
-        )
-        (container,) = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-        process = subprocess.run(
-            [*container["command"], *container["args"]],
-            env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "POLL_SECONDS": "0"},
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == code, process.stderr
-        assert process.stdout.strip() == said
-        calls = (tmp_path / "calls").read_text().splitlines()
-        (mount,) = container["volumeMounts"]
-        name = documents("rayjob-extract.yaml")[1]["metadata"]["name"]
-        assert calls[0] == f"delete rayjob/{name} --ignore-not-found --wait"
-        assert calls[1] == f"apply --filename {mount['mountPath']}/rayjob.yaml"
-        assert len(calls) == 5
 
     def test_only_what_going_on_helps_is_repeated(self, cron_job: dict[str, Any]) -> None:
         spec = cron_job["spec"]["jobTemplate"]["spec"]

@@ -24,11 +24,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.extraction.plan.test_plan import ListedSource, Listing, pieces_of
 from tests.factories import make_recipe_file, vector_of
 from tlray.errors import ConcurrentWriteError, TableLockedError
-from tlray.extraction.commit import Committer
+from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.lake.storage.local import LocalStore
 from tlray.lake.table import lease as lease_module
 from tlray.lake.table import maintenance
+from tlray.lake.table.delta_log import DeltaLog
 from tlray.lake.table.lease import Lease, hold
 from tlray.lake.table.parts import round_to_half, write_part
 from tlray.lake.table.table import Change as TableChange
@@ -92,7 +93,7 @@ class Faults:
         return self.steps == self.lose_at
 
     def patch(self, patch: pytest.MonkeyPatch) -> None:
-        write, delete, commit = LocalStore.write, LocalStore.delete, Table._try_commit
+        write, delete, commit = LocalStore.write, LocalStore.delete, DeltaLog._try_commit
 
         def write_with_faults(store: LocalStore, *arguments: Any, **options: Any) -> bool:
             self.step()
@@ -105,7 +106,7 @@ class Faults:
             delete(store, uris)
             self.step()
 
-        def commit_with_faults(table: Table, *arguments: Any) -> Exception | None:
+        def commit_with_faults(table: DeltaLog, *arguments: Any) -> Exception | None:
             if self.step():
                 return OSError("503 before anything was written")
             failure = commit(table, *arguments)
@@ -113,7 +114,7 @@ class Faults:
 
         patch.setattr(LocalStore, "write", write_with_faults)
         patch.setattr(LocalStore, "delete", delete_with_faults)
-        patch.setattr(Table, "_try_commit", commit_with_faults)
+        patch.setattr(DeltaLog, "_try_commit", commit_with_faults)
 
 
 URIS = st.sampled_from([f"s3://b/{folder}/{name}.jpg" for folder in "xy" for name in "abcdefg"])
@@ -134,7 +135,7 @@ class Backfill(RuleBasedStateMachine):
         self.clock, self.faults = Clock(), Faults()
         self.patch.setattr(lease_module, "time", self.clock)
         self.patch.setattr(lease_module, "threading", SimpleNamespace(Event=Event, Lock=Lock, Thread=NoHeart))
-        self.patch.setattr("tlray.lake.table.table.COMMIT_FIRST_WAIT_SECONDS", 0.0)
+        self.patch.setattr("tlray.lake.table.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.0)
         self.faults.patch(self.patch)
         self.listing: Listing = {}
         self.broken: set[str] = set()

@@ -27,6 +27,7 @@ from tlray.extraction.plan import estimate as sample
 from tlray.extraction.run import run as run_module
 
 RESULT_KEYS = {
+    "run",
     *("table", "version", "recipe_id", "listed", "new", "changed", "deleted", "unchanged", "ok", "failed", "failures"),
     *("left_out", "unlabelled"),
     *("seconds", "images_per_second", "bottleneck", "advice", "stages"),

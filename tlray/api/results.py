@@ -59,6 +59,7 @@ class ExtractResult(Result):
     Attributes:
         table: its URI.
         recipe_id: fingerprint of its recipe.
+        run: id of the run, which begins the names of the parts that it wrote.
         version: of the table, after the run.
         listed: images of the source.
         new: of them, that the table did not hold.
@@ -76,6 +77,7 @@ class ExtractResult(Result):
 
     table: str
     recipe_id: str
+    run: str
     version: int
     listed: int
     new: int

@@ -20,6 +20,7 @@ from tlray.commands import COMMANDS, Command
 from tlray.config_reader import read_config, to_yaml
 from tlray.errors import DISK_FULL, GO_ON, ConfigError, TlrayError
 from tlray.models.encoder.memory import keep_freed_memory
+from tlray.progress import stamped
 from tlray.version import __version__
 
 _HELP = ("--help", "-h", "--help-all")
@@ -41,18 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(name, arguments[1:])
     except TlrayError as error:
-        print(f"tlray {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        _complain(f"tlray {name}: {type(error).__name__}: {error}{notes}")
         return error.exit_code
     except Exception as error:  # noqa: BLE001  # the last resort of a command
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             place = error.filename or "of this machine, perhaps its temporary folder or standard output,"
-            print(f"tlray {name}: the disk {place} is full ({error.strerror}); make room there, then {GO_ON}", file=sys.stderr)
+            _complain(f"tlray {name}: the disk {place} is full ({error.strerror}); make room there, then {GO_ON}")
             return 1
         traceback.print_exc()
-        print(f"tlray {name}: an error that tlray does not know, please report it with the lines above", file=sys.stderr)
+        _complain(f"tlray {name}: an error that tlray does not know, please report it with the lines above")
         return 1
     except KeyboardInterrupt:
-        print(f"tlray {name}: interrupted; the same command goes on from the last commit", file=sys.stderr)
+        _complain(f"tlray {name}: interrupted; the same command goes on from the last commit")
         return 128 + signal.SIGINT
 
 
@@ -111,6 +113,11 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
         _show(summary(name, result))
         print("--json prints this as one line of JSON, as does a pipe", file=sys.stderr)
     return 0
+
+
+def _complain(text: str) -> None:
+    """The last line on stderr: with its time, except for who sits in front of it."""
+    print(text if sys.stderr.isatty() else stamped(text), file=sys.stderr)
 
 
 def _show(text: str) -> None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from tlray.config import ExtractConfig, RunConfig
 from tlray.extraction.run.inputs import Inputs
 from tlray.extraction.run.process import own_process
-from tlray.extraction.run.run import Run, backlogs_of, left_out_of
+from tlray.extraction.run.run import Run, backlogs_of, left_out_of, named_run
 from tlray.extraction.run.stop import Stop
 from tlray.extraction.run.totals import Totals
 from tlray.extraction.run.workplace import Workplace
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import to_uri
+from tlray.version import __version__
 
 if TYPE_CHECKING:
     from tlray.extraction.target import Target
@@ -61,8 +62,11 @@ def bring_up_to_date(
             import.
         stop: see `extract`.
     """
-    totals = Totals()
-    with Workplace(config.local, stop or Stop()) as workplace:
+    totals, dry = Totals(), "a dry run of " if config.dry_run else ""
+    with (
+        named_run(f"{dry}{config.source.uri} into {table}, by tlray {__version__}") as run_id,
+        Workplace(config.local, stop or Stop()) as workplace,
+    ):
         inputs = Inputs.open(config.source, to_uri(table), make_target, workplace, is_dry_run=config.dry_run)
         if config.dry_run:
             from tlray.extraction.plan.estimate import estimate_seconds  # imports torch
@@ -70,6 +74,7 @@ def bring_up_to_date(
             backlogs = backlogs_of(inputs.source, inputs.table, config, totals)
             estimate = estimate_seconds(backlogs, inputs.read_spec, inputs.target.backbone, lambda: totals.start_seconds)
             return {**inputs.ids, **totals.counts, **left_out_of(inputs.source, totals), "dry_run": True, **estimate}
-        with Run.open(inputs, config, workplace, totals) as run:
+        workplace.check_reach(inputs.source, inputs.table_uri)
+        with Run.open(inputs, config, workplace, totals, run_id) as run:
             run.work_off()
             return run.result()

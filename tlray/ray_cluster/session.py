@@ -39,7 +39,8 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     own = {"address": "local", "include_dashboard": False} if is_own else {}
     try:
         with _environment(workers_env or {} if is_own else {}):
-            ray.init(logging_level=logging.WARNING, **own)  # type: ignore[arg-type]
+            # What workers print stays in Ray's own logs: their errors come to us as errors, and the rest alarms for nothing.
+            ray.init(logging_level=logging.WARNING, log_to_driver=False, **own)  # type: ignore[arg-type]
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or do without Ray, which "
@@ -51,6 +52,29 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
         ray.shutdown()
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
+
+
+def address() -> str:
+    """Of the cluster that was joined, as Ray writes it."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@contextmanager
+def quiet_data() -> Iterator[None]:
+    """Have Ray Data tell its warnings alone, for a while: plans and progress are ours to report; its own log has them all."""
+    shown = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
+    levels = [handler.level for handler in shown]
+    progress = logging.getLogger("ray.data._internal.progress")
+    level = progress.level
+    try:
+        for handler in shown:
+            handler.setLevel(logging.WARNING)
+        progress.setLevel(logging.ERROR)
+        yield
+    finally:
+        for handler, before in zip(shown, levels, strict=True):
+            handler.setLevel(before)
+        progress.setLevel(level)
 
 
 @contextmanager

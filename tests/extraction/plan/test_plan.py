@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.factories import make_recipe_file, make_rows, read_with_polars, vector_of
 from tlray.config import PolicyConfig
-from tlray.extraction.commit import Committer
+from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tests.extraction.test_in_process import assert_same
-from tests.photos import RECIPE, frame_of, photo, result_of, tlray
+from tests.photos import RECIPE, complaints, frame_of, photo, result_of, tlray
 from tests.ray_cluster import RayCluster
 from tlray.errors import StoppedError
 from tlray.extraction.run.stop import Stop
@@ -71,7 +71,7 @@ def stop_and_go_on(folder: Path, table: str, mode: str, reference: pl.DataFrame)
     stdout, stderr = process.communicate()
     print(f"{mode}: ended {time.monotonic() - began:.1f} s after SIGTERM")
     assert process.returncode == 4, stderr
-    (line,) = [line for line in stderr.splitlines() if line.startswith("tlray ")]
+    (line,) = complaints(stderr)
     assert not stdout and "Traceback" not in stderr
     assert line.startswith("tlray extract: StoppedError: asked to stop (SIGTERM)") and "run the same command again" in line
     done = len(frame_of(folder / table))

@@ -77,10 +77,10 @@ def test_what_delta_fails_at_is_an_error_of_ours(method: str, table: Table, monk
                 raise DeltaError("\x1b[31mstore away\x1b[0m")
             return getattr(delta, name)
 
-    delta = table._delta
-    monkeypatch.setattr(table, "_delta", Failing())
+    delta = table.log._seen()
+    monkeypatch.setattr(table.log, "_delta", Failing())
     with pytest.raises(StorageError, match="store away; run again"):
-        _ = table.unreferenced(1), table.clean_log(), table.last_run()
+        _ = table.log.unreferenced(1), table.log.clean_log(), table.log.last_run()
 
 
 def test_a_retention_that_no_calendar_knows_is_refused(table: Table, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.factories import make_recipe_file, make_rows, read_with_polars
 from tlray.errors import ConcurrentWriteError, RecipeMismatchError, StorageError, TableCorruptError, TableError
 from tlray.lake.storage.open import open_store
 from tlray.lake.table import maintenance
+from tlray.lake.table.delta_log import DeltaLog
 from tlray.lake.table.parts import Change, Part, write_part
 from tlray.lake.table.table import Table
 
@@ -81,30 +82,30 @@ os._exit(0)
 
 def test_the_same_commit_twice_counts_once(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer of a commit is lost after it arrived: the log decides, not the answer."""
-    really = Table._try_commit
+    really = DeltaLog._try_commit
 
-    def lost(self: Table, *arguments: object) -> Exception | None:
+    def lost(self: DeltaLog, *arguments: object) -> Exception | None:
         assert really(self, *arguments) is None
         return OSError("connection reset")
 
-    monkeypatch.setattr(Table, "_try_commit", lost)
+    monkeypatch.setattr(DeltaLog, "_try_commit", lost)
     add(table, "ab")
     assert table.version == 1
     assert read_with_polars(table)["uri"].to_list() == ["a", "b"]
 
 
 def test_a_failing_store_is_tried_again(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    really, calls = Table._try_commit, []
+    really, calls = DeltaLog._try_commit, []
 
-    def flaky(self: Table, *arguments: object) -> Exception | None:
+    def flaky(self: DeltaLog, *arguments: object) -> Exception | None:
         calls.append(1)
         return OSError("503 SlowDown") if len(calls) < 3 else really(self, *arguments)
 
-    monkeypatch.setattr(Table, "_try_commit", flaky)
-    monkeypatch.setattr("tlray.lake.table.table.COMMIT_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(DeltaLog, "_try_commit", flaky)
+    monkeypatch.setattr("tlray.lake.table.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.001)
     add(table, "ab")
     assert len(calls) == 3 and table.version == 1
-    monkeypatch.setattr(Table, "_try_commit", lambda *_: OSError("503 SlowDown"))
+    monkeypatch.setattr(DeltaLog, "_try_commit", lambda *_: OSError("503 SlowDown"))
     with pytest.raises(StorageError, match="503"):
         add(table, "c", sequence=2)
 

@@ -18,17 +18,21 @@ from tlray.errors import GO_ON, StorageError, first_line
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
 from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
 from tlray.extraction.on_ray.unit_actor import UnitActor
+from tlray.extraction.on_ray.waiting import said_while_waiting
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS, THREADS_AHEAD
 from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.table.table import Table
 from tlray.models.encoder.memory import as_environment
+from tlray.progress import say
 from tlray.ray_cluster.errors import unwrapped
-from tlray.ray_cluster.session import joined
+from tlray.ray_cluster.session import address, joined, quiet_data
 
 IMAGE_BYTES = 100_000
 """A guess at the size of an image in a shard, to tell about how many there are; ImageNet's have 110 kB on average."""
+
+NODES_SHOWN = 8
 
 WRITE_CPUS = 0.25
 """A write task mostly waits for the store."""
@@ -44,6 +48,8 @@ class Workers:
         gpus: that each actor claims; where 0, it decodes and writes as well.
         lanes: of each actor's encoder, one a core; None on a GPU.
         slots: units that can be worked on at once.
+        nodes: Ray's ids of the nodes that work.
+        is_own: whether the cluster was started for this run, on this machine.
         env: environment variables that actors are yet to be given.
     """
 
@@ -52,6 +58,8 @@ class Workers:
     gpus: float
     lanes: int | None
     slots: int
+    nodes: tuple[str, ...] = ()
+    is_own: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,16 +85,31 @@ def share_out(node_cpus: Sequence[float], gpus: float) -> Workers:
 def cluster() -> Iterator[Workers]:
     """Join a cluster (see `joined`), set Ray Data up for a run, and share the cluster out among workers."""
     # Ray's own threads are in an actor before it could say so itself.
-    with joined(as_environment()) as is_own, _own_context() as context:
+    with joined(as_environment()) as is_own, quiet_data(), _own_context() as context:
         # They tell users to reserve memory for what a worker process holds anyway.
         context.issue_detectors_config.detectors = []
         context.enable_progress_bars = False
         # Ray 2.57 lowered it to 2, which leaves fast encoders waiting for blocks.
         context.downstream_capacity_backpressure_ratio = 10.0
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
-        workers = share_out([each.get("CPU", 0) for each in resources], sum(each.get("GPU", 0) for each in resources))
+        nodes: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        cpus, gpus = ([node["Resources"].get(kind, 0) for node in nodes] for kind in ("CPU", "GPU"))
+        working = tuple(node["NodeID"] for node, cores in zip(nodes, cpus, strict=True) if cores >= 1)
+        nodes_used = working or tuple(node["NodeID"] for node in nodes)
+        workers = replace(share_out(cpus, sum(gpus)), nodes=nodes_used, is_own=is_own)
+        say(
+            f"{'a Ray cluster of its own' if is_own else f'the Ray cluster at {address()}'}: {_described(nodes, cpus, workers)}"
+        )
         yield workers if is_own else replace(workers, env=as_environment())
+
+
+def _described(nodes: Sequence[dict[str, Any]], cpus: Sequence[float], workers: Workers) -> str:
+    """What a cluster has, and what of it a run takes."""
+    hosts = ", ".join(str(node["NodeManagerAddress"]) for node in nodes[:NODES_SHOWN])
+    if workers.gpus:
+        taken = f"{workers.actors} encoders with a GPU each, and decoding on {workers.slots} cores"
+    else:
+        taken = f"up to {workers.actors} workers of {workers.cpus:g} cores"
+    return f"{len(nodes)} nodes ({hosts}{', ...' if len(nodes) > NODES_SHOWN else ''}), {sum(cpus):g} cores; it takes {taken}"
 
 
 @contextmanager
@@ -123,7 +146,7 @@ def run_on_ray(plan: Plan, orders: "_Orders", workers: Workers) -> Generator[Pie
         TlrayError: what a worker raised of our own errors, as itself.
         StorageError: workers failed in another way, for longer than Ray's retries, or made no progress for too long.
     """
-    units = ray.data.from_arrow(unit_rows(plan.units))
+    units = ray.data.from_blocks(unit_rows(plan.units))  # `from_arrow` would start a task for each
     workers = for_plan(workers, plan)
     images = plan.todo if plan.kind == "images" else plan.todo_bytes // IMAGE_BYTES
     if workers.gpus:
@@ -131,9 +154,10 @@ def run_on_ray(plan: Plan, orders: "_Orders", workers: Workers) -> Generator[Pie
     else:
         written = _in_whole_units(units, workers, orders)
     try:
-        with unwrapped():
+        with unwrapped(), said_while_waiting() as has_come:
             for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 assert isinstance(batch, pa.Table)
+                has_come()
                 yield from pieces_of(batch)
     except ExecutionTimeoutError as error:  # which is none of Ray's own errors
         raise StorageError(f"the workers made no progress: {first_line(error)}; look at the cluster, then {GO_ON}") from error

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import RunConfig
-from tlray.errors import ConcurrentWriteError
-from tlray.extraction.commit import Committer
+from tlray.errors import ConcurrentWriteError, TlrayError
+from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.extraction.run.failures import check_failures, is_hopeless
@@ -66,6 +66,25 @@ def left_out_of(source: Source, totals: Totals) -> dict[str, Any]:
     return {"left_out": dict(totals.listing.left_out), "unlabelled": 0 if source.config.labels == "none" else unlabelled}
 
 
+@contextlib.contextmanager
+def named_run(what: str) -> Iterator[str]:
+    """Name a run before it does anything: in its log, and in the errors that end it.
+
+    Args:
+        what: it is to do, for the log.
+
+    Yields:
+        Its id, which also begins the names of its parts, and is in its commits and its lease.
+    """
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    say(f"run {run_id}: {what}")
+    try:
+        yield run_id
+    except TlrayError as error:
+        error.add_note(f"run {run_id}")
+        raise
+
+
 class Run:
     """One execution of `extract` or `predict`, which alone writes to its table. `open` makes one.
 
@@ -91,14 +110,13 @@ class Run:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, inputs: Inputs, config: RunConfig, workplace: Workplace, totals: Totals) -> Iterator["Run"]:
+    def open(cls, inputs: Inputs, config: RunConfig, workplace: Workplace, totals: Totals, run_id: str) -> Iterator["Run"]:
         """Take hold of the table for the time of a run.
 
         Raises:
             TableLockedError: another run has it.
         """
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-        with hold(inputs.table_uri, run_id, wait=config.wait, seconds=config.lease_seconds) as lease:
+        with hold(inputs.table_uri, run_id, wait=config.wait, seconds=config.lease_seconds, tell=say) as lease:
             yield cls(inputs, config, workplace, totals, run_id, lease)
 
     def work_off(self) -> None:
@@ -108,8 +126,11 @@ class Run:
             TooManyFailuresError: most images fail, and more than may.
             TlrayError: the run cannot go on.
         """
-        for backlog in backlogs_of(self._inputs.source, self._found, self._config, self._totals):
-            self._work_off(backlog)
+        with self._committed_if_it_fails():
+            for backlog in backlogs_of(self._inputs.source, self._found, self._config, self._totals):
+                self._work_off(backlog)
+            with self._totals.timed("commit"):
+                self._committer.finish(self._workplace.stop.held)
 
     def _work_off(self, backlog: Backlog) -> None:
         committer = self._committer  # a new table is made now, as its source could be listed
@@ -121,7 +142,6 @@ class Run:
             say(f"{plan.todo} to embed in {units}, {readable_size(plan.todo_bytes, unknown=plan.unsized)}")
         committer.start(plan)
         with (
-            self._committed_at_the_end(),
             contextlib.closing(self._pieces(plan)) as pieces,
             Progress(plan.todo, total_is_known=plan.kind == "images") as progress,
         ):
@@ -141,13 +161,15 @@ class Run:
         if totals.has_changes:
             with totals.timed("compact"):
                 self._compact()
+                self._table.log.leave_checkpoint()
         else:
             say("nothing to do: the table is where its source is")
         left_out = left_out_of(self._inputs.source, totals)
         if left_out["unlabelled"] and not self._inputs.source.gives_labels:
             say(f"{left_out['unlabelled']} of the images embedded have no label")
         check_failures(totals, self._config.max_failed_fraction, self._table.uri)
-        return {**self._inputs.ids, **totals.counts, **left_out, "version": self._table.version, **totals.result()}
+        run, version = {"run": self._run_id}, {"version": self._table.version}
+        return {**self._inputs.ids, **run, **totals.counts, **left_out, **version, **totals.result()}
 
     @cached_property
     def _table(self) -> Table:
@@ -155,7 +177,13 @@ class Run:
 
     @cached_property
     def _committer(self) -> Committer:
-        return Committer(self._table, self._run_id, guard=self._lease.check, describe=self._totals.describe)
+        return Committer(
+            self._table,
+            self._run_id,
+            submit=self._workplace.submit,
+            guard=self._lease.check,
+            describe=self._totals.describe,
+        )
 
     @cached_property
     def _engine(self) -> Engine:
@@ -181,12 +209,14 @@ class Run:
             return True
 
     @contextlib.contextmanager
-    def _committed_at_the_end(self) -> Iterator[None]:
+    def _committed_if_it_fails(self) -> Iterator[None]:
         try:
             yield
-        finally:
-            with self._workplace.stop.held():
-                self._commit(now=True)
+        except BaseException:
+            if "_committer" in self.__dict__:  # there is a table
+                with self._workplace.stop.held():
+                    self._commit(now=True)
+            raise
 
     def _commit(self, *, now: bool) -> None:
         with self._totals.timed("commit"):
@@ -204,6 +234,6 @@ class Run:
 
     def _compact(self) -> None:
         try:
-            optimize(self._table, only_if_many=True)
+            optimize(self._table, only_if_many=True, submit=self._workplace.submit, tell=say)
         except ConcurrentWriteError as error:
             say(f"small parts stay as they are until the next run: {error}")

@@ -3,16 +3,17 @@
 import os
 import sys
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.run.report import Resources
 from tlray.extraction.run.stop import Stop
 from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS
 from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.source import Source
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.ray_cluster.address import is_there, named, starts_own
@@ -20,6 +21,7 @@ from tlray.ray_cluster.address import is_there, named, starts_own
 if TYPE_CHECKING:
     from tlray.extraction.on_ray.run import Workers
     from tlray.extraction.worker.pieces import Piece, WrittenParts
+    from tlray.lake.table.rewrite import Submit
     from tlray.models.backbones import Backbone
 
 Engine = Callable[[Plan], Generator["Piece[WrittenParts]", None, None]]
@@ -84,6 +86,37 @@ class Workplace:
         from tlray.extraction.on_ray.run import engine_on_ray
 
         return engine_on_ray(spec, table, backbone.recipe.weights, run_id, self._workers)
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> "Future[Any]":
+        """Have a part written again beside the other work, on a cluster by one of its nodes (`Submit`)."""
+        return self._aside(function, *arguments, **options)
+
+    def check_reach(self, source: Source, table_uri: str) -> None:
+        """Make sure that workers on other machines see what is local here, before anything is written.
+
+        Raises:
+            SourceError: they do not.
+        """
+        source_is_local, table_is_local = (uri.startswith("file://") for uri in (source.uri, table_uri))
+        if not (source_is_local or table_is_local) or self._workers is None or self._workers.is_own:
+            return
+        from tlray.extraction.on_ray.reach import check_reach
+
+        first = next(source.pages(), None) if source_is_local else None
+        listed = None if first is None else str(first["uri"][0])
+        source_uri = listed if listed and listed.startswith("file://") else None
+        check_reach(self._workers.nodes, source_uri=source_uri, table_uri=table_uri if table_is_local else None)
+
+    @cached_property
+    def _aside(self) -> "Submit":
+        if self._workers is None:
+            # One thread, as all cores are at work already, and it writes faster than they make.
+            thread = ThreadPoolExecutor(1, thread_name_prefix="join")
+            self._stack.callback(thread.shutdown, cancel_futures=True)
+            return thread.submit
+        from tlray.extraction.on_ray.aside import submit_to
+
+        return submit_to(self._workers.nodes)
 
     @cached_property
     def _workers(self) -> "Workers | None":

@@ -12,12 +12,13 @@ checks that nobody else's came in between (`Table.commit`): the last guard, shou
 
 import contextlib
 import json
+import math
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -34,6 +35,9 @@ LEASE_SECONDS = 30.0
 RENEWALS = 6
 """Renewals in that time."""
 
+TELL_SECONDS = 60.0
+"""How often one that waits says so."""
+
 LEASE_FOLDER = "_lease"
 _DIGITS = 20
 
@@ -43,6 +47,7 @@ class Holder(BaseModel):
 
     Attributes:
         run_id: of the holder's run, or a command's name; None once it has let go.
+        was: of the holder's run, once it has let go.
         host: where it runs.
         process: its id there.
         token: that no other holder has.
@@ -53,6 +58,7 @@ class Holder(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     run_id: str | None
+    was: str | None = None
     host: str
     process: int
     token: str
@@ -60,6 +66,8 @@ class Holder(BaseModel):
     seconds: float
 
     def __str__(self) -> str:
+        if self.run_id is None:
+            return f"run {self.was or 'of an older tlray'} (process {self.process} on {self.host}), which has ended since,"
         return f"run {self.run_id} (process {self.process} on {self.host}, since {self.since})"
 
 
@@ -110,7 +118,8 @@ class Lease:
         """Let go, so that the next run need not wait."""
         with contextlib.suppress(TlrayError), self._lock:
             if self._lost is None:
-                _write(self._store, self._table_uri, self._number + 1, self.holder.model_copy(update={"run_id": None}))
+                gone = {"run_id": None, "was": self.holder.run_id}
+                _write(self._store, self._table_uri, self._number + 1, self.holder.model_copy(update=gone))
                 self._store.delete([_uri(self._table_uri, self._number)])
 
     def _renew(self) -> None:
@@ -118,18 +127,29 @@ class Lease:
         if now - self._renewed > self.holder.seconds:
             seen = _look(self._store, self._table_uri)
             if seen.holder is None or seen.holder.token != self.holder.token:
-                self._lost = f"it could not be renewed in time, and {seen.holder} took over"
+                self._lost = f"it could not be renewed in time, and {_successor(seen)} took over"
                 return
         if not _take(self._store, self._table_uri, self._number + 1, self.holder):
-            self._lost = f"{_look(self._store, self._table_uri).holder} took over"
+            self._lost = f"{_successor(_look(self._store, self._table_uri))} took over"
             return
         self._number += 1
         self._renewed = now
         self._store.delete([_uri(self._table_uri, self._number - 1)])
 
 
+def _successor(seen: _Seen) -> str:
+    return str(seen.holder or "a run that has taken its lease away since")
+
+
 @contextlib.contextmanager
-def hold(table_uri: str, run_id: str, *, wait: bool = False, seconds: float = LEASE_SECONDS) -> Iterator[Lease]:
+def hold(
+    table_uri: str,
+    run_id: str,
+    *,
+    wait: bool = False,
+    seconds: float = LEASE_SECONDS,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[Lease]:
     """Hold a table for a run, and let go at the end, whatever ended it.
 
     Args:
@@ -137,6 +157,7 @@ def hold(table_uri: str, run_id: str, *, wait: bool = False, seconds: float = LE
         run_id: of the run.
         wait: until it is free; otherwise only as long as it takes to see whether its holder is alive.
         seconds: the lease's time.
+        tell: is told for whom it waits, and that it still does, now and then.
 
     Raises:
         TableLockedError: another run holds it.
@@ -145,7 +166,7 @@ def hold(table_uri: str, run_id: str, *, wait: bool = False, seconds: float = LE
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     token, host = uuid.uuid4().hex, socket.gethostname()
     holder = Holder(run_id=run_id, host=host, process=os.getpid(), token=token, since=since, seconds=seconds)
-    lease = _acquire(table_uri, holder, wait=wait)
+    lease = _acquire(table_uri, holder, wait=wait, tell=tell)
     ended = threading.Event()
 
     def renew() -> None:
@@ -162,10 +183,11 @@ def hold(table_uri: str, run_id: str, *, wait: bool = False, seconds: float = LE
         lease.release()
 
 
-def _acquire(table_uri: str, holder: Holder, *, wait: bool) -> Lease:
+def _acquire(table_uri: str, holder: Holder, *, wait: bool, tell: Callable[[str], None]) -> Lease:
     store = open_store(table_uri)
     first: _Seen | None = None
     seen, since = _look(store, table_uri), time.monotonic()
+    told = -math.inf
     while True:
         now = time.monotonic()
         is_free = seen.holder is None or seen.holder.run_id is None or now - since > seen.holder.seconds
@@ -180,6 +202,9 @@ def _acquire(table_uri: str, holder: Holder, *, wait: bool) -> Lease:
                     f"{table_uri} is held by {seen.holder}, which is alive; wait for its end (--wait does), "
                     "or end it and run the same command again"
                 )
+            if now - told > TELL_SECONDS:
+                told = now
+                tell(f"waiting for {table_uri}: {seen.holder} holds it" + ("" if wait else ", or has died holding it"))
             time.sleep(min(1.0, seen.holder.seconds / RENEWALS / 2))
         before, seen = seen, _look(store, table_uri)
         if seen != before:

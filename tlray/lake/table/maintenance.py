@@ -1,10 +1,11 @@
 """What is done to a table between runs: show, verify, vacuum, optimize."""
 
 import hashlib
+import itertools
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -24,20 +25,23 @@ from tlray.lake.table.parts import (
     row_counts,
     rows_of,
     vectors_of,
-    write_part,
 )
+from tlray.lake.table.rewrite import MOST_PART_BYTES, PART_ROWS, Submit, in_this_thread, join_parts
 from tlray.lake.table.table import Table
-
-MOST_PART_BYTES = 128 * 2**20
-"""Parts are joined up to this size: Delta's own default for optimised files is of this order, and it fits a worker."""
 
 LEAST_PART_BYTES = 2**19
 PARTS = 256
-"""A smaller table is kept in about so many parts, few of them under a quarter of a MiB: a folder of changed images is then a
-small share of it to rewrite, and so many files no engine is slow to open."""
+"""`optimize` keeps a smaller table in about so many parts, few of them under a quarter of a MiB: a folder of changed images is
+then a small share of it to rewrite, and so many files no engine is slow to open."""
 
 MANY_SMALL_PARTS = 16
 """From this many parts under half the target size, joining them pays."""
+
+JOINS_AHEAD = 16
+"""Groups that are given to the workers before the first of them is back: enough for some nodes, and little memory."""
+
+COMMIT_INTERVAL_SECONDS = 5.0
+"""A join that is killed loses this much work, as a run does."""
 
 
 def show(table: Table) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def show(table: Table) -> dict[str, Any]:
         "failures": dict(failures.most_common()),
         "parts": len(parts),
         "size_bytes": sum(part.size_bytes for part in parts),
-        "last_run": table.last_run(),
+        "last_run": table.log.last_run(),
         "columns": {column: list(file.shapes.get(column, (length,))) for column, length in file.lengths.items()},
         "recipe": file.recipe.model_dump(mode="json"),
         **({"model_id": file.table_id, "output": file.output.describe()} if file.output else {}),
@@ -149,32 +153,62 @@ def vacuum(table: Table, *, retention_hours: int, delete: bool) -> dict[str, Any
         retention_hours: files written or replaced since are kept, for readers of older versions and for runs under way.
         delete: delete them, and the log's entries that are older than the table's own retention of its log.
     """
-    orphans, log_files = table.unreferenced(retention_hours), 0
+    orphans, log_files = table.log.unreferenced(retention_hours), 0
     if delete:
         open_store(table.uri).delete(join(table.uri, path) for path in orphans)
-        log_files = table.clean_log()
+        log_files = table.log.clean_log()
     return {"table": table.uri, "orphans": len(orphans), "paths": orphans, "deleted": delete, "log_files_deleted": log_files}
 
 
-def optimize(table: Table, *, only_if_many: bool = False) -> dict[str, Any]:
+def optimize(
+    table: Table,
+    *,
+    only_if_many: bool = False,
+    submit: Submit = in_this_thread,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Join small parts into larger ones; the rows stay as they are, and readers of older versions keep their files.
 
     Args:
         table: at its newest version; moves on with each commit.
-        only_if_many: leave a table alone that has few small parts.
+        only_if_many: leave a table alone that has few small parts, and parts that a run has joined already.
+        submit: has a worker join the parts of a group.
+        tell: is told how it goes on, now and then.
     """
     parts = table.parts()
     target_bytes = min(MOST_PART_BYTES, max(LEAST_PART_BYTES, sum(part.size_bytes for part in parts) // PARTS))
     small = [part for part in parts if part.size_bytes < target_bytes // 2]
+    if only_if_many:
+        small = [part for part in small if part.rows < PART_ROWS // 2]
     if only_if_many and len(small) < MANY_SMALL_PARTS:
         return {"table": table.uri, "version": table.version, "parts_before": len(parts), "parts": len(parts)}
-    run_id = f"optimize-{time.time_ns()}"
-    for sequence, group in enumerate(_joinable(_by_name(table, small), target_bytes), start=1):
-        joined = pa.concat_tables([read_part(table.uri, part.path) for part in group])
-        part = write_part(table.uri, joined, status=group[0].status, stem="joined", recipe_id=table.recipe_file.table_id)
-        change = Change([part], group, data_change=False)
-        table.commit(change, app_id=run_id, sequence=sequence, info={"run": run_id, "joined": len(group)})
+    groups = list(_joinable(_by_name(table, small), target_bytes))
+    megabytes = sum(part.size_bytes for group in groups for part in group) / 1e6
+    tell(f"joining {sum(map(len, groups))} small parts of {megabytes:.3g} MB into {len(groups)}")
+    _join_groups(table, groups, submit, tell)
     return {"table": table.uri, "version": table.version, "parts_before": len(parts), "parts": len(table.parts())}
+
+
+def _join_groups(table: Table, groups: Sequence[list[Part]], submit: Submit, tell: Callable[[str], None]) -> None:
+    """Have each group joined, and commit those that are done every few seconds."""
+    run_id, recipe_id, sequence = f"optimize-{time.time_ns()}", table.recipe_file.table_id, itertools.count(1)
+    waiting, last = deque(groups), time.monotonic()
+    under_way: dict[Future[Part], list[Part]] = {}
+    done: list[tuple[Part, list[Part]]] = []
+    finished = 0
+    while waiting or under_way or done:
+        while waiting and len(under_way) < JOINS_AHEAD:
+            group = waiting.popleft()
+            under_way[submit(join_parts, table.uri, group, stem="joined", recipe_id=recipe_id)] = group
+        if under_way:
+            ended, _ = wait(under_way, timeout=COMMIT_INTERVAL_SECONDS, return_when=FIRST_COMPLETED)
+            done += [(future.result(), under_way.pop(future)) for future in ended]
+        if done and (not under_way or time.monotonic() - last >= COMMIT_INTERVAL_SECONDS):
+            change = Change([part for part, _ in done], [part for _, group in done for part in group], data_change=False)
+            info = {"run": run_id, "joined": len(change.remove)}
+            table.commit(change, app_id=run_id, sequence=next(sequence), info=info)
+            finished, done, last = finished + len(done), [], time.monotonic()
+            tell(f"joined {finished} of {len(groups)} groups of small parts, table version {table.version}")
 
 
 def _by_name(table: Table, parts: Sequence[Part]) -> list[Part]:

@@ -6,7 +6,6 @@ nothing but the file. Shape legend: B rows, D embedding length.
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake.transaction import AddAction
 from pydantic import BaseModel, ConfigDict
 
 from tlray.errors import TableCorruptError, first_line
@@ -91,20 +89,6 @@ class Part(BaseModel):
     def sha256(self) -> str:
         """Hash of the file's bytes, as its name says it."""
         return self.path.removesuffix(".parquet").rsplit("-", 1)[-1]
-
-    def add_action(self, *, time_ms: int, data_change: bool = True) -> AddAction:
-        """Make the log's entry for this part.
-
-        Of statistics it has the row count alone: delta-rs (1.6) takes a column whose minimum is not given for one without
-        matching rows, and filters on `error` or `label` would silently find nothing. The file's own footer has the range of
-        `uri`, which is what readers prune by.
-
-        Args:
-            time_ms: modification time, milliseconds since 1970.
-            data_change: False where the same rows only move to another file.
-        """
-        stats = json.dumps({"numRecords": self.rows})
-        return AddAction(self.path, self.size_bytes, {"status": self.status}, time_ms, data_change, stats)
 
 
 @dataclass(frozen=True)
@@ -191,7 +175,7 @@ def vectors_of(column: pa.ChunkedArray, into_BD: np.ndarray | None = None) -> np
     return values.reshape(len(column), length)
 
 
-def encode_part(rows: pa.Table, recipe_id: str) -> bytes:
+def encode_part(rows: pa.Table | Iterable[pa.Table], recipe_id: str) -> bytes:
     """Encode rows as the bytes of a Parquet file.
 
     zstd and BYTE_STREAM_SPLIT on numbers, neither dictionary nor statistics on them; statistics on `uri` alone, for
@@ -199,25 +183,36 @@ def encode_part(rows: pa.Table, recipe_id: str) -> bytes:
     promises lists (Polars refuses that).
 
     Args:
-        rows: without the partition column.
+        rows: without the partition column; in several tables of one schema, of which little more is held than a row group.
         recipe_id: kept in the file's metadata.
     """
-    leaves = [_leaf(field) for field in rows.schema]
-    numbers = [path for path, type_ in leaves if pa.types.is_float32(type_)]
+    tables = iter([rows] if isinstance(rows, pa.Table) else rows)
+    waiting = [next(tables)]
     sink = io.BytesIO()
-    writer = pq.ParquetWriter(
+    with _writer(sink, waiting[0].schema) as writer:
+        for table in tables:
+            waiting.append(table)
+            if sum(map(len, waiting)) > ROW_GROUP_ROWS:
+                full = pa.concat_tables(waiting)
+                writer.write_table(full.slice(0, ROW_GROUP_ROWS))
+                waiting = [full.slice(ROW_GROUP_ROWS)]
+        writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata({RECIPE_KEY: recipe_id})
+    return sink.getvalue()
+
+
+def _writer(sink: io.BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
+    leaves = [_leaf(field) for field in schema]
+    numbers = [path for path, type_ in leaves if pa.types.is_float32(type_)]
+    return pq.ParquetWriter(
         sink,
-        rows.schema,
+        schema,
         compression="zstd",
         use_dictionary=[path for path, _ in leaves if path not in ("uri", "etag", *numbers)],
         use_byte_stream_split=numbers,
         write_statistics=["uri"],
         store_schema=False,
     )
-    with writer:
-        writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
-        writer.add_key_value_metadata({RECIPE_KEY: recipe_id})
-    return sink.getvalue()
 
 
 def _leaf(field: pa.Field) -> tuple[str, pa.DataType]:
@@ -227,12 +222,12 @@ def _leaf(field: pa.Field) -> tuple[str, pa.DataType]:
     return field.name, field.type
 
 
-def write_part(table_uri: str, rows: pa.Table, *, status: str, stem: str, recipe_id: str) -> Part:
+def write_part(table_uri: str, rows: pa.Table | Iterable[pa.Table], *, status: str, stem: str, recipe_id: str) -> Part:
     """Write rows as a new part beside the log; nobody sees it until it is committed.
 
     Args:
         table_uri: the table.
-        rows: at least one row, without the partition column.
+        rows: at least one row, without the partition column; also in several tables of one schema.
         status: `ok` or `failed`.
         stem: where it came from, for people who look at the folder.
         recipe_id: the table's (`RecipeFile.table_id`).
@@ -242,7 +237,8 @@ def write_part(table_uri: str, rows: pa.Table, *, status: str, stem: str, recipe
     path = f"status={status}/{stem}-{digest}.parquet"
     # Put if absent: a name that exists already holds these very bytes, as their hash is in it.
     open_store(table_uri).write(join(table_uri, path), data, if_absent=True)
-    return Part(path=path, status=status, rows=len(rows), size_bytes=len(data))
+    count = pq.read_metadata(io.BytesIO(data)).num_rows
+    return Part(path=path, status=status, rows=count, size_bytes=len(data))
 
 
 @contextmanager

@@ -7,30 +7,26 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import RemoveAction, Transaction
+from deltalake.exceptions import DeltaError
 
-from tlray.errors import ConcurrentWriteError, ObjectNotFoundError, StorageError, TableError
+from tlray.errors import ObjectNotFoundError, StorageError, TableError
 from tlray.lake.storage.open import delta_environment, delta_options, open_store
 from tlray.lake.storage.uri import join, to_path
 from tlray.lake.table.alias import read_alias
-from tlray.lake.table.delta_log import delta_errors, delta_uri, one_line, open_delta
+from tlray.lake.table.delta_log import (
+    CHECKPOINT_COMMITS,
+    COMMIT_ATTEMPTS,
+    COMMIT_FIRST_WAIT_SECONDS,
+    DeltaLog,
+    delta_uri,
+    open_delta,
+)
 from tlray.lake.table.parts import READ_THREADS, Change, Part, read_part, table_schema
 from tlray.lake.table.place import occupant_of, require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe, held_in
 from tlray.recipe import RecipeFile
 
 RECIPE_NAME = "recipe.json"
-HISTORY_COMMITS = 20
-"""How far back `last_run` looks: compaction commits after a run."""
-
-CHECKPOINT_COMMITS = 10
-"""Who opens a table reads the last checkpoint and the commits since, at most so many: Delta's own default of a hundred makes
-opening slow (`tests.bench.backfill`)."""
-
-COMMIT_ATTEMPTS = 4
-COMMIT_FIRST_WAIT_SECONDS = 0.5
-"""Doubled after each failed attempt; within each, delta-rs itself tries for as long as a store's restart takes."""
 
 
 class Table:
@@ -39,12 +35,13 @@ class Table:
     Attributes:
         uri: where it is.
         recipe_file: its recipe, shapes and golden vectors.
+        log: of its parts.
     """
 
-    def __init__(self, uri: str, recipe_file: RecipeFile, delta: DeltaTable) -> None:
+    def __init__(self, uri: str, recipe_file: RecipeFile, log: DeltaLog) -> None:
         self.uri = uri
         self.recipe_file = recipe_file
-        self._delta = delta
+        self.log = log
 
     @classmethod
     def open(cls, uri: str, version: int | None = None) -> "Table":
@@ -77,7 +74,7 @@ class Table:
             raise TableError(
                 f"{uri} is a Delta table without {RECIPE_NAME}, so not one of tlray's; name another place"
             ) from error
-        return cls(uri, RecipeFile.from_json(data, recipe_uri), delta)
+        return cls(uri, RecipeFile.from_json(data, recipe_uri), DeltaLog(uri, delta))
 
     @classmethod
     def open_or_none(cls, uri: str) -> "Table | None":
@@ -139,12 +136,12 @@ class Table:
     @property
     def id(self) -> str:
         """Delta's id of the table, drawn when it was made: another table at the same place has another one."""
-        return str(self._delta.metadata().id)
+        return self.log.table_id
 
     @property
     def version(self) -> int:
         """Version of the log that this object sees."""
-        return self._delta.version()
+        return self.log.version
 
     @property
     def columns(self) -> list[str]:
@@ -157,10 +154,7 @@ class Table:
         Raises:
             StorageError: the log is gone.
         """
-        delta = open_delta(self.uri, None)
-        if delta is None:
-            raise StorageError(f"the log of {self.uri} is gone; restore it, or extract to a new table")
-        self._delta = delta
+        self.log.refresh()
 
     def parts(self, status: str | None = None) -> list[Part]:
         """List the parts that this version consists of, in the log's order.
@@ -168,17 +162,7 @@ class Table:
         Args:
             status: `ok` or `failed`, for these alone; None for both.
         """
-        actions = pa.table(self._delta.get_add_actions(flatten=True)).to_pylist()
-        return [
-            Part(
-                path=action["path"],
-                status=action["partition.status"],
-                rows=action["num_records"],
-                size_bytes=action["size_bytes"],
-            )
-            for action in actions
-            if status in (None, action["partition.status"])
-        ]
+        return [part for part in self.log.parts() if status in (None, part.status)]
 
     def read(self, columns: Sequence[str] | None = None, *, status: str = "ok") -> pa.Table:
         """Read all rows of one partition into memory.
@@ -196,114 +180,6 @@ class Table:
         schema = schema.remove(len(schema) - 1)
         return (schema if columns is None else pa.schema([schema.field(name) for name in columns])).empty_table()
 
-    def unreferenced(self, retention_hours: int) -> list[str]:
-        """Paths of parts that no version within the retention needs: replaced, or written and never committed, before it.
-
-        delta-rs finds them; files that are not parts (recipe.json) are none of its business.
-
-        Raises:
-            StorageError: they cannot be listed.
-        """
-        with delta_errors(f"cannot list the files of {self.uri}"):
-            paths = self._delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
-        return sorted(path for path in paths if path.startswith("status=") and path.endswith(".parquet"))
-
-    def clean_log(self) -> int:
-        """Write a checkpoint of this version, and delete what it and time have made of no use.
-
-        Those are the log's entries before it that are older than the table's `delta.logRetentionDuration` (30 days, if nobody
-        set it); versions that they make can no longer be opened.
-
-        Returns:
-            Files that were deleted.
-
-        Raises:
-            StorageError: the checkpoint cannot be written, or the entries cannot be deleted.
-        """
-        store, folder = open_store(self.uri), join(self.uri, "_delta_log")
-        with delta_errors(f"cannot clean the log of {self.uri}"):
-            self._delta.create_checkpoint()
-            before = sum(map(len, store.list(folder)))
-            self._delta.cleanup_metadata()
-        return before - sum(map(len, store.list(folder)))
-
-    def committed(self, app_id: str) -> int | None:
-        """Number of the last transaction of an application that this version holds; None where it holds none."""
-        return self._delta.transaction_version(app_id)
-
-    def last_run(self) -> dict[str, Any] | None:
-        """What the log says of the last run that embedded something; None where it is further back than HISTORY_COMMITS."""
-        with delta_errors(f"cannot read the log of {self.uri}"):
-            commits = self._delta.history(HISTORY_COMMITS)
-        for commit in commits:
-            said = commit.get("tlray")
-            if isinstance(said, dict) and "bottleneck" in said:
-                return said
-        return None
-
     def commit(self, change: Change, *, app_id: str, sequence: int, info: dict[str, Any]) -> None:
-        """Commit a change to the log, exactly once whatever fails on the way.
-
-        delta-rs must not rebase by itself (`max_commit_retries=0`): a commit that came between may have added the same
-        images, and a second commit of the same transaction is not refused from a fresh snapshot. So after any failure the
-        log decides: the transaction is there (the answer was lost), or the table has not moved (try again), or it has
-        (somebody else's commit: the caller decides).
-
-        Args:
-            change: parts to add and to remove.
-            app_id: identifies the writer's run.
-            sequence: number of this commit within the run, from 1 up.
-            info: kept in the log beside the commit.
-
-        Raises:
-            ConcurrentWriteError: the table moved on under another writer.
-            StorageError: the store failed for longer than all attempts.
-        """
-        wait_seconds = COMMIT_FIRST_WAIT_SECONDS
-        for attempt in range(COMMIT_ATTEMPTS):
-            before = self.version
-            failure = self._try_commit(change, app_id, sequence, info)
-            if failure is None:
-                return
-            if attempt:
-                time.sleep(wait_seconds)
-                wait_seconds *= 2
-            try:
-                self.refresh()
-            except StorageError:
-                continue
-            if (self.committed(app_id) or 0) >= sequence:
-                return
-            if self.version != before:
-                raise ConcurrentWriteError(
-                    f"another writer committed version {self.version} of {self.uri} during this run, on top of {before}; "
-                    "nothing of theirs or of our earlier commits is lost: run the same command again when theirs has ended"
-                )
-        raise StorageError(
-            f"cannot commit to {self.uri} after {COMMIT_ATTEMPTS} attempts: {one_line(failure)}; "
-            "what was committed before is safe: run the same command again"
-        )
-
-    def _try_commit(self, change: Change, app_id: str, sequence: int, info: dict[str, Any]) -> Exception | None:
-        now_ms = time.time_ns() // 1_000_000
-        actions = [part.add_action(time_ms=now_ms, data_change=change.data_change) for part in change.add]
-        removals = [
-            RemoveAction(part.path, change.data_change, now_ms, part.size_bytes, {"status": part.status})
-            for part in change.remove
-        ]
-        try:
-            self._delta.create_write_transaction(
-                [*actions, *removals],
-                "append",
-                self._delta.schema(),
-                partition_by=["status"],
-                commit_properties=CommitProperties(
-                    custom_metadata={"tlray": info},
-                    max_commit_retries=0,
-                    app_transactions=[Transaction(app_id, sequence)],
-                ),
-            )
-            self.refresh()
-        except (CommitFailedError, DeltaError, OSError, StorageError) as error:
-            return error
-        return None
+        """Commit a change, exactly once (`DeltaLog.commit`)."""
+        self.log.commit(change, app_id=app_id, sequence=sequence, info=info)

@@ -37,7 +37,30 @@ def serve_on_ray(config: ServeConfig, index_uri: str, stop: threading.Event) -> 
         ConfigError: there is no cluster.
         TlrayError: a replica cannot open the index, or computes other numbers.
     """
+    with joined(), unwrapped():
+        port = config.port or _free_port(config.host)
+        serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": port})
+        try:
+            serve.run(_application(config), name=APP, route_prefix="/")
+            address = f"http://{config.host}:{port}/"
+            say(f"{config.replicas} replicas answer: {address} (interface: {address}docs)")
+            stop.wait()
+        finally:
+            serve.delete(APP)
+    card = read_card(index_uri)
+    return {"index": index_uri, "version": card.version, "address": address, "replicas": config.replicas}
 
+
+def application(keys: dict[str, Any]) -> Any:
+    """The service as others run it: KubeRay's RayService and `serve run` take `<this module>:application`.
+
+    Args:
+        keys: of the command's config, `index` among them.
+    """
+    return _application(ServeConfig(**keys))
+
+
+def _application(config: ServeConfig) -> Any:
     def build() -> Any:
         service = Service(config)
         return guarded_app(
@@ -48,25 +71,13 @@ def serve_on_ray(config: ServeConfig, index_uri: str, stop: threading.Event) -> 
             timeout_seconds=config.timeout_seconds,
         )
 
-    deployment = serve.deployment(
+    return serve.deployment(
         name=APP,
         num_replicas=config.replicas,
         max_ongoing_requests=2 * config.max_concurrency,  # so that the guard answers 429, not the proxy
         graceful_shutdown_timeout_s=config.timeout_seconds,
         ray_actor_options={"num_cpus": 1},
-    )(serve.ingress(build)())
-    with joined(), unwrapped():
-        port = config.port or _free_port(config.host)
-        serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": port})
-        try:
-            serve.run(deployment.bind(), name=APP, route_prefix="/")
-            address = f"http://{config.host}:{port}/"
-            say(f"{config.replicas} replicas answer: {address} (interface: {address}docs)")
-            stop.wait()
-        finally:
-            serve.delete(APP)
-    card = read_card(index_uri)
-    return {"index": index_uri, "version": card.version, "address": address, "replicas": config.replicas}
+    )(serve.ingress(build)()).bind()
 
 
 def _free_port(host: str) -> int:
