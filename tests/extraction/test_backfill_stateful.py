@@ -136,6 +136,7 @@ class Backfill(RuleBasedStateMachine):
         self.patch.setattr(lease_module, "time", self.clock)
         self.patch.setattr(lease_module, "threading", SimpleNamespace(Event=Event, Lock=Lock, Thread=NoHeart))
         self.patch.setattr("tlray.lake.table.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.0)
+        self.patch.setattr("tlray.lake.table.rewrite.PART_ROWS", 3)  # so that runs join what they write
         self.faults.patch(self.patch)
         self.listing: Listing = {}
         self.broken: set[str] = set()
@@ -242,8 +243,8 @@ class Backfill(RuleBasedStateMachine):
                     yield lease
                     committer.add(piece)
                     if piece.unit % 2:
-                        committer.flush(now=True)
-                committer.flush(now=True)
+                        committer.flush(now=self.count % 2 == 0)
+            committer.finish()
 
     def with_faults(self, **at: int) -> None:
         self.faults.steps = 0

@@ -85,8 +85,13 @@ class Joins:
                 self._exchange(status)
 
     def _exchange(self, status: str) -> None:
-        small, self._small[status] = self._small[status], []
-        self._under_way += [Joining(group, 0, [self._join(group)]) for group in wholes(small) if len(group) > 1]
+        groups = list(wholes(self._small[status]))
+        self._small[status] = groups.pop() if len(groups) > 1 and not is_enough(groups[-1]) else []
+        for group in groups:
+            if len(group) > 1:
+                self._under_way.append(Joining(group, 0, [self._join(group)]))
+            else:
+                self._small[status] += group
 
     def _join(self, parts: Sequence[Part]) -> "Future[Part]":
         if len(parts) == 1:
