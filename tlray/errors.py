@@ -198,6 +198,7 @@ class ImageErrorCode(StrEnum):
     FETCH_FAILED = "fetch_failed"
     NON_FINITE = "non_finite"
     NO_IMAGES = "no_images"
+    UNKNOWN_WORDS = "unknown_words"
 
 
 class ImageError(TlrayError):

@@ -4,15 +4,18 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 """
 
 import hashlib
-import json
 import math
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import Discriminator, Field, PositiveInt, Tag, ValidationError
 
 from tlray.errors import GoldenMismatchError, RecipeMismatchError
 from tlray.predictor import Output
+from tlray.recipe_base import BaseRecipe, Strict
+from tlray.recipe_base import Compute as Compute
+from tlray.recipe_base import Precision as Precision
+from tlray.recipe_base import Storage as Storage
+from tlray.text_recipe import TextRecipe as TextRecipe
 
 if TYPE_CHECKING:  # numpy takes as long to import as all else that `tlray --help` needs
     import numpy as np
@@ -22,8 +25,6 @@ Fit = Literal["cover", "contain", "squash"]
 Pool = Literal["avg", "max", "gem", "cls", "flatten", "none"]
 Channels = Literal["rgb", "bgr"]
 Level = Annotated[int, Field(ge=0, le=255)]
-Compute = Literal["fp32", "bf16", "fp16"]
-Storage = Literal["full", "half"]
 
 ImageRule = Literal[2, 3]
 """Versions of the rule that can still be followed."""
@@ -45,22 +46,11 @@ At bf16 (avx512_bf16), 27 of 28 networks of torchvision and timm that were tried
 the golden images; levit_128s came to 0.51, under torch's autocast alone too, and would be refused."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Precision(_Strict):
-    """Number formats: `compute` on the device, `storage` in the table (half keeps 10 mantissa bits of float32)."""
-
-    compute: Compute = Field("bf16", description="number format in which the network computes")
-    storage: Storage = Field("half", description="of stored vectors: half keeps 10 mantissa bits, full all 23")
-
-
 UNIT_SCALE = (0.0, 1.0)
 """Levels as most networks take them, before mean and std."""
 
 
-class Preprocessing(_Strict):
+class Preprocessing(Strict):
     """From an RGB uint8 image to the backbone's input.
 
     Attributes:
@@ -96,55 +86,28 @@ class Preprocessing(_Strict):
     std: tuple[float, float, float]
 
 
-class Recipe(_Strict):
-    """Everything that changes an embedding's numbers; frozen, strict, versioned.
+class Recipe(BaseRecipe):
+    """Everything that changes an image's embedding; frozen, strict, versioned.
 
     Attributes:
-        backbone: `<library>:<name>`.
-        weights: where the weights came from; for people, not part of the fingerprint, as a file may move.
-        weights_sha256: over the names, types, shapes and bytes of all tensors as loaded.
-        taps: the layers whose outputs are kept; `<layer>:input` means what goes into that layer.
         pool: how a map or a sequence becomes a vector.
-        normalize: whether embeddings are divided by their L2 norm.
-        precision: number formats.
         preprocessing: pixels to network input.
         image_rule: version of the rule from bytes to RGB uint8.
         format: version of this document; 2 where the preprocessing has fields that 1 did not know.
     """
 
-    backbone: str
-    weights: str
-    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    taps: tuple[str, ...] = Field(min_length=1)
     pool: Pool = "avg"
-    normalize: bool = False
-    precision: Precision = Precision()
     preprocessing: Preprocessing
     image_rule: ImageRule = IMAGE_RULE
     format: Literal[1, 2] = Field(default_factory=lambda fields: _format_of(fields))
-
-    @property
-    def recipe_id(self) -> str:
-        """Sha256, in hex, of the canonical JSON (sorted keys, no spaces) of all fields but `weights`."""
-        document = self.model_dump(mode="json", exclude={"weights"})
-        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
 
     def under_rule(self, image_rule: ImageRule) -> "Recipe":
         """The same recipe with another version of the rule from bytes to pixels."""
         return self if self.image_rule == image_rule else self.model_copy(update={"image_rule": image_rule})
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """Table column of each tap: `embedding` for a single one, else `embedding_<tap>` with `_` for odd characters."""
-        if len(self.taps) == 1:
-            return {self.taps[0]: "embedding"}
-        return {tap: "embedding_" + re.sub(r"[^0-9A-Za-z]+", "_", tap) for tap in self.taps}
-
-    def differences(self, other: "Recipe") -> list[str]:
-        """The fields that differ, each as `field: ours, theirs`, for an error that a person can act on."""
-        ours, theirs = _flat(self), _flat(other)
-        return [f"{key}: {ours[key]!r}, {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+    def under_rule_of(self, there: BaseRecipe) -> "Recipe":
+        """The same recipe with another one's version of that rule."""
+        return self.under_rule(there.image_rule) if isinstance(there, Recipe) else self
 
 
 def _format_of(fields: dict[str, Any]) -> Literal[1, 2]:
@@ -153,27 +116,42 @@ def _format_of(fields: dict[str, Any]) -> Literal[1, 2]:
     return 2 if is_later else 1
 
 
-def _flat(model: BaseModel, prefix: str = "") -> dict[str, object]:
-    """All fields of a document and of those within it, those at their default too, by dotted names; tuples as lists."""
-    flat: dict[str, object] = {}
-    for key in type(model).model_fields:
-        value = getattr(model, key)
-        if isinstance(value, BaseModel):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+_KINDS = ("images", "texts")
 
 
-class RecipeFile(_Strict):
+def _kind_of(document: Any) -> str:
+    is_of_texts = "tokens" in document if isinstance(document, dict) else isinstance(document, TextRecipe)
+    return _KINDS[is_of_texts]
+
+
+AnyRecipe = Annotated[
+    Annotated[Recipe, Tag(_KINDS[0])] | Annotated[TextRecipe, Tag(_KINDS[1])],
+    Discriminator(_kind_of),
+]
+"""Of images or of texts, as their documents tell."""
+
+
+def of_images(recipe: AnyRecipe) -> Recipe:
+    """A recipe, where images are embedded by it.
+
+    Raises:
+        RecipeMismatchError: it is one of texts.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    raise RecipeMismatchError(f"{recipe.backbone} embeds texts, and images were given; give texts, or name a table of images")
+
+
+class RecipeFile(Strict):
     """The document `recipe.json`, which lies beside a table's log.
 
     Attributes:
         recipe_id: fingerprint of `recipe`, repeated for readers that do not compute it.
         recipe: the recipe.
         shapes: per column, the shape of one embedding before it was flattened into a list.
-        golden: per column, the fp32 embeddings of the golden images, B rows of D floats.
+        golden: per column, the fp32 embeddings of the golden images or texts, B rows of D floats.
         golden_text: the fp32 vectors of the golden texts, where the network has a text tower and a column shares its space.
+        golden_inputs: of a table of texts, the texts that `golden` are the embeddings of.
         exact_below: at 16 bits, so many of the first layers stay at fp32; chosen when the table is made, so that all workers
             of all runs compute alike.
         output: what a table of predictions holds in place of embeddings; None for a table of embeddings.
@@ -182,10 +160,11 @@ class RecipeFile(_Strict):
     """
 
     recipe_id: str
-    recipe: Recipe
+    recipe: AnyRecipe
     shapes: dict[str, tuple[int, ...]]
     golden: dict[str, list[list[float]]]
     golden_text: list[list[float]] | None = Field(None, exclude_if=lambda rows: rows is None)
+    golden_inputs: tuple[str, ...] = Field((), exclude_if=lambda texts: not texts)
     exact_below: int = Field(0, ge=0)
     output: Output | None = None
     notes: tuple[str, ...] = Field((), exclude_if=lambda notes: not notes)
@@ -226,7 +205,7 @@ class RecipeFile(_Strict):
             document = cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part) for part in first["loc"] if part not in _KINDS)
             raise RecipeMismatchError(
                 f"{uri} is not a recipe of this version of tlray ({where}: {first['msg']}); "
                 "use the version that made it, or extract to a new table"
@@ -298,11 +277,11 @@ def least_cosine(ours_BD: "np.ndarray", theirs_BD: "np.ndarray") -> float:
 
 
 def check_golden(expected: RecipeFile, golden: "dict[str, np.ndarray]", *, where: str) -> float:
-    """Compare this machine's embeddings of the golden images with the table's.
+    """Compare this machine's embeddings of the golden images or texts with the table's.
 
     Args:
         expected: the table's recipe file.
-        golden: per column, features_BD of `golden_images`.
+        golden: per column, features_BD of the golden images or texts.
         where: what computed them, for the message.
 
     Returns:
@@ -320,14 +299,14 @@ def check_golden(expected: RecipeFile, golden: "dict[str, np.ndarray]", *, where
         if ours_BD.shape != theirs_BD.shape:
             raise GoldenMismatchError(
                 f"{where} gives {column} of shape {ours_BD.shape[1:]}, but the table holds {theirs_BD.shape[1:]}; "
-                "use the versions of torch, torchvision and timm that made the table, or extract to a new table"
+                f"use the versions of {', '.join(expected.made_with)} that made the table, or extract to a new table"
             )
         worst = least_cosine(ours_BD, theirs_BD)
         if not worst >= GOLDEN_TOLERANCE[compute]:
             raise GoldenMismatchError(
-                f"{where} computes other embeddings than the table holds: least cosine {worst:.6f} over the golden images, "
-                f"expected at least {GOLDEN_TOLERANCE[compute]} at {compute}. The table was made with "
-                f"{', '.join(f'{name} {version}' for name, version in expected.made_with.items())}; use those versions, "
+                f"{where} computes other embeddings than the table holds: least cosine {worst:.6f} over the golden "
+                f"{_kind_of(expected.recipe)}, expected at least {GOLDEN_TOLERANCE[compute]} at {compute}. The table was made "
+                f"with {', '.join(f'{name} {version}' for name, version in expected.made_with.items())}; use those versions, "
                 "or another precision or table"
             )
         least = min(least, worst)

@@ -63,6 +63,7 @@ class MadeUpSource:
     keys: int
     kind: str = "images"
     gives_labels: bool = False
+    page_schema = PAGE_SCHEMA
 
     def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]:
         del report

@@ -1,4 +1,4 @@
-"""`tlray.Encoder`: images to vectors in Python, alone or in a scikit-learn pipeline.
+"""`tlray.Encoder`: images or texts to vectors in Python, alone or in a scikit-learn pipeline.
 
 Shape legend: N images, D length of a vector.
 """
@@ -13,13 +13,14 @@ import numpy as np
 
 from tlray.api.keywords import config_of
 from tlray.api.networks import Placement, of_recipe, of_table
-from tlray.api.running import ImageRunner, OnError, check_on_error
+from tlray.api.running import OnError, Runner, check_on_error
 from tlray.config import PreprocessingConfig, RecipeConfig
+from tlray.config.recipe import AnyPool, TokensConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
-from tlray.recipe import Pool, Precision, Recipe
+from tlray.recipe import AnyRecipe, Precision
 
 
 class Encoder:
@@ -29,7 +30,8 @@ class Encoder:
     pipeline; there is nothing to fit. The network is loaded when it is first needed. May be called from several threads.
 
     Args:
-        backbone: `torchvision:<model>`, `timm:<model>`, or the model alone.
+        backbone: `torchvision:<model>`, `timm:<model>`, or the model alone; for texts `gensim:<file>`,
+            `sentence-transformers:<folder>` or `model2vec:<folder>`.
         weights: default, an enum name, a timm tag, a path or URI, `package:<name>` or `random:<seed>`.
         weights_sha256: refuse weights of another hash.
         taps: the layers to keep, whose vectors follow one another; default the penultimate.
@@ -37,6 +39,7 @@ class Encoder:
         normalize: divide each vector by its L2 norm.
         precision: number formats, such as `{"compute": "fp32"}`.
         preprocessing: overrides of what the weights say.
+        tokens: of a backbone of texts, how a text becomes tokens, such as `{"lowercase": False}`.
         table: in place of a backbone, the URI or path of a table: the encoder that made it, which is checked against the
             table's golden vectors when it is loaded.
         column: of the table's embedding columns, the one to compute; default the only one.
@@ -50,7 +53,7 @@ class Encoder:
         ConfigError: an unknown key, a wrong value, or neither or both of backbone and table.
     """
 
-    _loaded: ImageRunner | None
+    _loaded: Runner | None
 
     def __init__(
         self,
@@ -59,10 +62,11 @@ class Encoder:
         weights: str = "default",
         weights_sha256: str | None = None,
         taps: Sequence[str] = (),
-        pool: Pool = "avg",
+        pool: AnyPool = "avg",
         normalize: bool = False,
         precision: Precision | Mapping[str, Any] | None = None,
         preprocessing: PreprocessingConfig | Mapping[str, Any] | None = None,
+        tokens: TokensConfig | Mapping[str, Any] | None = None,
         table: str | os.PathLike[str] | None = None,
         column: str | None = None,
         device: str = "auto",
@@ -79,9 +83,9 @@ class Encoder:
         """Embed images, given in any form that can be decoded.
 
         Args:
-            images: a path, a URI, a file's bytes, a picture of Pillow's, a uint8 array of (H, W), (H, W, C) or (B, H, W, C)
-                with channels last; or an iterable of these, such as a list, a data frame's column, a generator, a generator of
-                batches.
+            images: of an encoder of texts: a text, or an iterable of texts. Else a path, a URI, a file's bytes, a picture of
+                Pillow's, a uint8 array of (H, W), (H, W, C) or (B, H, W, C) with channels last; or an iterable of these, such
+                as a list, a data frame's column, a generator, a generator of batches.
 
         Returns:
             vectors_ND, float32, in the order of the images; a row a image, one row for a single image.
@@ -119,7 +123,7 @@ class Encoder:
         return self.fit(X, y).transform(X)
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> AnyRecipe:
         """All that the vectors depend on; loads the network."""
         return self._load().recipe
 
@@ -225,14 +229,14 @@ class Encoder:
             )
         return None
 
-    def _load(self) -> ImageRunner:
+    def _load(self) -> Runner:
         with self._lock:
             if self._loaded is None:
                 config = self._check()
                 self._loaded = self._of_table() if config is None else of_recipe(config, self._placement)
             return self._loaded
 
-    def _of_table(self) -> ImageRunner:
+    def _of_table(self) -> Runner:
         table, weights = Table.open(to_uri(os.fspath(self._parameters["table"]))), self._parameters["weights"]
         file = table.recipe_file if weights == "default" else table.recipe_file.with_weights(weights)
         return of_table(file, column_of(table, self._parameters["column"]), self._placement)

@@ -6,6 +6,7 @@ Shape legend: B images, H height, W width, C channels.
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def each_image(given: Any) -> Iterator[OneImage]:
     elif isinstance(given, (bytearray, memoryview)):
         yield bytes(given)
     elif hasattr(given, "columns") and hasattr(given, "iloc"):
-        yield from each_image(_only_column(given))
+        yield from each_image(only_column(given))
     elif hasattr(given, "as_py"):  # a scalar of pyarrow's
         yield from each_image(given.as_py())
     elif isinstance(given, np.ndarray) or hasattr(given, "__array_interface__") or type(given).__module__ == "torch":
@@ -62,10 +63,19 @@ def each_image(given: Any) -> Iterator[OneImage]:
         )
 
 
-def _only_column(frame: Any) -> Any:
+def only_column(frame: Any, whose: str = "images'") -> Any:
+    """The column of a data frame that has no other.
+
+    Args:
+        frame: of pandas.
+        whose: column it is, for the message.
+
+    Raises:
+        ConfigError: it has others.
+    """
     if frame.shape[1] != 1:
         raise ConfigError(
-            f"a data frame of {frame.shape[1]} columns is given ({', '.join(map(str, frame.columns))}); give the images' one"
+            f"a data frame of {frame.shape[1]} columns is given ({', '.join(map(str, frame.columns))}); give the {whose} one"
         )
     return frame.iloc[:, 0]
 
@@ -157,3 +167,34 @@ def _as_file(picture: Image.Image) -> bytes:
     else:
         picture.save(buffer, "TIFF")
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Images for `tlray.api.running.Runner`: taken apart, named and brought to pixels.
+
+    Attributes:
+        recipe: how they become pixels.
+    """
+
+    recipe: Recipe
+
+    def each(self, given: Any) -> Iterator[OneImage]:
+        """See `each_image`."""
+        return each_image(given)
+
+    def name_of(self, position: int, image: OneImage) -> str:
+        """See `name_of`."""
+        return name_of(position, image)
+
+    def label_of(self, position: int, image: OneImage) -> str:
+        """An image in a table of predictions: its address, or its position."""
+        return image if isinstance(image, str) else name_of(position, image)
+
+    def prepare(self, image: OneImage) -> np.ndarray:
+        """See `pixels_of`."""
+        return pixels_of(image, self.recipe)
+
+    def join(self, pixels: list[Any]) -> np.ndarray:
+        """Images_BHWC of several."""
+        return np.stack(pixels)

@@ -16,9 +16,10 @@ from tlray.api.html import galleries
 from tlray.api.images import each_image, name_of
 from tlray.api.keywords import texts
 from tlray.api.networks import Placement, of_table
-from tlray.api.running import ImageRunner
+from tlray.api.running import Runner
 from tlray.errors import ConfigError, QueryError
 from tlray.lake.storage.uri import to_uri
+from tlray.recipe import of_images
 from tlray.search.query.searcher import Hit, Hits, Searcher
 from tlray.search.rows.row_table import Filter
 
@@ -106,7 +107,7 @@ class Index:
         self._searcher = Searcher.open(self.uri, version)
         self._placement = Placement(device, batch_size)
         self._lock = threading.Lock()
-        self._runner: ImageRunner | None = None
+        self._runner: Runner | None = None
 
     @property
     def version(self) -> int:
@@ -167,6 +168,7 @@ class Index:
         return f"<tlray.Index {self.uri}, version {self.version}, {len(self)} rows of {self.table}>"
 
     def _by_image(self, image: Any, k: int, where: Filter) -> tuple[list[str], Hits]:
+        of_images(self._searcher.recipe_file.recipe)
         images = list(each_image(image))
         names = [each if isinstance(each, str) else name_of(position, each) for position, each in enumerate(images)]
         with self._lock:  # the network is loaded once

@@ -13,14 +13,13 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from tlray.api.html import rows_of
-from tlray.api.images import OneImage, each_image, name_of
-from tlray.api.networks import CHUNK_IMAGES, Placement
-from tlray.api.running import ImageRunner, OnError, check_on_error
+from tlray.api.networks import CHUNK_IMAGES, Placement, inputs_of
+from tlray.api.running import Inputs, OnError, Runner, check_on_error
 from tlray.errors import ConfigError
 from tlray.extraction.worker.prediction_columns import prediction_columns
 from tlray.lake.storage.uri import to_uri
 from tlray.predictor import HEAD_SCORES, Output
-from tlray.recipe import Recipe
+from tlray.recipe import AnyRecipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +117,7 @@ class Model:
         self._model = load_model(self.uri)
         self._placement = Placement(device, batch_size)
         self._lock = threading.Lock()
-        self._loaded: tuple[ImageRunner, Output] | None = None
+        self._loaded: tuple[Runner, Output] | None = None
 
     @property
     def task(self) -> str:
@@ -131,7 +130,7 @@ class Model:
         return self._model.card.classes
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> AnyRecipe:
         """How the vectors are made that its head takes."""
         return self._model.card.recipe
 
@@ -144,7 +143,7 @@ class Model:
         """What the model says of images; the same as `tlray predict` stores.
 
         Args:
-            images: in any form that `tlray.Encoder` takes.
+            images: or texts, in any form that `tlray.Encoder` takes.
             top_k: best labels to keep of each image.
             threshold: where an image may have several labels: those of at least this probability.
             on_error: `raise` an ImageError that names the image that cannot be used, or `nan`: a row of None.
@@ -162,7 +161,7 @@ class Model:
         except ValidationError as error:
             raise ConfigError(f"top_k {top_k!r} and threshold {threshold!r}: {error.errors()[0]['msg']}") from error
         names: list[str] = []
-        scores_NK = runner.run(_watched(images, names), on_error)
+        scores_NK = runner.run(_watched(images, names, runner.inputs), on_error)
         ok_N = np.isfinite(scores_NK).all(axis=1)
         columns = pa.table(prediction_columns(scores_NK[ok_N], output))
         positions_N = pa.array(np.cumsum(ok_N) - 1, pa.int64(), mask=~ok_N)
@@ -171,13 +170,13 @@ class Model:
     def __repr__(self) -> str:
         return f"<tlray.Model {self.uri}, {self.task}, {len(self.classes)} outputs, {self.recipe.backbone}>"
 
-    def _load(self) -> tuple[ImageRunner, Output]:
+    def _load(self) -> tuple[Runner, Output]:
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._make()
             return self._loaded
 
-    def _make(self) -> tuple[ImageRunner, Output]:
+    def _make(self) -> tuple[Runner, Output]:
         from tlray.extraction.worker.scoring_encoder import ScoringEncoder
         from tlray.models.encoder.golden import check_encoder
         from tlray.prediction.predict import trained
@@ -190,14 +189,15 @@ class Model:
             check_encoder(network, known, where="this machine")
         scoring = ScoringEncoder(network, self._model.head, output.column, recipe.precision.storage)
 
-        def scores_of(images_BHWC: np.ndarray) -> np.ndarray:
-            return scoring.encode_timed(images_BHWC)[0][HEAD_SCORES]
+        def scores_of(prepared: np.ndarray) -> np.ndarray:
+            return scoring.encode_timed(prepared)[0][HEAD_SCORES]
 
-        return ImageRunner(recipe, scores_of, len(output.classes), max(CHUNK_IMAGES, 2 * network.batch_size)), output
+        chunk = max(CHUNK_IMAGES, 2 * network.batch_size)
+        return Runner(recipe, inputs_of(target.backbone), scores_of, len(output.classes), chunk), output
 
 
-def _watched(images: Any, names: list[str]) -> Iterator[OneImage]:
-    """The images, each of which leaves its name as it passes."""
-    for position, image in enumerate(each_image(images)):
-        names.append(image if isinstance(image, str) else name_of(position, image))
+def _watched(images: Any, names: list[str], inputs: Inputs) -> Iterator[Any]:
+    """The images or texts, each of which leaves its name as it passes."""
+    for position, image in enumerate(inputs.each(images)):
+        names.append(inputs.label_of(position, image))
         yield image

@@ -1,4 +1,4 @@
-"""Images in any form through a network, chunk by chunk: while one is embedded, the next one is decoded.
+"""Images or texts in any form through a network, chunk by chunk: while one is embedded, the next one is decoded.
 
 Shape legend: B images, H height, W width, C channels, D length of a vector, N all images.
 """
@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from tlray.api.images import OneImage, each_image, name_of, pixels_of
 from tlray.errors import ConfigError, ImageError, ImageErrorCode
-from tlray.recipe import Recipe
+from tlray.recipe import AnyRecipe
 
 OnError = Literal["raise", "nan"]
 """What becomes of an image that cannot be used: an ImageError that names it, or a row of NaN."""
@@ -34,27 +33,53 @@ def check_on_error(on_error: str) -> None:
         raise ConfigError(f"on_error: expected one of {', '.join(get_args(OnError))}, given {on_error!r}")
 
 
+class Inputs(Protocol):
+    """What a runner needs to know of the things that it runs; images' are `ImageInputs`, texts' `TextInputs`."""
+
+    def each(self, given: Any) -> Iterator[Any]:
+        """The single ones of anything that holds some, in order."""
+        ...
+
+    def name_of(self, position: int, one: Any) -> str:
+        """One of them, as a message names it."""
+        ...
+
+    def label_of(self, position: int, one: Any) -> str:
+        """One of them, as a table of predictions names it."""
+        ...
+
+    def prepare(self, one: Any) -> Any:
+        """One of them, as the network takes it."""
+        ...
+
+    def join(self, prepared: list[Any]) -> np.ndarray:
+        """Several prepared ones, as the network takes them together."""
+        ...
+
+
 @dataclass
-class ImageRunner:
-    """Runs images through a network, a chunk at a time.
+class Runner:
+    """Runs images or texts through a network, a chunk at a time.
 
     Attributes:
-        recipe: how they become pixels.
-        network: from images_BHWC, uint8, to vectors_BD, float32.
+        recipe: of the network.
+        inputs: how they are taken apart and prepared.
+        network: from images_BHWC, uint8, or texts_B, objects, to vectors_BD, float32.
         length: D.
-        chunk_images: images that are decoded before they go through the network together.
+        chunk_images: images or texts that are prepared before they go through the network together.
     """
 
-    recipe: Recipe
+    recipe: AnyRecipe
+    inputs: Inputs
     network: Callable[[np.ndarray], np.ndarray]
     length: int
     chunk_images: int
 
     def run(self, images: Any, on_error: OnError) -> np.ndarray:
-        """What the network makes of images.
+        """What the network makes of images or texts.
 
         Args:
-            images: see `tlray.api.images.each_image`.
+            images: see `tlray.api.images.each_image` and `tlray.api.texts.TextInputs.each`.
             on_error: see OnError.
 
         Returns:
@@ -65,7 +90,7 @@ class ImageRunner:
             ImageError: an image cannot be used, and on_error is `raise`; the message names it.
         """
         vectors, failures, position = [np.empty((0, self.length), np.float32)], list[str](), 0
-        for chunk in self._decoded(each_image(images)):
+        for chunk in self._decoded(self.inputs.each(images)):
             vectors_BD = self._run_chunk(chunk, position, on_error, failures)
             vectors.append(vectors_BD)
             position += len(vectors_BD)
@@ -75,12 +100,12 @@ class ImageRunner:
             _log.warning("%d of %d images could not be used, their rows are NaN: %s%s", len(failures), position, shown, more)
         return np.concatenate(vectors)
 
-    def _decoded(self, images: Iterator[OneImage]) -> Iterator[list[tuple[OneImage, "Future[np.ndarray]"]]]:
+    def _decoded(self, images: Iterator[Any]) -> Iterator[list[tuple[Any, "Future[Any]"]]]:
         """Chunks of images and their pixels, of which the next one is under way."""
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as threads:
 
-            def chunk() -> list[tuple[OneImage, Future[np.ndarray]]]:
-                return [(each, threads.submit(pixels_of, each, self.recipe)) for each in islice(images, self.chunk_images)]
+            def chunk() -> list[tuple[Any, Future[Any]]]:
+                return [(each, threads.submit(self.inputs.prepare, each)) for each in islice(images, self.chunk_images)]
 
             try:
                 upcoming = chunk()
@@ -91,13 +116,13 @@ class ImageRunner:
                 threads.shutdown(wait=False, cancel_futures=True)
 
     def _run_chunk(
-        self, chunk: "list[tuple[OneImage, Future[np.ndarray]]]", first: int, on_error: OnError, failures: list[str]
+        self, chunk: "list[tuple[Any, Future[Any]]]", first: int, on_error: OnError, failures: list[str]
     ) -> np.ndarray:
         pixels, rows = [], []
         vectors_BD = np.full((len(chunk), self.length), np.nan, np.float32)
 
         def fail(row: int, error: ImageError) -> None:
-            name = name_of(first + row, chunk[row][0])
+            name = self.inputs.name_of(first + row, chunk[row][0])
             if on_error == "raise":
                 raise ImageError(error.code, f"{name}: {error.detail}") from error
             failures.append(f"{name}: {error}")
@@ -109,7 +134,7 @@ class ImageRunner:
             except ImageError as error:
                 fail(row, error)
         if rows:
-            found_BD = self.network(np.stack(pixels))
+            found_BD = self.network(self.inputs.join(pixels))
             for row, vector_D in zip(rows, found_BD, strict=True):
                 if np.isfinite(vector_D).all():
                     vectors_BD[row] = vector_D

@@ -23,7 +23,7 @@ from tlray.lake.table.columns import column_of
 from tlray.lake.table.maintenance import show
 from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, table_schema, vectors_of
 from tlray.lake.table.table import Table
-from tlray.recipe import Recipe
+from tlray.recipe import AnyRecipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ class TableView:
         return self._table.version
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> AnyRecipe:
         """All that its vectors depend on."""
         return self._table.recipe_file.recipe
 

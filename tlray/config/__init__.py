@@ -1,7 +1,7 @@
 """One typed config a command, strict about unknown keys; the same keys in YAML, flags and Python."""
 
 from tlray.config.extraction import ExtractConfig, PolicyConfig, PredictConfig, RunConfig
-from tlray.config.recipe import PreprocessingConfig, RecipeConfig
+from tlray.config.recipe import PreprocessingConfig, RecipeConfig, TokensConfig
 from tlray.config.search import DuplicatesConfig, IndexConfig, SearchConfig, ServeConfig
 from tlray.config.section import FailureCode, Section, Side
 from tlray.config.source import SourceConfig
@@ -42,6 +42,7 @@ __all__ = [
     "Side",
     "SourceConfig",
     "SplitConfig",
+    "TokensConfig",
     "TrainConfig",
     "VacuumConfig",
     "VerifyConfig",

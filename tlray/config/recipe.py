@@ -1,10 +1,12 @@
 """The section `recipe`: what the user asks of the network; `tlray.models` resolves it to a `tlray.recipe.Recipe`."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, PositiveFloat
 
 from tlray.config.presets import Preset
 from tlray.config.section import Section, Side
-from tlray.recipe import Channels, Fit, Interpolation, Pool, Precision
+from tlray.recipe import Channels, Fit, Interpolation, Precision
 
 
 def _is_none(value: object) -> bool:
@@ -43,17 +45,41 @@ class PreprocessingConfig(Section):
     std: tuple[float, float, float] | None = Field(None, description="divided by, after that; likewise")
 
 
+AnyPool = Literal["avg", "max", "gem", "cls", "flatten", "none", "sif"]
+"""Of networks and of word vectors; which of them have which, the backbone says."""
+
+
+class TokensConfig(Section):
+    """How a text becomes tokens; what is not given is found in the vectors."""
+
+    split: Literal["words", "whitespace"] | None = Field(
+        None, description="words (runs of letters, marks and digits) or whitespace; of word vectors, default words"
+    )
+    lowercase: bool | None = Field(None, description="default: where no word of the vectors has a capital letter")
+    prompt: str = Field("", description="put before each text, for a sentence encoder that wants it")
+    frequencies: str | None = Field(
+        None, description="for pool sif: a file with a word and its count on each line; default the vectors' own counts"
+    )
+    a: PositiveFloat = Field(1e-3, description="for pool sif: a word of probability p weighs a / (a + p)")
+
+
 class RecipeConfig(Section):
     """What the user asks of a recipe; `tlray.models` completes it from the backbone and its weights."""
 
-    backbone: str = Field(description="torchvision:<model>, timm:<model>, onnx:<file>; or the model alone, as a library has it")
+    backbone: str = Field(
+        description="torchvision:<model>, timm:<model>, onnx:<file>; or the model alone, as a library has it; for texts "
+        "gensim:<file>, sentence-transformers:<folder> or model2vec:<folder>"
+    )
     weights: str = Field(
         "default",
         description="default, an enum name, a timm tag, a file's or a hub folder's path or URI, package:<name>, random:<seed>",
     )
     weights_sha256: str | None = Field(None, description="refuse weights of another hash (as `tlray show` prints it)")
     taps: tuple[str, ...] = Field((), description="layers to keep; default the penultimate")
-    pool: Pool = Field("avg", description="how a map or a sequence becomes one vector; none keeps all of it")
+    pool: AnyPool = Field(
+        "avg", description="how a map or a sequence becomes one vector; none keeps all of it; of word vectors avg, max or sif"
+    )
     normalize: bool = Field(False, description="divide each vector by its L2 norm")
     precision: Precision = Precision()
     preprocessing: PreprocessingConfig = PreprocessingConfig.model_construct()
+    tokens: TokensConfig = TokensConfig.model_construct()

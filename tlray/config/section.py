@@ -16,6 +16,7 @@ FailureCode = Literal[
     "fetch_failed",
     "non_finite",
     "no_images",
+    "unknown_words",
 ]
 """The values of `tlray.errors.ImageErrorCode`, as flags take them."""
 

@@ -1,4 +1,4 @@
-"""The section `source`: where images are and which of them are taken."""
+"""The section `source`: where images or texts are and which of them are taken."""
 
 from typing import Literal
 
@@ -8,12 +8,19 @@ from tlray.config.section import Section
 
 
 class SourceConfig(Section):
-    """Where the images are, and which of them count."""
+    """Where the images or texts are, and which of them count."""
 
     uri: str = Field(description="a folder, manifest, tar shards or Parquet files of images: s3://bucket/key or a local path")
     format: Literal["auto", "images", "manifest", "webdataset", "parquet"] = Field(
         "auto", description="auto looks at the names (and at a Parquet file's columns)"
     )
+    text: str | None = Field(
+        None,
+        description="embed texts: the column of a .csv, .tsv, .parquet or .jsonl file, or the ending of text files (txt) in a "
+        "folder or in tar shards",
+    )
+    id: str | None = Field(None, description="a column that names each text, in place of its row's number")
+    encoding: str = Field("utf-8", description="of texts, as Python names it (latin-1); those with a byte order mark say it")
     listing: str | None = Field(
         None,
         description="instead of listing uri: an S3 Inventory's manifest.json, a .csv, .tsv or .parquet file with a column of "

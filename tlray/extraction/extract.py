@@ -43,9 +43,9 @@ def extract(config: ExtractConfig, stop: Stop | None = None) -> dict[str, Any]:
 
     def make_target() -> "Target":
         from tlray.extraction.target import Target  # imports torch
-        from tlray.models.backbones import resolve_backbone
+        from tlray.models.any_backbone import resolve_any_backbone
 
-        return Target(resolve_backbone(config.recipe, local_copy))
+        return Target(resolve_any_backbone(config.recipe, local_copy))
 
     return bring_up_to_date(config, config.table, make_target, stop)
 

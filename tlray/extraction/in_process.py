@@ -11,12 +11,12 @@ from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
-from tlray.models.backbones import Backbone
+from tlray.models.any_backbone import AnyBackbone
 from tlray.models.encoder.golden import make_encoder
 
 
 def engine_in_process(
-    spec: ReadSpec, table: Table, backbone: Backbone, run_id: str
+    spec: ReadSpec, table: Table, backbone: AnyBackbone, run_id: str
 ) -> Callable[[Plan], Generator[Piece[WrittenParts], None, None]]:
     """Load the encoder of a table, once for all plans of a run.
 

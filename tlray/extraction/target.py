@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.table import Table
+from tlray.models.any_backbone import AnyBackbone
 from tlray.models.backbones import Backbone
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.predictor import Output
 from tlray.progress import say
-from tlray.recipe import IMAGE_RULE, Recipe, RecipeFile
+from tlray.recipe import IMAGE_RULE, AnyRecipe, RecipeFile
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Target:
         known: a recipe file of these features, from where the head was trained; None makes one.
     """
 
-    backbone: Backbone
+    backbone: AnyBackbone
     output: Output | None = None
     head: bytes | None = None
     known: RecipeFile | None = None
@@ -34,15 +35,17 @@ class Target:
         recipe_id = self.backbone.recipe.recipe_id
         return {"recipe_id": recipe_id} | ({"model_id": self.output.model_id(recipe_id)} if self.output else {})
 
-    def under_rule_of(self, there: Recipe) -> "Target":
+    def under_rule_of(self, there: AnyRecipe) -> "Target":
         """The same under the image rule of a table that is there, so that it goes on as it was begun.
 
         A trained head keeps its own rule: it belongs to vectors that were made by it.
         """
-        recipe = self.backbone.recipe.under_rule(there.image_rule)
-        if self.head is not None or recipe is self.backbone.recipe:
+        if self.head is not None or not isinstance(self.backbone, Backbone):
             return self
-        say(f"the table was made by image rule {there.image_rule} and goes on with it (new tables: {IMAGE_RULE})")
+        recipe = self.backbone.recipe.under_rule_of(there)
+        if recipe is self.backbone.recipe:
+            return self
+        say(f"the table was made by image rule {recipe.image_rule} and goes on with it (new tables: {IMAGE_RULE})")
         return replace(self, backbone=replace(self.backbone, recipe=recipe))
 
     def create_table(self, uri: str) -> Table:

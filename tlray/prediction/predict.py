@@ -14,7 +14,7 @@ from tlray.lake.storage.uri import join, to_uri
 from tlray.prediction.predictions_file import PredictionsFile
 from tlray.predictor import HeadFile, Output
 from tlray.progress import say
-from tlray.recipe import Recipe, RecipeFile
+from tlray.recipe import AnyRecipe, RecipeFile
 
 if TYPE_CHECKING:
     from tlray.extraction.target import Target
@@ -86,7 +86,7 @@ def trained(model_uri: str, *, top_k: int, threshold: float, embeddings: bool) -
         RecipeMismatchError: its head does not fit its recipe.
     """
     from tlray.extraction.target import Target
-    from tlray.models.backbones import load_backbone, with_taps
+    from tlray.models.any_backbone import load_any_backbone
     from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, load_model
 
     model = load_model(model_uri)
@@ -94,7 +94,7 @@ def trained(model_uri: str, *, top_k: int, threshold: float, embeddings: bool) -
     recipe = card.recipe
     if NETWORK_NAME in card.files:  # beside the card, wherever the folder was when the recipe was written
         recipe = recipe.model_copy(update={"weights": join(model_uri, NETWORK_NAME)})
-    backbone = with_taps(load_backbone(recipe, local_copy), [card.tap])
+    backbone = load_any_backbone(recipe, local_copy, [card.tap])
     (column,) = backbone.shapes
     length = math.prod(backbone.shapes[column])
     if length != card.head.inputs:
@@ -116,7 +116,7 @@ def trained(model_uri: str, *, top_k: int, threshold: float, embeddings: bool) -
     return Target(backbone, output, head, _known(model, backbone.recipe))
 
 
-def _known(model: "Model", recipe: Recipe) -> RecipeFile | None:
+def _known(model: "Model", recipe: AnyRecipe) -> RecipeFile | None:
     """The golden vectors that the head was trained beside, for a recipe of the head's tap alone."""
     there = model.recipe_file
     if there is None or there.recipe_id != model.card.recipe_id:

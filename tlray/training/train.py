@@ -10,7 +10,7 @@ from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.lease import Lease, hold
 from tlray.lake.table.place import require_place
 from tlray.progress import say
-from tlray.recipe import Recipe
+from tlray.recipe import AnyRecipe
 from tlray.training.examples.examples import Examples
 from tlray.training.examples.losses import check_class_weights
 from tlray.training.model.model import ModelCard, model_exists, read_card
@@ -27,14 +27,17 @@ class Training(Protocol):
     Attributes:
         config: of the command, with whole URIs.
         identity: of the model that it makes.
-        recipe: that it begins with.
         examples: that it trains on; there once it is prepared.
     """
 
     config: TrainConfig
     identity: Identity
-    recipe: Recipe
     examples: Examples
+
+    @property
+    def recipe(self) -> AnyRecipe:
+        """The recipe that it begins with."""
+        ...
 
     @property
     def has_leftovers(self) -> bool:

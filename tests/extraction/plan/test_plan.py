@@ -38,6 +38,8 @@ class ListedSource:
     page_rows: int = 7
     repeat: bool = False
 
+    page_schema = PAGE_SCHEMA
+
     @property
     def gives_labels(self) -> bool:
         return any(label is not None for _, label in self.listing.values())

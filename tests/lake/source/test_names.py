@@ -23,9 +23,11 @@ HIDDEN = {name for name in NAMES if any(part.startswith(".") for part in name.sp
 UNDERSCORE = {name for name in NAMES if any(part.startswith("_") for part in name.split("/"))} - CAMERA - {"_MG_0016.txt"}
 
 
-def filtered(names: tuple[str, ...] = NAMES, *, suffix: str | None = None, **config: object) -> tuple[set[str], ListingReport]:
+def filtered(
+    names: tuple[str, ...] = NAMES, *, suffixes: tuple[str, ...] = (), **config: object
+) -> tuple[set[str], ListingReport]:
     report = ListingReport()
-    taken = NameFilter(SourceConfig(uri="x", **config), suffix).takes(pa.array(names), report)  # type: ignore[arg-type]
+    taken = NameFilter(SourceConfig(uri="x", **config), suffixes).takes(pa.array(names), report)  # type: ignore[arg-type]
     kept = {name for name, is_taken in zip(names, taken, strict=True) if is_taken}
     assert len(kept) + report.left_out.total() == len(names)
     return kept, report
@@ -91,7 +93,7 @@ def test_the_reason_is_the_first_rule_that_a_name_breaks() -> None:
 
 
 def test_of_files_that_hold_images_those_of_another_ending_are_left_out() -> None:
-    kept, report = filtered(("1.tar", "2.TAR", "3.tar.gz", "4.jpg", "_5.tar", "_DSC0006.tar"), suffix=".tar")
+    kept, report = filtered(("1.tar", "2.TAR", "3.tar.gz", "4.jpg", "_5.tar", "_DSC0006.tar"), suffixes=(".tar",))
     assert kept == {"1.tar", "2.TAR"}
     assert report.left_out == {"other_format": 2, "underscore": 2}
 

@@ -59,11 +59,11 @@ def test_what_an_object_does_is_its_rows_affair(monkeypatch: pytest.MonkeyPatch)
     expected = [None, "not_found", "not_found", "too_large", "fetch_failed", "fetch_failed", "not_an_image", None]
     assert batch.rows["error"].to_pylist() == expected
     assert batch.rows["etag"].to_pylist() == ["read", *["listed"] * 5, "read", "read"]
-    assert batch.images_BHWC.shape == (2, 8, 8, 3) and len(batch.notes) == 3
-    assert batch.images_BHWC.flags.c_contiguous
+    assert batch.inputs.shape == (2, 8, 8, 3) and len(batch.notes) == 3
+    assert batch.inputs.flags.c_contiguous
     preprocessing = spec_for().preprocessing
     expected = [decode_image(photo(seed), preprocessing, max_pixels=10**6).pixels_HWC for seed in (1, 2)]
-    np.testing.assert_array_equal(batch.images_BHWC, expected)
+    np.testing.assert_array_equal(batch.inputs, expected)
     assert batch.is_last
 
 
@@ -82,7 +82,7 @@ def test_images_keep_their_order_and_come_in_bounded_batches(tmp_path: Path) -> 
     assert [len(batch.rows) for batch in batches] == [512, 188]
     assert [batch.is_last for batch in batches] == [False, True]
     assert [uri for batch in batches for uri in batch.rows["uri"].to_pylist()] == uris
-    images = np.concatenate([batch.images_BHWC for batch in batches])
+    images = np.concatenate([batch.inputs for batch in batches])
     assert all(np.array_equal(images[number], images[number % 7]) for number in range(700))
     assert len({images[number].tobytes() for number in range(7)}) == 7
 
@@ -105,4 +105,4 @@ def test_slow_local_files_are_fetched_by_threads(monkeypatch: pytest.MonkeyPatch
 
 def test_an_empty_list_is_one_empty_batch() -> None:
     (batch,) = read_images(items_of([]), spec_for())
-    assert batch.is_last and not len(batch.rows) and batch.images_BHWC.shape == (0, 8, 8, 3)
+    assert batch.is_last and not len(batch.rows) and batch.inputs.shape == (0, 8, 8, 3)

@@ -8,10 +8,13 @@ import ray
 import torch
 
 from tlray.extraction.on_ray.tasks import decoded_piece, piece_rows
-from tlray.extraction.worker.pieces import encode_piece
+from tlray.extraction.worker.pieces import TimedEncoder, encode_piece
 from tlray.extraction.worker.scoring_encoder import with_head
 from tlray.extraction.worker.tuning_encoder import TuningEncoder
+from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
+from tlray.models.encoder.golden import make_encoder
+from tlray.recipe import TextRecipe
 
 
 def on_this_node() -> str:
@@ -30,7 +33,12 @@ class EncoderActor:
     def _prepare(self) -> None:
         # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
         self._recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)
-        encoder = TuningEncoder(self._recipe_file, where=on_this_node(), images=self._images)
+        where = on_this_node()
+        encoder: TimedEncoder
+        if isinstance(self._recipe_file.recipe, TextRecipe):
+            encoder = make_encoder(self._recipe_file, local_copy, where=where)
+        else:
+            encoder = TuningEncoder(self._recipe_file, where=where, images=self._images)
         self._encoder = with_head(encoder, self._recipe_file, self._table_uri)
         self._ready = True
 

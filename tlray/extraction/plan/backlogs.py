@@ -40,6 +40,8 @@ class Listed(Protocol):
     def kind(self) -> str: ...  # noqa: D102
     @property
     def gives_labels(self) -> bool: ...  # noqa: D102
+    @property
+    def page_schema(self) -> pa.Schema: ...  # noqa: D102
     def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]: ...  # noqa: D102
     def covers(self, uris: pa.Array) -> np.ndarray: ...  # noqa: D102
 
@@ -80,7 +82,7 @@ def find_backlogs(
         in_shards = {} if source.kind == "images" else {"item_of": containers_of}
         rows = identities(table, parts, retry_codes, **in_shards)
     held = SortedRuns(IDENTITY_SCHEMA, "item", scratch, memory_bytes=memory_bytes).add_all(rows)
-    listed = SortedRuns(PAGE_SCHEMA, "uri", scratch, memory_bytes=held.memory_bytes).add_all(source.pages(report))
+    listed = SortedRuns(source.page_schema, "uri", scratch, memory_bytes=held.memory_bytes).add_all(source.pages(report))
     left = listed.rows
     gathered = _Gathered()
     for bound in cut_ranges([listed, held], budget):
@@ -91,9 +93,9 @@ def find_backlogs(
             report.unlabelled += once["label"].null_count if source.gives_labels else 0
             gathered.add(_compare_range(once, theirs, source, policy))
         if gathered.size >= budget and bound is not None:
-            yield gathered.backlog(source.kind, left, parts)
+            yield gathered.backlog(source, left, parts)
             gathered = _Gathered()
-    yield gathered.backlog(source.kind, left, parts)
+    yield gathered.backlog(source, left, parts)
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ class _Gathered:
         self.size += len(found.new_items) + len(found.stale.items) + len(found.deleted.row)
         self._found.append(found)
 
-    def backlog(self, kind: str, left: int, parts: Sequence[Part]) -> Backlog:
-        found = self._found
+    def backlog(self, source: Listed, left: int, parts: Sequence[Part]) -> Backlog:
+        found, nothing = self._found, source.page_schema.empty_table()
         return Backlog(
-            kind=kind,
-            new_items=pa.concat_tables([PAGE_SCHEMA.empty_table(), *(one.new_items for one in found)]),
+            kind=source.kind,
+            new_items=pa.concat_tables([nothing, *(one.new_items for one in found)]),
             stale=StaleItems(
-                pa.concat_tables([PAGE_SCHEMA.empty_table(), *(one.stale.items for one in found)]),
+                pa.concat_tables([nothing, *(one.stale.items for one in found)]),
                 np.concatenate([np.empty(0, np.int64), *(one.stale.count for one in found)]),
                 Where.concat([one.stale.where for one in found]),
             ),
@@ -171,7 +173,7 @@ def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: Pol
     """Compare all that the source lists in one range of names with all that the table holds in it.
 
     Args:
-        listed: PAGE_SCHEMA, sorted, each URI once.
+        listed: the source's page schema, sorted, each URI once.
         held: IDENTITY_SCHEMA, sorted; a shard has many rows.
         source: asked which items it would list.
         policy: what is followed.

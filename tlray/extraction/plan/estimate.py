@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
-from tlray.models.backbones import Backbone
-from tlray.models.encoder.encoder import Encoder
+from tlray.models.any_backbone import AnyBackbone
+from tlray.models.encoder.golden import open_encoder
 from tlray.progress import readable_seconds, say
 
 SAMPLE_IMAGES = 32
@@ -45,7 +45,7 @@ class Sample:
 
 
 def estimate_seconds(
-    backlogs: Iterator[Backlog], spec: ReadSpec, backbone: Backbone, start_seconds: Callable[[], float]
+    backlogs: Iterator[Backlog], spec: ReadSpec, backbone: AnyBackbone, start_seconds: Callable[[], float]
 ) -> dict[str, Any]:
     """Embed a few images, in this process, and scale up; shards are estimated by their bytes.
 
@@ -99,7 +99,7 @@ def _say_estimate(todo: int, seconds: float | None, started: float, sample: Samp
         )
 
 
-def take_sample(plan: Plan, spec: ReadSpec, backbone: Backbone, images: int) -> Sample:
+def take_sample(plan: Plan, spec: ReadSpec, backbone: AnyBackbone, images: int) -> Sample:
     """Fetch, decode and embed the first images of a plan, one stage after the other.
 
     Args:
@@ -108,16 +108,16 @@ def take_sample(plan: Plan, spec: ReadSpec, backbone: Backbone, images: int) -> 
         backbone: of the recipe.
         images: how many at most.
     """
-    encoder = Encoder(backbone)
+    encoder = open_encoder(backbone)
     items = plan.units[0].items.slice(0, images)
     warm_up = next(decode_images(islice(fetch_images(items, spec), images), spec))
-    encoder.encode(warm_up.images_BHWC)  # the first pass allocates memory and chooses kernels
+    encoder.encode(warm_up.inputs)  # the first pass allocates memory and chooses kernels
     sample = Sample()
     began = perf_counter()
     fetched = list(islice(fetch_images(items, spec), images))
     batches = []
     for batch in decode_images(fetched, spec):
-        encoder.encode(batch.images_BHWC)
+        encoder.encode(batch.inputs)
         batches.append(batch)
     sample.seconds = perf_counter() - began
     sample.images = len(fetched)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlray.config import SourceConfig
-from tlray.errors import SourceError
+from tlray.errors import ConfigError, SourceError
 from tlray.extraction.run.workplace import Workplace
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.source.open import check_names_lead_somewhere, open_source
@@ -14,6 +14,7 @@ from tlray.lake.source.source import Source
 from tlray.lake.table.place import require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.table import Table
+from tlray.recipe import AnyRecipe, Recipe
 
 if TYPE_CHECKING:
     from tlray.extraction.target import Target
@@ -64,12 +65,32 @@ class Inputs:
         if table is not None:
             target = target.under_rule_of(table.recipe_file.recipe)
         recipe = target.backbone.recipe
-        check_preprocessing(recipe.preprocessing)
         if table is not None:
             check_recipe(table.recipe_file, recipe, table_uri, output=target.output)
-        return cls(source, table_uri, table, target, ReadSpec.of(source, recipe.preprocessing, recipe.image_rule))
+        return cls(source, table_uri, table, target, _read_spec(source, recipe))
 
     @property
     def ids(self) -> dict[str, str]:
         """The table and its fingerprints, as the result begins."""
         return {"table": self.table_uri, **self.target.ids}
+
+
+def _read_spec(source: Source, recipe: AnyRecipe) -> ReadSpec:
+    """How a source's items become what a network takes.
+
+    Raises:
+        ConfigError: images are to be embedded as texts, or texts as images.
+    """
+    text = source.config.text
+    if isinstance(recipe, Recipe):
+        if text is not None:
+            raise ConfigError(
+                f"source.text is {text!r}, but {recipe.backbone} embeds images; leave it out, or give a backbone of texts"
+            )
+        check_preprocessing(recipe.preprocessing)
+        return ReadSpec.of(source, recipe.preprocessing, recipe.image_rule)
+    if text is None:
+        raise ConfigError(
+            f"{recipe.backbone} embeds texts: give source.text, the column of a table of them, or the ending of files (txt)"
+        )
+    return ReadSpec.of(source, None)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tlray.extraction.on_ray.run import Workers
     from tlray.extraction.worker.pieces import Piece, WrittenParts
     from tlray.lake.table.rewrite import Submit
-    from tlray.models.backbones import Backbone
+    from tlray.models.any_backbone import AnyBackbone
 
 Engine = Callable[[Plan], Generator["Piece[WrittenParts]", None, None]]
 """Works a plan off: yields written pieces in no particular order; closed early, its work ends."""
@@ -77,7 +77,7 @@ class Workplace:
             _ = self._workers
             return making.result()
 
-    def engine(self, spec: ReadSpec, table: Table, backbone: "Backbone", run_id: str) -> Engine:
+    def engine(self, spec: ReadSpec, table: Table, backbone: "AnyBackbone", run_id: str) -> Engine:
         """What works off plans, one after the other; in this process the encoder is loaded now, once for all of them."""
         if self._workers is None:
             from tlray.extraction.in_process import engine_in_process

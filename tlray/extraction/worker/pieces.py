@@ -20,7 +20,8 @@ from tlray.errors import ImageErrorCode
 from tlray.extraction.worker.prediction_columns import prediction_columns
 from tlray.lake.source.read_images import NOTES, DecodedImages
 from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS, Part, own_fields, vector_column, write_part
-from tlray.recipe import RecipeFile
+from tlray.recipe import RecipeFile, TextRecipe
+from tlray.text_recipe import UNKNOWN_FRACTION
 
 UNIT_STEM_DIGITS = 7
 
@@ -93,13 +94,13 @@ class Piece(Generic[Content]):
 
 
 class TimedEncoder(Protocol):
-    """An encoder as pieces need it; `tlray.models.encoder.encoder.Encoder` is one."""
+    """An encoder as pieces need it; `tlray.models.encoder.golden.AnyEncoder` names those that there are."""
 
-    def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """Embed images, and tell how long that took.
+    def encode_timed(self, inputs: np.ndarray, /) -> tuple[dict[str, np.ndarray], float]:
+        """Embed images or texts, and tell how long that took.
 
         Args:
-            images_BHWC: uint8.
+            inputs: images_BHWC, uint8, or texts_B, objects.
 
         Returns:
             features_BD, float32, by column; and the seconds that a processor or GPU was busy.
@@ -108,9 +109,9 @@ class TimedEncoder(Protocol):
 
 
 def encode_piece(encoder: TimedEncoder, piece: Piece[DecodedImages], file: RecipeFile) -> Piece[EncodedRows]:
-    """Embed the images of a piece, and make the table's own columns of the vectors.
+    """Embed the images or texts of a piece, and make the table's own columns of the vectors.
 
-    A row whose vector is not finite becomes a failed one.
+    A row whose vector is not finite becomes a failed one, and so does a text without a known word.
 
     Args:
         encoder: of the table (`tlray.extraction.worker.scoring_encoder.with_head`).
@@ -118,18 +119,20 @@ def encode_piece(encoder: TimedEncoder, piece: Piece[DecodedImages], file: Recip
         file: the table's.
     """
     images = piece.content
-    features, encode_seconds = encoder.encode_timed(images.images_BHWC)
-    finite_B = np.ones(len(images.images_BHWC), bool)
+    features, encode_seconds = encoder.encode_timed(images.inputs)
+    finite_B = np.ones(len(images.inputs), bool)
     for features_BD in features.values():
         finite_B &= np.isfinite(features_BD).all(axis=1)
     decoded = pc.is_null(images.rows["error"])
     ok = images.rows.filter(decoded).filter(pa.array(finite_B))
     not_finite = images.rows.filter(decoded).filter(pa.array(~finite_B))
-    code = pa.array([str(ImageErrorCode.NON_FINITE)] * len(not_finite), pa.string())
+    code = _why_not(features, ~finite_B)
     failed = pa.concat_tables(
         [images.rows.filter(pc.invert(decoded)), not_finite.set_column(len(FIXED_FIELDS), ERROR_FIELD, code)]
     )
     columns = _own_columns({name: features_BD[finite_B] for name, features_BD in features.items()}, file)
+    if isinstance(file.recipe, TextRecipe):
+        columns = {"text": pa.array(images.inputs[finite_B], pa.string()), **columns}
     nulls = {field.name: pa.nulls(len(failed), field.type) for field in own_fields(file)}
     rows = EncodedRows(_with_columns(ok, columns), _with_columns(failed, nulls))
     return piece.with_content(rows, encode=encode_seconds)
@@ -139,7 +142,16 @@ def _own_columns(features: dict[str, np.ndarray], file: RecipeFile) -> dict[str,
     """The columns of `own_fields`, of rows whose numbers are finite."""
     output, storage = file.output, file.recipe.precision.storage
     predictions = prediction_columns(features[output.scores], output) if output else {}
-    return predictions | {column: vector_column(features[column], storage) for column in file.embedding_columns}
+    measures = {name: pa.array(features[name][:, 0], pa.float32()) for name in file.recipe.measures}
+    return measures | predictions | {column: vector_column(features[column], storage) for column in file.embedding_columns}
+
+
+def _why_not(features: dict[str, np.ndarray], failed_B: np.ndarray) -> pa.Array:
+    """Why there is no vector that could be stored, of those that have none."""
+    codes = np.full(int(failed_B.sum()), str(ImageErrorCode.NON_FINITE), object)
+    if UNKNOWN_FRACTION in features:
+        codes[features[UNKNOWN_FRACTION][failed_B, 0] == 1] = str(ImageErrorCode.UNKNOWN_WORDS)
+    return pa.array(codes, pa.string())
 
 
 def _with_columns(rows: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:

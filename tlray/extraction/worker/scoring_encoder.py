@@ -40,9 +40,9 @@ class ScoringEncoder:
         self._column = column
         self._storage = storage
 
-    def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """Embed images as `Encoder.encode_timed` does, and add scores_BK under HEAD_SCORES; what is not finite is passed on."""
-        features, seconds = self._encoder.encode_timed(images_BHWC)
+    def encode_timed(self, inputs: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+        """Embed images or texts as their encoder does, and add scores_BK under HEAD_SCORES; what is not finite is passed on."""
+        features, seconds = self._encoder.encode_timed(inputs)
         began = time.thread_time()
         features_BD = features[self._column]
         if self._storage == "half":

@@ -12,7 +12,7 @@ from tlray.models.encoder.compiled import CompiledCache, pays
 from tlray.models.encoder.encoder import Encoder, choose_device
 from tlray.models.encoder.golden import check_encoder, make_encoder
 from tlray.models.encoder.network import Network
-from tlray.recipe import RecipeFile
+from tlray.recipe import RecipeFile, of_images
 
 _log = logging.getLogger(__name__)
 
@@ -44,18 +44,20 @@ class TuningEncoder:
         self._lock = threading.Lock()
         self._cache = CompiledCache(expected, choose_device("auto"))
         self._settled = False
-        self._encoder = self._load_compiled() or make_encoder(expected, local_copy, where=where)
+        made = self._load_compiled() or make_encoder(expected, local_copy, where=where)
+        assert isinstance(made, Encoder)  # texts are never compiled
+        self._encoder = made
 
-    def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+    def encode_timed(self, inputs: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         """Embed images as `Encoder.encode_timed` does, with compiled code once that pays."""
         if not self._settled and self._lock.acquire(blocking=False):
             try:
                 self._tune()
             finally:
                 self._lock.release()
-        features, seconds = self._encoder.encode_timed(images_BHWC)
-        self._left -= len(images_BHWC)
-        self._timed_images += len(images_BHWC)
+        features, seconds = self._encoder.encode_timed(inputs)
+        self._left -= len(inputs)
+        self._timed_images += len(inputs)
         self._timed_seconds += seconds
         return features, seconds
 
@@ -63,7 +65,7 @@ class TuningEncoder:
         if not self._cache.path.exists():
             if self._timed_images < SAMPLE_IMAGES or not pays(self._left, self._timed_seconds / self._timed_images):
                 return
-            backbone = load_backbone(self._expected.recipe, local_copy)
+            backbone = load_backbone(of_images(self._expected.recipe), local_copy)
             outcome = self._cache.compile(Network.of(backbone, self._encoder.device, self._expected.exact_below))
             self._settled = outcome == "failed"
             if outcome != "made":

@@ -1,4 +1,4 @@
-"""The URI of an image inside a tar or Parquet file: the file's URI, `#`, and the member's name or row number.
+"""The URI of an image or text inside a tar file or a table: the file's URI, `#`, and the member's name or row number.
 
 Rows of a table are grouped by that file when they are held against a source.
 """
@@ -8,7 +8,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-MEMBER_PATTERN = r"(?s)^(?P<container>.*?\.(?i:tar|parquet))#"
+MEMBER_PATTERN = r"(?s)^(?P<container>.*?\.(?i:tar|parquet|csv|tsv|jsonl|ndjson))#"
 """The file in a member's URI; the same in Python's and in Arrow's (RE2) dialect."""
 
 

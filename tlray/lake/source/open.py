@@ -13,7 +13,9 @@ from tlray.lake.source.containers.tar import TarLabels, look_for_labels
 from tlray.lake.source.listing.names import IMAGE_SUFFIXES, is_other_name
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.listing.table_file import TABLE_ENDINGS, ending_of
-from tlray.lake.source.source import Format, Source, expanded
+from tlray.lake.source.source import Format, Kind, Source, expanded
+from tlray.lake.source.texts.decode import check_encoding
+from tlray.lake.source.texts.rows import ROW_ENDINGS, check_rows
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
 
@@ -24,6 +26,11 @@ _IMAGES_LOOKED_AT = 250
 """Of each tar file, before it counts as one without labels: the first image that has one ends the search."""
 
 _EXTENSIONS_SHOWN = 8
+
+_KINDS: dict[Format, Kind] = {
+    "images": "images", "manifest": "images", "rows": "images", "webdataset": "webdataset", "parquet": "parquet",
+}  # fmt: skip
+"""What a listed item is."""
 
 _NAMES_LOOKED_UP = 16
 """Of a manifest's first rows, before it counts as one whose names lead nowhere."""
@@ -38,17 +45,22 @@ def open_source(config: SourceConfig) -> Source:
         StorageError: the store failed.
     """
     uri = to_uri(config.uri)
+    check_encoding(config.encoding)
+    if config.id is not None and config.text is None:
+        raise SourceError(f"source.id is {config.id!r}, which names rows of texts; give source.text, the column of the texts")
     files = expanded(uri)
     store = open_store(uri)
     if config.listing is not None:
         source = _open_listed(uri, to_uri(config.listing), config)
     elif store.stat(files[0]) is not None:
         form = _form_of_file(files[0], config)
-        source = Source("images" if form == "manifest" else form, form, uri, config, is_file=True)
+        source = Source(_KINDS[form], form, uri, config, is_file=True)
         _check_no_filter(source)
     else:
         source = _open_prefix(uri, config)
-    if source.kind == "parquet":
+    if source.format == "rows":
+        _check_rows(source)
+    elif source.kind == "parquet":
         _check_parquet(source)
     elif source.kind == "webdataset":
         _check_tar_labels(source)
@@ -112,18 +124,19 @@ def _open_listed(uri: str, listing: str, config: SourceConfig) -> Source:
 
 def _with_form(source: Source, first_uris: Sequence[str]) -> Source:
     """A prefix of which the first names are known."""
-    form = source.config.format
-    if form == "auto":
-        form = _form_of_names(first_uris)
+    form: Format = _form_of_names(first_uris, source.config.text) if source.config.format == "auto" else source.config.format
     if form == "manifest":
         raise SourceError(f"{source.uri} is a folder; a manifest is one file that ends in .csv, .tsv or .parquet")
-    return replace(source, kind=form, format=form)
+    form = "rows" if form == "parquet" and source.config.text is not None else form
+    return replace(source, kind=_KINDS[form], format=form)
 
 
 def _form_of_file(uri: str, config: SourceConfig) -> Format:
     ending = ending_of(uri)
     form: Format
-    if config.format != "auto":
+    if config.text is not None and config.format in ("auto", "parquet"):
+        form = "rows" if ending in ROW_ENDINGS else "webdataset" if ending == SUFFIXES["webdataset"] else "images"
+    elif config.format != "auto":
         form = config.format
     elif ending == ".parquet":
         form = "parquet" if holds_images(uri, config.column) else "manifest"
@@ -143,9 +156,16 @@ def _form_of_file(uri: str, config: SourceConfig) -> Format:
     return form
 
 
-def _form_of_names(uris: Sequence[str]) -> Format:
-    """The form of which most names are; images where no name tells."""
+def _form_of_names(uris: Sequence[str], text: str | None) -> Format:
+    """The form of which most names are; images, or files of text, where no name tells."""
     endings = Counter(map(ending_of, uris))
+    if text is not None:
+        count_of_texts: dict[Format, int] = {
+            "images": endings[f".{text.lower()}"],
+            "webdataset": endings[".tar"],
+            "rows": sum(endings[ending] for ending in ROW_ENDINGS),
+        }
+        return max(count_of_texts, key=lambda form: count_of_texts[form])
     count: dict[Format, int] = {
         "images": sum(number for ending, number in endings.items() if ending in IMAGE_SUFFIXES),
         "webdataset": endings[".tar"],
@@ -164,6 +184,14 @@ def _check_no_filter(source: Source) -> None:
             + ("a manifest, which names its images itself" if source.format == "manifest" else "one file")
             + "; leave it out"
         )
+
+
+def _check_rows(source: Source) -> None:
+    """Refuse a source of tables of texts of which the first one has not the columns that are asked for."""
+    for page in source.files(ListingReport()):
+        for uri in page["uri"].to_pylist()[:1]:
+            check_rows(uri, source.config)
+            return
 
 
 def _check_parquet(source: Source) -> None:

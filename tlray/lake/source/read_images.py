@@ -1,6 +1,6 @@
-"""From items of a source to pixels: fetch, decode, resize; each image beside a row that describes it, or says what failed.
+"""From items of a source to pixels or texts: fetch, decode, resize; each beside a row that describes it, or says what failed.
 
-Shape legend: B decoded images of a batch, H height, W width, C channels.
+Shape legend: B decoded images or texts of a batch, H height, W width, C channels.
 """
 
 import time
@@ -33,6 +33,7 @@ from tlray.lake.image.decode import decode_image
 from tlray.lake.source.containers.fetched_image import FetchedImage
 from tlray.lake.source.containers.members import read_members
 from tlray.lake.source.source import Kind, Source
+from tlray.lake.source.texts.decode import decode_text
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Blob
 from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS
@@ -49,6 +50,8 @@ BATCH_BYTES = 64 * 2**20
 """Pixels of a batch: half of Ray Data's target block, so that two are in flight where one block would be."""
 
 MOST_BATCH_IMAGES = 512
+MOST_BATCH_TEXTS = 4096
+"""Texts of a unit: their vectors fill a part of a few MB."""
 
 NOTES = 3
 """Failures of a batch that the log tells of."""
@@ -67,12 +70,12 @@ Row = dict[str, Any]
 
 
 class ReadSpec(BaseModel):
-    """What it takes to turn a source's items into pixels; crosses to workers as JSON.
+    """What it takes to turn a source's items into pixels or texts; crosses to workers as JSON.
 
     Attributes:
         kind: what an item is: an image, or a file that holds images.
         source: its labels, columns and limits.
-        preprocessing: from an image to network input; only the geometry happens here.
+        preprocessing: from an image to network input; only the geometry happens here. None where items are texts.
         trust_listing: the listing's etag is a version that the user keeps (a manifest's), not the store's own.
         image_rule: version of the rule from bytes to pixels, from the recipe.
     """
@@ -81,12 +84,12 @@ class ReadSpec(BaseModel):
 
     kind: Kind
     source: SourceConfig
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     trust_listing: bool
     image_rule: ImageRule = IMAGE_RULE
 
     @classmethod
-    def of(cls, source: Source, preprocessing: Preprocessing, image_rule: ImageRule = IMAGE_RULE) -> Self:
+    def of(cls, source: Source, preprocessing: Preprocessing | None, image_rule: ImageRule = IMAGE_RULE) -> Self:
         """The spec for the items that a source lists."""
         return cls(
             kind=source.kind,
@@ -99,8 +102,28 @@ class ReadSpec(BaseModel):
     @property
     def batch_images(self) -> int:
         """Most images that are decoded into one batch."""
+        if self.preprocessing is None:
+            return MOST_BATCH_TEXTS
         height, width = self.preprocessing.crop
         return max(1, min(MOST_BATCH_IMAGES, BATCH_BYTES // (height * width * 3)))
+
+    def room(self, count: int) -> np.ndarray:
+        """Room for so many decoded items: images_BHWC, uint8, or texts_B, objects."""
+        if self.preprocessing is None:
+            return np.empty(count, object)
+        return np.empty((count, *self.preprocessing.crop, 3), np.uint8)
+
+    def decode(self, data: bytes) -> tuple[np.ndarray | str, dict[str, int]]:
+        """Pixels_HWC of an image and its size by column, or a text.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+        if self.preprocessing is None:
+            return decode_text(data, self.source.encoding), {}
+        limit = self.source.max_image_pixels
+        decoded = decode_image(data, self.preprocessing, max_pixels=limit, image_rule=self.image_rule)
+        return decoded.pixels_HWC, {"width": decoded.width, "height": decoded.height}
 
 
 @dataclass(frozen=True)
@@ -108,15 +131,15 @@ class DecodedImages:
     """A batch of images, decoded and resized, and the rows that describe them.
 
     Attributes:
-        rows: ROWS_SCHEMA, those of failed images included; `error` is null where there are pixels.
-        images_BHWC: uint8, one for each row without error, in the rows' order.
+        rows: ROWS_SCHEMA, those of failed images included; `error` is null where there is an input.
+        inputs: images_BHWC, uint8, or texts_B, objects: one for each row without error, in the rows' order.
         is_last: whether nothing follows.
         seconds: `fetch`, waited for the store, and `decode`, of a processor.
         notes: what went wrong with the first few failed images, for people.
     """
 
     rows: pa.Table
-    images_BHWC: np.ndarray
+    inputs: np.ndarray
     is_last: bool
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
@@ -185,7 +208,11 @@ def _fetch_files(items: pa.Table, spec: ReadSpec) -> Iterator[FetchedImage]:
     """Fetch in order: local files one after the other while that is quick, all else with many threads."""
     rows = deque(items.to_pylist())
     taken, seconds = 0, 0.0
-    while rows and rows[0]["uri"].startswith("file:") and seconds <= QUICK_SECONDS * max(taken, FETCH_THREADS):
+    while (
+        rows
+        and (rows[0]["uri"].startswith("file:") or "text" in rows[0])
+        and seconds <= QUICK_SECONDS * max(taken, FETCH_THREADS)
+    ):
         began = time.perf_counter()
         image = _fetch_file(rows.popleft(), spec)
         taken, seconds = taken + 1, seconds + time.perf_counter() - began
@@ -210,6 +237,8 @@ def _fetch_with_threads(rows: Sequence[Row], spec: ReadSpec) -> Iterator[Fetched
 
 def _fetch_file(row: Row, spec: ReadSpec) -> FetchedImage:
     uri, etag, label = str(row["uri"]), row["etag"], row["label"]
+    if "text" in row:
+        return FetchedImage(uri, str(etag), label, _text_of(row, spec.source.max_image_bytes))
     data: bytes | ImageError
     limit = spec.source.max_image_bytes
     try:
@@ -222,6 +251,19 @@ def _fetch_file(row: Row, spec: ReadSpec) -> FetchedImage:
     except FETCH_ERRORS as error:
         data = _as_image_error(error)
     return FetchedImage(uri, str(etag) if etag is not None else "", str(label) if label is not None else None, data)
+
+
+def _text_of(row: Row, limit: int) -> bytes | ImageError:
+    """The text of a row that is its listing's own, or why there is none."""
+    if row["fault"] is not None:
+        code, _, detail = row["fault"].partition(": ")
+        return ImageError(ImageErrorCode(code), detail)
+    if row["text"] is None:
+        return ImageError(ImageErrorCode.EMPTY, "null instead of a text")
+    if len(row["text"]) > limit:
+        return ImageError(ImageErrorCode.TOO_LARGE, f"{len(row['text'])} bytes, more than max_image_bytes {limit}")
+    text: bytes = row["text"]
+    return text
 
 
 def _read(uri: str, limit: int, *, was_listed: bool) -> Blob:
@@ -254,12 +296,12 @@ def _as_image_error(error: TlrayError) -> ImageError:
 
 @dataclass
 class _Batch:
-    """Collects decoded images, each decoded into its place; what failed images leave free at the end is never touched."""
+    """Collects decoded items, each decoded into its place; what failed ones leave free at the end is never touched."""
 
     spec: ReadSpec
     capacity: int
     rows: list[dict[str, object]] = field(default_factory=list)
-    images_BHWC: np.ndarray | None = None
+    inputs: np.ndarray | None = None
     decoded: int = 0
     notes: list[str] = field(default_factory=list)
     fetch_seconds: float = 0.0
@@ -275,37 +317,29 @@ class _Batch:
         try:
             if isinstance(image.data, ImageError):
                 raise image.data
-            decoded = decode_image(
-                image.data,
-                self.spec.preprocessing,
-                max_pixels=self.spec.source.max_image_pixels,
-                image_rule=self.spec.image_rule,
-            )
+            decoded, size = self.spec.decode(image.data)
         except ImageError as error:
             self.rows.append({**row, "error": str(error.code)})
             if error.code is not ImageErrorCode.NO_IMAGES:
                 self.notes.append(f"{image.uri}: {error}")
         else:
-            self.rows.append({**row, "width": decoded.width, "height": decoded.height})
-            if self.images_BHWC is None:
-                self.images_BHWC = self._room(self.capacity)
-            self.images_BHWC[self.decoded] = decoded.pixels_HWC
+            self.rows.append({**row, **size})
+            if self.inputs is None:
+                self.inputs = self.spec.room(self.capacity)
+            self.inputs[self.decoded] = decoded
             self.decoded += 1
         self.decode_seconds += time.thread_time() - began
-
-    def _room(self, images: int) -> np.ndarray:
-        return np.empty((images, *self.spec.preprocessing.crop, 3), np.uint8)
 
     def take(self, *, is_last: bool) -> DecodedImages:
         """What was collected; the next images start another batch."""
         images = DecodedImages(
             pa.Table.from_pylist(self.rows, ROWS_SCHEMA),
-            self._room(0) if self.images_BHWC is None else self.images_BHWC[: self.decoded],
+            self.spec.room(0) if self.inputs is None else self.inputs[: self.decoded],
             is_last,
             {"fetch": self.fetch_seconds, "decode": self.decode_seconds},
             tuple(self.notes[:NOTES]),
         )
         self.rows, self.notes = [], []
-        self.images_BHWC, self.decoded = None, 0
+        self.inputs, self.decoded = None, 0
         self.fetch_seconds = self.decode_seconds = 0.0
         return images

@@ -1,7 +1,8 @@
 """Listings of a source: what images, or files that hold images, there are; a page at a time, no request for each one.
 
-Four forms: `images` below a prefix, a `manifest` that names them, `webdataset` tar shards and `parquet` files of bytes. What is
-below a prefix is asked of the store, or of a listing that was made before (`tlray.lake.source.listing.inventory`).
+Five forms: `images` (or files of text) below a prefix, a `manifest` that names them, `webdataset` tar shards, `parquet` files
+of bytes, and `rows` of tables that hold texts. What is below a prefix is asked of the store, or of a listing that was made
+before (`tlray.lake.source.listing.inventory`).
 """
 
 import re
@@ -23,11 +24,12 @@ from tlray.lake.source.listing.manifest import read_manifest
 from tlray.lake.source.listing.names import NameFilter
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.member_uri import containers_of
+from tlray.lake.source.texts.rows import ROW_ENDINGS, TEXT_FIELDS, read_rows
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import LISTING_SCHEMA, Walk, in_range
 from tlray.lake.storage.uri import join
 
-Format = Literal["images", "manifest", "webdataset", "parquet"]
+Format = Literal["images", "manifest", "webdataset", "parquet", "rows"]
 Kind = Literal["images", "webdataset", "parquet"]
 
 PAGE_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size_bytes", pa.int64()), ("label", pa.string())])
@@ -40,7 +42,7 @@ class Source:
     """Where images come from; cheap to make (by `open_source`), listed only by `pages`.
 
     Attributes:
-        kind: what a listed item is: one image, or a file that holds images.
+        kind: what a listed item is: one image or text (`images`), or a file that holds some.
         format: the form of the source; for `auto`, what it turned out to be.
         uri: normalised; a prefix, one file, or a brace pattern of files.
         config: what the user asked for.
@@ -65,6 +67,11 @@ class Source:
         """Whether what is listed is there, as far as the store knows at this moment."""
         return self.format != "manifest" and self.listing is None
 
+    @property
+    def page_schema(self) -> pa.Schema:
+        """Of the pages that it lists: PAGE_SCHEMA, and what else travels with each item to the worker."""
+        return pa.schema([*PAGE_SCHEMA, *TEXT_FIELDS]) if self.format == "rows" else PAGE_SCHEMA
+
     def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]:
         """The items, streamed. A manifest may name one twice; no other source does.
 
@@ -74,7 +81,7 @@ class Source:
             report: is told what is left out.
 
         Yields:
-            Pages of PAGE_SCHEMA. Etag and size are null where a manifest does not say them, the label where there is none
+            Pages of `page_schema`. Etag and size are null where a manifest does not say them, the label where there is none
             (that of a member is known only when its file is read).
 
         Raises:
@@ -87,7 +94,7 @@ class Source:
         listed = items = unlabelled = 0
         for page in self._found(report):
             listed += len(page)
-            rows = self._with_labels(page if self._names is None else page.filter(self._takes(page["uri"], report)))
+            rows = self._with_labels(self._named(page, report))
             items += len(rows)
             unlabelled += rows["label"].null_count
             if len(rows):
@@ -105,14 +112,14 @@ class Source:
             report: is told what is left out, and how many items have no label.
 
         Returns:
-            Rows of PAGE_SCHEMA.
+            Rows of `page_schema`.
 
         Raises:
             SourceError, AccessError, StorageError: see `pages`.
         """
-        listed = pa.concat_tables([PAGE_SCHEMA.empty_table(), *self.pages(report)])
+        listed = pa.concat_tables([self.page_schema.empty_table(), *self.pages(report)])
         once = listed.group_by("uri", use_threads=False).aggregate([(name, "first") for name in listed.column_names[1:]])
-        items = once.rename_columns(PAGE_SCHEMA.names).sort_by("uri").combine_chunks()
+        items = once.rename_columns(self.page_schema.names).sort_by("uri").combine_chunks()
         if len(items) < len(listed):
             counts = pc.value_counts(listed["uri"])
             repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
@@ -131,14 +138,16 @@ class Source:
         Returns:
             N bools.
         """
+        first, end = self._range
         if self.kind != "images":
             uris = containers_of(uris)
-        first, end = self._range
         covered = np.ones(len(uris), bool)
         if first is not None:
             covered &= np.asarray(pc.greater_equal(uris, first), bool)
         if end is not None:
             covered &= np.asarray(pc.less(uris, end), bool)
+        if self.format == "rows":  # of whose range each row is by itself
+            uris = containers_of(uris)
         if self.format != "manifest":
             covered &= np.asarray(self.is_below(uris), bool)
         return covered if self._names is None else covered & np.asarray(self._takes(uris), bool)
@@ -160,7 +169,12 @@ class Source:
         return first, end
 
     def _found(self, report: ListingReport) -> Iterator[pa.Table]:
-        if self.listing is not None:
+        if self.format == "rows":
+            for page in self.files(report):
+                for uri in page["uri"].to_pylist():
+                    for rows in read_rows(uri, self.config):
+                        yield in_range(rows, *self._range)
+        elif self.listing is not None:
             for page in self.listed(report):
                 yield in_range(page, *self._range)
         elif self.format == "manifest":
@@ -171,6 +185,21 @@ class Source:
         else:
             first, end = self._range
             yield from open_store(self.uri).list(self.uri, first=first, end=end, walk=self.walk(report))
+
+    def files(self, report: ListingReport) -> Iterator[pa.Table]:
+        """The tables that hold texts, where their rows are what is listed."""
+        if self.listing is not None:
+            pages = self.listed(report)
+        elif self.is_file:
+            pages = iter([self._files()])
+        else:
+            pages = open_store(self.uri).list(self.uri, walk=self.walk(report))
+        for page in pages:
+            yield page if self._names is None else page.filter(self._takes(page["uri"], report))
+
+    def _named(self, page: pa.Table, report: ListingReport) -> pa.Table:
+        """The items of a page that the rules for names let through; of rows, their files' names have been."""
+        return page if self._names is None or self.format == "rows" else page.filter(self._takes(page["uri"], report))
 
     def listed(self, report: ListingReport) -> Iterator[pa.Table]:
         """What a listing that was made before names below the prefix, whatever the rules for names say."""
@@ -209,7 +238,16 @@ class Source:
         """The rules by which names below a prefix are taken; None where the source names its files itself."""
         if self.is_file or self.format == "manifest":
             return None
-        return NameFilter(self.config, None if self.kind == "images" else SUFFIXES[self.kind])
+        return NameFilter(self.config, self._suffixes)
+
+    @property
+    def _suffixes(self) -> tuple[str, ...]:
+        """How the names of its files end, in lower case; empty where an image's name may end in any way."""
+        if self.format == "rows":
+            return ROW_ENDINGS
+        if self.kind != "images":
+            return (SUFFIXES[self.kind],)
+        return () if self.config.text is None else (f".{self.config.text.lower()}",)
 
     def _takes(self, uris: pa.Array | pa.ChunkedArray, report: ListingReport | None = None) -> pa.Array:
         """Which URIs the rules for names let through; all must be below the prefix for this to mean something."""
@@ -220,8 +258,8 @@ class Source:
         return pa.array(self._names.takes(relative, report))
 
     def _with_labels(self, page: pa.Table) -> pa.Table:
-        if "label" in page.column_names and self.config.labels != "folder":
-            return page.select(PAGE_SCHEMA.names).cast(PAGE_SCHEMA)
+        if self.format == "rows" or ("label" in page.column_names and self.config.labels != "folder"):
+            return page.select(self.page_schema.names).cast(self.page_schema)
         labels = folder_labels(page["uri"]) if self.gives_labels else pa.nulls(len(page), pa.string())
         return pa.table([page["uri"], page["etag"], page["size_bytes"], labels], schema=PAGE_SCHEMA)
 
@@ -229,12 +267,13 @@ class Source:
         return f"the listing {self.listing} of {self.uri}" if self.listing else f"the source {self.uri}"
 
     def _nothing(self, report: ListingReport) -> str:
-        what = "image" if self.kind == "images" else f"*{SUFFIXES[self.kind]} file"
+        what = f"{' or '.join(f'*{suffix}' for suffix in self._suffixes)} file" if self._suffixes else "image"
         return f"{self._where()} has no {what}: {'; '.join(report.lines()) or 'nothing is listed there'}"
 
     def _no_label(self, items: int) -> str:
         looked = "the name of a folder" if self.config.labels == "folder" else f"a value in the column {self.config.labels!r}"
-        return f"none of the {items} images of {self._where()} has a label; looked for {looked} (source.labels)"
+        items_of = "images" if self.config.text is None else "texts"
+        return f"none of the {items} {items_of} of {self._where()} has a label; looked for {looked} (source.labels)"
 
 
 def expanded(uri: str) -> list[str]:

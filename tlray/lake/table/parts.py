@@ -19,7 +19,7 @@ from tlray.errors import TableCorruptError, first_line
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.predictor import Output
-from tlray.recipe import RecipeFile, Storage
+from tlray.recipe import RecipeFile, Storage, TextRecipe
 
 RECIPE_KEY = "tlray.recipe_id"
 ROW_GROUP_ROWS = 8192
@@ -53,9 +53,11 @@ def table_schema(file: RecipeFile) -> pa.Schema:
 
 
 def own_fields(file: RecipeFile) -> list[pa.Field]:
-    """The columns that tables of other recipes or models need not have: predictions, and embeddings."""
+    """The columns that tables of other recipes or models need not have: texts, measures, predictions, and embeddings."""
     predictions = prediction_fields(file.output) if file.output else []
-    return [*predictions, *(pa.field(column, FLOATS) for column in file.embedding_columns)]
+    texts = [pa.field("text", pa.string())] if isinstance(file.recipe, TextRecipe) else []
+    measures = [pa.field(name, pa.float32()) for name in file.recipe.measures]
+    return [*texts, *measures, *predictions, *(pa.field(column, FLOATS) for column in file.embedding_columns)]
 
 
 def prediction_fields(output: Output) -> list[pa.Field]:

@@ -2,10 +2,10 @@
 
 from tlray.errors import RecipeMismatchError
 from tlray.predictor import Output
-from tlray.recipe import Recipe, RecipeFile
+from tlray.recipe import AnyRecipe, RecipeFile
 
 
-def check_recipe(there: RecipeFile, ours: Recipe, uri: str, *, output: Output | None = None) -> None:
+def check_recipe(there: RecipeFile, ours: AnyRecipe, uri: str, *, output: Output | None = None) -> None:
     """Refuse a table of another recipe or model.
 
     Args:

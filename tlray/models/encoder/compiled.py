@@ -25,7 +25,7 @@ from tlray.errors import first_line
 from tlray.models.encoder.encoder import Encoder, default_batch_size
 from tlray.models.encoder.network import Network
 from tlray.models.taps import Tappable
-from tlray.recipe import RecipeFile
+from tlray.recipe import RecipeFile, of_images
 
 COMPILE_SECONDS = 60.0
 """What compiling is taken to cost; a generous assumption (docs/benchmarks.md has what was seen)."""
@@ -64,7 +64,7 @@ class CompiledCache:
     def __init__(self, file: RecipeFile, device: torch.device, folder: Path | None = None) -> None:
         self._file = file
         self._device = device
-        self._batch_size = default_batch_size(file.recipe, device)
+        self._batch_size = default_batch_size(of_images(file.recipe), device)
         key = [file.recipe_id, file.exact_below, self._batch_size, torch.__version__, *_machine(device)]
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
         self.path = (folder or Path.home() / ".cache" / "tlray" / "compiled") / f"{name}.pt2"
@@ -110,7 +110,7 @@ class CompiledCache:
         self.path.unlink(missing_ok=True)
 
     def _make(self, network: Network) -> None:
-        shape_BHWC = (self._batch_size, *self._file.recipe.preprocessing.crop, 3)
+        shape_BHWC = (self._batch_size, *of_images(self._file.recipe).preprocessing.crop, 3)
         example_BHWC = torch.zeros(shape_BHWC, dtype=torch.uint8, device=self._device)
         # The threads of each call, not those of this moment, decide how many cores the code uses.
         options: dict[str, Any] = {"freezing": True, "cpp.dynamic_threads": True}

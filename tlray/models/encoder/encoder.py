@@ -22,7 +22,7 @@ from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.lanes import Forward, Lane, Results, make_lane
 from tlray.models.encoder.network import Folded
 from tlray.models.encoder.precision import precision
-from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile
+from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile, of_images
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 8 * 224**2}
 """Pixels in a batch: 256, 64 and 8 images of 224 pixels. On GPUs a rule of thumb: enough to keep the device busy, few enough
@@ -91,7 +91,7 @@ class Encoder:
             batch_size: fixed.
         """
         encoder = cls.__new__(cls)
-        encoder._start(file.recipe, file.shapes, device, batch_size, [forward], 0)
+        encoder._start(of_images(file.recipe), file.shapes, device, batch_size, [forward], 0)
         return encoder
 
     def _start(

@@ -6,24 +6,31 @@ import numpy as np
 import torch
 
 from tlray.errors import BackboneError, ConfigError
-from tlray.models.backbones import Backbone, load_backbone
+from tlray.models.any_backbone import AnyBackbone, load_any_backbone
 from tlray.models.encoder.encoder import Encoder, at_fp32
 from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.text import golden_text_of
+from tlray.models.texts.encoder import TextRowEncoder
+from tlray.models.texts.text_model import TextBackbone
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import RecipeFile, check_golden, golden_images
+from tlray.recipe import RecipeFile, TextRecipe, check_golden, golden_images
+
+AnyEncoder = Encoder | TextRowEncoder
+"""Of images or of texts; both give the columns of a table, and turns on the cores."""
 
 _PACKAGES = ("tlray", "torch", "torchvision", "timm")
 """Of which a table keeps the versions that computed its golden vectors, whatever its network is."""
 
 
-def make_recipe_file(backbone: Backbone) -> RecipeFile:
+def make_recipe_file(backbone: AnyBackbone) -> RecipeFile:
     """What a new table keeps of its backbone: the recipe, and the golden images and texts embedded at fp32, on the CPU.
 
     Raises:
         BackboneError: the embeddings are not finite.
         WeightsError: the weights of its text tower are gone.
     """
+    if isinstance(backbone, TextBackbone):
+        return _of_texts(backbone)
     recipe = backbone.recipe
     golden = at_fp32(backbone).encode(golden_images(*recipe.preprocessing.crop))
     for column, features_BD in golden.items():
@@ -50,10 +57,11 @@ def make_encoder(
     fetch: FetchFile,
     *,
     where: str,
-    backbone: Backbone | None = None,
+    backbone: AnyBackbone | None = None,
     batch_size: int | None = None,
+    device: str = "auto",
     lanes: int | None = None,
-) -> Encoder:
+) -> AnyEncoder:
     """An encoder that has shown that it computes the table's numbers.
 
     Args:
@@ -62,18 +70,57 @@ def make_encoder(
         where: for the message, should it not.
         backbone: already loaded; default loads it by the recipe.
         batch_size: see `Encoder`.
+        device: likewise.
         lanes: likewise.
 
     Raises:
         GoldenMismatchError: it computes others.
         WeightsError: the weights changed or are gone.
     """
-    backbone = backbone or load_backbone(expected.recipe, fetch)
-    encoder = Encoder(backbone, batch_size=batch_size, exact_below=expected.exact_below, lanes=lanes)
+    backbone = backbone or load_any_backbone(expected.recipe, fetch)
+    encoder = open_encoder(backbone, device=device, batch_size=batch_size, exact_below=expected.exact_below, lanes=lanes)
     check_encoder(encoder, expected, where=where)
     return encoder
 
 
-def check_encoder(encoder: Encoder, expected: RecipeFile, *, where: str) -> float:
-    """Hold what an encoder makes of the golden images against the table's; see `tlray.recipe.check_golden`."""
-    return check_golden(expected, encoder.encode(golden_images(*expected.recipe.preprocessing.crop)), where=where)
+def open_encoder(
+    backbone: AnyBackbone,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    exact_below: int | None = None,
+    lanes: int | None = None,
+) -> AnyEncoder:
+    """The encoder of a backbone of images or of texts; see `Encoder` and `TextRowEncoder`."""
+    if isinstance(backbone, TextBackbone):
+        return TextRowEncoder(backbone, device=device, batch_size=batch_size, lanes=lanes)
+    return Encoder(backbone, device=device, batch_size=batch_size, exact_below=exact_below, lanes=lanes)
+
+
+def check_encoder(encoder: AnyEncoder, expected: RecipeFile, *, where: str) -> float:
+    """Hold what an encoder makes of the golden images or texts against the table's; see `tlray.recipe.check_golden`."""
+    recipe = expected.recipe
+    inputs = (
+        np.array(expected.golden_inputs, object)
+        if isinstance(recipe, TextRecipe)
+        else golden_images(*recipe.preprocessing.crop)
+    )
+    return check_golden(expected, encoder.encode(inputs), where=where)
+
+
+def _of_texts(backbone: TextBackbone) -> RecipeFile:
+    """What a new table of texts keeps: the recipe, and texts of the model's own choice with their embeddings."""
+    recipe, texts = backbone.recipe, backbone.model.examples()
+    found = TextRowEncoder(backbone, device="cpu").encode(texts)
+    golden = {column: found[column] for column in recipe.columns.values()}
+    if not all(np.isfinite(features_BD).all() for features_BD in golden.values()):
+        raise BackboneError(f"{recipe.backbone} gives vectors that are not finite; use other weights")
+    return RecipeFile(
+        recipe_id=recipe.recipe_id,
+        recipe=recipe,
+        shapes=backbone.shapes,
+        golden={column: features_BD.tolist() for column, features_BD in golden.items()},
+        golden_inputs=texts,
+        notes=backbone.notes,
+        made_with={package: version(package) for package in ("tlray", "torch", *backbone.model.packages)},
+    )

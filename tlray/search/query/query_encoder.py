@@ -9,7 +9,7 @@ from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import load_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import check_encoder
-from tlray.recipe import RecipeFile
+from tlray.recipe import RecipeFile, of_images
 
 MAX_IMAGE_PIXELS = 256_000_000
 
@@ -32,10 +32,10 @@ class QueryEncoder:
     def __init__(
         self, recipe_file: RecipeFile, column: str, *, max_image_pixels: int = MAX_IMAGE_PIXELS, lanes: int | None = None
     ) -> None:
-        self._recipe = recipe_file.recipe
+        self._recipe = of_images(recipe_file.recipe)
         self._column = column
         self._max_image_pixels = max_image_pixels
-        backbone = load_backbone(recipe_file.recipe, local_copy)
+        backbone = load_backbone(self._recipe, local_copy)
         self._encoder = Encoder(backbone, batch_size=1, exact_below=recipe_file.exact_below, lanes=lanes)
         with self._encoder.turn():
             check_encoder(self._encoder, recipe_file, where="this machine")

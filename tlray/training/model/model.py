@@ -27,7 +27,7 @@ from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundErr
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.models.heads import Head, HeadSpec
-from tlray.recipe import Recipe, RecipeFile
+from tlray.recipe import AnyRecipe, RecipeFile
 from tlray.training.examples.examples import Task
 from tlray.training.examples.metrics import Evaluation
 from tlray.version import __version__
@@ -69,7 +69,7 @@ class ModelCard(BaseModel):
     task: Task
     classes: tuple[str, ...]
     head: HeadSpec
-    recipe: Recipe
+    recipe: AnyRecipe
     recipe_id: str
     tap: str
     table: str | None

@@ -19,7 +19,7 @@ from tlray.models.backbones import load_backbone, with_taps
 from tlray.models.encoder.network import Network
 from tlray.models.heads import Head
 from tlray.models.taps import Tappable
-from tlray.recipe import Precision, golden_images
+from tlray.recipe import Precision, Recipe, golden_images, of_images
 from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, Model
 
 TOLERANCE = 1e-4
@@ -63,7 +63,7 @@ def network_as_onnx(model: Model, model_uri: str) -> tuple[bytes, float]:
         model: loaded.
         model_uri: where a fine-tuned network's weights are.
     """
-    recipe = model.card.recipe
+    recipe = of_images(model.card.recipe)
     if NETWORK_NAME in model.card.files:
         recipe = recipe.model_copy(update={"weights": join(model_uri, NETWORK_NAME)})
     backbone = with_taps(load_backbone(recipe, local_copy), [model.card.tap])
@@ -120,11 +120,12 @@ def _to_onnx(module: nn.Module, name: str, example: Tensor, about: Mapping[str, 
 
 def _about(model: Model) -> dict[str, str]:
     """Say in the file's metadata what it takes and what it gives."""
-    card = model.card
+    card, recipe = model.card, model.card.recipe
+    preparation = recipe.preprocessing if isinstance(recipe, Recipe) else recipe.tokens
     return {
         "tlray.recipe_id": card.recipe_id,
         "tlray.tap": card.tap,
-        "tlray.preprocessing": card.recipe.preprocessing.model_dump_json(),
+        "tlray.preprocessing": preparation.model_dump_json(),
         "tlray.task": card.task,
         "tlray.classes": json.dumps(card.classes),
         "tlray.head_sha256": card.files[HEAD_NAME],

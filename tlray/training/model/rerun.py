@@ -12,7 +12,7 @@ from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
 from tlray.models.weights.spec import WeightsSpec
 from tlray.progress import say
-from tlray.recipe import Recipe
+from tlray.recipe import AnyRecipe
 from tlray.training.examples.labels import labels_uri
 from tlray.training.model.model import ModelCard, check_files, model_exists, read_card
 
@@ -83,7 +83,7 @@ def version_of_labels(labels: str) -> str | None:
     return None if info is None else info.etag
 
 
-def action_of(out: str, identity: Identity, recipe: Recipe, *, rebuild: bool) -> Action:
+def action_of(out: str, identity: Identity, recipe: AnyRecipe, *, rebuild: bool) -> Action:
     """What a training has to do about the model that may be there.
 
     Args:
@@ -142,13 +142,13 @@ def _if_whole(out: str, card: ModelCard) -> Action:
     return "unchanged"
 
 
-def _check_recipe(out: str, card: ModelCard, there: Identity, recipe: Recipe) -> None:
+def _check_recipe(out: str, card: ModelCard, there: Identity, recipe: AnyRecipe) -> None:
     """Refuse to replace a model that began with another recipe.
 
     Raises:
         RecipeMismatchError: names the fields that differ.
     """
-    under_its_rule = recipe.under_rule(card.recipe.image_rule)  # another version of it is another version of the data
+    under_its_rule = recipe.under_rule_of(card.recipe)  # another version of it is another version of the data
     if there.recipe_id in (None, recipe.recipe_id, under_its_rule.recipe_id):
         return
     was_trained = card.recipe_id != there.recipe_id  # then its weights are no longer those that it began with

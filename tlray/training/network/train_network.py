@@ -19,7 +19,7 @@ from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table
 from tlray.models.backbones import resolve_backbone
 from tlray.progress import say
-from tlray.recipe import IMAGE_RULES, Recipe
+from tlray.recipe import IMAGE_RULES, Recipe, of_images
 from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.examples_file import encode_examples, write_examples
 from tlray.training.examples.table_vectors import read_rows
@@ -53,8 +53,7 @@ class NetworkTraining:
             raise ConfigError(f"{backbone.recipe.backbone} cannot be trained: {backbone.fixed}; train a head (without network)")
         check_preprocessing(backbone.recipe.preprocessing)
         if table is not None:  # made by an older rule from bytes to pixels, perhaps
-            rule = table.recipe_file.recipe.image_rule
-            backbone = replace(backbone, recipe=backbone.recipe.under_rule(rule))
+            backbone = replace(backbone, recipe=backbone.recipe.under_rule_of(table.recipe_file.recipe))
         self._cut = choose_cut(config.network.freeze, backbone, table)
         self.examples, items, trust_listing = _examples(config, table)
         self._file = encode_examples(self.examples, items)
@@ -159,7 +158,7 @@ def _recipe_config(config: TrainConfig, table: Table | None) -> RecipeConfig:
         scratch = {"weights": f"random:{config.seed}", "weights_sha256": None}
         return config.recipe.model_copy(update=scratch) if config.network.start == "scratch" else config.recipe
     assert table is not None
-    recipe = table.recipe_file.recipe
+    recipe = of_images(table.recipe_file.recipe)
     given = recipe.preprocessing.model_dump(exclude={"fill"})
     return RecipeConfig(
         backbone=recipe.backbone,

@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset's manner: neighbours of one key are an image and what is known of it.
+"""Tar shards in WebDataset's manner: neighbours of one key are an image, or a text, and what is known of it.
 
 A name's key is all up to its first dot, and the rest its extension (https://github.com/webdataset/webdataset): `a/1.jpg`,
 `a/1.cls` and `a/1.json` belong together, as do `a/2.input.jpg` and `a/2.outputs.txt`. Labels are asked for by an extension
@@ -44,7 +44,8 @@ def tar_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[Fe
                         label = _folder(entry.name)
                     yield FetchedImage(f"{uri}#{_unique(entry.name, taken)}" if entry.name else uri, etag, label, entry.data)
     if is_empty:
-        detail = f"a tar file of {entries.count} entries, none of which is an image by its name"
+        what = "an image" if config.text is None else f"a text (*.{config.text})"
+        detail = f"a tar file of {entries.count} entries, none of which is {what} by its name"
         yield FetchedImage(uri, etag, None, ImageError(ImageErrorCode.NO_IMAGES, detail))
 
 
@@ -123,7 +124,7 @@ class _Entry:
         key: what neighbours that belong together share.
         name: of the entry; empty at the breaking point of a damaged archive.
         extension: all after the key.
-        is_image: by its name.
+        is_image: whether it is an item of the source, an image or a text, by its name.
         data: its bytes.
     """
 
@@ -171,13 +172,19 @@ class _Entries:
             return None
         if self._extensions is not None:
             self._extensions[printable(parts[2])] += 1
-        is_image = PurePosixPath(info.name).suffix.lower() in IMAGE_SUFFIXES
+        is_image = _is_item(info.name, parts[2], self._config.text)
         has_label = _json_field(self._config.labels, parts[2]) is not None and info.size <= _LABEL_BYTES
         if not (is_image or has_label):
             return None
         is_read = self._extensions is None or not is_image
         data = _data(archive, info, self._config.max_image_bytes) if is_read else b""
         return _Entry(parts[1], printable(info.name), parts[2], is_image, data)
+
+
+def _is_item(name: str, extension: str, text: str | None) -> bool:
+    if text is None:
+        return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return extension.lower() == text.lower()
 
 
 def _data(archive: tarfile.TarFile, info: tarfile.TarInfo, max_bytes: int) -> bytes | ImageError:

@@ -71,10 +71,10 @@ class NameFilter:
 
     Args:
         config: `include`, `exclude`, `also` and `match_case` are used.
-        suffix: of the files that hold images, lower-case, where those are listed; None where images are.
+        suffixes: of the files that hold images or texts, lower-case, where those are listed; none where images are.
     """
 
-    def __init__(self, config: SourceConfig, suffix: str | None = None) -> None:
+    def __init__(self, config: SourceConfig, suffixes: tuple[str, ...] = ()) -> None:
         def spec(patterns: Iterable[str]) -> GitIgnoreSpec | None:
             lines = [pattern if config.match_case else _any_case_of_ending(pattern) for pattern in patterns]
             return GitIgnoreSpec.from_lines(lines) if lines else None
@@ -84,7 +84,7 @@ class NameFilter:
         self._include = spec(config.include)
         self._exclude = spec(config.exclude)
         self._exclude_folders = None if takes_back else spec(map(_folder_pattern, config.exclude))
-        self._suffix = suffix
+        self._suffixes = suffixes
         self._rules = {reason for name, reason in _RULES.items() if name not in config.also}
         self._named: dict[LeftOutReason, GitIgnoreSpec | None] = {
             reason: spec(pattern for pattern in named if re.search(rule, pattern)) for reason, rule in _NAMED.items()
@@ -127,8 +127,10 @@ class NameFilter:
         if not self._rules.isdisjoint(("hidden", "underscore")) and _matches(relative, _EITHER).any():
             yield "hidden", self._unless_named("hidden", relative, taken & _matches(relative, _HIDDEN))
             yield "underscore", self._unless_named("underscore", relative, taken & self._has_underscore(relative))
-        if self._suffix is not None:
-            yield "other_format", taken & ~np.asarray(pc.ends_with(pc.ascii_lower(relative), self._suffix), bool)
+        if self._suffixes:
+            lower = pc.ascii_lower(relative)
+            is_one = np.logical_or.reduce([np.asarray(pc.ends_with(lower, suffix), bool) for suffix in self._suffixes])
+            yield "other_format", taken & ~is_one
         elif "ending" in self._rules and (uncommon := taken & ~_matches(relative, _COMMON_ENDING)).any():
             yield "ending", self._unless_named("ending", relative, uncommon & _matches(relative, _OTHER_NAME))
         if self._exclude is not None:
@@ -138,7 +140,7 @@ class NameFilter:
 
     def _has_underscore(self, relative: pa.Array) -> np.ndarray:
         begins = _matches(relative, _UNDERSCORE)
-        if self._suffix is None:
+        if not self._suffixes:
             begins &= _matches(relative, _UNDERSCORE_FOLDER) | ~_matches(relative, _CAMERA_NAME)
         return begins
 

@@ -71,11 +71,21 @@ class TableFile:
                     return f"; its cells seem to be separated by {name}, expected {self.delimiter!r}"
         return ""
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self,
+        columns: Sequence[str],
+        *,
+        raw: str | None = None,
+        batch_rows: int = _BATCH_ROWS,
+        block_bytes: int = READ_BUFFER_BYTES,
+    ) -> Iterator[pa.RecordBatch]:
         """Read some columns, a batch of rows at a time.
 
         Args:
             columns: names, each in the table once.
+            raw: of a text file, the column whose cells are left bytes, whatever they hold.
+            batch_rows: of a Parquet file, rows at a time.
+            block_bytes: of a text file, bytes at a time; a row has to fit.
 
         Yields:
             The rows in the file's order; cells of text files as strings, empty ones as empty strings.
@@ -87,32 +97,39 @@ class TableFile:
         self.check_once(columns)
         rows = 0
         try:
-            for batch in self._parquet_batches(columns) if self.delimiter is None else self._text_batches(columns):
+            found = (
+                self._parquet_batches(columns, batch_rows)
+                if self.delimiter is None
+                else self._text_batches(columns, raw, block_bytes)
+            )
+            for batch in found:
                 yield batch
                 rows += len(batch)
         except _UNREADABLE as error:
             raise SourceError(f"{self.uri} cannot be read after row {rows}: {_said(error, self)}") from error
 
-    def _parquet_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _parquet_batches(self, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
         with open_store(self.uri).open(self.uri) as stream:
             file = pq.ParquetFile(stream, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
             for group in range(file.num_row_groups):
                 rows = 0
-                for batch in file.iter_batches(_BATCH_ROWS, [group], list(columns)):
+                for batch in file.iter_batches(batch_rows, [group], list(columns)):
                     rows += len(batch)
                     yield batch
                 if rows != (wanted := file.metadata.row_group(group).num_rows):
                     raise pa.ArrowInvalid(f"row group {group} has {rows} rows, {wanted} by the footer")
 
-    def _text_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _text_batches(self, columns: Sequence[str], raw: str | None, block_bytes: int) -> Iterator[pa.RecordBatch]:
         convert = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()), include_columns=list(columns), strings_can_be_null=False
+            column_types={name: pa.binary() if name == raw else pa.string() for name in columns},
+            include_columns=list(columns),
+            strings_can_be_null=False,
         )
         with open_store(self.uri).stream(self.uri)[0] as stream:
             counted = _QuoteCounter(stream)
-            with _open_csv(cast("BinaryIO", counted), self.delimiter, self.encoding, convert) as reader:
+            with _open_csv(cast("BinaryIO", counted), self.delimiter, self.encoding, convert, block_bytes) as reader:
                 for batch in reader:
-                    _check_nul(batch, self)
+                    _check_nul(batch, self, raw)
                     yield batch
         if (counted.quotes % 2 or self.encoding != "utf-8") and self._ends_within_quotes():
             raise SourceError(
@@ -132,11 +149,12 @@ class TableFile:
                 return True
 
 
-def open_table_file(uri: str) -> TableFile:
+def open_table_file(uri: str, encoding: str | None = None) -> TableFile:
     """Read the names of a table's columns.
 
     Args:
         uri: of the file; its ending tells the format.
+        encoding: of a text file; default by its byte order mark, else UTF-8.
 
     Raises:
         SourceError: it is of another ending, empty, or not what its ending says.
@@ -150,8 +168,9 @@ def open_table_file(uri: str) -> TableFile:
         if ending == ".parquet":
             with open_store(uri).open(uri) as stream:
                 return TableFile(uri, tuple(pq.read_schema(stream).names), None)
-        with open_store(uri).stream(uri)[0] as stream:
-            encoding = _encoding(stream.read(4), uri)
+        if encoding is None:
+            with open_store(uri).stream(uri)[0] as stream:
+                encoding = _encoding(stream.read(4), uri)
         file = TableFile(uri, (), file.delimiter, encoding)
         with open_store(uri).stream(uri)[0] as stream, _open_csv(stream, file.delimiter, encoding) as reader:
             return TableFile(uri, tuple(reader.schema.names), file.delimiter, encoding)
@@ -182,9 +201,13 @@ class _QuoteCounter(io.RawIOBase):
 
 
 def _open_csv(
-    stream: BinaryIO, delimiter: str | None, encoding: str, convert: pyarrow.csv.ConvertOptions | None = None
+    stream: BinaryIO,
+    delimiter: str | None,
+    encoding: str,
+    convert: pyarrow.csv.ConvertOptions | None = None,
+    block_bytes: int = READ_BUFFER_BYTES,
 ) -> pyarrow.csv.CSVStreamingReader:
-    read = pyarrow.csv.ReadOptions(block_size=READ_BUFFER_BYTES, encoding=encoding)
+    read = pyarrow.csv.ReadOptions(block_size=block_bytes, encoding=encoding)
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     return pyarrow.csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert)
 
@@ -198,9 +221,9 @@ def _encoding(head: bytes, uri: str) -> str:
     return "utf-8"
 
 
-def _check_nul(batch: pa.RecordBatch, file: TableFile) -> None:
+def _check_nul(batch: pa.RecordBatch, file: TableFile, raw: str | None = None) -> None:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if pc.any(pc.match_substring(column, "\x00")).as_py():
+        if name != raw and pc.any(pc.match_substring(column, "\x00")).as_py():
             raise SourceError(f"{file.uri} has a NUL character in its column {name!r}; it is damaged, or no text file")
 
 

@@ -134,9 +134,11 @@ class ImageRows:
         sharers: int = 1,
     ) -> None:
         self._items, self._kinds, self._seed = items, frozenset(kinds), seed
+        assert spec.preprocessing is not None
         self._crop = spec.preprocessing.crop
-        self._spec = spec.model_copy(update={"preprocessing": canvas_of(spec.preprocessing, kinds)})
-        self._shape_HWC = (*self._spec.preprocessing.crop, 3)
+        canvas = canvas_of(spec.preprocessing, kinds)
+        self._spec = spec.model_copy(update={"preprocessing": canvas})
+        self._shape_HWC = (*canvas.crop, 3)
         self._kept_NHWC = make_room((len(items), *self._shape_HWC), np.uint8, memory_bytes, scratch, sharers)
         self._known_N = np.zeros(len(items), bool)
         self.failed_N = np.zeros(len(items), bool)
@@ -178,7 +180,7 @@ class ImageRows:
         batches = list(read_images(self._items.take(pa.array(positions)), self._spec))
         self.notes += [note for batch in batches for note in batch.notes]
         is_read_B = np.concatenate([np.asarray(pc.is_null(batch.rows["error"])) for batch in batches])
-        return np.concatenate([batch.images_BHWC for batch in batches]), is_read_B
+        return np.concatenate([batch.inputs for batch in batches]), is_read_B
 
 
 class ActivationRows:

@@ -14,7 +14,7 @@ from tlray.models.backbones import Backbone, to_network_input
 from tlray.models.freezing import Anatomy, examine
 from tlray.models.suffix import Suffix, split_suffix
 from tlray.models.taps import TapRunner
-from tlray.recipe import GOLDEN_IMAGE_COUNT, Recipe, RecipeFile, check_golden, golden_images
+from tlray.recipe import GOLDEN_IMAGE_COUNT, Recipe, RecipeFile, check_golden, golden_images, of_images
 
 
 def choose_cut(freeze: str | None, backbone: Backbone, table: Table | None) -> str | None:
@@ -36,7 +36,7 @@ def choose_cut(freeze: str | None, backbone: Backbone, table: Table | None) -> s
     anatomy = anatomy_of(backbone)
     if table is None:
         return anatomy.choose_cut(freeze or "none")
-    recipe = table.recipe_file.recipe
+    recipe = of_images(table.recipe_file.recipe)
     _check_recipes(table.uri, recipe, backbone.recipe)
     if freeze is None and len(recipe.taps) > 1:
         raise ConfigError(f"{table.uri} has the layers {', '.join(recipe.taps)}; name one of them as network.freeze")

@@ -1,0 +1,230 @@
+"""Tables that hold texts: CSV, TSV, Parquet and JSON lines, of which each row is an item with its text in the listing itself.
+
+A row's URI is its file's, `#`, and its number from 0 up, or what a column of names says; its etag is the hash of its text, so a
+file that grows, or of which rows change, is embedded again in those rows alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tlray.config import SourceConfig
+from tlray.errors import ImageErrorCode, SourceError
+from tlray.lake.source.label_text import folder_labels, label_text, label_texts
+from tlray.lake.source.listing.table_file import TABLE_ENDINGS, TableFile, ending_of, open_table_file
+from tlray.lake.storage.open import open_store
+from tlray.lake.storage.store import READ_BUFFER_BYTES
+
+JSON_ENDINGS = (".jsonl", ".ndjson")
+ROW_ENDINGS = (*TABLE_ENDINGS, *JSON_ENDINGS)
+"""How the name of a table of texts ends, in lower case."""
+
+TEXT_FIELDS = (pa.field("text", pa.large_binary()), pa.field("fault", pa.string()))
+"""What a listing of rows has beside what any listing has: the text, undecoded, or the code and the reason why there is none."""
+
+_BATCH_ROWS = 2**12
+_BLOCK_BYTES = 2**25
+"""Of a CSV file, read at once; a row has to fit."""
+
+_ETAG_BYTES = 16
+"""Of BLAKE2b: two of a billion texts have the same with a probability of 1e-21."""
+
+_UTF8 = ("utf-8", "utf8", "utf-8-sig")
+
+
+def check_rows(uri: str, config: SourceConfig) -> None:
+    """Refuse a table without the columns of texts, names and labels that are asked for.
+
+    Args:
+        uri: of the file.
+        config: of the source.
+
+    Raises:
+        SourceError: that is so, or the column does not hold texts.
+    """
+    next(read_rows(uri, config), None)
+
+
+def read_rows(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
+    """The rows of a table of texts, streamed.
+
+    Args:
+        uri: of the file; its ending tells the format.
+        config: of the source: `text`, `id`, `labels` and `encoding`.
+
+    Yields:
+        uri, etag, size_bytes, label, and TEXT_FIELDS.
+
+    Raises:
+        SourceError: no such column, a row without its name, or a file that is not what its ending says.
+        StorageError: the store failed.
+    """
+    found = _json_rows(uri, config) if ending_of(uri) in JSON_ENDINGS else _table_rows(uri, config)
+    row = 0
+    for texts, faults, names, labels in found:
+        numbers = pa.array(np.arange(row, row + len(texts))).cast(pa.string())
+        data = texts.to_pylist()
+        yield pa.table(
+            {
+                "uri": pc.binary_join_element_wise(uri, numbers if names is None else names, "#"),
+                "etag": pa.array([_etag(each) for each in data], pa.string()),
+                "size_bytes": pa.array([len(each or b"") for each in data], pa.int64()),
+                "label": folder_labels(pa.array([uri] * len(texts))) if config.labels == "folder" else labels,
+                "text": texts,
+                "fault": faults,
+            }
+        )
+        row += len(texts)
+
+
+_Rows = tuple[pa.Array, pa.Array, pa.Array | None, pa.Array]
+"""Texts, faults, names and labels of some rows; no names where nobody asks for them."""
+
+
+def _etag(text: bytes | None) -> str:
+    return hashlib.blake2b(text or b"", digest_size=_ETAG_BYTES).hexdigest()
+
+
+def _table_rows(uri: str, config: SourceConfig) -> Iterator[_Rows]:
+    file = open_table_file(uri, None if config.encoding.lower() in _UTF8 else config.encoding)
+    label = None if config.labels in ("none", "folder") else config.labels
+    assert config.text is not None
+    for what, name in (("texts", config.text), ("names", config.id), ("labels", label)):
+        if name is not None and name not in file.columns:
+            columns = ", ".join(map(repr, file.columns))
+            raise SourceError(f"{uri} has no column {name!r} of {what}; its columns are {columns}{file.hint()}")
+    wanted = list(dict.fromkeys(name for name in (config.text, config.id, label) if name is not None))
+    row = 0
+    for batch in file.batches(wanted, raw=config.text, batch_rows=_BATCH_ROWS, block_bytes=_BLOCK_BYTES):
+        nothing = pa.nulls(len(batch), pa.string())
+        yield (
+            _as_bytes(batch[config.text], config.text, file),
+            nothing,
+            None if config.id is None else _names(batch[config.id], config.id, file, row),
+            nothing if label is None else _labels(batch[label], label, file),
+        )
+        row += len(batch)
+
+
+def _as_bytes(column: pa.Array, name: str, file: TableFile) -> pa.Array:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or _is_binary(kind)):
+        raise SourceError(f"{file.uri}: column {name!r} holds {kind}, expected texts")
+    return column.cast(kind).cast(pa.large_binary())
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _names(column: pa.Array, name: str, file: TableFile, row: int) -> pa.Array:
+    """What rows are called; all of them are, or a row would be another one in the next run."""
+    try:
+        names = label_texts(column if not _is_binary(column.type) else column.cast(pa.string()))
+    except (SourceError, pa.ArrowException) as error:
+        raise SourceError(f"{file.uri}, column {name!r}: {error}") from error
+    if names.null_count:
+        missing = row + int(np.argmax(names.is_null().to_numpy(zero_copy_only=False)))
+        raise SourceError(
+            f"{file.uri} has no {name!r} in row {missing + 1} (the header not counted); fill it, or leave source.id out"
+        )
+    return names
+
+
+def _labels(column: pa.Array, name: str, file: TableFile) -> pa.Array:
+    try:
+        return label_texts(column if not _is_binary(column.type) else column.cast(pa.string()))
+    except (SourceError, pa.ArrowException) as error:
+        raise SourceError(f"{file.uri}, column {name!r}: {error}") from error
+
+
+def _json_rows(uri: str, config: SourceConfig) -> Iterator[_Rows]:
+    rows: list[tuple[bytes | None, str | None, str | None, str | None]] = []
+    seen: set[str] = set()
+    is_any = False
+    for number, line in enumerate(_lines(uri, config.max_image_bytes)):
+        row = _json_row(line, config, seen)
+        if config.id is not None and row[2] is None:
+            raise SourceError(
+                f"{uri}, line {number + 1}: no {config.id!r}, which is to name the row (source.id); leave source.id out"
+            )
+        rows.append(row)
+        if len(rows) == _BATCH_ROWS:
+            is_any = is_any or any(text is not None for text, *_ in rows)
+            yield _columns(rows, config)
+            rows = []
+    if not is_any and not any(text is not None for text, *_ in rows):
+        raise SourceError(
+            f"{uri} has no line with a field {config.text!r} of texts; there are {', '.join(sorted(seen)) or 'none'}"
+        )
+    if rows:
+        yield _columns(rows, config)
+
+
+def _columns(rows: list[tuple[bytes | None, str | None, str | None, str | None]], config: SourceConfig) -> _Rows:
+    texts, faults, names, labels = zip(*rows, strict=True)
+    return (
+        pa.array(texts, pa.large_binary()),
+        pa.array(faults, pa.string()),
+        None if config.id is None else pa.array(names, pa.string()),
+        pa.array(labels, pa.string()),
+    )
+
+
+def _lines(uri: str, max_bytes: int) -> Iterator[bytes]:
+    """Lines that are not blank; what is longer than a text may be is cut, and so no JSON any more."""
+    with open_store(uri).stream(uri)[0] as stream:
+        rest, is_first = b"", True
+        for block in _blocks(stream):
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                found = line.removeprefix(b"\xef\xbb\xbf") if is_first else line
+                is_first = False
+                if found.strip():
+                    yield found
+            if len(rest) > max_bytes + READ_BUFFER_BYTES:
+                raise SourceError(
+                    f"{uri} has a line of more than {max_bytes} bytes (source.max_image_bytes); is it JSON lines?"
+                )
+        if rest.strip():
+            yield rest
+
+
+def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+    while block := stream.read(READ_BUFFER_BYTES):
+        yield block
+
+
+def _json_row(line: bytes, config: SourceConfig, seen: set[str]) -> tuple[bytes | None, str | None, str | None, str | None]:
+    """Text, fault, name and label of a line."""
+    assert config.text is not None
+    try:
+        document = json.loads(line.decode(config.encoding))
+        if not isinstance(document, dict):
+            raise ValueError(f"a {type(document).__name__}, expected an object")
+    except (UnicodeError, ValueError, RecursionError) as error:
+        return None, f"{ImageErrorCode.CORRUPT}: a line that is not JSON: {' '.join(str(error).split())[:200]}", None, None
+    seen.update(list(document)[:32] if len(seen) < 32 else ())
+    text = document.get(config.text)
+    name = None if config.id is None else _scalar(document.get(config.id))
+    label = None if config.labels in ("none", "folder") else _scalar(document.get(config.labels))
+    if text is not None and not isinstance(text, str):
+        return (
+            None,
+            f"{ImageErrorCode.UNSUPPORTED}: {config.text!r} holds a {type(text).__name__}, expected a text",
+            name,
+            label,
+        )
+    # Half of a surrogate pair, which JSON can spell, is no text; it fails where texts are decoded.
+    return None if text is None else text.encode("utf-8", "surrogatepass"), None, name, label
+
+
+def _scalar(value: Any) -> str | None:
+    if isinstance(value, str):
+        value = value.encode("utf-8", "replace").decode()
+    return label_text(value) if isinstance(value, (str, int, float, bool)) else None

@@ -1,0 +1,115 @@
+"""The encoder of a table of texts: what an extraction's workers need of a text model.
+
+Shape legend: B texts, D embedding length.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from tlray.errors import QueryError
+from tlray.models.texts.text_model import TextBackbone
+from tlray.text_recipe import TEXT_TAP
+
+_NORM_FLOOR = 1e-12
+"""As `torch.nn.functional.normalize` has it."""
+
+
+class TextRowEncoder:
+    """Embeds texts by a recipe; may be called from several threads.
+
+    Args:
+        backbone: of the recipe.
+        device: see `TextModel.prepare`.
+        batch_size: texts that are given to the model at once; default the model's own choice.
+        lanes: threads that compute at once, one core each; None for one at a time on all cores.
+    """
+
+    def __init__(
+        self, backbone: TextBackbone, *, device: str = "auto", batch_size: int | None = None, lanes: int | None = None
+    ) -> None:
+        backbone.model.prepare(lanes or 1, device)
+        self._model, self._recipe = backbone.model, backbone.recipe
+        self._column = backbone.recipe.columns[TEXT_TAP]
+        self._has_lanes = lanes is not None
+        self._cores = threading.Semaphore(lanes or 1)
+        self._held = threading.local()
+        self.batch_size = batch_size or backbone.model.turn_texts
+
+    def encode(self, texts: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
+        """Embed texts, any number of them.
+
+        Args:
+            texts: a sequence or an array of them.
+
+        Returns:
+            Per table column features_BD, float32, and per measure of the recipe one number a text, of shape (B, 1); what is not
+            finite is passed on.
+        """
+        return self.encode_timed(texts)[0]
+
+    def encode_timed(self, texts: Sequence[str] | np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+        """As `encode`, with the seconds for which a core was busy with it; without lanes, of the clock."""
+        with self._core():
+            clock = time.thread_time if self._has_lanes else time.perf_counter
+            began = clock()
+            features: list[np.ndarray] = [np.empty((0, self._model.length), np.float32)]
+            measures: dict[str, list[np.ndarray]] = {name: [np.empty(0, np.float32)] for name in self._recipe.measures}
+            for start in range(0, len(texts), self.batch_size):
+                found = self._model.embed([str(text) for text in texts[start : start + self.batch_size]])
+                features.append(found.features_BD)
+                for name, values in measures.items():
+                    values.append(found.measures[name])
+            features_BD = np.concatenate(features)
+            if self._recipe.normalize:
+                features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), _NORM_FLOOR)
+            columns = {name: np.concatenate(values)[:, None] for name, values in measures.items()}
+            return {self._column: features_BD, **columns}, clock() - began
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts to search by.
+
+        Args:
+            texts: any number of them.
+
+        Returns:
+            features_BD, float32, as the table's rows have them.
+
+        Raises:
+            QueryError: one of them has no word that the vectors know.
+        """
+        features_BD = self.encode(texts)[self._column]
+        is_known_B = np.isfinite(features_BD).all(axis=1)
+        if not is_known_B.all():
+            unknown = texts[int(np.argmin(is_known_B))]
+            raise QueryError(f"no word of {unknown!r:.100} is known to {self._recipe.backbone}; use other words")
+        return features_BD
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a core, and keep it: for other work of this thread, too. With lanes torch has one thread from then on."""
+        with self._core():
+            self._held.core = True
+            try:
+                yield
+            finally:
+                del self._held.core
+
+    @property
+    def turn_images(self) -> int | None:
+        """Texts to work on in a turn."""
+        return self.batch_size if self._has_lanes else None
+
+    @contextmanager
+    def _core(self) -> Iterator[None]:
+        if getattr(self._held, "core", False):
+            yield
+            return
+        if self._has_lanes and torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
+        with self._cores:
+            yield

@@ -1,0 +1,64 @@
+"""The texts of rows of an index, read out of its table by row; never by an address that somebody sends."""
+
+import threading
+from collections import OrderedDict
+
+import pyarrow as pa
+
+from tlray.errors import ObjectNotFoundError, QueryError, TableError
+from tlray.lake.table.parts import open_part
+from tlray.search.rows.row_table import RowTable
+
+KEPT_BYTES = 64 * 2**20
+"""Of texts, those of whole row groups: a page shows rows that are near each other in meaning, not in the table."""
+
+
+class RowTexts:
+    """Reads texts and keeps the latest; from many threads.
+
+    Args:
+        table_uri: of the table of texts.
+    """
+
+    def __init__(self, table_uri: str) -> None:
+        self._table_uri = table_uri
+        self._kept: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
+        self._size_bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, rows: RowTable, position: int) -> str:
+        """The text of a row.
+
+        Args:
+            rows: of the index.
+            position: of the row in them.
+
+        Raises:
+            QueryError: the table has moved on and was vacuumed, so that the row is not where the index knows it.
+            StorageError, AccessError: the store failed or refused.
+        """
+        part, row = rows.table["part"][position].as_py(), rows.table["row"][position].as_py()
+        try:
+            return self._read(part, row)
+        except (ObjectNotFoundError, IndexError, TableError) as error:
+            raise QueryError(f"{self._table_uri} has no part {part} any more: run `tlray index` again") from error
+
+    def _read(self, part: str, row: int) -> str:
+        with open_part(self._table_uri, part) as file:
+            group = 0
+            while row >= (count := file.metadata.row_group(group).num_rows):
+                row, group = row - count, group + 1
+            with self._lock:
+                texts = self._kept.get((part, group))
+            if texts is None:
+                texts = file.read_row_group(group, ["text"])["text"]
+                self._keep((part, group), texts)
+        return str(texts[row].as_py())
+
+    def _keep(self, key: tuple[str, int], texts: pa.ChunkedArray) -> None:
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = texts
+                self._size_bytes += texts.nbytes
+            while self._size_bytes > KEPT_BYTES and len(self._kept) > 1:
+                self._size_bytes -= self._kept.popitem(last=False)[1].nbytes
