@@ -104,6 +104,16 @@ class TestCrontab:
         assert (night["new"], night["ok"]) == (5, 5)
         assert "5 new" in (tmp_path / "photos.log").read_text()
 
+    def test_without_tlray_it_says_what_to_mend(self, line: str, tmp_path: Path) -> None:
+        """In the environment that cron gives, with the lines above it: none of its folders has tlray here."""
+        text = (CLUSTER / "crontab").read_text(encoding="utf-8")
+        (path,) = re.findall(r"^PATH=(.+)$", text, re.MULTILINE)
+        assert path.split(":")[0].endswith("/bin") and {"/usr/bin", "/bin"} <= set(path.split(":"))
+        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        outcome = subprocess.run(["/bin/sh", "-c", line], env=environment, capture_output=True, text=True)
+        assert outcome.returncode == 1 and "mend that line" in outcome.stdout, "what cron mails"
+        assert "mend that line" in (tmp_path / "photos.log").read_text()
+
     def test_a_night_that_is_still_at_work_is_left_alone(self, line: str, tmp_path: Path) -> None:
         with (tmp_path / "photos.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ import ray.exceptions
 
 from tlray.errors import ConfigError
 from tlray.ray_cluster.address import starts_own
+
+_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
 @contextmanager
@@ -38,7 +42,7 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
     own = {"address": "local", "include_dashboard": False} if is_own else {}
     try:
-        with _environment(workers_env or {} if is_own else {}):
+        with _environment({**_quiet(), **(workers_env or {} if is_own else {})}), _without_advice():
             # What workers print stays in Ray's own logs: their errors come to us as errors, and the rest alarms for nothing.
             ray.init(logging_level=logging.WARNING, log_to_driver=False, **own)  # type: ignore[arg-type]
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
@@ -52,6 +56,37 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
         ray.shutdown()
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
+
+
+def _quiet() -> dict[str, str]:
+    """Ray's core prints to stderr, from errors on, and one that is none with each pool of Ray Data (ray-project/ray 53727).
+
+    Its actors here load all that they need by themselves. What really fails comes as a Python error.
+    """
+    return {} if _LEVEL in os.environ else {_LEVEL: "fatal"}
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """While Ray starts: not that it takes its log's level from us, nor that a cluster of our own is locked, which is well."""
+    logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:  # Ray's core writes past Python
+        stderr = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            kept.seek(0)
+            for line in kept:
+                if _LEVEL.encode() not in line:
+                    os.write(stderr, line)
+            os.close(stderr)
+            logger.setLevel(level)
 
 
 def address() -> str:

@@ -108,8 +108,9 @@ def _described(nodes: Sequence[dict[str, Any]], cpus: Sequence[float], workers: 
     if workers.gpus:
         taken = f"{workers.actors} encoders with a GPU each, and decoding on {workers.slots} cores"
     else:
-        taken = f"up to {workers.actors} workers of {workers.cpus:g} cores"
-    return f"{len(nodes)} nodes ({hosts}{', ...' if len(nodes) > NODES_SHOWN else ''}), {sum(cpus):g} cores; it takes {taken}"
+        taken = f"up to {workers.actors} worker{'s' * (workers.actors > 1)} of {workers.cpus:g} cores"
+    more = ", ..." if len(nodes) > NODES_SHOWN else ""
+    return f"{len(nodes)} node{'s' * (len(nodes) > 1)} ({hosts}{more}) with {sum(cpus):g} cores; it takes {taken}"
 
 
 @contextmanager
