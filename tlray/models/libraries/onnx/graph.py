@@ -133,7 +133,8 @@ class Graph:
                 assert scale is not None
                 graph.node.append(helper.make_node("DequantizeLinear", [tap, *scale], [name]))
             graph.output.append(onnx.ValueInfoProto(name=name))
-        return cut.SerializeToString()
+        document: bytes = cut.SerializeToString()
+        return document
 
     def output_name(self, tap: str) -> str:
         """What a tap is called among the outputs of `end_at`."""
@@ -189,10 +190,11 @@ class Graph:
     @cached_property
     def _logits(self) -> str:
         """The first output, or what goes into its softmax."""
-        output = name = self._graph.output[0].name
+        output: str = self._graph.output[0].name
+        name = output
         while (node := self._producers.get(name)) is not None and node.op_type in _AFTER_SCORES:
             name = node.input[0]
-        return node.input[0] if node is not None and node.op_type in _SOFTMAXES else output
+        return str(node.input[0]) if node is not None and node.op_type in _SOFTMAXES else output
 
     def _nodes_for(self, names: Iterable[str]) -> list[onnx.NodeProto]:
         """The nodes that values depend on, in the model's order, which is that of computation."""

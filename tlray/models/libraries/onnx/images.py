@@ -12,7 +12,7 @@ from tlray.errors import BackboneError, ConfigError
 _RANK = 4
 _CHANNELS = 3
 
-_TYPES = {
+_TYPES: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: np.dtype(np.float16),
     TensorProto.DOUBLE: np.dtype(np.float64),

@@ -36,7 +36,8 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
     location = _location(request)
     file = read_file(location, fetch)
     said_in_file = _preprocessing_of(file)
-    image = image_input(file.model.graph, request.crop or (said_in_file and said_in_file.crop), location)
+    crop = request.crop if said_in_file is None or request.crop is not None else said_in_file.crop
+    image = image_input(file.model.graph, crop, location)
     preprocessing = _prepared(file, image, said_in_file, request.said)
     graph = Graph(file, image)
     return Pretrained(

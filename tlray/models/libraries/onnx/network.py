@@ -129,5 +129,6 @@ def _run(session: Session, images: np.ndarray, at_once: int | None, exactly: int
 def _alike(together: np.ndarray, alone: np.ndarray) -> bool:
     if together.shape != alone.shape or together.ndim < 1:
         return False
-    rows = [each.reshape(len(each), -1) for each in (together, alone)]
-    return rows[0].size == 0 or bool(np.array_equal(*rows) or least_cosine(*rows) >= ALIKE_COSINE)
+    if np.array_equal(together, alone):
+        return True
+    return least_cosine(together.reshape(len(together), -1), alone.reshape(len(alone), -1)) >= ALIKE_COSINE
