@@ -48,9 +48,13 @@ def own_classifier(backbone: Backbone, *, keep_embeddings: bool) -> OwnClassifie
         keep_embeddings: keep these too; otherwise only scores come out.
 
     Raises:
-        ConfigError: the recipe changes the scores, or they are no layer's output.
+        ConfigError: the recipe changes the scores, they are no layer's output, or there is no classifier.
     """
     recipe = backbone.recipe
+    if backbone.classes is not None and not backbone.classes:
+        raise ConfigError(
+            f"{recipe.backbone} has no classifier that tells classes apart, so it gives no scores; train a head (tlray train)"
+        )
     if recipe.normalize:
         raise ConfigError("recipe.normalize divides a classifier's scores too; leave it out, or train a head (tlray train)")
     if not keep_embeddings:

@@ -25,11 +25,14 @@ class Layout:
         prefix_tokens: how many tokens (class, distillation, registers) come before those of the patches.
         has_class_token: whether the first of them is a class token.
         is_nhwc: whether channels come last in a map whose three sizes are equal; in others the sizes tell.
+        keeps_nhwc: whether a map that is kept whole has its channels last though its layer has them first: the order that the
+            library itself has, where torch computes what is another one's.
     """
 
     prefix_tokens: int = 0
     has_class_token: bool = False
     is_nhwc: bool = False
+    keeps_nhwc: bool = False
 
 
 NO_TOKENS = Layout()
@@ -67,7 +70,8 @@ class Pooling:
             BackboneError: the pooling does not fit the shape.
         """
         if self.pool in ("flatten", "none") or features.ndim == 2:
-            return features.to(torch.float32, copy=True)
+            is_turned = self.layout.keeps_nhwc and features.ndim == 4
+            return (features.permute(0, 2, 3, 1) if is_turned else features).to(torch.float32, copy=True)
         if features.ndim == 3:
             return self._pool_tokens(tap, features.float())
         if features.ndim == 4 and self.pool != "cls":
@@ -76,6 +80,10 @@ class Pooling:
             f"pool {self.pool} does not fit layer {tap}, which gives {tuple(features.shape[1:])} an image; "
             "cls needs a sequence with a class token, the others a map, a sequence or a vector: use flatten, or another layer"
         )
+
+    def restored(self, kept: Tensor) -> Tensor:
+        """What a layer put out, of what pool `none` kept of it."""
+        return kept.permute(0, 3, 1, 2) if self.layout.keeps_nhwc and kept.ndim == 4 else kept
 
     def _pool_tokens(self, tap: str, tokens_BNC: Tensor) -> Tensor:
         count = tokens_BNC.shape[1]

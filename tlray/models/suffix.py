@@ -76,12 +76,12 @@ class Suffix(nn.Module):
         self._tap, self._pooling = tap, pooling
 
     def forward(self, activations: Tensor) -> Tensor:
-        """Compute the tap's pooled features, float32, from what the cut gives.
+        """Compute the tap's pooled features, float32, from what is kept of the cut.
 
         Args:
-            activations: B of what the cut gives; layers may change it in place.
+            activations: B of what pool `none` keeps of the cut; layers may change it in place.
         """
-        return self._pooling(self._tap, self.graph(activations))
+        return self._pooling(self._tap, self.graph(self._pooling.restored(activations)))
 
 
 def split_suffix(module: nn.Module, cut: str, tap: str, pooling: Pooling, images_BCHW: Tensor) -> Suffix:

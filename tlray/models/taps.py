@@ -157,13 +157,21 @@ def find_layer(module: nn.Module, tap: str) -> nn.Module:
     if name and name in layers:
         return layers[name]
     children = [child for child, _ in module.named_children()]
-    parts = f"its {len(children)} parts: {', '.join(children)} (and layers within them, as {next(reversed(layers))})"
+    parts = f"its {len(children)} parts: {_shown(children)} (and layers within them, as {next(reversed(layers))})"
     raise _no_layer(name, [layer for layer in layers if layer], parts)
 
 
 def has_layer(module: nn.Module, tap: str) -> bool:
     """Whether there is a layer of that name."""
     return tap in (module.layers() if isinstance(module, Tappable) else dict(module.named_modules()))
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first and the last of many names: networks of hundreds of layers on one level have their classifiers at the end."""
+    if len(names) <= _SHOWN_LAYERS:
+        return ", ".join(names)
+    half = _SHOWN_LAYERS // 2
+    return ", ".join([*names[:half], "...", *names[-half:]])
 
 
 def _no_layer(name: str, layers: Sequence[str], parts: str, describe: Callable[[str], str] = str) -> BackboneError:

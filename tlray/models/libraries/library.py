@@ -50,7 +50,7 @@ class Pretrained:
         layout: where its layers keep class tokens and channels.
         default_tap: the layer whose output is the embedding; None to find the penultimate one.
         classifiers: modules of its classifier, empty where it has none, None where that is not known; helps to find it.
-        classes: what its classifier's outputs stand for, where that is known.
+        classes: what its classifier's outputs stand for, where that is known; empty where it has no classifier of classes.
         unfilled: tensors that have no values (they are not numbers), as a classifier that a file leaves out.
         misfit: the message for taps that need these.
         text_tower: loads the network's text side, where it has one.

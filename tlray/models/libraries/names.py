@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tlray.errors import BackboneError
 from tlray.models.libraries.library import Library
@@ -19,8 +19,15 @@ _OURS = {
     "torchvision": "tlray.models.libraries.torchvision:library",
     "timm": "tlray.models.libraries.timm:library",
     "onnx": "tlray.models.libraries.onnx.library:library",
+    "keras": "tlray.models.libraries.keras.library:library",
 }
 """As entry points name them. In this order they are asked for a name that comes without its library."""
+
+_ONLY_IN_FULL = ("keras",)
+"""Libraries that are not asked for a name that comes without: Keras' names are others' but for their capitals (`ResNet50`)."""
+
+_FILES = {".onnx": "onnx", ".keras": "keras", ".h5": "keras", ".hdf5": "keras"}
+"""Endings of files that are backbones, and their libraries."""
 
 _SHOWN = 5
 
@@ -89,7 +96,8 @@ def full_name(text: str) -> str:
 
 def libraries_with(name: str) -> list[str]:
     """The libraries that have a model of exactly this name, in the order in which they are asked."""
-    return [library for library in library_names() if open_library(library).models() and open_library(library).has(name)]
+    asked = [open_library(library) for library in library_names() if library not in _ONLY_IN_FULL]
+    return [library.name for library in asked if library.models() and library.has(name)]
 
 
 def split_name(backbone: str) -> tuple[Library, str]:
@@ -107,8 +115,8 @@ def _check_path(text: str) -> None:
     foreign = advice(text, lambda address: Path(address).is_file())
     if foreign is not None:
         raise BackboneError(f"backbone {text}: {foreign}")
-    if text.lower().endswith(".onnx"):
-        raise BackboneError(f"backbone {text}: a file stands after its library: give onnx:{text}")
+    if (library := _FILES.get(PurePosixPath(text).suffix.lower())) is not None:
+        raise BackboneError(f"backbone {text}: a file stands after its library: give {library}:{text}")
 
 
 def _with_library(name: str) -> str:

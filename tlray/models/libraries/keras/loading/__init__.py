@@ -1,0 +1,1 @@
+"""Loading networks of Keras: applications, and files of models."""

@@ -1,0 +1,1 @@
+"""Torch's layers for those of Keras: which one computes the same, and with what weights."""
