@@ -110,9 +110,9 @@ COMMANDS = {
     "predict": Command(
         PredictConfig,
         "tlray.prediction.predict:predict_command",
-        "run a trained model, or a network's own classifier, over images",
+        "run a trained model, a network's own classifier, or class names, over images",
         words=("source.uri", "out"),
-        common=("model", "recipe.backbone", "source.include", "top_k", "threshold", "embeddings", *_OF_RUNS),
+        common=("model", "recipe.backbone", "classes", "source.include", "top_k", "threshold", "embeddings", *_OF_RUNS),
         example="~/Pictures photos-cats --model cats-model",
         computes=True,
     ),
@@ -135,9 +135,9 @@ COMMANDS = {
     "search": Command(
         SearchConfig,
         "tlray.search.query.search:search",
-        "find the nearest images to an image, a row, a label or a vector",
+        "find the nearest images to an image, words, a row, a label or a vector",
         words=("index",),
-        common=("image", "uri", "by_label", "vector", "queries", "k", "label", "prefix", "out"),
+        common=("image", "text", "uri", "by_label", "vector", "queries", "k", "label", "prefix", "out"),
         example="photos-index --image cat.jpg -k 5",
         computes=True,
     ),

@@ -30,6 +30,7 @@
     ├── IndexCorruptError         a file of an index is not what its card says
     ├── ModelCorruptError         a file of a model is not what its card says
     ├── ServiceBusyError      the service has as many requests at work or waiting as it takes; ask again
+    ├── ServiceUnavailableError  a part of the service could not be loaded; its log says why
     ├── TooManyFailuresError      exit code 3: more images failed than max_failed_fraction allows
     ├── StoppedError              exit code 4: asked to end (SIGTERM); running again goes on
     └── ImageError                one image could not be used; becomes its row's `error`
@@ -167,6 +168,10 @@ class ModelCorruptError(TlrayError):
 
 class ServiceBusyError(TlrayError):
     """The service has as many requests at work or waiting as it takes; the same one may be answered in a moment."""
+
+
+class ServiceUnavailableError(TlrayError):
+    """A part of the service could not be loaded, so what needs it cannot be answered; the service's log says why."""
 
 
 class TooManyFailuresError(TlrayError):

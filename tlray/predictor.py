@@ -62,6 +62,7 @@ class Output(BaseModel):
         top_k: labels kept of each image, at most K.
         threshold: of the probability, where an image may have several labels.
         embeddings: features that are kept beside the predictions.
+        templates: of a head that was made of the classes' names in place of being trained, the sentences around each name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,6 +76,7 @@ class Output(BaseModel):
     top_k: PositiveInt
     threshold: float = Field(gt=0, lt=1)
     embeddings: tuple[str, ...] = ()
+    templates: tuple[str, ...] = Field((), exclude_if=lambda templates: not templates)
 
     def model_id(self, recipe_id: str) -> str:
         """Sha256, in hex, of the canonical JSON of a recipe's id and all fields but `model`.
@@ -107,7 +109,8 @@ class Output(BaseModel):
         """The fields that differ, each as `field: ours, theirs`; long values shortened."""
         ours = self.model_dump(mode="json", exclude={"model"})
         theirs = other.model_dump(mode="json", exclude={"model"}) if other else {}
-        return [f"{key}: {_short(value)}, {_short(theirs.get(key))}" for key, value in ours.items() if value != theirs.get(key)]
+        names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        return [f"{name}: {_short(ours.get(name))}, {_short(theirs.get(name))}" for name in names]
 
 
 _SHOWN_CHARACTERS = 80

@@ -62,7 +62,7 @@ def test_answers_are_the_commands(made: Made, index: tlray.Index) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "expected"),
     [
-        ({}, ConfigError, "expected one of image, uri, by_label, vector, given none"),
+        ({}, ConfigError, "expected one of image, text, uri, by_label, vector, given none"),
         ({"image": "a.jpg", "by_label": "cat"}, ConfigError, "given image and by_label"),
         ({"by_label": "bird"}, QueryError, "bird"),
         ({"by_label": 3}, ConfigError, "by_label: expected text or a list of texts, given 3"),

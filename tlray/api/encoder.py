@@ -7,12 +7,12 @@ import inspect
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tlray.api.keywords import config_of
-from tlray.api.networks import Placement, of_recipe, of_table
+from tlray.api.keywords import config_of, texts
+from tlray.api.networks import Placement, of_recipe, of_table, texts_of_recipe, texts_of_table
 from tlray.api.running import OnError, Runner, check_on_error
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.config.recipe import AnyPool, TokensConfig
@@ -20,7 +20,10 @@ from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
-from tlray.recipe import AnyRecipe, Precision
+from tlray.recipe import AnyRecipe, Precision, RecipeFile
+
+if TYPE_CHECKING:
+    from tlray.models.encoder.text import TextEncoder
 
 
 class Encoder:
@@ -54,6 +57,7 @@ class Encoder:
     """
 
     _loaded: Runner | None
+    _loaded_texts: "TextEncoder | None"
 
     def __init__(
         self,
@@ -98,6 +102,28 @@ class Encoder:
         """
         on_error = self._parameters["on_error"]
         return self._load().run(images, on_error)
+
+    def encode_text(self, text: str | Sequence[str]) -> np.ndarray:
+        """Embed texts, to be compared with images by the cosine of their vectors, where the network has a text tower.
+
+        A text that is longer than the network takes loses its end, which the log says.
+
+        Args:
+            text: one, or a list of them.
+
+        Returns:
+            vectors_ND, float32, a row a text; of unit length where the recipe normalises.
+
+        Raises:
+            ConfigError: the network has no text tower, or these are vectors of another layer than the one it belongs to.
+            GoldenMismatchError: this machine computes other numbers than when the table was made.
+        """
+        given = texts("text", text)
+        with self._lock:
+            if self._loaded_texts is None:
+                config = self._check()
+                self._loaded_texts = texts_of_table(*self._table()) if config is None else texts_of_recipe(config)
+        return self._loaded_texts.encode(given)
 
     def transform(self, X: Any) -> np.ndarray:
         """Embed images, as scikit-learn calls it; see `__call__`."""
@@ -156,7 +182,7 @@ class Encoder:
         except ConfigError:
             self._parameters = before
             raise
-        self._loaded = None
+        self._loaded = self._loaded_texts = None
         return self
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
@@ -174,7 +200,7 @@ class Encoder:
     def __sklearn_clone__(self) -> "Encoder":
         """A copy that shares the loaded network, so that cross-validation loads it once."""
         copy = type(self)(**self._parameters)
-        copy._loaded = self._loaded
+        copy._loaded, copy._loaded_texts = self._loaded, self._loaded_texts
         return copy
 
     def __sklearn_tags__(self) -> Any:
@@ -197,7 +223,7 @@ class Encoder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._parameters = state["_parameters"]
         self._lock = threading.Lock()
-        self._loaded = None
+        self._loaded = self._loaded_texts = None
 
     def __repr__(self) -> str:
         given = {name: value for name, value in self._parameters.items() if value != _DEFAULTS.get(name)}
@@ -233,13 +259,15 @@ class Encoder:
         with self._lock:
             if self._loaded is None:
                 config = self._check()
-                self._loaded = self._of_table() if config is None else of_recipe(config, self._placement)
+                at = self._placement
+                self._loaded = of_table(*self._table(), at) if config is None else of_recipe(config, at)
             return self._loaded
 
-    def _of_table(self) -> Runner:
+    def _table(self) -> tuple[RecipeFile, str]:
+        """The recipe file of the table whose encoder it is, and the column."""
         table, weights = Table.open(to_uri(os.fspath(self._parameters["table"]))), self._parameters["weights"]
         file = table.recipe_file if weights == "default" else table.recipe_file.with_weights(weights)
-        return of_table(file, column_of(table, self._parameters["column"]), self._placement)
+        return file, column_of(table, self._parameters["column"])
 
     @property
     def _placement(self) -> Placement:

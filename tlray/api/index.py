@@ -35,7 +35,7 @@ class Answer:
     """What an index found for one query.
 
     Attributes:
-        query: the query in words: an address, a label, or the position of what was given.
+        query: the query in words: an address, a label, its own text, or the position of what was given.
         hits: nearest first; each has `uri`, `label`, `score`, `rank` and `id`.
     """
 
@@ -128,6 +128,7 @@ class Index:
         self,
         image: Any = None,
         *,
+        text: str | Sequence[str] | None = None,
         uri: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
         by_label: str | Sequence[str] | None = None,
         vector: Any = None,
@@ -135,11 +136,12 @@ class Index:
         label: str | Sequence[str] = (),
         prefix: str | Sequence[str] = (),
     ) -> Answers:
-        """The nearest rows to images, rows, labels or vectors; one of these kinds a call.
+        """The nearest rows to images, texts, rows, labels or vectors; one of these kinds a call.
 
         Args:
             image: pictures to search by, in any form that `tlray.Encoder` takes; they are embedded by the encoder that made
                 the table, checked by its golden vectors.
+            text: words to search by, where the table's backbone has a text tower, which is checked by its own golden vectors.
             uri: rows of the index to search by, each left out of its own answer.
             by_label: search by the mean vector of each of these labels.
             vector: queries_BD or one vector of length D, as the table's encoder gives them.
@@ -148,12 +150,12 @@ class Index:
             prefix: only rows whose URI begins with one of these.
 
         Raises:
-            ConfigError: none or several kinds of queries.
+            ConfigError: none or several kinds of queries, or a text where there is no text tower.
             QueryError: an unknown uri or label, vectors of another length, or a k under 1.
             ImageError: an image cannot be used.
             GoldenMismatchError: this machine computes other numbers than the table holds.
         """
-        kinds = {"image": image, "uri": uri, "by_label": by_label, "vector": vector}
+        kinds = {"image": image, "text": text, "uri": uri, "by_label": by_label, "vector": vector}
         given = [name for name, value in kinds.items() if value is not None]
         if len(given) != 1:
             raise ConfigError(f"expected one of {', '.join(kinds)}, given {' and '.join(given) or 'none'}")
@@ -174,6 +176,10 @@ class Index:
         with self._lock:  # the network is loaded once
             self._runner = self._runner or of_table(self._searcher.recipe_file, self._searcher.card.column, self._placement)
         return names, self._searcher.search(self._runner.run(images, "raise"), k, where)
+
+    def _by_text(self, text: Any, k: int, where: Filter) -> tuple[list[str], Hits]:
+        names = list(texts("text", text))
+        return names, self._searcher.search_texts(names, k, where)
 
     def _by_uri(self, uri: Any, k: int, where: Filter) -> tuple[list[str], Hits]:
         names = [os.fspath(each) for each in ([uri] if isinstance(uri, (str, os.PathLike)) else uri)]

@@ -15,6 +15,7 @@ from tlray.api.images import ImageInputs
 from tlray.api.running import Runner
 from tlray.api.texts import TextInputs
 from tlray.config import RecipeConfig
+from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.storage.local_copy import local_copy
 from tlray.recipe import Recipe, RecipeFile
@@ -22,6 +23,7 @@ from tlray.recipe import Recipe, RecipeFile
 if TYPE_CHECKING:
     from tlray.models.any_backbone import AnyBackbone
     from tlray.models.encoder.golden import AnyEncoder as Network
+    from tlray.models.encoder.text import TextEncoder
 
 CHUNK_IMAGES = 64
 """At least so many are decoded ahead: enough for every core, and 10 MB of pixels at 224 x 224."""
@@ -80,6 +82,40 @@ def of_table(file: RecipeFile, column: str, placement: Placement) -> Runner:
     network = placement.network(backbone, file.exact_below)
     check_encoder(network, file, where="this machine")
     return _runner(backbone, network, [column])
+
+
+def texts_of_recipe(config: RecipeConfig) -> "TextEncoder":
+    """The text tower of a recipe's network, whose vectors can be compared with those of the recipe's only tap.
+
+    Raises:
+        BackboneError, WeightsError: there is no such network.
+        RecipeMismatchError: it embeds texts alone, so that the encoder itself takes them.
+        ConfigError: it has no text tower, or other layers are asked for than the one that texts are compared with.
+    """
+    from tlray.models.any_backbone import image_backbone, resolve_any_backbone  # imports torch
+    from tlray.models.encoder.text import text_encoder_of
+
+    backbone = image_backbone(resolve_any_backbone(config, local_copy))
+    column, *others = backbone.shapes
+    if others:
+        raise ConfigError(f"taps names {len(others) + 1} layers; texts are compared with the vectors of one: give that alone")
+    return text_encoder_of(backbone, column)
+
+
+def texts_of_table(file: RecipeFile, column: str) -> "TextEncoder":
+    """The text tower of a table's network, which has shown that it embeds the golden texts as when the table was made.
+
+    Args:
+        file: the table's.
+        column: with whose vectors texts are to be compared.
+
+    Raises:
+        ConfigError: the network has no text tower, or the column is of another layer.
+        GoldenMismatchError: it embeds texts otherwise.
+    """
+    from tlray.models.encoder.text import open_text_encoder  # imports torch
+
+    return open_text_encoder(file, column, local_copy)
 
 
 def inputs_of(backbone: "AnyBackbone") -> ImageInputs | TextInputs:

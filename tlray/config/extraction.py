@@ -1,8 +1,8 @@
 """The configs of `tlray extract` and `tlray predict`, which bring a table to where its source is."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from tlray.config.recipe import RecipeConfig
 from tlray.config.section import FailureCode, Section
@@ -49,11 +49,27 @@ class ExtractConfig(RunConfig):
     table: str = Field(description="the table of embeddings, made where there is none: s3://bucket/key or a local path")
 
 
+PLACE = "{}"
+"""Where a template has the class's name."""
+
+DEFAULT_TEMPLATES = (f"a photo of a {PLACE}.",)
+"""What CLIP's authors put class names into where they know nothing else (Radford et al., 2021, arXiv 2103.00020, 3.1.4)."""
+
+
 class PredictConfig(RunConfig):
     """`tlray predict`: run a model over images, and bring a table of predictions to where their source is."""
 
     model: str | None = Field(None, description="folder that `tlray train` made: s3://bucket/key or a local path")
     recipe: RecipeConfig | None = Field(None, description="in place of model: a pretrained network with its own classifier")
+    classes: tuple[str, ...] = Field(
+        (),
+        description="with recipe: names of classes to choose from by words, where the backbone has a text tower; several, or "
+        "one text with commas between them",
+    )
+    templates: tuple[str, ...] = Field(
+        DEFAULT_TEMPLATES,
+        description="sentences that each class's name is put into, in place of {}; their vectors are averaged",
+    )
     out: str = Field(
         description="the table of predictions, made where there is none: s3://bucket/key or a local path; or the name of a "
         ".csv or .parquet file, which is written from a table beside it"
@@ -61,3 +77,34 @@ class PredictConfig(RunConfig):
     top_k: PositiveInt = Field(5, description="best labels to keep of each image")
     threshold: float = Field(0.5, gt=0, lt=1, description="several labels an image: those of at least this probability")
     embeddings: bool = Field(False, description="keep the vectors that the predictions were made from too")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _apart(cls, value: Any) -> Any:
+        """Commas part the names of a single text, as one class alone is no choice; several texts are literal."""
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list) and len(texts) == 1 and isinstance(texts[0], str) and "," in texts[0]:
+            return [name.strip() for name in texts[0].split(",")]
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _are_a_choice(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(classes) == 1 or len(set(classes)) < len(classes) or not all(name.strip() for name in classes):
+            raise ValueError("expected two names or more, none of them empty or twice")
+        return classes
+
+    @field_validator("templates")
+    @classmethod
+    def _have_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if not templates or not all(PLACE in template for template in templates):
+            raise ValueError(f"expected sentences with a place for the class's name, such as {DEFAULT_TEMPLATES[0]!r}")
+        return templates
+
+    @model_validator(mode="after")
+    def _has_one_model(self) -> "PredictConfig":
+        if self.templates != DEFAULT_TEMPLATES and not self.classes:
+            raise ValueError("templates are sentences around the names of classes: give classes too, or leave them out")
+        if self.classes and (self.model is not None or self.recipe is None):
+            raise ValueError("classes are chosen from by a pretrained network's text tower: give recipe.backbone, and no model")
+        return self

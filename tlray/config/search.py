@@ -29,10 +29,11 @@ class IndexConfig(Section):
 
 
 class SearchConfig(Section):
-    """`tlray search`: the nearest rows of images, rows, vectors or labels."""
+    """`tlray search`: the nearest rows of images, words, rows, vectors or labels."""
 
     index: str = Field(description="URI or path of the index")
     image: tuple[str, ...] = Field((), description="image files to search by, local or s3://")
+    text: tuple[str, ...] = Field((), description="words to search by, where the table's backbone has a text tower")
     uri: tuple[str, ...] = Field((), description="rows of the index to search by")
     by_label: tuple[str, ...] = Field((), description="search by the mean vector of each of these labels")
     vector: str | None = Field(None, description="a .npy file with one vector or rows of them")
@@ -63,6 +64,9 @@ class ServeConfig(Section):
     replicas: PositiveInt = Field(1, description="processes that answer; more than one run under Ray Serve")
     token_file: str | None = Field(None, description="file whose first line every request must bring as its bearer token")
     images: bool = Field(True, description="load the network, so that images can be searched by")
+    words: bool = Field(
+        True, description="let words be searched by, where there is a text tower; it is loaded when first needed"
+    )
     max_body_bytes: PositiveInt = Field(16 * 2**20, description="larger requests are refused: 413")
     max_image_pixels: PositiveInt = Field(64_000_000, description="larger images are not decoded: 422")
     max_k: PositiveInt = Field(200, description="answers to one query")

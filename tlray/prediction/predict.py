@@ -46,27 +46,31 @@ def predict(config: PredictConfig, stop: Stop | None = None) -> dict[str, Any]:
     if (config.model is None) == (config.recipe is None):
         raise ConfigError(
             "expected one of --model (a folder that `tlray train` made) and --recipe.backbone (a pretrained network with its "
-            f"own classifier), given {'neither' if config.model is None else 'both'}"
+            f"own classifier, or --classes to choose from), given {'neither' if config.model is None else 'both'}"
         )
     file = PredictionsFile.of(config)
-    if file is None:
-        return {**bring_up_to_date(config, config.out, lambda: _prepare(config), stop), "file": None}
+    table_uri = file.table_uri if file else to_uri(config.out)
 
     def prepare() -> "Target":
-        target = _prepare(config)
+        target = _prepare(config, table_uri)
         assert target.output is not None
-        file.check(target.output)
+        if file is not None:
+            file.check(target.output)
         return target
 
-    result = bring_up_to_date(config, file.table_uri, prepare, stop)
-    if config.dry_run:
-        return {**result, "file": file.uri}
+    result = bring_up_to_date(config, table_uri, prepare, stop)
+    if file is None or config.dry_run:
+        return {**result, "file": file.uri if file else None}
     rows = file.write()
     say(f"wrote {rows} rows to {file.uri}; the predictions stay in {file.table_uri}, from which the next run goes on")
     return {**result, "file": file.uri}
 
 
-def _prepare(config: PredictConfig) -> "Target":
+def _prepare(config: PredictConfig, table_uri: str) -> "Target":
+    if config.classes:
+        from tlray.prediction.zero_shot import zero_shot  # imports torch
+
+        return zero_shot(config, table_uri)
     if config.model is None:
         return _as_it_came(config)
     return trained(to_uri(config.model), top_k=config.top_k, threshold=config.threshold, embeddings=config.embeddings)

@@ -58,6 +58,10 @@ class TextEncoder:
         cut = self.count_cut(texts)
         if cut:
             _log.warning("%d of %d texts are longer than the network takes: their ends are left out", cut, len(texts))
+        return self.embed(texts)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """As `encode`, without a word on texts that lose their ends."""
         features_BD = np.empty((len(texts), self.length), np.float32)
         for start in range(0, len(texts), BATCH_TEXTS):
             batch = texts[start : start + BATCH_TEXTS]
@@ -134,7 +138,7 @@ def golden_text_of(backbone: Backbone) -> list[list[float]] | None:
     """
     if backbone.text_tower is None or backbone.text_tap not in backbone.recipe.taps:
         return None
-    features_BD = TextEncoder(backbone.text_tower(), normalize=backbone.recipe.normalize).encode(golden_texts())
+    features_BD = TextEncoder(backbone.text_tower(), normalize=backbone.recipe.normalize).embed(golden_texts())
     if not np.isfinite(features_BD).all():
         raise BackboneError(
             f"the text tower of {backbone.recipe.backbone} gives vectors that are not finite; use other weights"
@@ -164,7 +168,7 @@ def _check(encoder: TextEncoder, document: RecipeFile, where: str) -> None:
     if document.golden_text is None:
         _log.warning("the table keeps no vectors of texts, so its text tower could not be checked")
         return
-    ours_BD, theirs_BD = encoder.encode(golden_texts()), np.asarray(document.golden_text, np.float32)
+    ours_BD, theirs_BD = encoder.embed(golden_texts()), np.asarray(document.golden_text, np.float32)
     worst = least_cosine(ours_BD, theirs_BD) if ours_BD.shape == theirs_BD.shape else 0.0
     if not worst >= GOLDEN_TOLERANCE["fp32"]:
         raise GoldenMismatchError(

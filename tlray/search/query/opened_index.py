@@ -5,21 +5,25 @@ Shape legend: M rows asked for, D dimensions.
 
 import tempfile
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tlray.errors import RecipeMismatchError
+from tlray.errors import ConfigError, QueryError, RecipeMismatchError
+from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
+from tlray.recipe import Recipe, TextRecipe
 from tlray.search.rows.copies import NO_NODE
 from tlray.search.versions.card import read_card
 from tlray.search.versions.exact_vectors import IndexVectors
 from tlray.search.versions.load import LoadedIndex, load_index
 
 if TYPE_CHECKING:
+    from tlray.models.encoder.text import TextEncoder
     from tlray.search.query.query_encoder import QueryEncoder
 
 _ABOUT = ("version", "table", "table_version", "recipe_id", "rows", "dimensions", "metric", "factory")
@@ -45,6 +49,7 @@ class OpenedIndex:
         self.exact = IndexVectors(index.index, index.rows, index.stored, index.card.table, index.card.column)
         self._encoder_lock = threading.Lock()
         self._encoder: QueryEncoder | None = None
+        self._text_encoder: TextEncoder | None = None
 
     @classmethod
     def open(cls, index: str, version: int | None = None) -> Self:
@@ -116,8 +121,48 @@ class OpenedIndex:
                 self._encoder = QueryEncoder(self.recipe_file, self.card.column, **options)
             return self._encoder
 
+    @property
+    def takes_texts(self) -> bool:
+        """Whether texts can be searched by, as far as the index's own files say: without loading a network."""
+        golden = self.recipe_file.golden_text
+        is_shared = golden is not None and len(golden[0]) == self.card.dimensions
+        return is_shared or isinstance(self.recipe_file.recipe, TextRecipe)
+
+    def text_encoder(self) -> "TextEncoder":
+        """What embeds texts as the table's vectors are, loaded at the first call and checked by the golden texts.
+
+        Of a table of images that is the text tower of its network; of a table of texts, what made the table.
+
+        Raises:
+            ConfigError: it has none, or the index is of another layer or measures what texts are not compared by.
+            GoldenMismatchError: this machine embeds texts otherwise.
+        """
+        recipe = self.recipe_file.recipe
+        if isinstance(recipe, Recipe) and self.card.metric != "cosine" and not recipe.normalize:
+            raise ConfigError(
+                f"the index measures {self.card.metric} between vectors of any length, but words find images by cosine; "
+                "build one with --metric cosine"
+            )
+        with self._encoder_lock:
+            if self._text_encoder is None:
+                from tlray.models.encoder.text import open_text_encoder  # torch, only where texts are searched by
+
+                self._text_encoder = open_text_encoder(self.recipe_file, self.card.column, local_copy)
+            return self._text_encoder
+
     @cached_property
     def about(self) -> dict[str, Any]:
         """What a person wants to know of the index: version, table, recipe, rows, metric, factory, recall."""
         recall = {"recall_at_10": self.card.quality.recall_at_10, "measured_version": self.card.measured_version}
         return {name: getattr(self.card, name) for name in _ABOUT} | recall
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse texts to search by that say nothing.
+
+    Raises:
+        QueryError: one of them is empty, or has nothing but white space.
+    """
+    at = next((at for at, text in enumerate(texts) if not text.strip()), None)
+    if at is not None:
+        raise QueryError(f"text {at} (from 0) is {texts[at]!r}; expected words, such as 'a red bicycle'")

@@ -47,9 +47,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
         GoldenMismatchError: this machine embeds images otherwise than the table's.
     """
     began = time.monotonic()
-    kinds: list[object] = [config.image, config.uri, config.by_label, config.vector, config.queries]
+    kinds: list[object] = [config.image, config.text, config.uri, config.by_label, config.vector, config.queries]
     if sum(bool(kind) for kind in kinds) != 1:
-        raise ConfigError("expected one kind of query: --image, --uri, --by-label, --vector or --queries")
+        raise ConfigError("expected one kind of query: --image, --text, --uri, --by-label, --vector or --queries")
     if config.queries and not config.out:
         raise ConfigError("--queries answers each row of a table; give --out, a Parquet file for the answers")
     if config.out:
@@ -119,6 +119,8 @@ def _hits(searcher: Searcher, config: SearchConfig, where: Filter) -> tuple[list
         images = [_read(image) for image in config.image]
         vectors_BD = np.concatenate([_embedded(searcher, *named) for named in zip(config.image, images, strict=True)])
         return list(config.image), searcher.search(vectors_BD, config.k, where)
+    if config.text:
+        return list(config.text), searcher.search_texts(config.text, config.k, where)
     if config.uri:
         # A path stands for its file:// URI, as everywhere.
         return list(config.uri), searcher.search_uris([to_uri(uri) for uri in config.uri], config.k, where)

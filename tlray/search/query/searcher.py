@@ -1,4 +1,4 @@
-"""Search an index: by vectors, images, its own rows or labels, with filters.
+"""Search an index: by vectors, images, texts, its own rows or labels, with filters.
 
 Shape legend: B queries, K neighbours, D dimensions.
 """
@@ -15,7 +15,7 @@ from tlray.errors import QueryError
 from tlray.search.neighbours.exact import as_queries, exact_neighbours, nearest_of, prepare, scores_of
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
 from tlray.search.neighbours.parameters import Parameters
-from tlray.search.query.opened_index import OpenedIndex
+from tlray.search.query.opened_index import OpenedIndex, check_texts
 from tlray.search.rows.row_table import Filter, RowTable, Selection
 from tlray.search.versions.load import LoadedIndex
 
@@ -131,6 +131,16 @@ class Searcher(OpenedIndex):
             ImageError: one of them cannot be used.
         """
         return self.search(self.encoder().embed(images), k, where)
+
+    def search_texts(self, texts: Sequence[str], k: int = 10, where: Filter = EVERYTHING) -> Hits:
+        """Rows near texts, by the text tower of the table's network.
+
+        Raises:
+            ConfigError: the network has none.
+            QueryError: a text is empty.
+        """
+        check_texts(texts)
+        return self.search(self.text_encoder().encode(texts), k, where)
 
     def search_rows(self, positions: np.ndarray, k: int = 10, where: Filter = EVERYTHING) -> Hits:
         """Rows near rows of the index, each query left out of its own answer."""

@@ -30,8 +30,9 @@ class _Strict(BaseModel):
 
 
 class Query(_Strict):
-    """One query: by a row's id or URI, by a label's mean vector, or by a vector. Exactly one of them."""
+    """One query: by words, by a row's id or URI, by a label's mean vector, or by a vector. Exactly one of them."""
 
+    text: Text | None = Field(None, description="words, where the index's network has a text tower (`words` of /api/index)")
     id: int | None = Field(None, ge=0, lt=2**62, description="of a row, as answers have it; it is left out of its own answer")
     uri: Text | None = Field(None, description="of a row; it is left out of its own answer")
     label: Text | None = Field(None, description="the mean vector of the rows with this label")
@@ -41,8 +42,8 @@ class Query(_Strict):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Query":
-        if sum(value is not None for value in (self.id, self.uri, self.label, self.vector)) != 1:
-            raise ValueError("expected exactly one of id, uri, label and vector")
+        if sum(value is not None for value in (self.text, self.id, self.uri, self.label, self.vector)) != 1:
+            raise ValueError("expected exactly one of text, id, uri, label and vector")
         return self
 
 
@@ -56,6 +57,11 @@ class SearchRequest(_Strict):
         [], max_length=MAX_FILTERS, fail_fast=True, description="only rows whose URI begins with one of these"
     )
     recipe_id: Text | None = Field(None, description="of what embedded the vectors; another than the index's is refused")
+
+    @property
+    def texts(self) -> list[str]:
+        """The words of the queries that have some, in order."""
+        return [query.text for query in self.queries if query.text is not None]
 
 
 class Row(_Strict):
@@ -79,6 +85,7 @@ class SearchResponse(_Strict):
     metric: str
     queries: list[Row | None] = Field(description="the row that each query is, where it is one")
     answers: list[list[Hit]]
+    cut_texts: int = Field(0, description="queries whose text was longer than the network takes, and lost its end")
 
 
 class IndexInfo(_Strict):
@@ -97,6 +104,7 @@ class IndexInfo(_Strict):
     labels: dict[str, int] = Field(description="rows of each label, the most frequent ones")
     label_count: int = Field(description="how many labels there are, those that are not listed included")
     images: bool = Field(description="whether images can be searched by")
+    words: bool = Field(description="whether words can be searched by")
     max_k: int = Field(description="most answers to one query")
     max_batch: int = Field(description="most queries of one request")
     max_body_bytes: int = Field(description="largest request")

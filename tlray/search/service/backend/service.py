@@ -7,7 +7,7 @@ stores (thumbnails, new versions of the index) has threads of its own, so that a
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from tlray.search.service.backend.images.thumbnails import Thumbnails
 from tlray.search.service.backend.map.collection_map import CollectionMap
 from tlray.search.service.backend.metrics import Metrics
 from tlray.search.service.backend.schema import Hit, IndexInfo, Map, Query, Row, SearchRequest, SearchResponse
+from tlray.search.service.backend.words import Words
 from tlray.search.service.backend.workers import Workers
 
 LABELS_LISTED = 2000
@@ -59,6 +60,7 @@ class Service:
         self._decoding = DecodingLimits(config.max_image_pixels)
         self._thumbnails = Thumbnails(self._decoding)
         self._encoder = self.searcher.encoder(lanes=cores) if config.images else None
+        self._words = Words(self.searcher, self._stores, is_wanted=config.words)
         self._map = CollectionMap(self.searcher, self.workers)
         self.is_stopping = False
 
@@ -118,23 +120,55 @@ class Service:
             labels=dict(list(labels.items())[:LABELS_LISTED]),
             label_count=len(labels),
             images=self._encoder is not None,
+            words=self._words.are_searchable,
             **limits,
         )
 
-    def search(self, request: SearchRequest) -> SearchResponse:
-        """Answer the queries of one request.
+    async def search_json(self, data: bytes) -> SearchResponse:
+        """Answer queries; those that have words are embedded between two pieces of work, where they can be given up.
+
+        Args:
+            data: a SearchRequest.
 
         Raises:
+            ValidationError: it is none.
             QueryError: over the limits, or a query names what is not there.
             RecipeMismatchError: vectors of another recipe.
+            ServiceBusyError: `max_concurrency` requests are at work or waiting.
+            ServiceUnavailableError: the text tower could not be loaded.
         """
+        async with self.workers.place() as place:
+            # Parsed in a thread: a large body would hold up everybody else.
+            begun = await place.run(lambda: self._begin(data))
+            if isinstance(begun, SearchResponse):
+                return begun
+            texts_BD, cut = await self._words.embed(begun.texts, place)
+            return await place.run(lambda: self.search(begun, texts_BD).model_copy(update={"cut_texts": cut}))
+
+    def _begin(self, data: bytes) -> SearchRequest | SearchResponse:
+        """Parse a request, and answer it where it has no words to embed first."""
+        request = SearchRequest.model_validate_json(data)
         if len(request.queries) > self._limits.max_batch or request.k > self._limits.max_k:
             most = f"{self._limits.max_batch} queries and k {self._limits.max_k}"
             raise QueryError(f"{len(request.queries)} queries with k {request.k}; expected at most {most}")
+        return request if request.texts else self.search(request)
+
+    def search(self, request: SearchRequest, texts_BD: np.ndarray | None = None) -> SearchResponse:
+        """Answer queries whose words are embedded already.
+
+        Args:
+            request: within the limits.
+            texts_BD: the vectors of its texts, in their order.
+
+        Raises:
+            QueryError: a query names what is not there.
+            RecipeMismatchError: vectors of another recipe.
+        """
         searcher = self.searcher
         if request.recipe_id is not None:
             searcher.check_recipe(request.recipe_id)
-        vectors, positions = zip(*(_vector_of(searcher, query) for query in request.queries), strict=True)
+        of_texts = iter(() if texts_BD is None else texts_BD)
+        vectors, positions = zip(*(_vector_of(searcher, query, of_texts) for query in request.queries), strict=True)
         where = Filter(tuple(request.labels), tuple(request.prefixes))
         hits = searcher.search(np.stack(vectors), request.k, where, leave_out_B=np.array(positions))
         return _response(searcher, hits, [_row_at(searcher, position) for position in positions])
@@ -203,8 +237,10 @@ def _say_why_it_ended(task: asyncio.Task[None]) -> None:
         say(f"new versions of the index are not followed any more, restart the service: {type(error).__name__}: {error}")
 
 
-def _vector_of(searcher: Searcher, query: Query) -> tuple[np.ndarray, int]:
+def _vector_of(searcher: Searcher, query: Query, of_texts: Iterator[np.ndarray]) -> tuple[np.ndarray, int]:
     """A query's vector, and the position of the row that it is, or -1."""
+    if query.text is not None:
+        return next(of_texts), -1
     if query.vector is not None:
         if len(query.vector) != searcher.card.dimensions:
             raise QueryError(f"a vector has {len(query.vector)} floats; expected {searcher.card.dimensions}")

@@ -21,11 +21,11 @@ async function answersTo(view) {
     const answer = await call(`/api/search/image?k=${k}${filter}`, { method: "POST", body: imageOf(view).blob });
     return { hits: (await answer.json()).answers[0], isScored: true };
   }
-  const query = view.id === undefined ? { uri: view.uri } : { id: view.id };
+  const query = view.kind === "text" ? { text: view.text } : view.id === undefined ? { uri: view.uri } : { id: view.id };
   const body = JSON.stringify({ queries: [query], k, labels: view.filter ? [view.filter] : [] });
   const answer = await (await call("/api/search", { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
   Object.assign(view, answer.queries[0]);
-  return { hits: answer.answers[0], isScored: true };
+  return { hits: answer.answers[0], isScored: true, isCut: answer.cut_texts > 0 };
 }
 
 // Show a view. `keep` says what becomes of the address: "push" a new entry, "replace" the one that is there, or neither.
@@ -44,10 +44,11 @@ async function show(view, keep) {
   if (turn !== state.turn) return; // a later click was faster
   remember(view, keep, opened);
   state.view = view;
-  const { hits, isScored = false } = answer;
+  const { hits, isScored = false, isCut = false } = answer;
   const scale = isScored && hits.length ? scaleOf(hits, state.info.metric) : null;
-  showQuery(view);
+  showQuery(view, isCut);
   element("label").value = view.filter ?? "";
+  element("words").value = view.text ?? "";
   element("grid").replaceChildren(...hits.map((hit) => card(hit, scale, (chosen) => go({ kind: "row", ...chosen }))));
   const milliseconds = Math.round(performance.now() - began);
   const bars = scale && hits.length > 1 ? `; bars compare the ${scale.name === "distance" ? "nearness" : scale.name} of these` : "";
@@ -93,12 +94,16 @@ async function follow() {
   if (card) card.focus({ preventScroll: true });
 }
 
-function showQuery(view) {
+function showQuery(view, isCut) {
   const section = element("query");
   section.hidden = view.kind === "random";
   if (section.hidden) return;
   const text = document.createElement("p");
   const image = document.createElement("img");
+  if (view.kind === "text") {
+    section.replaceChildren(words(view.text, isCut));
+    return;
+  }
   if (view.kind === "image") {
     image.src = imageOf(view).url;
     image.alt = "the image that is searched by";
@@ -114,6 +119,25 @@ function showQuery(view) {
     text.append(label, uri);
   }
   section.replaceChildren(image, text);
+}
+
+function words(said, isCut) {
+  const text = document.createElement("p");
+  const quoted = document.createElement("b");
+  quoted.textContent = `“${said}”`;
+  quoted.dir = "auto";
+  text.append(quoted);
+  if (isCut) {
+    const note = document.createElement("small");
+    note.textContent = "longer than the network takes: its end was left out";
+    text.append(note);
+  }
+  return text;
+}
+
+function searchByWords() {
+  const text = element("words").value.trim();
+  if (text && state.info) go({ kind: "text", text });
 }
 
 function searchBy(blob) {
@@ -143,6 +167,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key.startsWith("Arrow")) walk(element("grid"), event.key);
   else if (event.key === "r") random();
   else if (event.key === "m") toggleMap();
+  else if (event.key === "/" && state.info.words) { element("words").focus(); element("words").select(); }
   else if (event.key === "Backspace") back();
   else return;
   event.preventDefault();
@@ -166,12 +191,14 @@ element("random").addEventListener("click", random);
 element("back").addEventListener("click", back);
 element("toggle-map").addEventListener("click", toggleMap);
 element("label").addEventListener("change", filter);
+element("words-form").addEventListener("submit", (event) => { event.preventDefault(); searchByWords(); });
 element("controls").addEventListener("submit", (event) => { event.preventDefault(); filter(); });
 
 function introduce() {
   const { rows, version, table, table_version: tableVersion, labels: counts, label_count: labelCount } = state.info;
   element("about").textContent = `${rows.toLocaleString()} images, version ${version} of the index, ${tableVersion} of its table`;
   element("about").title = table;
+  element("words-form").hidden = !state.info.words;
   element("labels").replaceChildren(...labels().map((label) => {
     const option = document.createElement("option");
     option.value = label;

@@ -1,8 +1,8 @@
 // What is shown, as the part of the address after #, so that Back, reload and bookmarks work; it is never sent to the service.
 //
-// A view is { kind: "random", seed }, { kind: "row", uri, id, label } or { kind: "image", key }, each with the label that it is
-// filtered by ("" for all). A row's URI names it for ever, its id only in this index. An image of the user's own is kept in
-// this tab alone.
+// A view is { kind: "random", seed }, { kind: "row", uri, id, label }, { kind: "text", text } or { kind: "image", key }, each with
+// the label that it is filtered by ("" for all). A row's URI names it for ever, its id only in this index. An image of the user's
+// own is kept in this tab alone.
 
 const images = new Map();
 
@@ -19,6 +19,7 @@ export const newRandom = (filter) => ({ kind: "random", seed: Math.floor(Math.ra
 export function toHash(view, withMap) {
   const parts = new URLSearchParams();
   if (view.kind === "row") parts.set("like", view.uri);
+  else if (view.kind === "text") parts.set("text", view.text);
   else if (view.kind === "image") parts.set("image", view.key);
   else parts.set("random", view.seed);
   if (view.filter) parts.set("label", view.filter);
@@ -32,6 +33,7 @@ export function fromHash(hash) {
   const filter = parts.get("label") ?? "";
   const withMap = parts.has("map");
   if (parts.get("like")) return [{ kind: "row", uri: parts.get("like"), filter }, withMap];
+  if (parts.get("text")) return [{ kind: "text", text: parts.get("text"), filter }, withMap];
   if (parts.get("image")) return [{ kind: "image", key: parts.get("image"), filter }, withMap];
   const seed = Number(parts.get("random"));
   if (parts.get("random") && Number.isSafeInteger(seed) && seed >= 0) return [{ kind: "random", seed, filter }, withMap];
@@ -41,6 +43,7 @@ export function fromHash(hash) {
 export function titleOf(view) {
   const filter = view.filter ? `, ${view.filter}` : "";
   if (view.kind === "row") return `like ${nameOf(view.uri)}${filter} · tlray search`;
+  if (view.kind === "text") return `“${view.text}”${filter} · tlray search`;
   return `${view.kind === "image" ? "like your image" : "random images"}${filter} · tlray search`;
 }
 

@@ -12,7 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tlray.errors import ImageError, ObjectNotFoundError, QueryError, RecipeMismatchError, ServiceBusyError
+from tlray.errors import (
+    ImageError,
+    ObjectNotFoundError,
+    QueryError,
+    RecipeMismatchError,
+    ServiceBusyError,
+    ServiceUnavailableError,
+)
 from tlray.search.rows.row_table import Filter
 from tlray.search.service.backend.schema import MAX_FILTERS, Hit, IndexInfo, Map, SearchRequest, SearchResponse, Text
 from tlray.search.service.backend.service import Service
@@ -84,7 +91,8 @@ def _add_errors(app: FastAPI) -> None:
             return _detail(422, f"the request has {count} faults, each key that is not known being one")
         return _problems(error.errors(include_input=False, include_context=False))
 
-    for kind, status in ((QueryError, 422), (ImageError, 422), (RecipeMismatchError, 409), (ServiceBusyError, 429)):
+    statuses = {QueryError: 422, ImageError: 422, RecipeMismatchError: 409, ServiceBusyError: 429, ServiceUnavailableError: 503}
+    for kind, status in statuses.items():
 
         @app.exception_handler(kind)
         async def refused(_: Request, error: Exception, status: int = status) -> JSONResponse:
@@ -98,8 +106,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
         data = await request.body()
         if len(data) > service.max_search_bytes:
             return _detail(413, f"the request has {len(data)} bytes; expected at most {service.max_search_bytes}")
-        # Parsed in a thread: a large body would hold up everybody else.
-        return _json(await service.in_thread(lambda: service.search(SearchRequest.model_validate_json(data))))
+        return _json(await service.search_json(data))
 
     @app.post(
         "/api/search/image",
