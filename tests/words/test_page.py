@@ -79,7 +79,7 @@ def test_words_find_pictures(shown: Shown, collection: Collection, screenshots: 
 
 
 def test_without_a_text_tower_there_is_no_box(collection: Collection, browser: Browser) -> None:
-    with serving(collection.index, words=False) as (client, _), opened(browser, f"http://127.0.0.1:{client.port}/") as shown:
+    with serving(collection.index, text=False) as (client, _), opened(browser, f"http://127.0.0.1:{client.port}/") as shown:
         page = shown.page
         expect(page.get_by_role("searchbox", name="Words")).to_be_hidden()
         page.keyboard.press("/")

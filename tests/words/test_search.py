@@ -179,7 +179,7 @@ def test_the_text_tower_is_loaded_once_and_only_for_words(collection: Collection
             client.json("POST", "/api/search", asked)
         assert len(loaded) == 2
         assert service.metrics.answered() >= 6
-    with serving(collection.index, words=False) as (client, _):
+    with serving(collection.index, text=False) as (client, _):
         assert client.json("GET", "/api/index")["words"] is False
-        assert "--no-words" in json.loads(client("POST", "/api/search", asked)[1])["detail"]
+        assert "--no-text" in json.loads(client("POST", "/api/search", asked)[1])["detail"]
     assert len(loaded) == 2

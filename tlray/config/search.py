@@ -64,9 +64,7 @@ class ServeConfig(Section):
     replicas: PositiveInt = Field(1, description="processes that answer; more than one run under Ray Serve")
     token_file: str | None = Field(None, description="file whose first line every request must bring as its bearer token")
     images: bool = Field(True, description="load the network, so that images can be searched by")
-    words: bool = Field(
-        True, description="let words be searched by, where there is a text tower; it is loaded when first needed"
-    )
+    text: bool = Field(True, description="let words be searched by, where there is a text tower; loaded when first needed")
     max_body_bytes: PositiveInt = Field(16 * 2**20, description="larger requests are refused: 413")
     max_image_pixels: PositiveInt = Field(64_000_000, description="larger images are not decoded: 422")
     max_k: PositiveInt = Field(200, description="answers to one query")

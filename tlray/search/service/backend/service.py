@@ -60,7 +60,7 @@ class Service:
         self._decoding = DecodingLimits(config.max_image_pixels)
         self._thumbnails = Thumbnails(self._decoding)
         self._encoder = self.searcher.encoder(lanes=cores) if config.images else None
-        self._words = Words(self.searcher, self._stores, is_wanted=config.words)
+        self._words = Words(self.searcher, self._stores, is_wanted=config.text)
         self._map = CollectionMap(self.searcher, self.workers)
         self.is_stopping = False
 
