@@ -23,12 +23,26 @@ if TYPE_CHECKING:
     from tlray.api.encoder import Encoder
     from tlray.api.index import Index
     from tlray.api.model import Model
-    from tlray.api.runs import build_index, extract, predict, train
+    from tlray.api.runs import advise, build_index, extract, predict, report, train
     from tlray.api.table import TableView as Table
     from tlray.api.table import open  # noqa: A004
     from tlray.recipe import Recipe
 
-__all__ = ["Encoder", "Index", "Model", "Recipe", "Table", "build_index", "errors", "extract", "open", "predict", "train"]
+__all__ = [
+    "Encoder",
+    "Index",
+    "Model",
+    "Recipe",
+    "Table",
+    "advise",
+    "build_index",
+    "errors",
+    "extract",
+    "open",
+    "predict",
+    "report",
+    "train",
+]
 
 _MODULES = {
     "Encoder": "tlray.api.encoder",
@@ -36,10 +50,12 @@ _MODULES = {
     "Model": "tlray.api.model",
     "Recipe": "tlray.recipe",
     "Table": "tlray.api.table:TableView",
+    "advise": "tlray.api.runs",
     "build_index": "tlray.api.runs",
     "extract": "tlray.api.runs",
     "open": "tlray.api.table",
     "predict": "tlray.api.runs",
+    "report": "tlray.api.runs",
     "train": "tlray.api.runs",
 }
 """The module of each public name, and its name there where that is another one; `errors` is a module itself."""

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tlray.config import (
+    AdviseConfig,
     AliasConfig,
     DuplicatesConfig,
     ExportConfig,
@@ -15,6 +16,7 @@ from tlray.config import (
     IndexConfig,
     OptimizeConfig,
     PredictConfig,
+    ReportConfig,
     SearchConfig,
     ServeConfig,
     ShowConfig,
@@ -124,6 +126,27 @@ COMMANDS = {
         common=("network", "out"),
         example="cats-model --network",
     ),
+    "advise": Command(
+        AdviseConfig,
+        "tlray.advice.advise:advise",
+        "say which network, layer and training suit labelled images, by trying them",
+        words=("source.uri",),
+        common=(
+            "labels",
+            "candidates",
+            "minutes",
+            "images",
+            "layers",
+            "trials",
+            "preprocessing.resize",
+            "preprocessing.crop",
+            "skip",
+            "out",
+            "dry_run",
+        ),
+        example="~/Pictures --labels folder --minutes 10",
+        computes=True,
+    ),
     "index": Command(
         IndexConfig,
         "tlray.search.build.build_index:index",
@@ -159,6 +182,14 @@ COMMANDS = {
         computes=True,
         extra="serve",
         packages=("fastapi", "uvicorn", "prometheus_client"),
+    ),
+    "report": Command(
+        ReportConfig,
+        "tlray.reports.report:report_command",
+        "write what a table, model, index or advice is as one HTML file, with pictures",
+        words=("uri", "out"),
+        common=("other", "pictures"),
+        example="photos-table photos.html",
     ),
     "show": Command(
         ShowConfig,
@@ -201,3 +232,23 @@ COMMANDS = {
         example="photos-table",
     ),
 }
+
+
+def check_report(place: str) -> None:
+    """Refuse a place where no report can be written, before a command does its work.
+
+    Raises:
+        ConfigError: says why.
+    """
+    import_module("tlray.reports.place").check_place(place)
+
+
+def write_report(name: str, result: dict[str, Any], place: str) -> None:
+    """Write what a command did as one HTML file.
+
+    Args:
+        name: of the command.
+        result: its JSON object.
+        place: URI or path of the file.
+    """
+    import_module("tlray.reports.report").report_of_result(name, result, place)

@@ -145,3 +145,40 @@ class IndexResult(Result):
     table: str
     table_version: int
     rows: int
+
+
+class AdviseResult(Result):
+    """What `tlray.advise` found out, and recommends.
+
+    Attributes:
+        verdict: `recommended`, `cannot tell` (others are within the error of the recommendation) or `nothing`.
+        reason: why, in a sentence.
+        recommendation: the strategy, its candidate and layer, the expected accuracy and its interval, the cost, and the
+            commands that do it; None for `nothing`.
+        strategies: all that were measured, likewise.
+        candidates: what was measured of each network, layer by layer.
+        scenario: where the task lies on the map of four scenarios.
+        data: what is odd about images and labels.
+    """
+
+    verdict: str
+    reason: str
+    recommendation: dict[str, Any] | None
+    strategies: list[dict[str, Any]]
+    candidates: list[dict[str, Any]]
+    scenario: dict[str, Any]
+    data: dict[str, Any]
+
+
+class ReportResult(Result):
+    """What `tlray.report` wrote.
+
+    Attributes:
+        report: URI of the file.
+        of: what it is of: `table`, `model`, `index`, `advice` or `comparison`.
+        size_bytes: of the file.
+    """
+
+    report: str
+    of: str
+    size_bytes: int

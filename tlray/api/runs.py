@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Union
 
 from tlray.api.keywords import config_of
-from tlray.api.results import ExtractResult, IndexResult, PredictResult, TrainResult
-from tlray.config import ExtractConfig, IndexConfig, PredictConfig, TrainConfig
+from tlray.api.results import AdviseResult, ExtractResult, IndexResult, PredictResult, ReportResult, TrainResult
+from tlray.config import AdviseConfig, ExtractConfig, IndexConfig, PredictConfig, ReportConfig, TrainConfig
 
 if TYPE_CHECKING:
     from tlray.api.model import Model
@@ -115,3 +115,41 @@ def build_index(
     from tlray.search.build.build_index import index as run
 
     return IndexResult(run(given))
+
+
+def advise(source: Place | Mapping[str, Any] | None = None, *, config: Place | None = None, **keys: Any) -> AdviseResult:
+    """Say which network, layer and training suit labelled images, by trying them on a sample, as `tlray advise` does.
+
+    Args:
+        source: of labelled images, see `extract`.
+        config: path or URI of a YAML file with the same keys; arguments win.
+        keys: any other key of `tlray advise`, such as `candidates=[...]` and `minutes=5`; see `extract`.
+
+    Raises:
+        ConfigError: the input is wrong, or the minutes are too few for one candidate.
+        TlrayError: the sample could not be read.
+    """
+    given = config_of(AdviseConfig, {"source.uri": source}, keys, config)
+    from tlray.advice.advise import advise as run
+
+    return AdviseResult(run(given))
+
+
+def report(
+    uri: Union[Place, "TableView", "Model", None] = None, out: Place | None = None, *, config: Place | None = None, **keys: Any
+) -> ReportResult:
+    """Write what a table, a model, an index or advice is as one HTML file, as `tlray report` does.
+
+    Args:
+        uri: of a table, a model, an index, or the JSON file that `advise` wrote.
+        out: URI or path of the .html file.
+        config: path or URI of a YAML file with the same keys; arguments win.
+        keys: any other key of `tlray report`, such as `other=` for a second table; see `extract`.
+
+    Raises:
+        ConfigError: nothing of tlray's is there, or the file cannot be written.
+    """
+    given = config_of(ReportConfig, {"uri": uri, "out": out}, keys, config)
+    from tlray.reports.report import report_command as run
+
+    return ReportResult(run(given))

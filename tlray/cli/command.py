@@ -16,7 +16,7 @@ from tlray.cli.help import command_help, overview
 from tlray.cli.hints import unknown_command
 from tlray.cli.logs import logged
 from tlray.cli.summary import summary
-from tlray.commands import COMMANDS, Command
+from tlray.commands import COMMANDS, Command, check_report, write_report
 from tlray.config_reader import read_config, to_yaml
 from tlray.errors import DISK_FULL, GO_ON, ConfigError, TlrayError
 from tlray.models.encoder.memory import keep_freed_memory
@@ -102,11 +102,15 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
     if line.print_config:
         _show(to_yaml(config).rstrip())
         return 0
+    if line.report is not None:
+        check_report(line.report)
     if command.computes:
         keep_freed_memory()
     # Ray prints what its workers say to stdout; there, nobody but the result may speak.
     with logged(), contextlib.redirect_stdout(sys.stderr):
         result = command.run(config)
+        if line.report is not None:
+            write_report(name, result, line.report)
     if line.json or not sys.stdout.isatty():
         _show(json.dumps(result))
     else:

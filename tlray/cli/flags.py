@@ -21,6 +21,7 @@ OWN_FLAGS = {
     "--config": "YAML file (a path or s3://...) with the same keys; flags win",
     "--print-config": "show the whole config as YAML, and stop",
     "--json": "the result as one line of JSON, on a terminal too",
+    "--report": "write what was done to this .html file too, with pictures",
 }
 """The flags that every command has, besides those of its keys."""
 
@@ -34,12 +35,14 @@ class CommandLine:
         config: the file that is to be read, or None.
         print_config: show the config instead of running.
         json: print the result as JSON, on a terminal too.
+        report: the HTML file that is to be written, or None.
     """
 
     given: dict[str, Any]
     config: str | None
     print_config: bool
     json: bool
+    report: str | None
 
 
 def flag_of(name: str) -> str:
@@ -110,7 +113,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> CommandLine:
     add_flags(parser, command)
     found, left = parser.parse_known_intermixed_args([_with_dashes(each) for each in arguments])
     given = dict(vars(found))
-    own = {key: given.pop(key) for key in ("config", "print_config", "json")}
+    own = {key: given.pop(key) for key in ("config", "print_config", "json", "report")}
     words: list[str] = given.pop(_WORDS, [])
     for each in keys_of(command.config).values():
         if each.is_list and each.choices and given.get(each.name) == ["[]"]:  # one of the choices it cannot be
@@ -138,6 +141,9 @@ def add_flags(parser: argparse.ArgumentParser, command: Command) -> list[tuple[K
         (None, parser.add_argument(_WORDS, nargs="*", default=[], metavar=words)),
         (None, parser.add_argument("--config", default=None, metavar="FILE", action=_Once, help=OWN_FLAGS["--config"])),
     ]
+    added.append(
+        (None, parser.add_argument("--report", default=None, metavar="FILE", action=_Once, help=OWN_FLAGS["--report"]))
+    )
     for flag in ("--print-config", "--json"):
         parser.add_argument(flag, action="store_true", default=False, help=OWN_FLAGS[flag])
     flags = flags_of(command)

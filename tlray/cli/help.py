@@ -16,7 +16,7 @@ _LEFT = 31
 
 
 _OWN_ROWS = [
-    *((f"{flag} FILE" if flag == "--config" else flag, text) for flag, text in OWN_FLAGS.items()),
+    *((f"{flag} FILE" if flag in ("--config", "--report") else flag, text) for flag, text in OWN_FLAGS.items()),
     ("--help, --help-all", "these keys; all of them"),
 ]
 _SHORTENED = ("source.", "recipe.")

@@ -82,4 +82,39 @@ def _of_search(result: Result) -> Iterator[str]:
             yield "  nothing found"
 
 
-_SUMMARIES: dict[str, Callable[[Result], Iterator[str]]] = {"extract": _of_run, "predict": _of_run, "search": _of_search}
+def _of_advice(result: Result) -> Iterator[str]:
+    if result.get("dry_run"):
+        yield from _everything(result)
+        return
+    yield result["reason"]
+    scenario = result["scenario"]
+    if scenario["map_says"]:
+        yield f"map: {scenario['map_says']} ({scenario['labels_per_class']:,.0f} labels a class)"
+    for one in result["strategies"]:
+        expected = one["expected_accuracy"]
+        yield (
+            f"  {expected['value']:.3f} ({expected['low']:.3f} to {expected['high']:.3f})  {one['strategy']:<9} "
+            f"{one['candidate']} at {one['layer']}, {one['cost_seconds']:,.0f} s for all"
+        )
+    floors = result["floors"]
+    pixels, majority = floors["pixels_linear"]["value"], floors["majority"]["value"]
+    yield f"  {pixels:.3f} a linear model of raw pixels, {majority:.3f} the largest class"
+    for one in result["not_tried"]:
+        yield f"not tried: {one['strategy']} of {one['candidate']}: {one['reason']}"
+    data = result["data"]
+    yield (
+        f"data: {data['suspected_labels']['count']:,} labels that are probably wrong, {data['near_duplicates']['images']:,} "
+        f"near-duplicates, classes of {min(data['class_sizes'].values()):,} to {max(data['class_sizes'].values()):,} images"
+    )
+    if result["recommendation"]:
+        yield "type:"
+        for command in result["recommendation"]["commands"]:
+            yield f"  {command}"
+
+
+_SUMMARIES: dict[str, Callable[[Result], Iterator[str]]] = {
+    "advise": _of_advice,
+    "extract": _of_run,
+    "predict": _of_run,
+    "search": _of_search,
+}

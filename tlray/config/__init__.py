@@ -1,5 +1,6 @@
 """One typed config a command, strict about unknown keys; the same keys in YAML, flags and Python."""
 
+from tlray.config.advice import AdviseConfig, ReportConfig
 from tlray.config.extraction import ExtractConfig, PolicyConfig, PredictConfig, RunConfig
 from tlray.config.recipe import PreprocessingConfig, RecipeConfig, TokensConfig
 from tlray.config.search import DuplicatesConfig, IndexConfig, SearchConfig, ServeConfig
@@ -18,6 +19,7 @@ from tlray.config.training import (
 )
 
 __all__ = [
+    "AdviseConfig",
     "AliasConfig",
     "DuplicatesConfig",
     "ExamplesConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "PredictConfig",
     "PreprocessingConfig",
     "RecipeConfig",
+    "ReportConfig",
     "RunConfig",
     "SearchConfig",
     "Section",

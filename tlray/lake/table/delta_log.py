@@ -199,11 +199,14 @@ class DeltaLog:
         """Number of the last transaction of an application that this version holds; None where it holds none."""
         return self._seen().transaction_version(app_id)
 
+    def history(self, commits: int = HISTORY_COMMITS) -> list[dict[str, Any]]:
+        """What the log says of the last commits, the newest first; `tlray` is what a run said of itself."""
+        with delta_errors(f"cannot read the log of {self.uri}"):
+            return self._seen().history(commits)
+
     def last_run(self) -> dict[str, Any] | None:
         """What the log says of the last run that embedded something; None where it is further back than HISTORY_COMMITS."""
-        with delta_errors(f"cannot read the log of {self.uri}"):
-            commits = self._seen().history(HISTORY_COMMITS)
-        for commit in commits:
+        for commit in self.history():
             said = commit.get("tlray")
             if isinstance(said, dict) and "bottleneck" in said:
                 return said

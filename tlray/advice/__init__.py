@@ -1,0 +1,1 @@
+"""Advice: which network, which layer and which way to train, for the labelled images at hand, judged by trying."""

@@ -1,0 +1,1 @@
+"""What advice begins with: a sample of labelled images, and the networks that are compared."""

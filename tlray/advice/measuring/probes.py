@@ -1,0 +1,132 @@
+"""Accuracies by cross-validation: of neighbours' votes and of linear heads, all labels or a few of each class.
+
+The heads are those of `tlray train` with its defaults: a grid of weight decays by conjugate gradients, the best by rows that
+are held out of the training rows, then trained again on both.
+
+Shape legend: N images, D length of a vector, K classes.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from tlray.advice.inputs.sample import FOLDS, take_examples
+from tlray.config import GridConfig, HeadConfig
+from tlray.machine import memory_budget_bytes
+from tlray.scoring import nearest_votes, probabilities_of
+from tlray.training.examples.examples import Examples, Split
+from tlray.training.examples.metrics import Estimate, wilson
+from tlray.training.examples.table_vectors import LoadedVectors
+from tlray.training.heads.grid import best_of, train_trials, trained_again, trials_of
+from tlray.training.heads.trials import Data, Schedule, scores_of, to_head
+
+NEIGHBOURS = 20
+CURVE = (5, 20, 100)
+"""Labels a class of the learning curves."""
+
+_HELD = 0.2
+"""Share of each class's training rows that the weight decay is chosen by."""
+
+_SCHEDULE = Schedule(epochs=100, patience=5)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How well features tell the classes, each image judged by what was learned from the other folds.
+
+    Attributes:
+        right_N: bool, which images are told right.
+        likely_NK: probabilities, float32; None of neighbours' votes.
+    """
+
+    right_N: np.ndarray
+    likely_NK: np.ndarray | None = None
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Share of images told right, with Wilson's interval."""
+        return wilson(int(self.right_N.sum()), len(self.right_N))
+
+
+def neighbour_probe(features_ND: np.ndarray, targets_N: np.ndarray, folds_N: np.ndarray) -> Probe:
+    """Judge by the votes of the 20 nearest images of the other folds; by all of these where they are fewer."""
+    right_N = np.zeros(len(targets_N), bool)
+    for fold in range(FOLDS):
+        test, known = np.flatnonzero(folds_N == fold), np.flatnonzero(folds_N != fold)
+        if len(test) and len(known):
+            k = min(NEIGHBOURS, len(known))
+            votes = nearest_votes(features_ND[known], targets_N[known], features_ND[test], k=k)
+            right_N[test] = votes == targets_N[test]
+    return Probe(right_N)
+
+
+def linear_probe(
+    features_ND: np.ndarray, examples: Examples, folds_N: np.ndarray, *, labels_per_class: int | None = None, seed: int = 0
+) -> Probe:
+    """Judge by a linear head that is trained on the other folds.
+
+    Args:
+        features_ND: float32.
+        examples: their targets and classes.
+        folds_N: of each image.
+        labels_per_class: train on so many of each class at most; None for all.
+        seed: of the rows that decays are chosen by, and of the few that are trained on.
+    """
+    likely_NK = np.zeros((len(examples), len(examples.classes)), np.float32)
+    for fold in range(FOLDS):
+        test = np.flatnonzero(folds_N == fold)
+        if not len(test):
+            continue
+        train = few_of_each(examples.targets, np.flatnonzero(folds_N != fold), labels_per_class, seed)
+        likely_NK[test] = _fold(features_ND, examples, train, test, seed)
+    return Probe(likely_NK.argmax(axis=1) == examples.targets, likely_NK)
+
+
+def learning_curve(features_ND: np.ndarray, examples: Examples, folds_N: np.ndarray, seed: int) -> list[tuple[int, Estimate]]:
+    """Accuracies by labels a class, up to the most that the classes of middling size have to train on."""
+    trained_on = int(np.median(np.bincount(examples.targets)) * (FOLDS - 1) / FOLDS)
+    found = []
+    for labels in CURVE:
+        if labels < trained_on:
+            probe = linear_probe(features_ND, examples, folds_N, labels_per_class=labels, seed=seed)
+            found.append((labels, probe.accuracy))
+    return [*found, (trained_on, linear_probe(features_ND, examples, folds_N, seed=seed).accuracy)]
+
+
+def few_of_each(targets_N: np.ndarray, rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """At most `count` of the rows of each class, drawn at random; ascending."""
+    if count is None:
+        return rows
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    chosen = [shuffled[targets_N[shuffled] == one][:count] for one in np.unique(targets_N)]
+    return np.sort(np.concatenate(chosen))
+
+
+def held_out(targets_N: np.ndarray, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A share of the rows of each class, at least one where there are two."""
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    chosen = []
+    for one in np.unique(targets_N[rows]):
+        of_class = shuffled[targets_N[shuffled] == one]
+        chosen.append(of_class[: max(1, round(len(of_class) * share))] if len(of_class) > 1 else of_class[:0])
+    return np.sort(np.concatenate(chosen))
+
+
+def _fold(features_ND: np.ndarray, examples: Examples, train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+    """Train on some rows, and compute probabilities of others; float32, len(test), K."""
+    held = held_out(examples.targets, train, _HELD, seed)
+    splits_N = np.full(len(examples), Split.TEST, np.uint8)
+    splits_N[train], splits_N[held] = Split.TRAIN, Split.VALIDATION
+    rows = np.concatenate([train, test])
+    some = replace(take_examples(examples, rows), splits_N=splits_N[rows])
+    data = Data(LoadedVectors(np.ascontiguousarray(features_ND[rows])), some, torch.ones(len(rows)))
+    memory_bytes, head = memory_budget_bytes(), HeadConfig()
+    fits = train_trials(data, trials_of("embedding", "cg", GridConfig()), _SCHEDULE, head, memory_bytes, _say_nothing)
+    best = trained_again(best_of(fits), data, _SCHEDULE, head, memory_bytes)
+    scores_NK = scores_of(to_head(best, data, dropout=0.0), data)
+    return probabilities_of(scores_NK[len(train) :], "single")
+
+
+def _say_nothing(_epoch: int, _metrics: dict[str, float]) -> None:
+    """Take no note of an epoch."""

@@ -1,0 +1,184 @@
+"""The race of candidates: all are tried on a few images, and those that cannot win any more are spared the rest.
+
+The rule: after each rung (a quarter, a half, all of the sample) a candidate is dropped if it is behind the one of the best
+linear probe by more than chance explains: by the paired difference, image by image, at a one-sided level of 1 % divided by the
+number of candidates that are compared with the best (Bonferroni). Races of models by confidence bounds on their differences are
+of Maron and Moore 1994 (Hoeffding Races, NIPS 6); rungs that double the data are those of successive halving (Jamieson and
+Talwalkar 2016, arXiv 1502.07943), which drops half of the candidates whatever their distance.
+
+Shape legend: N images.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from tlray.advice.inputs.candidates import Candidate, Embedder
+from tlray.advice.inputs.sample import LEAST_ROWS, Sample
+from tlray.advice.measuring.probes import Probe, linear_probe
+from tlray.progress import say
+from tlray.training.examples.metrics import Estimate
+
+RUNGS = (0.25, 0.5, 1.0)
+"""Shares of the sample."""
+
+LEVEL = 0.01
+"""Chance that a rung drops the candidate which would have won."""
+
+Z95 = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more of the same images one probe tells right than another.
+
+    Attributes:
+        mean: share of images.
+        error: its standard error.
+    """
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, right_N: np.ndarray, other_N: np.ndarray) -> "Difference":
+        """Compare image by image. The error is that of one more image on each side, so that it is never 0."""
+        rows = len(right_N)
+        better, worse = int((right_N & ~other_N).sum()), int((~right_N & other_N).sum())
+        mean = (better - worse) / rows
+        variance = (better + worse + 2) / rows - mean**2
+        return cls(mean, math.sqrt(max(variance, 0.0) / rows))
+
+    def exceeds(self, level: float) -> bool:
+        """Whether it is over 0 by more than chance explains at a one-sided level."""
+        return self.mean > NormalDist().inv_cdf(1 - level) * self.error
+
+    def estimate(self) -> Estimate:
+        """The mean with its interval of 95 %."""
+        return Estimate(value=self.mean, low=self.mean - Z95 * self.error, high=self.mean + Z95 * self.error)
+
+
+@dataclass(frozen=True)
+class Racer:
+    """A candidate in the race.
+
+    Attributes:
+        embedder: of it.
+        probes: of its layers on the images of the last rung that it was in; by tap.
+        sample: these images.
+    """
+
+    embedder: Embedder
+    probes: Mapping[str, Probe]
+    sample: Sample
+
+    @property
+    def candidate(self) -> Candidate:
+        """The candidate itself."""
+        return self.embedder.candidate
+
+    @property
+    def best_tap(self) -> str:
+        """The layer whose features tell the classes best; see `best_layer`."""
+        return best_layer(self.probes)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which images the best layer's features tell right."""
+        return self.probes[self.best_tap].right_N
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a race ended.
+
+    Attributes:
+        racers: those that are left, the best first.
+        out: those that were dropped, the last ones first.
+        sample: the images of its last rung, by which the racers were judged.
+    """
+
+    racers: tuple[Racer, ...]
+    out: tuple[Racer, ...]
+    sample: Sample
+
+
+def best_layer(probes: Mapping[str, Probe]) -> str:
+    """The penultimate layer, unless another is better by more than a standard error of the difference.
+
+    One standard error, as Breiman, Friedman, Olshen and Stone (1984) keep the simpler of two trees: the best of several is
+    better by luck alone, too.
+
+    Args:
+        probes: by tap, the penultimate last.
+    """
+    last = list(probes)[-1]
+    best = max(probes, key=lambda tap: (probes[tap].right_N.mean(), tap == last))
+    difference = Difference.of(probes[best].right_N, probes[last].right_N)
+    return best if difference.mean > difference.error else last
+
+
+def run_race(sample: Sample, embedders: Sequence[Embedder], seed: int, has_time: Callable[[float], bool]) -> "Finish":
+    """Try candidates on more and more of the sample.
+
+    Args:
+        sample: of labelled images.
+        embedders: one for each candidate, at least one.
+        seed: of the probes.
+        has_time: whether so many more seconds are left.
+
+    Returns:
+        How it ended.
+    """
+    rungs = _rungs(sample)
+    racing, out = [Racer(one, {}, sample) for one in embedders], list[Racer]()
+    for number, rows in enumerate(rungs):
+        some, count = sample.take(rows), len(rows)
+        racing = _in_order([Racer(one.embedder, _probes(one.embedder, some, rows, seed), some) for one in racing])
+        best = racing[0]
+        is_last = number == len(rungs) - 1
+        say(
+            f"{count} images: {len(racing)} candidates, best so far {best.candidate.name} at {best.best_tap}, "
+            f"{best.right.mean():.3f} right"
+        )
+        if is_last:
+            break
+        behind = [one for one in racing[1:] if _is_behind(one, best, len(racing) - 1)]
+        for one in behind:
+            one.candidate.dropped_after = count
+        if behind:
+            say(f"out of the race after {count} images: {', '.join(one.candidate.name for one in behind)}")
+        out, racing = behind + out, [one for one in racing if one not in behind]
+        if not has_time(_seconds_of(racing, len(rungs[number + 1]) - count)):
+            say("the minutes are short: the race ends here")
+            break
+    return Finish(tuple(racing), tuple(out), some)
+
+
+def _rungs(sample: Sample) -> list[np.ndarray]:
+    """Positions of the images of each rung; a small sample has fewer rungs."""
+    least = 2 * LEAST_ROWS * len(sample.examples.classes)
+    found = [sample.first(max(round(len(sample) * share), least)) for share in RUNGS]
+    return [rows for at, rows in enumerate(found) if at == 0 or len(rows) > len(found[at - 1])]
+
+
+def _seconds_of(racing: Sequence[Racer], images: int) -> float:
+    return sum(one.candidate.seconds_per_image for one in racing) * images
+
+
+def _probes(embedder: Embedder, some: Sample, rows: np.ndarray, seed: int) -> dict[str, Probe]:
+    embedder.embed(rows)
+    features = embedder.candidate.features
+    return {tap: linear_probe(features_ND, some.examples, some.folds_N, seed=seed) for tap, features_ND in features.items()}
+
+
+def _in_order(racers: Sequence[Racer]) -> list[Racer]:
+    """The best first; of equals the one that is quicker."""
+    return sorted(racers, key=lambda one: (-one.right.mean(), one.candidate.seconds_per_image))
+
+
+def _is_behind(one: Racer, best: Racer, others: int) -> bool:
+    return Difference.of(best.right, one.right).exceeds(LEVEL / others)

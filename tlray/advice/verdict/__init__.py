@@ -1,0 +1,1 @@
+"""What follows from the measurements: a recommendation and how sure it is, and the commands that do it."""

@@ -1,0 +1,1 @@
+"""The kinds of reports, one file each: from what is there to the sections of a page."""
