@@ -213,6 +213,8 @@ def attempts_of(racer: Racer, likeness: float | None) -> list[Attempt]:
         likeness: see `tlray.advice.measuring.evidence.likeness`.
     """
     candidate = racer.candidate
+    if candidate.anatomy is None:
+        return []
     if not candidate.is_pretrained:
         return [Attempt("scratch", candidate)]
     attempts = [Attempt("fine-tune", candidate)]
@@ -226,7 +228,8 @@ def attempts_of(racer: Racer, likeness: float | None) -> list[Attempt]:
 
 def freezing_point(racer: Racer) -> str | None:
     """The layer up to which a network would be frozen; None where only the penultimate was tried."""
-    taps = [tap for tap in racer.candidate.taps if tap in racer.candidate.anatomy.cuts]
+    cuts = racer.candidate.anatomy.cuts if racer.candidate.anatomy else ()
+    taps = [tap for tap in racer.candidate.taps if tap in cuts]
     earlier = [tap for tap in taps if tap != racer.candidate.tap]
     if not earlier:
         return None

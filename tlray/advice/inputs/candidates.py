@@ -45,7 +45,7 @@ class Candidate:
         name: as the user says it.
         config: of its recipe, with the penultimate layer as its only tap.
         backbone: whose taps are the layers that are tried, in order of depth, the penultimate last; and its classifier.
-        anatomy: up to the penultimate layer.
+        anatomy: up to the penultimate layer; None of a network that cannot be trained, of which only that layer is tried.
         taps: the layers that are tried.
         classifier: the column of its own classifier's scores, where it has one that was trained.
         seconds_per_image: measured on this machine.
@@ -57,7 +57,7 @@ class Candidate:
     name: str
     config: RecipeConfig
     backbone: Backbone
-    anatomy: Anatomy
+    anatomy: Anatomy | None
     taps: tuple[str, ...]
     classifier: str | None
     seconds_per_image: float = 0.0
@@ -79,11 +79,11 @@ class Candidate:
     def parameters(self) -> int:
         """How many numbers its layers up to the penultimate one hold."""
         named = dict(self.backbone.module.named_parameters())
-        return sum(named[name].numel() for name in self.anatomy.used)
+        return sum(named[name].numel() for name in (self.anatomy.used if self.anatomy else named))
 
     def depth(self, tap: str) -> float:
         """Share of the layers with weights that are done when a layer is."""
-        return self.anatomy.weighted[tap] / max(1, self.anatomy.weighted[self.tap])
+        return self.anatomy.weighted[tap] / max(1, self.anatomy.weighted[self.tap]) if self.anatomy else 1.0
 
 
 class Embedder:
@@ -175,9 +175,8 @@ def _load(name: str, config: AdviseConfig) -> Candidate:
     recipe = RecipeConfig(backbone=backbone_name, weights=weights or "default", preprocessing=config.preprocessing)
     single = resolve_backbone(recipe, local_copy)
     check_preprocessing(single.recipe.preprocessing)
-    anatomy = anatomy_of(single)
-    taps = choose_layers(anatomy, config.layers)
-    taps = _fitting(single, taps)
+    anatomy = None if single.fixed else anatomy_of(single)
+    taps = _fitting(single, choose_layers(anatomy, config.layers)) if anatomy else single.recipe.taps
     chosen = with_taps(single, taps)
     classifier = None
     if WeightsSpec.parse(recipe.weights).kind != "random":

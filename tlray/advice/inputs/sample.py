@@ -258,4 +258,4 @@ def _read(items: pa.Table, spec: ReadSpec) -> tuple[np.ndarray, Counter[str], np
     for column in errors:
         failures.update(column.drop_null().to_pylist())
     is_read_N = np.concatenate([np.asarray(pc.is_null(column), bool) for column in errors])
-    return np.concatenate([batch.images_BHWC for batch in batches]), failures, is_read_N
+    return np.concatenate([batch.inputs for batch in batches]), failures, is_read_N

@@ -50,7 +50,7 @@ def page_of(uri: str, pictures: int) -> Page:
         sections.append(Section(f"Calibration and mistakes ({name} rows)", list(_predictions(uri, card, name, pictures))))
     if measured is not None and measured.per_class:
         sections.append(Section("Each class" if card.task != "regression" else "Each output", [_per_class(measured.per_class)]))
-    about = {"task": card.task, "table": card.table, "table version": card.table_version, "source": card.source}
+    about: dict[str, Any] = {"task": card.task, "table": card.table, "table version": card.table_version, "source": card.source}
     about |= {"created": card.created, "counts": card.training.get("counts", {}), "recipe": card.recipe.model_dump(mode="json")}
     sections.append(Section("What made it", [facts({key: value for key, value in about.items() if value is not None})]))
     headline = [(f"{metric} ({name})", f"{one.value:.4g}") for metric, one in _estimates(measured)[:2]] if measured else []
@@ -87,11 +87,11 @@ def _curves(card: ModelCard) -> Iterator[Block]:
             (at, one["validation_loss"]) for at, one in zip(epochs, history, strict=True) if one["validation_loss"] is not None
         ]
         if measured:
-            some.append(charts.Line("validation loss", *map(list, zip(*measured, strict=True))))
+            some.append(charts.Line("validation loss", [at for at, _ in measured], [loss for _, loss in measured]))
         yield Chart(charts.lines(some, x="epoch", y="loss"), f"The best epoch is {card.training.get('best_epoch')}.")
         right = [(at, one["accuracy"]) for at, one in zip(epochs, history, strict=True) if one["accuracy"] is not None]
         if right:
-            line = charts.Line("accuracy of validation rows", *map(list, zip(*right, strict=True)))
+            line = charts.Line("accuracy of validation rows", [at for at, _ in right], [share for _, share in right])
             yield Chart(charts.lines([line], x="epoch", y="accuracy"), "Share of validation rows that are right.")
     grid = card.training.get("grid") or []
     lines = []
@@ -99,7 +99,7 @@ def _curves(card: ModelCard) -> Iterator[Block]:
         points = sorted((one["weight_decay"], one["validation_loss"]) for one in grid if one["column"] == column)
         points = [(max(decay, 1e-9), loss) for decay, loss in points if loss is not None]
         if len(points) > 1:
-            lines.append(charts.Line(column, *map(list, zip(*points, strict=True))))
+            lines.append(charts.Line(column, [decay for decay, _ in points], [loss for _, loss in points]))
     if lines:
         chart = charts.lines(lines[:4], x="weight decay", y="validation loss", log_x=True)
         yield Chart(chart, f"{len(grid)} heads; the one that was kept has a weight decay of {grid[0]['weight_decay']:g}.")

@@ -14,6 +14,7 @@ from tlray.lake.table import maintenance
 from tlray.lake.table.parts import read_part, vectors_of
 from tlray.lake.table.table import Table
 from tlray.progress import readable_seconds, readable_size
+from tlray.recipe import Recipe
 from tlray.reports.parts import charts
 from tlray.reports.parts.page import Block, Chart, Facts, Gallery, Page, Rows, Section, Text, facts, number
 from tlray.reports.parts.pictures import Pictures, Wish, name_of
@@ -43,7 +44,7 @@ def page_of(table: Table, pictures: int, result: Mapping[str, Any] | None = None
         pictures: how many of each kind at most.
         result: of the command that has just worked on it, where there was one.
     """
-    about = maintenance.show(table)
+    about, of_images = maintenance.show(table), isinstance(table.recipe_file.recipe, Recipe)
     sample = _sample(table)
     made = Pictures()
     sections = [
@@ -51,12 +52,13 @@ def page_of(table: Table, pictures: int, result: Mapping[str, Any] | None = None
         Section("What failed", list(_failures(table, about))),
     ]
     sections += [Section(_of(table, "Vectors", column), list(_vectors(sample, column))) for column in table.columns]
-    if table.columns:
+    if table.columns and of_images:
         sections.append(Section("Some images and their nearest", list(_neighbours(sample, table.columns[0], pictures, made))))
-    sections.append(Section("The images themselves", list(_health(sample, pictures, made))))
+    if of_images:
+        sections.append(Section("The images themselves", list(_health(sample, pictures, made))))
     sections.append(Section("What made it", [facts(about["recipe"])]))
     headline = [
-        ("images", number(about["ok"] + about["failed"])),
+        ("rows", number(about["ok"] + about["failed"])),
         ("failed", number(about["failed"])),
         ("size", readable_size(about["size_bytes"])),
         ("version", number(about["version"])),
@@ -74,7 +76,8 @@ def _of(table: Table, what: str, column: str) -> str:
 def _sample(table: Table) -> pa.Table:
     """Up to `SAMPLE_ROWS` good rows, evenly from the parts."""
     parts = table.parts("ok")
-    columns = ["uri", "etag", "label", "width", "height", *table.columns]
+    own = ["width", "height"] if isinstance(table.recipe_file.recipe, Recipe) else []
+    columns = ["uri", "etag", "label", *own, *table.columns]
     total = sum(part.rows for part in parts)
     generator, taken = np.random.default_rng(0), []
     for part in parts:

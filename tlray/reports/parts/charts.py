@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 440, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 14, 12, 40
 _INKS = ("a", "b", "c", "d")
 _TICKS = 5
 _CHARACTER = 6.6
@@ -141,7 +141,7 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
                 size = f'width="{cell:.1f}" height="{cell:.1f}"'
                 parts.append(f'<rect class="{ink}" opacity="{shown:.2f}" x="{x:.1f}" y="{y:.1f}" {size}/>')
                 if cell >= 20:
-                    on = ' class="on"' if share > 0.5 else ""
+                    on = ' class="on"' if share > 0.5 else ' class="in"'
                     parts.append(
                         f'<text{on} x="{x + cell / 2:.1f}" y="{y + cell / 2 + 4:.1f}" text-anchor="middle">{number}</text>'
                     )
@@ -237,14 +237,14 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x: str, y: str, x_marks: Sequence[float
 def _legend(entries: Sequence[tuple[str, str]], shift: float = 0) -> list[str]:
     parts = []
     for at, (ink, name) in enumerate(entries):
-        y = HEIGHT + shift + 18 * at + 8
+        y = HEIGHT + shift + 18 * at + 12
         parts.append(f'<line class="line {ink}" x1="{_RIGHT}" x2="{_RIGHT + 18}" y1="{y - 4}" y2="{y - 4}"/>')
         parts.append(_text(_RIGHT + 26, y, _cut(name, WIDTH - 60)))
     return parts
 
 
 def _legend_height(entries: Sequence[tuple[str, str]]) -> int:
-    return 18 * len(entries) + (4 if entries else 0)
+    return 18 * len(entries) + (8 if entries else 0)
 
 
 def _cycle(count: int) -> list[str]:
