@@ -120,7 +120,7 @@ def test_flags_that_the_text_names_are_there(document: str) -> None:
     assert named - flags == set()
 
 
-OTHER_FLAGS = {"--config", "--print-config", "--json", "--help", "--help-all", "--version"}
+OTHER_FLAGS = {"--config", "--print-config", "--json", "--report", "--help", "--help-all", "--version"}
 OTHER_PROGRAMS = ("ray ", "pytest ", "pip ", "python ", "kubectl ", "make ", ".venv/", "docker ", "uv ")
 
 

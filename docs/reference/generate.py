@@ -13,7 +13,8 @@ HEAD = """# Commands and keys
 Made from the code. In YAML a key with a dot is nested (`source: {uri: ...}`), in Python it is a dictionary
 (`source={"uri": ...}`), or its short spelling is a keyword (`backbone="resnet50"`). `tlray COMMAND --help` shows the most used
 keys, `--help-all` all of them. Besides its keys every command has `--config FILE` (YAML with the same keys, local or on S3;
-flags win), `--print-config` (show the whole config and stop) and `--json` (one line of JSON on a terminal, as a pipe gets it).
+flags win), `--print-config` (show the whole config and stop), `--json` (one line of JSON on a terminal, as a pipe gets it) and
+`--report FILE.html` (what was done, [as a page](../guides/advise.md#reports)).
 """
 
 
