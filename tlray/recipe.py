@@ -24,6 +24,7 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 Fit = Literal["cover", "contain", "squash"]
 Pool = Literal["avg", "max", "gem", "cls", "flatten", "none"]
 Channels = Literal["rgb", "bgr"]
+CropOffset = Literal["round", "floor"]
 Level = Annotated[int, Field(ge=0, le=255)]
 
 ImageRule = Literal[2, 3]
@@ -58,6 +59,8 @@ class Preprocessing(Strict):
         fit: `cover` keeps the ratio and fills the box (for a square box: the shortest side, as torchvision does it);
             `contain` keeps the ratio and stays inside it; `squash` takes exactly the box.
         crop: (height, width) cut from the centre, padded with `fill` where the image is smaller.
+        crop_offset: what half of an odd number of pixels left over becomes, where the crop begins: `round` (half to even), as
+            torchvision and timm have it, or `floor`, as transformers has it.
         fill: RGB of the padding.
         interpolation: the resampling filter.
         antialias: widen the filter when shrinking (Pillow's own resize always does).
@@ -76,6 +79,7 @@ class Preprocessing(Strict):
     resize: tuple[PositiveInt, PositiveInt] | None
     fit: Fit = "cover"
     crop: tuple[PositiveInt, PositiveInt]
+    crop_offset: CropOffset = Field("round", exclude_if=lambda offset: offset == "round")
     fill: tuple[Level, Level, Level] = (0, 0, 0)
     interpolation: Interpolation
     antialias: bool = True
@@ -112,8 +116,10 @@ class Recipe(BaseRecipe):
 
 def _format_of(fields: dict[str, Any]) -> Literal[1, 2]:
     preprocessing: Preprocessing | None = fields.get("preprocessing")  # None where it is not valid
-    is_later = preprocessing is not None and (preprocessing.channels != "rgb" or preprocessing.scale != UNIT_SCALE)
-    return 2 if is_later else 1
+    if preprocessing is None:
+        return 1
+    later = (preprocessing.channels, preprocessing.scale, preprocessing.crop_offset)
+    return 1 if later == ("rgb", UNIT_SCALE, "round") else 2
 
 
 _KINDS = ("images", "texts")

@@ -67,8 +67,8 @@ class RecipeConfig(Section):
     """What the user asks of a recipe; `tlray.models` completes it from the backbone and its weights."""
 
     backbone: str = Field(
-        description="torchvision:<model>, timm:<model>, onnx:<file>; or the model alone, as a library has it; for texts "
-        "gensim:<file>, sentence-transformers:<folder> or model2vec:<folder>"
+        description="torchvision:<model>, timm:<model>, hf:<model>, openclip:<model>/<tag>, onnx:<file>; or the model alone, "
+        "as a library has it; for texts gensim:<file>, sentence-transformers:<folder> or model2vec:<folder>"
     )
     weights: str = Field(
         "default",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tlray.errors import ConfigError
 from tlray.lake.image.resample import Box, resample
-from tlray.recipe import Interpolation, Preprocessing
+from tlray.recipe import CropOffset, Interpolation, Preprocessing
 
 WITHOUT_ANTIALIAS: tuple[Interpolation, ...] = ("nearest", "bilinear")
 """Filters that `antialias=False` is defined for. Pillow's unwidened bicubic has another kernel (a = -1) than torch's
@@ -98,7 +98,8 @@ def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing, origin
     crop_height, crop_width = preprocessing.crop
     original = original or Original(image.size, (0.0, 0.0, *image.size))
     width, height = resized_size(*original.size, preprocessing)
-    left, top = _crop_offset(width, crop_width), _crop_offset(height, crop_height)
+    offset = preprocessing.crop_offset
+    left, top = _crop_offset(width, crop_width, offset), _crop_offset(height, crop_height, offset)
     if width * height > WHOLE_RESIZE_MAX_PIXELS:
         resized_HWC = _resample_kept_part(image, (width, height), original.box, preprocessing)
         left, top = min(left, 0), min(top, 0)
@@ -115,16 +116,18 @@ def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing, origin
     return kept_HWC
 
 
-def _crop_offset(side: int, crop_side: int) -> int:
+def _crop_offset(side: int, crop_side: int, offset: CropOffset) -> int:
     """Where the crop begins; negative where that many pixels are padded before the image (torchvision's `center_crop`)."""
-    return round((side - crop_side) / 2.0) if side >= crop_side else -((crop_side - side) // 2)
+    if side < crop_side:
+        return -((crop_side - side) // 2)
+    return round((side - crop_side) / 2.0) if offset == "round" else (side - crop_side) // 2
 
 
 def _resample_kept_part(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> np.ndarray:
     """Bring the box of the image to `size` (width, height), but only compute what the crop keeps."""
     bounds, kept = [], []
     for low, high, resized_side, crop_side in zip(box[:2], box[2:], size, reversed(preprocessing.crop), strict=True):
-        start = max(0, _crop_offset(resized_side, crop_side))
+        start = max(0, _crop_offset(resized_side, crop_side, preprocessing.crop_offset))
         kept.append(min(resized_side, crop_side))
         side = high - low
         bounds.append((low + start * side / resized_side, low + (start + kept[-1]) * side / resized_side))

@@ -25,7 +25,7 @@ BATCH_TEXTS = 32
 _NORM_FLOOR = 1e-12
 """As `torch.nn.functional.normalize` has it."""
 
-WITH_TEXT = "openclip:<model>, and hf: of CLIP and SigLIP models"
+WITH_TEXT = "openclip:<model>, and hf: of CLIP and SigLIP models (timm's CLIP and SigLIP towers are the image side alone)"
 """Backbones that have a text tower, for messages."""
 
 

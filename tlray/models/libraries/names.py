@@ -20,6 +20,8 @@ _OURS = {
     "timm": "tlray.models.libraries.timm:library",
     "onnx": "tlray.models.libraries.onnx.library:library",
     "keras": "tlray.models.libraries.keras.library:library",
+    "hf": "tlray.models.libraries.huggingface.library:library",
+    "openclip": "tlray.models.libraries.openclip.library:library",
 }
 """As entry points name them. In this order they are asked for a name that comes without its library."""
 

@@ -1,0 +1,1 @@
+"""What a model of transformers is loaded from: its files, its configuration, its tensors."""

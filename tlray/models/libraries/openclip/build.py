@@ -1,0 +1,172 @@
+"""The towers of open_clip's models with weights: one at a time, nothing left out without a word."""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.factory import LOCAL_DIR_PREFIX
+from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
+from open_clip.timm_model import TimmModel
+from torch import Tensor, nn
+
+from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
+from tlray.models.libraries.openclip.source import CONFIG, Source, towers_config
+from tlray.models.weights.files import WeightsFile
+from tlray.models.weights.fit import shown
+
+_BUILD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, KeyError, ImportError, OSError)
+
+_VISUAL = "visual."
+_SCALES = ("logit_scale", "logit_bias")
+_WRAPPERS = ("", "state_dict", "model")
+"""Where checkpoints keep their tensors: at the top, or under open_clip's or other trainers' names."""
+
+
+def read_state(source: Source) -> dict[str, Tensor]:
+    """All tensors of a model by open_clip's names; its own conversions are applied.
+
+    Raises:
+        WeightsError: there are none, or they are at a place that nobody expects.
+    """
+    assert source.read is not None
+    file = source.read()
+    place = next((place for place in _WRAPPERS if place in file.tables), None)
+    if place is None or len([name for name in _WRAPPERS if name in file.tables]) > 1:
+        raise WeightsError(
+            f"{file.where} keeps tensors at {shown(place or 'its top' for place in file.tables)}; expected a state dict of "
+            "open_clip"
+        )
+    state = dict(file.tables[place])
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    try:
+        return dict(convert_state_dict(SimpleNamespace(), state))
+    except _BUILD_ERRORS as error:
+        raise _misfit(file, f"open_clip cannot convert it: {first_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Visual:
+    """An image tower with its weights.
+
+    Attributes:
+        module: in eval mode, for images of its own size.
+        has_text: whether the weights have a text side too.
+        notes: what was changed, for people.
+    """
+
+    module: nn.Module
+    has_text: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def build_visual(source: Source) -> Visual:
+    """The image tower of a model that was found.
+
+    Raises:
+        BackboneError: open_clip cannot build it.
+        WeightsError: the weights do not fit.
+    """
+    visual = _visual(_build(source, "vision_cfg"))
+    if source.read is None:
+        return Visual(visual)
+    whole = read_state(source)
+    state = {name: tensor for name, tensor in whole.items() if name.startswith(_VISUAL)}
+    resize_pos_embed(state, SimpleNamespace(visual=visual))
+    _fill(source, visual, {name.removeprefix(_VISUAL): tensor for name, tensor in state.items()})
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
+    other = sorted(kinds - {"float32"})
+    notes = (f"{source.weights}: stored as {', '.join(other)}, computed with as float32",) if other else ()
+    return Visual(visual, has_text=bool(whole.keys() - state.keys() - set(_SCALES)), notes=notes)
+
+
+def build_text(source: Source) -> nn.Module:
+    """A whole model whose text side has its weights, in eval mode; its image side is of no use."""
+    model = _build(source, "text_cfg")
+    if source.read is not None:
+        state = {name: tensor for name, tensor in read_state(source).items() if not name.startswith(_VISUAL)}
+        if not hasattr(model, "positional_embedding"):
+            state = dict(convert_to_custom_text_state_dict(state))
+        ours = model.state_dict()
+        for name in _SCALES:  # of one number, with or without a dimension
+            if name in state and name in ours:
+                state[name] = state[name].reshape(ours[name].shape)
+        state |= {name: tensor for name, tensor in ours.items() if name.startswith(_VISUAL)}
+        state = {name: tensor for name, tensor in state.items() if name in ours or not name.endswith("position_ids")}
+        _fill(source, model, state)
+    return model
+
+
+def resized_visual(source: Source, visual: Any, crop: tuple[int, int]) -> nn.Module:
+    """The image tower for images of another size: position embeddings are resized as open_clip and timm do it.
+
+    Raises:
+        ConfigError: it cannot take them.
+    """
+    try:
+        if isinstance(visual, TimmModel):
+            visual.set_input_size(crop)  # in place
+            return _visual(SimpleNamespace(visual=visual))
+        if not hasattr(visual, "grid_size"):
+            raise ValueError("its pooling is for one size")
+        model = dict(source.model, vision_cfg=dict(source.model["vision_cfg"], image_size=list(crop)))
+        larger = _visual(_build(source, "vision_cfg", model))
+        state = {f"{_VISUAL}{name}": tensor for name, tensor in visual.state_dict().items()}
+        resize_pos_embed(state, SimpleNamespace(visual=larger))
+        larger.load_state_dict({name.removeprefix(_VISUAL): tensor for name, tensor in state.items()})
+    except _BUILD_ERRORS as error:
+        raise ConfigError(
+            f"{source.backbone} cannot take images of crop {crop[0]}x{crop[1]}: {first_line(error)}; leave out "
+            "recipe.preprocessing.crop"
+        ) from error
+    return larger
+
+
+def _build(source: Source, kept: str, model: Mapping[str, Any] | None = None) -> nn.Module:
+    """A model of open_clip of which one side counts, drawn from the seed; the caller's random numbers stay as they were."""
+    config = towers_config(source, kept, model)
+    with tempfile.TemporaryDirectory(prefix="tlray-openclip-") as folder, torch.random.fork_rng(devices=[]):
+        Path(folder, CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+        torch.default_generator.manual_seed(source.seed)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                built: nn.Module = open_clip.create_model(
+                    f"{LOCAL_DIR_PREFIX}{folder}", load_weights=False, pretrained_text=False, device="cpu"
+                )
+        except _BUILD_ERRORS as error:
+            raise BackboneError(f"open_clip cannot build {source.backbone}: {first_line(error)}") from error
+    return built.float().eval()
+
+
+def _visual(model: Any) -> nn.Module:
+    visual = model.visual
+    assert isinstance(visual, nn.Module)
+    return visual
+
+
+def _fill(source: Source, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    ours = module.state_dict()
+    missing = [name for name in ours if name not in state]
+    wrong = [f"{name} {tuple(state[name].shape)}" for name in ours if name in state and state[name].shape != ours[name].shape]
+    strange = [name for name in state if name not in ours]
+    problems = [
+        f"{len(names)} {what}: {shown(names)}"
+        for what, names in (("missing", missing), ("of another shape", wrong), ("unexpected", strange))
+        if names
+    ]
+    if problems:
+        raise WeightsError(f"{source.weights} does not fit {source.backbone}: {'; '.join(problems)}. Use weights of this model")
+    module.load_state_dict(dict(state))
+
+
+def _misfit(file: WeightsFile, why: str) -> WeightsError:
+    return WeightsError(f"{file.where} holds no weights of open_clip: {why}")

@@ -1,0 +1,101 @@
+"""Loading a model of open_clip: its image tower now, its text tower when it is asked for.
+
+Shape legend: B images, C channels, D embedding length, H height, W width.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from torch import Tensor, nn
+
+from tlray.models.libraries.library import Pretrained, Request
+from tlray.models.libraries.openclip.build import build_visual, resized_visual
+from tlray.models.libraries.openclip.source import Source, find_source
+from tlray.models.libraries.openclip.text import open_text_tower
+from tlray.models.pooling import NO_TOKENS, Layout
+from tlray.models.weights.digest import hash_weights
+from tlray.models.weights.spec import FetchFile
+from tlray.recipe import Interpolation, Preprocessing
+
+SHARED = "image_embeds"
+"""The tap whose vectors texts are compared with."""
+
+
+class ImageTower(nn.Module):
+    """The image tower of a model of open_clip; what it puts out goes through the layer `image_embeds`.
+
+    Args:
+        visual: open_clip's.
+    """
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+        self.image_embeds = nn.Identity()
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """The vectors that texts are compared with, features_BD; CoCa's tokens beside them are left out."""
+        found = self.visual(images_BCHW)
+        features_BD: Tensor = self.image_embeds(found[0] if isinstance(found, tuple) else found)
+        return features_BD
+
+
+def load(request: Request, fetch: FetchFile) -> Pretrained:
+    """A network with its weights; see `tlray.models.libraries.library.Library.load`."""
+    source = find_source(request, fetch)
+    built = build_visual(source)
+    visual = built.module
+    preprocessing = _preprocessing(source, visual)
+    sha256 = hash_weights(visual)
+    if request.crop is not None and request.crop != preprocessing.crop:
+        visual = resized_visual(source, visual, request.crop)
+    return Pretrained(
+        backbone=source.backbone,
+        weights=source.weights,
+        weights_sha256=sha256,
+        module=ImageTower(visual).eval(),
+        preprocessing=preprocessing,
+        layout=_layout(visual),
+        default_tap=SHARED,
+        classifiers=(),
+        text_tower=partial(open_text_tower, source) if built.has_text else None,
+        text_tap=SHARED,
+        packages=("open-clip-torch",),
+        notes=(*source.notes, *built.notes),
+    )
+
+
+def _layout(visual: nn.Module) -> Layout:
+    """One class token in open_clip's own transformers; in timm's trunks what timm says; none in its ResNets."""
+    trunk = getattr(visual, "trunk", None)
+    if trunk is not None:
+        prefix = int(getattr(trunk, "num_prefix_tokens", 0))
+        return Layout(
+            prefix, prefix > 0 and bool(getattr(trunk, "has_class_token", True)), getattr(trunk, "output_fmt", "") == "NHWC"
+        )
+    return Layout(1, True) if hasattr(visual, "class_embedding") else NO_TOKENS
+
+
+def _preprocessing(source: Source, visual: nn.Module) -> Preprocessing:
+    """As `open_clip.transform.image_transform_v2` reads it for evaluation."""
+    config = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), dict(source.preprocess) | {"size": visual.image_size}))
+    height, width = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
+    is_odd = config.resize_mode == "shortest" and height != width  # resized by the default filter, whatever is said
+    interpolation: Interpolation = "bilinear" if config.interpolation == "bilinear" and not is_odd else "bicubic"
+    fits: Mapping[str, Any] = {"shortest": "cover", "longest": "contain", "squash": "squash"}
+    return Preprocessing(
+        resize=(height, width),
+        fit=fits[config.resize_mode],
+        crop=(height, width),
+        fill=(config.fill_color,) * 3 if config.resize_mode == "longest" else (0, 0, 0),
+        interpolation=interpolation,
+        mean=_three(config.mean),
+        std=_three(config.std),
+    )
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    values = list(values) if isinstance(values, (tuple, list)) else [values] * 3
+    return float(values[0]), float(values[1]), float(values[2])

@@ -1,0 +1,254 @@
+"""Where a model of open_clip comes from: its configuration and its tensors, by what the user or a recipe names."""
+
+import copy
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.factory import HF_HUB_PREFIX
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+from tlray.errors import BackboneError, SourceError, WeightsError, first_line
+from tlray.models.libraries.library import Request
+from tlray.models.weights.files import WeightsFile, read_weights
+from tlray.models.weights.spec import FetchFile, WeightsSpec
+
+CONFIG = "open_clip_config.json"
+
+DOWNLOAD_ERRORS = (OSError, RuntimeError, ValueError)
+"""What open_clip raises where something cannot be downloaded."""
+
+_PREFIX = "openclip:"
+_QUICK = "-quickgelu"
+_OF_FOLDER = "config-"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found, before it is built.
+
+    Attributes:
+        backbone: its full name, for the recipe.
+        weights: likewise; what finds the same again.
+        model: open_clip's configuration of both towers.
+        preprocess: what it says of images' preparation.
+        tokenizer: what `open_clip.get_tokenizer` takes for it; None for the files beside the weights.
+        files: address of the folder of these files, and what fetches them.
+        read: its tensors; None for random ones.
+        seed: of random ones.
+        notes: for people.
+    """
+
+    backbone: str
+    weights: str
+    model: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    tokenizer: str | None
+    files: tuple[str, FetchFile] | None = None
+    read: Callable[[], WeightsFile] | None = None
+    seed: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def find_source(request: Request, fetch: FetchFile) -> Source:
+    """Find a model's configuration and its weights.
+
+    Raises:
+        BackboneError: there is no such model.
+        WeightsError: there are no such weights.
+    """
+    if request.weights.startswith(_PREFIX):  # as a recipe has them
+        return _same(_of_name(request.weights.removeprefix(_PREFIX), fetch), request)
+    spec = WeightsSpec.parse(request.weights)
+    if spec.kind == "library":
+        name = request.model if spec.location == "default" else f"{request.model}/{spec.location}"
+        return _of_name(name, fetch)
+    if spec.kind == "random":
+        found = _described(request.model, fetch)
+        name = f"{_PREFIX}{request.model}" if _is_folder(request.model) else found.backbone
+        return replace(found, backbone=name, weights=spec.text, read=None, seed=int(spec.location))
+    beside = spec.location if spec.kind == "file" else ""
+    if beside and _find(f"{beside.rstrip('/')}/{CONFIG}", fetch):
+        return _same(_of_folder(beside, fetch), request)
+    if request.model.startswith(_OF_FOLDER):
+        read_weights(spec, fetch)  # says what is wrong with them, where that is it
+        raise WeightsError(
+            f"{spec.text} has no {CONFIG} beside it, which {_PREFIX}{request.model} is named by; give the folder"
+        )
+    return replace(_described(request.model, fetch), weights=spec.text, read=lambda: read_weights(spec, fetch))
+
+
+def _same(found: Source, request: Request) -> Source:
+    """Weights of the model that the backbone names; none of another."""
+    if found.backbone == f"{_PREFIX}{request.model}" or found.notes or request.model.startswith(HF_HUB_PREFIX):
+        return found
+    raise BackboneError(
+        f"{request.weights} holds {found.backbone}, but the backbone is {_PREFIX}{request.model}; give {found.backbone}"
+    )
+
+
+def _described(name: str, fetch: FetchFile) -> Source:
+    """A model without weights of its own: `ViT-B-32`, or what has files of its own."""
+    if name.startswith(HF_HUB_PREFIX) or _is_folder(name):
+        return _of_name(name, fetch)
+    model, tag = _split(name)
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise _no_model(model)
+    preprocess = get_pretrained_cfg(model, tag) if tag else {}
+    return Source(f"{_PREFIX}{model}", "", config, preprocess, model)
+
+
+def _of_name(name: str, fetch: FetchFile) -> Source:
+    """A model with the weights that its name means."""
+    if name.startswith(HF_HUB_PREFIX):
+        return _of_hub(name.removeprefix(HF_HUB_PREFIX))
+    if _is_folder(name):
+        return _of_folder(name, fetch)
+    model, tag = _split(name)
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise _no_model(model)
+    tags = list_pretrained_tags_by_model(model)
+    cfg = get_pretrained_cfg(model, tag)
+    if not cfg:
+        what = f"has no weights {tag!r}" if tag else "has several weights" if tags else "has no published weights"
+        raise WeightsError(
+            f"{_PREFIX}{model} {what}; its tags: {', '.join(tags) or 'none'}. Give one, as "
+            f"{_PREFIX}{model}/{tags[0] if tags else '<tag>'}, or recipe.weights: a file, a folder or random:<seed>"
+        )
+    notes: tuple[str, ...] = ()
+    if cfg.get("quick_gelu") and not config.get("quick_gelu"):
+        # open_clip itself only warns, and computes other numbers.
+        model, config = f"{model}{_QUICK}", dict(config, quick_gelu=True)
+        notes = (f"{_PREFIX}{name} was trained with QuickGELU, which open_clip calls {model}",)
+    tag = next(known for known in tags if get_pretrained_cfg(model, known) == cfg)
+
+    def read() -> WeightsFile:
+        try:
+            path = open_clip.download_pretrained(cfg)
+        except DOWNLOAD_ERRORS as error:
+            raise WeightsError(
+                f"weights {_PREFIX}{model}/{tag} could not be had from {cfg.get('hf_hub') or cfg.get('url')}: "
+                f"{first_line(error)}; check the network, or give a copy of the file as recipe.weights"
+            ) from error
+        return read_weights(WeightsSpec("file", str(path)), Path)
+
+    return Source(f"{_PREFIX}{model}", f"{_PREFIX}{model}/{tag}", config, cfg, model, read=read, notes=notes)
+
+
+def _of_folder(location: str, fetch: FetchFile) -> Source:
+    folder = location.rstrip("/")
+    path = _find(f"{folder}/{CONFIG}", fetch)
+    if path is None:
+        raise WeightsError(f"{location} has no {CONFIG}, which says what model of open_clip it is; give a folder with one")
+    model, preprocess = _read_config(path, location)
+    return Source(
+        f"{_PREFIX}{name_of(model)}",
+        location,
+        model,
+        preprocess,
+        None,
+        (folder, fetch),
+        lambda: read_weights(WeightsSpec("file", location), fetch),
+    )
+
+
+def _of_hub(name: str) -> Source:
+    repository, _, revision = name.partition("@")
+    try:
+        path = Path(open_clip.download_pretrained_from_hf(repository, filename=CONFIG, revision=revision or None))
+    except DOWNLOAD_ERRORS as error:
+        raise BackboneError(
+            f"{_PREFIX}{HF_HUB_PREFIX}{name} could not be had from the hub: {first_line(error)}; check the name and the "
+            f"network, or give a copy as a folder ({_PREFIX}./folder)"
+        ) from error
+    commit = path.parent.name  # of the cache: .../snapshots/<commit>/<file>
+    model, preprocess = _read_config(path, f"{HF_HUB_PREFIX}{repository}")
+    full = f"{HF_HUB_PREFIX}{repository}"
+
+    def fetch(address: str) -> Path:
+        try:
+            found: str = open_clip.download_pretrained_from_hf(repository, filename=address.rpartition("/")[2], revision=commit)
+        except DOWNLOAD_ERRORS as error:
+            raise SourceError(f"{full} has no {address}: {first_line(error)}") from error
+        return Path(found)
+
+    def read() -> WeightsFile:
+        return read_weights(WeightsSpec("file", str(fetch("open_clip_pytorch_model.bin"))), Path)  # or its safetensors
+
+    return Source(f"{_PREFIX}{full}", f"{_PREFIX}{full}@{commit}", model, preprocess, None, (full, fetch), read)
+
+
+def _read_config(path: Path, where: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    try:
+        document = json.loads(path.read_bytes())
+        model, preprocess = document["model_cfg"], document.get("preprocess_cfg") or {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{where}: {CONFIG} has no model_cfg: {first_line(error)}; fetch the folder again") from error
+    return model, preprocess
+
+
+def name_of(model: Mapping[str, Any]) -> str:
+    """Of a folder's configuration: open_clip's own where it has the same, else one that its content gives."""
+    for name in open_clip.list_models():
+        if open_clip.get_model_config(name) == model:
+            return str(name)
+    canonical = json.dumps(model, sort_keys=True, separators=(",", ":"))
+    return f"{_OF_FOLDER}{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A model and its tag; `ViT-B/32` is what the papers call `ViT-B-32`."""
+    models = set(open_clip.list_models())
+    if name.replace("/", "-") in models:
+        return name.replace("/", "-"), ""
+    model, _, tag = name.rpartition("/") if "/" in name else (name, "", "")
+    return model.replace("/", "-"), tag
+
+
+def _is_folder(name: str) -> bool:
+    return "://" in name or name.startswith(("/", "./", "../", "~")) or name in (".", "..")
+
+
+def _find(address: str, fetch: FetchFile) -> Path | None:
+    try:
+        path = fetch(address)
+    except (FileNotFoundError, SourceError):
+        return None
+    return path if path.is_file() else None
+
+
+def _no_model(model: str) -> BackboneError:
+    models = open_clip.list_models()
+    plain = {name.lower().replace("_", "-"): name for name in models}
+    near = [plain[key] for key in difflib.get_close_matches(model.lower().replace("_", "-"), list(plain), n=_SHOWN, cutoff=0.5)]
+    return BackboneError(
+        f"there is no backbone '{_PREFIX}{model}'; near ones: {', '.join(f'{_PREFIX}{name}' for name in near) or 'none'} "
+        f"(open_clip {open_clip.__version__} has {len(models)})"
+    )
+
+
+def towers_config(source: Source, kept: str, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A model's configuration with the tower that is not needed made as small as can be, so that it costs nothing.
+
+    Args:
+        source: the model.
+        kept: `vision_cfg` or `text_cfg`.
+        model: its configuration where that is not the source's own.
+    """
+    config: dict[str, Any] = copy.deepcopy(dict(model or source.model))
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    config["text_cfg"]["hf_model_pretrained"] = False
+    if kept == "vision_cfg":
+        config.pop("multimodal_cfg", None)
+        config["text_cfg"] = {"context_length": 4, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+    else:
+        config["vision_cfg"] = {"layers": 1, "width": 64, "patch_size": 32, "image_size": 32}
+    return config
