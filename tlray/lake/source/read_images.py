@@ -93,7 +93,8 @@ class ReadSpec(BaseModel):
         """The spec for the items that a source lists."""
         return cls(
             kind=source.kind,
-            source=source.config,
+            # The texts of rows travel as UTF-8, however their file is encoded.
+            source=source.config.model_copy(update={"encoding": "utf-8"}) if source.format == "rows" else source.config,
             preprocessing=preprocessing,
             trust_listing=source.format == "manifest",
             image_rule=image_rule,

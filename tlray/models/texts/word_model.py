@@ -7,6 +7,7 @@ Shape legend: B texts, T tokens of all texts, U different tokens, V words of the
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ of a page each have some 200,000 tokens, of which a few MB are held at once."""
 
 BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}_]+"
 """What `words` cuts at: all but letters, marks, digits and `_`. Python's `\\w` would cut before the marks of Indic scripts."""
+
+_HAS_SIGN = re.compile(r"\w")
+"""A run of marks alone is no word: emoji are followed by some."""
 
 GOLDEN_TEXTS = 4
 GOLDEN_WORDS = 12
@@ -143,7 +147,8 @@ def _tokens_of(texts: Sequence[str], tokens: Tokens) -> _Found:
     words: list[str] = coded.dictionary.to_pylist()
     word_T = coded.indices.to_numpy().astype(np.int64)
     text_T = np.repeat(np.arange(len(texts)), np.diff(cut.offsets.to_numpy()))
-    is_token_U = np.array([bool(word) for word in words], bool)  # what a text begins or ends with leaves empty ones
+    is_token = bool if tokens.split == "whitespace" else _HAS_SIGN.search  # white space at the ends leaves empty ones
+    is_token_U = np.array([bool(is_token(word)) for word in words], bool)
     if not is_token_U.all():
         kept_T = is_token_U[word_T]
         word_T, text_T = word_T[kept_T], text_T[kept_T]

