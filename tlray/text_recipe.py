@@ -16,6 +16,15 @@ TEXT_TAP = "text"
 """The only layer of a text encoder that is kept."""
 
 
+TEXT_LIBRARIES = ("gensim", "sentence-transformers", "model2vec")
+"""What stands before the colon of backbones of texts."""
+
+
+def is_of_texts(backbone: str) -> bool:
+    """Whether a backbone embeds texts, by the library before its colon."""
+    return backbone.strip().partition(":")[0] in TEXT_LIBRARIES
+
+
 class Tokens(Strict):
     """From a text to the tokens that have vectors.
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.api.encoder import Encoder
-from tlray.api.html import gallery
+from tlray.api.html import gallery, rows_of
 from tlray.api.keywords import texts
 from tlray.errors import ConfigError, TableError
 from tlray.lake.storage.uri import join, to_uri
@@ -23,7 +23,7 @@ from tlray.lake.table.columns import column_of
 from tlray.lake.table.maintenance import show
 from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, table_schema, vectors_of
 from tlray.lake.table.table import Table
-from tlray.recipe import AnyRecipe
+from tlray.recipe import AnyRecipe, TextRecipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Status = Literal["ok", "failed", "all"]
 
 _SHOWN_IMAGES = 8
+_SHOWN_CHARACTERS = 120
 
 
 class TableView:
@@ -199,11 +200,14 @@ class TableView:
         count = f"{len(self):,} rows" if not self._conditions else "some rows"
         columns = ", ".join(f"{name} {shape}" for name, shape in self.shapes.items())
         heading = f"{self.uri}, version {self.version}: {count}, {self.recipe.backbone}, {columns or 'predictions'}"
+        if isinstance(self.recipe, TextRecipe):
+            names = ("uri", "text", "label", "error")
+            return rows_of(heading, [{name: (row[name] or "")[:_SHOWN_CHARACTERS] for name in names} for row in rows])
         return gallery(heading, [(row["uri"], row["etag"], row["label"] or row["error"] or "") for row in rows])
 
     def _head(self) -> pa.Table:
         """A few of its rows, from the first parts that have some."""
-        names = ["uri", "etag", "label", "error"]
+        names = ["uri", "etag", "label", "error", *(["text"] if isinstance(self.recipe, TextRecipe) else [])]
         for part in self._parts():
             rows = self._read(part, names)
             if len(rows):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig, RunConfig
-from tlray.extraction.run.inputs import Inputs
+from tlray.extraction.run.inputs import Inputs, require_text
 from tlray.extraction.run.process import own_process
 from tlray.extraction.run.run import Run, backlogs_of, left_out_of, named_run
 from tlray.extraction.run.stop import Stop
@@ -40,6 +40,7 @@ def extract(config: ExtractConfig, stop: Stop | None = None) -> dict[str, Any]:
         StoppedError: `stop` asked for it; likewise.
         TlrayError: the run could not go on; what was committed stays, and the same command goes on from there.
     """
+    require_text(config.recipe.backbone, config.source)
 
     def make_target() -> "Target":
         from tlray.extraction.target import Target  # imports torch

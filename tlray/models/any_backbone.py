@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from tlray.config import RecipeConfig
 from tlray.errors import RecipeMismatchError
 from tlray.models.backbones import Backbone, load_backbone, resolve_backbone, with_taps
-from tlray.models.texts.backbones import is_of_texts, load_text_backbone, resolve_text_backbone
+from tlray.models.texts.backbones import load_text_backbone, resolve_text_backbone
 from tlray.models.texts.text_model import TextBackbone
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import AnyRecipe, TextRecipe
+from tlray.text_recipe import is_of_texts
 
 AnyBackbone = Backbone | TextBackbone
 

@@ -15,6 +15,7 @@ from tlray.lake.table.place import require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.table import Table
 from tlray.recipe import AnyRecipe, Recipe
+from tlray.text_recipe import is_of_texts
 
 if TYPE_CHECKING:
     from tlray.extraction.target import Target
@@ -89,8 +90,17 @@ def _read_spec(source: Source, recipe: AnyRecipe) -> ReadSpec:
             )
         check_preprocessing(recipe.preprocessing)
         return ReadSpec.of(source, recipe.preprocessing, recipe.image_rule)
-    if text is None:
-        raise ConfigError(
-            f"{recipe.backbone} embeds texts: give source.text, the column of a table of them, or the ending of files (txt)"
-        )
+    require_text(recipe.backbone, source.config)
     return ReadSpec.of(source, None)
+
+
+def require_text(backbone: str, source: SourceConfig) -> None:
+    """Refuse a backbone of texts for a source that does not say where its texts are.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    if is_of_texts(backbone) and source.text is None:
+        raise ConfigError(
+            f"{backbone} embeds texts: give source.text, the column of a table of them, or the ending of files (txt)"
+        )

@@ -15,17 +15,11 @@ from tlray.models.texts.word_vectors import WordVectors, open_word_vectors
 from tlray.models.weights.files import package_path
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Precision
-from tlray.text_recipe import TEXT_TAP, TextPool, TextRecipe, Tokens
+from tlray.text_recipe import TEXT_LIBRARIES, TEXT_TAP, TextPool, TextRecipe, Tokens
 
-WORDS, SENTENCES, STATIC = "gensim", "sentence-transformers", "model2vec"
-LIBRARIES = (WORDS, SENTENCES, STATIC)
+WORDS, SENTENCES, STATIC = TEXT_LIBRARIES
 _PACKAGE = "package:"
 _FREQUENCY_BYTES = 2**30
-
-
-def is_of_texts(backbone: str) -> bool:
-    """Whether a backbone embeds texts, by the library before its colon."""
-    return backbone.strip().partition(":")[0] in LIBRARIES
 
 
 def resolve_text_backbone(config: RecipeConfig, fetch: FetchFile) -> TextBackbone:

@@ -7,10 +7,16 @@ import pyarrow as pa
 
 from tlray.errors import ObjectNotFoundError, QueryError, TableError
 from tlray.lake.table.parts import open_part
+from tlray.recipe import RecipeFile, TextRecipe
 from tlray.search.rows.row_table import RowTable
 
 KEPT_BYTES = 64 * 2**20
 """Of texts, those of whole row groups: a page shows rows that are near each other in meaning, not in the table."""
+
+
+def is_of_texts(file: RecipeFile) -> bool:
+    """Whether the rows of a table are texts."""
+    return isinstance(file.recipe, TextRecipe)
 
 
 class RowTexts:

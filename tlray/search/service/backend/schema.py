@@ -105,9 +105,17 @@ class IndexInfo(_Strict):
     label_count: int = Field(description="how many labels there are, those that are not listed included")
     images: bool = Field(description="whether images can be searched by")
     words: bool = Field(description="whether words can be searched by")
+    texts: bool = Field(description="whether rows are texts, which /api/text gives, and not images")
     max_k: int = Field(description="most answers to one query")
     max_batch: int = Field(description="most queries of one request")
     max_body_bytes: int = Field(description="largest request")
+
+
+class RowText(_Strict):
+    """The text of a row, in a table of texts."""
+
+    text: str
+    characters: int = Field(description="of the whole text, of which a long one's beginning is given")
 
 
 class Point(_Strict):

@@ -19,16 +19,19 @@ from tlray.progress import say
 from tlray.search.neighbours.faiss_index import set_threads
 from tlray.search.query.searcher import Hits, Searcher
 from tlray.search.rows.row_table import Filter
+from tlray.search.rows.row_texts import RowTexts, is_of_texts
 from tlray.search.service.backend.follower import IndexFollower
 from tlray.search.service.backend.images.decoding import DecodingLimits
 from tlray.search.service.backend.images.thumbnails import Thumbnails
 from tlray.search.service.backend.map.collection_map import CollectionMap
 from tlray.search.service.backend.metrics import Metrics
-from tlray.search.service.backend.schema import Hit, IndexInfo, Map, Query, Row, SearchRequest, SearchResponse
+from tlray.search.service.backend.schema import Hit, IndexInfo, Map, Query, Row, RowText, SearchRequest, SearchResponse
 from tlray.search.service.backend.words import Words
 from tlray.search.service.backend.workers import Workers
 
 LABELS_LISTED = 2000
+TEXT_CHARACTERS = 2000
+"""Of a row's text that are given: more than a card of the page shows."""
 BYTES_OF_A_FLOAT = 32
 """Most that a float takes in JSON, white space and all."""
 BYTES_OF_A_SEARCH = 2**20
@@ -59,7 +62,8 @@ class Service:
         self._follower = IndexFollower(to_uri(config.index), self.metrics)
         self._decoding = DecodingLimits(config.max_image_pixels)
         self._thumbnails = Thumbnails(self._decoding)
-        self._encoder = self.searcher.encoder(lanes=cores) if config.images else None
+        self._texts = RowTexts(self.searcher.card.table) if is_of_texts(self.searcher.recipe_file) else None
+        self._encoder = self.searcher.encoder(lanes=cores) if config.images and self._texts is None else None
         self._words = Words(self.searcher, self._stores, is_wanted=config.text)
         self._map = CollectionMap(self.searcher, self.workers)
         self.is_stopping = False
@@ -121,6 +125,7 @@ class Service:
             label_count=len(labels),
             images=self._encoder is not None,
             words=self._words.are_searchable,
+            texts=self._texts is not None,
             **limits,
         )
 
@@ -218,6 +223,20 @@ class Service:
         uri, etag = rows.uri(position), rows.table["etag"][position].as_py()
         kept = self._thumbnails.kept(uri, etag)
         return kept if kept is not None else await self._stores.run(lambda: self._thumbnails.get(uri, etag))
+
+    async def text(self, row_id: int) -> RowText:
+        """The text of a live row, or the beginning of a long one.
+
+        Raises:
+            QueryError: there is no such row, its text is gone, or rows are images.
+            ServiceBusyError: `max_concurrency` of them are at work or waiting.
+        """
+        texts, rows = self._texts, self.searcher.rows
+        position = int(rows.positions(np.array([row_id]))[0])
+        if texts is None or position < 0:
+            raise QueryError(f"the index has no text of a row {row_id}")
+        text = await self._stores.run(lambda: texts.get(rows, position))
+        return RowText(text=text[:TEXT_CHARACTERS], characters=len(text))
 
     async def map(self) -> Map:
         """Rows laid out in two dimensions, as well as there was time for by now.

@@ -1,4 +1,4 @@
-// Requests to the service, with the token that it may ask for, and thumbnails.
+// Requests to the service, with the token that it may ask for, and what rows look like: thumbnails, or the words of texts.
 
 const BUSY_TRIES = 20;
 const PICTURES_KEPT = 600;
@@ -52,18 +52,31 @@ let loading = 0;
 
 function pump() {
   while (loading < PICTURES_AT_ONCE && waiting.length) {
-    const { id, resolve, reject } = waiting.shift();
+    const { load, resolve, reject } = waiting.shift();
     loading += 1;
-    call(`/api/thumbnail/${id}`).then((answer) => answer.blob()).then((blob) => resolve(URL.createObjectURL(blob)), reject)
-      .finally(() => { loading -= 1; pump(); });
+    load().then(resolve, reject).finally(() => { loading -= 1; pump(); });
   }
 }
 
-// The address of a row's thumbnail in this page.
-export function picture(id) {
+const thumbnail = (id) => call(`/api/thumbnail/${id}`).then((answer) => answer.blob()).then((blob) => URL.createObjectURL(blob));
+const wording = (id) => call(`/api/text/${id}`).then((answer) => answer.json()).then((body) => body.text);
+
+let ofTexts = false;
+export function setTexts(isSo) { ofTexts = isSo; }
+
+// What a row looks like, as a node of its own: its picture, or its words.
+export async function look(id) {
+  const node = document.createElement(ofTexts ? "p" : "img");
+  const found = await kept(id, ofTexts ? wording : thumbnail);
+  if (ofTexts) Object.assign(node, { className: "words", dir: "auto", textContent: found });
+  else Object.assign(node, { alt: "", src: found });
+  return node;
+}
+
+function kept(id, load) {
   let promise = pictures.get(id);
   if (promise) return promise;
-  promise = new Promise((resolve, reject) => { waiting.push({ id, resolve, reject }); pump(); });
+  promise = new Promise((resolve, reject) => { waiting.push({ load: () => load(id), resolve, reject }); pump(); });
   promise.catch(() => pictures.delete(id)); // the next who asks tries again
   pictures.set(id, promise);
   if (pictures.size > PICTURES_KEPT) {

@@ -1,5 +1,5 @@
 // The page: modules without a build step. All texts from the service go in as text, never as HTML.
-import { call, picture } from "/static/api.js";
+import { call, look, setTexts } from "/static/api.js";
 import { card, scaleOf, walk } from "/static/cards.js";
 import { MapPanel } from "/static/map.js";
 import { fromHash, imageOf, keepImage, nameOf, newRandom, titleOf, toHash } from "/static/views.js";
@@ -109,8 +109,8 @@ function showQuery(view, isCut) {
     image.alt = "the image that is searched by";
     text.textContent = "like your image";
   } else {
-    image.alt = view.label ?? nameOf(view.uri);
-    picture(view.id).then((url) => { image.src = url; }, () => image.remove());
+    const shown = image;
+    look(view.id).then((node) => { node.alt = view.label ?? nameOf(view.uri); shown.replaceWith(node); }, () => shown.remove());
     const label = document.createElement("b");
     label.textContent = view.label ? `like this ${view.label}` : "like this";
     const uri = document.createElement("small");
@@ -196,7 +196,7 @@ element("controls").addEventListener("submit", (event) => { event.preventDefault
 
 function introduce() {
   const { rows, version, table, table_version: tableVersion, labels: counts, label_count: labelCount } = state.info;
-  element("about").textContent = `${rows.toLocaleString()} images, version ${version} of the index, ${tableVersion} of its table`;
+  element("about").textContent = `${rows.toLocaleString()} ${state.info.texts ? "texts" : "images"}, version ${version} of the index, ${tableVersion} of its table`;
   element("about").title = table;
   element("words-form").hidden = !state.info.words;
   element("labels").replaceChildren(...labels().map((label) => {
@@ -212,6 +212,7 @@ function introduce() {
 history.scrollRestoration = "manual";
 try {
   state.info = await (await call("/api/index")).json();
+  setTexts(state.info.texts);
   introduce();
   await follow();
   window.addEventListener("popstate", follow);

@@ -1,5 +1,5 @@
 // Results as cards: picture, score, label and name.
-import { picture } from "/static/api.js";
+import { look } from "/static/api.js";
 import { nameOf } from "/static/views.js";
 
 const SCORES = { cosine: "similarity", ip: "inner product", l2: "distance" };
@@ -24,12 +24,7 @@ const inView = new IntersectionObserver((entries) => {
     if (!entry.isIntersecting) continue;
     inView.unobserve(entry.target);
     const box = entry.target;
-    picture(Number(box.dataset.id)).then((url) => {
-      const image = document.createElement("img");
-      image.src = url;
-      image.alt = "";
-      box.replaceChildren(image);
-    }, () => { box.textContent = "no picture"; });
+    look(Number(box.dataset.id)).then((node) => box.replaceChildren(node), () => { box.textContent = "cannot be shown"; });
   }
 }, { rootMargin: "300px" });
 

@@ -1,5 +1,5 @@
 // The map's panel: drawn at once, improved when the service has a better layout; a legend; a look at the point under the pointer.
-import { call, pause, picture } from "/static/api.js";
+import { call, look, pause } from "/static/api.js";
 import { ScatterMap } from "/static/scatter.js";
 
 const ASK_AGAIN_MILLISECONDS = 2000;
@@ -104,11 +104,5 @@ function peek(point, x, y, { spoken = false } = {}) {
   label.textContent = point.label ?? `row ${point.id}`;
   label.dir = "auto";
   box.replaceChildren(label);
-  picture(point.id).then((url) => {
-    if (box.dataset.id !== String(point.id)) return;
-    const image = document.createElement("img");
-    image.src = url;
-    image.alt = "";
-    box.prepend(image);
-  }, () => {});
+  look(point.id).then((node) => { if (box.dataset.id === String(point.id)) box.prepend(node); }, () => {});
 }

@@ -73,6 +73,7 @@ def make_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_search(app, service)
     _add_collection(app, service)
+    _add_texts(app, service)
     _add_operations(app, service)
     for path, file in read_page_files().items():
         _add_page_file(app, path, file)
@@ -149,6 +150,16 @@ def _add_collection(app: FastAPI, service: Service) -> None:
         except (QueryError, ImageError, ObjectNotFoundError) as error:
             return _detail(404, str(error))
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+
+def _add_texts(app: FastAPI, service: Service) -> None:
+    @app.get("/api/text/{row_id}")
+    async def text(row_id: Annotated[int, PathParameter(ge=0, lt=2**62)]) -> Response:
+        """The text of a row, of a table of texts."""
+        try:
+            return _json(await service.text(row_id))
+        except QueryError as error:
+            return _detail(404, str(error))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
