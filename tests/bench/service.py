@@ -175,6 +175,7 @@ def bad_requests(count: int, dimensions: int, good_token: str) -> Iterator[tuple
     """Method, path, body and token of requests that are wrong in one way or another."""
     rng = random.Random(0)
     good = json.dumps({"queries": [{"vector": [0.5] * dimensions}, {"id": 1}], "k": 3, "labels": ["cat"]}).encode()
+    words = json.dumps({"queries": [{"text": "a red bicycle"}, {"text": "猫"}], "prefixes": ["file://"]}).encode()
     image = photo(5)
     bomb = io.BytesIO()
     Image.new("1", (9_000, 9_000)).save(bomb, "PNG")
@@ -201,7 +202,7 @@ def bad_requests(count: int, dimensions: int, good_token: str) -> Iterator[tuple
         elif kind < 8 and corpus:
             yield "POST", "/api/search/image?k=1", rng.choice(corpus).read_bytes(), good_token
         else:
-            path, body = rng.choice([("/api/search", good), ("/api/search/image?k=2", image)])
+            path, body = rng.choice([("/api/search", good), ("/api/search", words), ("/api/search/image?k=2", image)])
             mutated = bytearray(body)
             for _ in range(rng.randint(1, 8)):
                 mutated[rng.randrange(len(mutated))] = rng.randrange(256)

@@ -94,6 +94,13 @@ def uris_of(answers: list[list[dict]]) -> list[list[str]]:
     return [[hit["uri"] for hit in hits] for hits in answers]
 
 
+def test_answers_as_a_file(collection: Collection, tmp_path: Path) -> None:
+    result = search(collection, "--text", "a red 7", "a blue cat", "-k", 2, "--label", "green", "--out", tmp_path / "a.parquet")
+    rows = pl.read_parquet(tmp_path / "a.parquet")
+    assert result["queries"] == 2 and rows["query"].to_list() == ["a red 7"] * 2 + ["a blue cat"] * 2
+    assert set(rows["label"]) == {"green"}
+
+
 def test_the_tables_encoder_embeds_texts(collection: Collection) -> None:
     encoder = api.open(collection.table).encoder()
     texts = ["a red cat", "7"]
