@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from tests.models.libraries.keras.oracle import keras, outputs, preprocess_input, resolve
+from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
-from tlray.models.backbones import Backbone, load_backbone
+from tlray.lake.storage.local_copy import local_copy
+from tlray.lake.storage.open import open_store
+from tlray.models.backbones import Backbone, load_backbone, resolve_backbone
 from tlray.models.classifier import own_classifier
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.libraries.names import full_name
-from tlray.recipe import golden_images
+from tlray.recipe import Precision, golden_images
 
 L = keras.layers
 RAW = {"scale": (0, 255), "mean": (0, 0, 0), "std": (1, 1, 1)}
@@ -220,3 +223,18 @@ def test_networks_of_tensorflow_and_cntk_are_led_to_onnx(tmp_path: Path) -> None
             resolve(f"keras:{path}")
     with pytest.raises(BackboneError, match=r"backbone ./m.keras: a file stands after its library: give keras:./m.keras"):
         full_name("./m.keras")
+
+
+@pytest.mark.s3
+def test_a_file_on_s3_is_a_backbone(s3_bucket: str, tmp_path: Path) -> None:
+    path = saved(small(L.Rescaling(1 / 255)), tmp_path / "m.keras")
+    open_store(s3_bucket).write(f"{s3_bucket}/models/m.keras", Path(path).read_bytes())
+    config = RecipeConfig(backbone=f"keras:{s3_bucket}/models/m.keras", precision=Precision(compute="fp32", storage="full"))
+    backbone, local = resolve_backbone(config, local_copy), resolve(f"keras:{path}")
+    assert backbone.recipe.recipe_id == local.recipe.recipe_id
+    np.testing.assert_array_equal(embedded(load_backbone(backbone.recipe, local_copy)), embedded(local))
+    with pytest.raises(WeightsError, match="there is no file s3://"):
+        resolve_backbone(config.model_copy(update={"backbone": f"keras:{s3_bucket}/models/n.keras"}), local_copy)
+    open_store(s3_bucket).write(f"{s3_bucket}/models/saved/saved_model.pb", b"x")
+    with pytest.raises(WeightsError, match=f"tf2onnx.convert --saved-model {s3_bucket}/models/saved"):
+        resolve_backbone(config.model_copy(update={"backbone": f"keras:{s3_bucket}/models/saved"}), local_copy)

@@ -22,7 +22,7 @@ class Keras:
 
     def has(self, model: str) -> bool:
         """Whether it is an application, or what may be a file: `load` says what is wrong with one."""
-        return model in APPLICATIONS or model == FILE or "/" in model or is_keras_file(model)
+        return model in APPLICATIONS or model == FILE or "/" in model or model.startswith("package:") or is_keras_file(model)
 
     def load(self, request: Request, fetch: FetchFile) -> Pretrained:
         """A network with its weights, as torch computes it."""

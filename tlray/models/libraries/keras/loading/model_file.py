@@ -32,7 +32,7 @@ def load_model_file(request: Request, fetch: FetchFile) -> Pretrained:
     """The network of a file, with the weights that it holds.
 
     Args:
-        request: `keras:<path>`, or `keras:file` with the path as its weights.
+        request: `keras:<path>` or `keras:package:<name>/<file>`; or `keras:file` with that as its weights.
         fetch: brings the URI or path of a file to a local path.
 
     Raises:
@@ -40,8 +40,8 @@ def load_model_file(request: Request, fetch: FetchFile) -> Pretrained:
         WeightsError: it is missing, damaged, or holds weights alone.
         ConfigError: it does not say how images are prepared, or of what size they are.
     """
-    address = _address(request)
-    spec = WeightsSpec("file", address)
+    spec = _spec(request)
+    address = spec.text
     path = fetch_file(spec, fetch)
     keras = import_keras(f"backbone keras:{address}")
     config = model_config(path, address)
@@ -79,20 +79,20 @@ def load_model_file(request: Request, fetch: FetchFile) -> Pretrained:
     )
 
 
-def _address(request: Request) -> str:
-    if request.model == FILE:
-        spec = WeightsSpec.parse(request.weights)
-        if spec.kind != "file" or spec.options:
-            raise WeightsError(
-                f"backbone keras:{FILE} needs the path or URI of a model file as weights, not {request.weights!r}"
-            )
-        return spec.location
-    if request.weights not in ("default", request.model):
+def _spec(request: Request) -> WeightsSpec:
+    """Where the file is."""
+    if request.model != FILE and request.weights not in ("default", request.model):
         raise WeightsError(
             f"backbone keras:{request.model} is a file that has its own weights; leave recipe.weights out, or name the "
             "application that the weights are for"
         )
-    return request.model
+    spec = WeightsSpec.parse(request.weights if request.model == FILE else request.model)
+    if spec.kind not in ("file", "package") or spec.options:
+        raise WeightsError(
+            f"backbone keras:{request.model} with weights {request.weights!r}: expected the path or URI of a model file, "
+            "or package:<name>/<file>"
+        )
+    return spec
 
 
 def _hash(config: Mapping[str, Any], translation: Translation) -> str:

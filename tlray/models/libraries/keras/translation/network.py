@@ -74,7 +74,7 @@ class Network(nn.Module):
 class ImageNetwork(Network):
     """One that takes images alone: tracing a network needs to know how many values it takes."""
 
-    def forward(self, images_BCHW: Tensor) -> Any:
+    def forward(self, images_BCHW: Tensor) -> Any:  # type: ignore[override]
         """One value, or a tuple of several."""
         return super().forward(images_BCHW)
 
