@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tlray.lake.table.parts import FIXED_FIELDS, vector_column
+from tlray.columns.column import Column, fields_of
+from tlray.lake.table.parts import FIXED_FIELDS, Change, vector_column
 from tlray.lake.table.table import Table
 from tlray.recipe import Preprocessing, Recipe, RecipeFile
 
@@ -56,6 +57,12 @@ def make_rows(items: Sequence[tuple[str, str, str | None]], error: str | None = 
     else:
         rows = rows.append_column("embedding", pa.nulls(count, pa.list_(pa.float32())))
     return rows.append_column("error", pa.array([error] * count, pa.string()))
+
+
+def add_columns(table: Table, columns: Sequence[Column]) -> None:
+    """Columns that travel come into a table, though no row has a value yet."""
+    names = " ".join(column.name for column in columns)
+    table.commit(Change(fields=fields_of(columns)), app_id=f"columns {names}", sequence=1, info={})
 
 
 def vector_of(uri: str, etag: str) -> np.ndarray:

@@ -35,6 +35,10 @@ class SourceConfig(Section):
     )
     match_case: bool = Field(False, description="include and exclude tell *.jpg from *.JPG")
     labels: str = Field("none", description="none, folder (the parent folder's name) or a column of the source")
+    columns: tuple[str, ...] = Field(
+        (),
+        description="columns of the source that go into the table: names, each perhaps with its type (price::number), or all",
+    )
     column: str | None = Field(None, description="the column of URIs (manifest) or of image bytes (parquet); default: found")
     max_image_bytes: int = Field(256 * 2**20, gt=0, description="larger images are not fetched: too_large")
     max_image_pixels: int = Field(256_000_000, gt=0, description="larger images are not decoded: bomb")

@@ -6,18 +6,17 @@ one or a few functions of Arrow. Nothing else is carried out, so a condition can
 Shape legend: N rows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 
 from tlray.columns.column import NO_VALUE, type_of
 from tlray.errors import WhereError, first_line
+from tlray.where.terms import Compute
 
 BATCH_ROWS = 65_536
 """Rows that are asked at once, which bounds what is computed in between."""
-
-Compute = Callable[[pa.RecordBatch], pa.Array | pa.Scalar]
 
 
 class Condition:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import ParseError, SqlglotError
@@ -14,9 +15,8 @@ from tlray.columns.column import is_list
 from tlray.columns.values import from_texts
 from tlray.errors import WhereError
 from tlray.where import terms
-from tlray.where.condition import Compute
 from tlray.where.functions import FUNCTIONS, like
-from tlray.where.terms import NUMERIC, TEMPORAL, Term
+from tlray.where.terms import NUMERIC, TEMPORAL, Compute, Term
 
 MAX_CHARACTERS = 65_536
 MAX_DEPTH = 64
@@ -28,7 +28,13 @@ _SIGNS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="
 _OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 
 
-class _Parser(DuckDB.Parser):  # type: ignore[misc, name-defined]
+_Node = Any
+"""A node of sqlglot's trees, whose types have changed from version to version."""
+
+_DuckDBParser: Any = DuckDB.Parser
+
+
+class _Parser(_DuckDBParser):  # type: ignore[misc]
     """DuckDB's, which knows no function: each is a name and its arguments, whatever a later version of sqlglot makes of it."""
 
     FUNCTIONS: Mapping[str, Any] = {}
@@ -61,7 +67,7 @@ def read(text: str, types: Mapping[str, str], what: str) -> tuple[list[str], Com
     return sorted(binder.columns), term.compute
 
 
-def _tree(text: str) -> exp.Expression:
+def _tree(text: str) -> _Node:
     if not text.strip():
         raise WhereError("where is empty; expected a condition, such as price < 10 and site = 'A'")
     if len(text) > MAX_CHARACTERS:
@@ -131,7 +137,7 @@ class _Binder:
         self.columns: set[str] = set()
         self._text, self._types, self._what = text, types, what
 
-    def bind(self, node: exp.Expression) -> Term:
+    def bind(self, node: _Node) -> Term:
         name = type(node).__name__
         # What a later version of sqlglot says by an argument of its own must not be passed over.
         unknown = {key for key, value in node.args.items() if value} - _ARGUMENTS.get(name, _TWO)
@@ -148,14 +154,14 @@ class _Binder:
             )
         return handler(node)
 
-    def _refuse(self, node: exp.Expression, why: str) -> NoReturn:
+    def _refuse(self, node: _Node, why: str) -> NoReturn:
         said = node.sql(dialect="duckdb")
         raise WhereError(f"where: {_shown(said)}: {why}")
 
-    def _paren(self, node: exp.Expression) -> Term:
+    def _paren(self, node: _Node) -> Term:
         return self.bind(node.this)
 
-    def _condition(self, node: exp.Expression) -> Term:
+    def _condition(self, node: _Node) -> Term:
         term = self.bind(node)
         if term.type == "null":
             return terms.of_type(term, "boolean")
@@ -163,22 +169,22 @@ class _Binder:
             self._refuse(node, f"a {term.type}, expected a condition")
         return term
 
-    def _and(self, node: exp.Expression) -> Term:
+    def _and(self, node: _Node) -> Term:
         return terms.all_of([self._condition(each) for each in node.flatten(unnest=False)])
 
-    def _or(self, node: exp.Expression) -> Term:
+    def _or(self, node: _Node) -> Term:
         return terms.any_of([self._condition(each) for each in node.flatten(unnest=False)])
 
-    def _not(self, node: exp.Expression) -> Term:
-        return self._condition(node.this).map("boolean", pa.compute.invert)
+    def _not(self, node: _Node) -> Term:
+        return self._condition(node.this).map("boolean", pc.invert)
 
-    def _boolean(self, node: exp.Expression) -> Term:
+    def _boolean(self, node: _Node) -> Term:
         return terms.literal(bool(node.this), "boolean")
 
-    def _null(self, _: exp.Expression) -> Term:
+    def _null(self, _: _Node) -> Term:
         return terms.literal(None, "null")
 
-    def _literal(self, node: exp.Expression) -> Term:
+    def _literal(self, node: _Node) -> Term:
         if node.is_string:
             return terms.literal(str(node.this), "text")
         try:
@@ -188,15 +194,15 @@ class _Binder:
         is_integer = isinstance(value, int) and value in _INTEGERS
         return terms.literal(value, "integer") if is_integer else terms.literal(float(value), "number")
 
-    def _neg(self, node: exp.Expression) -> Term:
+    def _neg(self, node: _Node) -> Term:
         term = self.bind(node.this)
         if term.type not in NUMERIC:
             self._refuse(node, f"a {term.type} has no sign")
         if term.is_constant:
             return terms.literal(-term.constant, term.type)
-        return term.map(term.type, pa.compute.negate_checked)
+        return term.map(term.type, pc.negate_checked)
 
-    def _column(self, node: exp.Expression) -> Term:
+    def _column(self, node: _Node) -> Term:
         name = ".".join(part.name for part in node.parts) if isinstance(node, exp.Column) else node.sql()
         found = name if name in self._types else None
         if found is None:
@@ -212,7 +218,7 @@ class _Binder:
 
     _dot = _column
 
-    def _cast(self, node: exp.Expression) -> Term:
+    def _cast(self, node: _Node) -> Term:
         asked = node.to.this.name  # of timestamps there are several, with and without a zone
         word = "date" if asked == "DATE" else "timestamp" if asked.startswith("TIMESTAMP") else ""
         term = self.bind(node.this)
@@ -224,7 +230,7 @@ class _Binder:
             return terms.of_type(term, word)
         return self._refuse(node, "expected a date or timestamp, such as date '2026-01-31'")
 
-    def _read(self, node: exp.Expression, term: Term, word: str) -> Term:
+    def _read(self, node: _Node, term: Term, word: str) -> Term:
         """A text as a date or timestamp."""
         try:
             value = from_texts(pa.array([term.constant], pa.string()), word)
@@ -232,10 +238,10 @@ class _Binder:
             self._refuse(node, f"{term.constant!r} is no {word}; expected one like 2026-01-31" + _TIME.get(word, ""))
         return terms.literal(value[0].as_py(), word)
 
-    def _pair(self, node: exp.Expression) -> tuple[Term, Term]:
+    def _pair(self, node: _Node) -> tuple[Term, Term]:
         return self._alike(node, self.bind(node.this), self.bind(node.expression))
 
-    def _alike(self, node: exp.Expression, left: Term, right: Term) -> tuple[Term, Term]:
+    def _alike(self, node: _Node, left: Term, right: Term) -> tuple[Term, Term]:
         """Two terms as they can be compared."""
         for one, other in ((left, right), (right, left)):
             if one.type in TEMPORAL and other.type == "text" and other.is_constant:
@@ -248,27 +254,27 @@ class _Binder:
             self._refuse(node, f"a {left.type} and a {right.type} cannot be compared{hint}")
         return terms.of_type(left, word), terms.of_type(right, word)
 
-    def _nullsafeneq(self, node: exp.Expression) -> Term:
+    def _nullsafeneq(self, node: _Node) -> Term:
         return terms.distinct(*self._pair(node))
 
-    def _nullsafeeq(self, node: exp.Expression) -> Term:
-        return self._nullsafeneq(node).map("boolean", pa.compute.invert)
+    def _nullsafeeq(self, node: _Node) -> Term:
+        return self._nullsafeneq(node).map("boolean", pc.invert)
 
-    def _is(self, node: exp.Expression) -> Term:
+    def _is(self, node: _Node) -> Term:
         term = self.bind(node.this)
         if isinstance(node.expression, exp.Null):
-            return term.map("boolean", pa.compute.is_null)
+            return term.map("boolean", pc.is_null)
         if not isinstance(node.expression, exp.Boolean) or term.type not in ("boolean", "null"):
             self._refuse(node, "expected is null, is true or is false")
-        return terms.compared("=", *self._pair(node)).map("boolean", lambda found: pa.compute.fill_null(found, False))
+        return terms.compared("=", *self._pair(node)).map("boolean", lambda found: pc.fill_null(found, False))
 
-    def _between(self, node: exp.Expression) -> Term:
+    def _between(self, node: _Node) -> Term:
         term = self.bind(node.this)
         low = self._alike(node, term, self.bind(node.args["low"]))
         high = self._alike(node, term, self.bind(node.args["high"]))
         return terms.all_of([terms.compared(">=", *low), terms.compared("<=", *high)])
 
-    def _in(self, node: exp.Expression) -> Term:
+    def _in(self, node: _Node) -> Term:
         values = node.expressions
         if not values:
             self._refuse(node, "expected a list of values in brackets")
@@ -280,28 +286,28 @@ class _Binder:
         word = next((each for each in ("timestamp", "number") if each in words), pairs[0][1].type)
         return terms.is_in(terms.of_type(term, word), [terms.of_type(value, word).constant for _, value in pairs])
 
-    def _like(self, node: exp.Expression, escape: str | None = None) -> Term:
+    def _like(self, node: _Node, escape: str | None = None) -> Term:
         text, pattern = self.bind(node.this), self.bind(node.expression)
         if text.type != "text" or pattern.type != "text" or not pattern.is_constant:
             self._refuse(node, "expected a text like a pattern in quotes")
         term = like(text, pattern.constant, escape, any_case=isinstance(node, exp.ILike))
-        return term.map("boolean", pa.compute.invert) if node.args.get("negate") else term
+        return term.map("boolean", pc.invert) if node.args.get("negate") else term
 
     _ilike = _like
 
-    def _escape(self, node: exp.Expression) -> Term:
+    def _escape(self, node: _Node) -> Term:
         escape = node.expression
         if not isinstance(node.this, (exp.Like, exp.ILike)) or not escape.is_string or len(escape.this) != 1:
             self._refuse(node, "expected like ... escape and one character")
         return self._like(node.this, str(escape.this))
 
-    def _arithmetic(self, node: exp.Expression, sign: str) -> Term:
+    def _arithmetic(self, node: _Node, sign: str) -> Term:
         left, right = self.bind(node.this), self.bind(node.expression)
         if not {left.type, right.type} <= {*NUMERIC, "null"} or left.type == right.type == "null":
             self._refuse(node, f"a {left.type} {sign} a {right.type} is not computed, only numbers are")
         return terms.arithmetic(sign, left, right)
 
-    def _anonymous(self, node: exp.Expression) -> Term:
+    def _anonymous(self, node: _Node) -> Term:
         name = str(node.this).lower()
         if name not in FUNCTIONS:
             near = difflib.get_close_matches(name, FUNCTIONS, 1)

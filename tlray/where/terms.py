@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.columns.column import arrow_type, item_of
-from tlray.where.condition import Compute
+
+Compute = Callable[[pa.RecordBatch], pa.Array | pa.Scalar]
+"""From rows to values, one for each or one for all."""
 
 NUMERIC = ("integer", "number")
 TEMPORAL = ("date", "timestamp")

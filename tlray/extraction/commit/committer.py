@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tlray.errors import TableCorruptError, TlrayError
 from tlray.extraction.commit.joins import Joins, is_enough
@@ -23,6 +24,10 @@ COMMIT_INTERVAL_SECONDS = 5.0
 
 COMMIT_SHARE = 0.01
 """Of a run's time, what its commits may take: where they take long, they come less often."""
+
+REWRITTEN_BYTES = 2**29
+"""Of parts that are only written again, as rows of them go or get other values: so much at once, which takes two cores some ten
+seconds, is what a killed run repeats at most."""
 
 HOLD_SECONDS = 30.0
 """Units wait so long for others with which they make a whole part, if at their pace it will be made in that time."""
@@ -90,6 +95,7 @@ class Committer:
         guard: called right before each commit; raises where the run may not write any more.
         describe: returns what the log keeps of the run so far, beside its id.
         clock: returns seconds.
+        fields: that the table is to have, from the first commit of rows on.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class Committer:
         guard: Callable[[], None] = lambda: None,
         describe: Callable[[], dict[str, Any]] = dict,
         clock: Callable[[], float] = time.monotonic,
+        fields: Sequence[pa.Field] = (),
     ) -> None:
         self._table = table
         self._run_id = run_id
@@ -108,6 +115,7 @@ class Committer:
         self._guard = guard
         self._describe = describe
         self._clock = clock
+        self._fields = fields
         self._sequence = 0
         self._last_commit = clock()
         self._interval_seconds = COMMIT_INTERVAL_SECONDS
@@ -124,9 +132,8 @@ class Committer:
         Raises:
             TlrayError: as `flush`.
         """
-        if self._replacing:  # each plan names a part's stale rows once, but two may name the same part
-            groups, self._replacing = self._replacing, []
-            self._commit_rows(_Batch(), groups)
+        while self._replacing:  # each plan names a part's stale rows once, but two may name the same part
+            self._commit_rows(_Batch(), self._some_replacing())
         self._group_of = {unit: group for group in plan.groups for unit in group.units}
         self._pieces = {}
         self._piece_counts: dict[int, int] = {}
@@ -176,7 +183,7 @@ class Committer:
         self._waiting = _Waiting()
 
     def flush(self, *, now: bool = False) -> bool:
-        """Commit what is complete, if the interval has passed.
+        """Commit what is complete, if the interval has passed; of parts that are only written again, not too many at once.
 
         Args:
             now: wait neither for the interval nor for units and joins that would make larger parts.
@@ -190,7 +197,7 @@ class Committer:
         if self._broken or not (now or self._clock() - self._last_commit >= self._interval_seconds):
             return False
         batch = self._gather(now=now)
-        groups, self._replacing = self._replacing, []
+        groups = self._some_replacing()
         if not (batch.units or batch.exchanged or groups):
             return False
         began = self._clock()
@@ -205,6 +212,18 @@ class Committer:
         self._interval_seconds = max(COMMIT_INTERVAL_SECONDS, (self._last_commit - began) / COMMIT_SHARE)
         return True
 
+    def _some_replacing(self) -> list[tuple[Group, list[Part]]]:
+        """Groups for the next commit: all of units that are done, and others until their parts are REWRITTEN_BYTES large."""
+        taken, left, size_bytes = [], [], 0
+        for group, parts in self._replacing:
+            if group.units or size_bytes < REWRITTEN_BYTES:
+                taken.append((group, parts))
+                size_bytes += 0 if group.units else sum(stale.part.size_bytes for stale in group.stale)
+            else:
+                left.append((group, parts))
+        self._replacing = left
+        return taken
+
     def finish(self, undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """Commit all, when no more pieces come; small parts are joined first, where they are many.
 
@@ -214,6 +233,9 @@ class Committer:
         Raises:
             TlrayError: as `flush`.
         """
+        while self._replacing and not self._broken:
+            with undisturbed():
+                self.flush(now=True)
         if len(self._waiting.parts) >= MANY_SMALL_PARTS:
             self._join_waiting()
         self._joins.wait()
@@ -259,7 +281,7 @@ class Committer:
         rewritten = self._rewrite(stale)
         kept = _parts(one.part for one in rewritten.values())
         units = batch.units + sum(len(group.units) for group, _ in groups)
-        self._commit(Change([*add, *kept], _parts(remove)), {"units": units, **self._describe()})
+        self._commit(Change([*add, *kept], _parts(remove), fields=self._fields), {"units": units, **self._describe()})
         self._rewritten |= rewritten
         self._joins.committed(add)
         if batch.obsolete:
@@ -279,7 +301,7 @@ class Committer:
         return self._rewritten.get(part.path, _Rewritten(part, np.empty(0, np.uint32)))
 
     def _rewrite(self, stale: Sequence[StaleRows]) -> dict[str, _Rewritten]:
-        """Have parts written again without their stale rows, each by a worker; what they were, by their path."""
+        """Have parts written again as rows of them go or get other values, each by a worker; what they were, by their path."""
         calls = []
         for one in stale:
             found = self._found(one.part)
@@ -287,8 +309,10 @@ class Committer:
                 raise TableCorruptError(f"rows of {one.part.path} were to go, but this run removed it already; report it")
             keep_B = np.ones(found.part.rows, bool)
             keep_B[one.rows - np.searchsorted(found.gone, one.rows)] = False
-            stem, recipe_id = f"{self._run_id}-kept", self._table.recipe_file.table_id
-            calls.append(self._submit(part_without, self._table.uri, found.part, keep_B, stem=stem, recipe_id=recipe_id))
+            options = {"stem": f"{self._run_id}-kept", "recipe_id": self._table.recipe_file.table_id}
+            if one.values is not None:
+                options["other"] = (one.revalued - np.searchsorted(found.gone, one.revalued), one.values)
+            calls.append(self._submit(part_without, self._table.uri, found.part, keep_B, **options))
         return {
             one.part.path: _Rewritten(call.result(), np.union1d(self._found(one.part).gone, one.rows))
             for one, call in zip(stale, calls, strict=True)

@@ -34,7 +34,8 @@ def decode(batch: pa.Table, *, spec_json: str) -> Iterator[pa.Table]:
     for row in batch.to_pylist():
         unit = unit_of(row)
         for index, images in enumerate(read_images(unit.items, spec)):
-            yield _decoded_row(Piece(unit.index, index, images.is_last, images, images.seconds, images.notes))
+            piece = Piece(unit.index, index, images.is_last, images, images.seconds, images.notes, images.unfit)
+            yield _decoded_row(piece)
 
 
 def write(batch: pa.Table, *, table_uri: str, recipe_id: str, run_id: str) -> pa.Table:

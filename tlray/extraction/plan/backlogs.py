@@ -16,14 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tlray.columns.column import Column
+from tlray.columns.differences import differ
 from tlray.config import PolicyConfig
-from tlray.extraction.plan.plan import Backlog, StaleItems, Where, positions
+from tlray.extraction.plan.plan import Backlog, Revalued, StaleItems, Where, positions
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.member_uri import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.parts import Part
 from tlray.lake.table.row_identities.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
-from tlray.lake.table.row_identities.identities import IDENTITY_SCHEMA, identities
+from tlray.lake.table.row_identities.identities import identities, identity_schema
 from tlray.lake.table.table import Table
 
 FOLLOW = PolicyConfig()
@@ -56,6 +58,7 @@ def find_backlogs(
     budget: int = RANGE_ROWS,
     memory_bytes: int = MEMORY_BYTES,
     report: ListingReport | None = None,
+    columns: Sequence[Column] = (),
 ) -> Iterator[Backlog]:
     """Hold the source's listing against the table. The whole source is listed before the first backlog comes.
 
@@ -70,6 +73,8 @@ def find_backlogs(
         memory_bytes: as much of both sides stays in memory.
         report: is told what is left out: by the source's listing when the first backlog comes; of names that come twice, and
             of items without a label, when the last one has come.
+        columns: that travel, those of the table among them, where an item is an image. One that the source's pages do not have
+            keeps its values.
 
     Yields:
         At least one backlog; together they cover all keys, none twice. Rows of parts are those of `table` as it is
@@ -80,11 +85,11 @@ def find_backlogs(
     rows: Iterator[pa.Table] = iter(())
     if table is not None:
         in_shards = {} if source.kind == "images" else {"item_of": containers_of}
-        rows = identities(table, parts, retry_codes, **in_shards)
-    held = SortedRuns(IDENTITY_SCHEMA, "item", scratch, memory_bytes=memory_bytes).add_all(rows)
+        rows = identities(table, parts, retry_codes, columns=columns, **in_shards)
+    held = SortedRuns(identity_schema(columns), "item", scratch, memory_bytes=memory_bytes).add_all(rows)
     listed = SortedRuns(source.page_schema, "uri", scratch, memory_bytes=held.memory_bytes).add_all(source.pages(report))
     left = listed.rows
-    gathered = _Gathered()
+    gathered = _Gathered(source.page_schema, columns)
     for bound in cut_ranges([listed, held], budget):
         page = listed.pop_below(bound)
         left -= len(page)
@@ -94,7 +99,7 @@ def find_backlogs(
             gathered.add(_compare_range(once, theirs, source, policy))
         if gathered.size >= budget and bound is not None:
             yield gathered.backlog(source, left, parts)
-            gathered = _Gathered()
+            gathered = _Gathered(source.page_schema, columns)
     yield gathered.backlog(source, left, parts)
 
 
@@ -105,18 +110,27 @@ class _Found:
     new_items: pa.Table
     stale: StaleItems
     deleted: Where
+    revalued: Revalued
     unchanged: int
 
 
 class _Gathered:
-    """What is to be done in the ranges since the last backlog."""
+    """What is to be done in the ranges since the last backlog.
 
-    def __init__(self) -> None:
+    Args:
+        page_schema: of the source.
+        columns: that travel.
+    """
+
+    def __init__(self, page_schema: pa.Schema, columns: Sequence[Column]) -> None:
         self.size = 0
+        self._page_schema = page_schema
+        self._stale_schema = pa.schema([*page_schema, *(each.field for each in columns if each.name not in page_schema.names)])
+        self._values_schema = pa.schema([each.field for each in columns if each.name in page_schema.names])
         self._found: list[_Found] = []
 
     def add(self, found: _Found) -> None:
-        self.size += len(found.new_items) + len(found.stale.items) + len(found.deleted.row)
+        self.size += len(found.new_items) + len(found.stale.items) + len(found.deleted.row) + len(found.revalued.values)
         self._found.append(found)
 
     def backlog(self, source: Listed, left: int, parts: Sequence[Part]) -> Backlog:
@@ -125,11 +139,15 @@ class _Gathered:
             kind=source.kind,
             new_items=pa.concat_tables([nothing, *(one.new_items for one in found)]),
             stale=StaleItems(
-                pa.concat_tables([nothing, *(one.stale.items for one in found)]),
+                pa.concat_tables([self._stale_schema.empty_table(), *(one.stale.items for one in found)]),
                 np.concatenate([np.empty(0, np.int64), *(one.stale.count for one in found)]),
                 Where.concat([one.stale.where for one in found]),
             ),
             deleted=Where.concat([one.deleted for one in found]),
+            revalued=Revalued(
+                pa.concat_tables([self._values_schema.empty_table(), *(one.revalued.values for one in found)]),
+                Where.concat([one.revalued.where for one in found]),
+            ),
             unchanged=sum(one.unchanged for one in found),
             left=left,
             parts=parts,
@@ -173,8 +191,8 @@ def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: Pol
     """Compare all that the source lists in one range of names with all that the table holds in it.
 
     Args:
-        listed: the source's page schema, sorted, each URI once.
-        held: IDENTITY_SCHEMA, sorted; a shard has many rows.
+        listed: pages of the source, sorted, each URI once.
+        held: `identity_schema`, sorted; a shard has many rows.
         source: asked which items it would list.
         policy: what is followed.
     """
@@ -188,8 +206,10 @@ def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: Pol
     known_items = listed.filter(pa.array(known))
     retry = np.logical_or.reduceat(held["retry"].to_numpy(), first) if len(first) else np.empty(0, bool)
     is_stale = retry[index]
+    is_revalued = np.zeros(len(index), bool)
     if policy.changed == "follow":
         is_stale |= _differs(known_items, held.select(["etag", "label"]).take(pa.array(first[index])), source.gives_labels)
+        is_revalued = ~is_stale & _has_other_values(known_items, held, first[index])
     deleted = np.empty(0, np.int64)
     if policy.deleted == "follow":
         unseen = np.ones(len(first), bool)
@@ -201,12 +221,39 @@ def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: Pol
     if source.kind == "images" and not source.gives_labels:  # then what was labelled before stays so
         label = PAGE_SCHEMA.get_field_index("label")
         stale_items = stale_items.set_column(label, PAGE_SCHEMA.field(label), held["label"].take(pa.array(first[stale])))
+    kept = [name for name in held.column_names if name not in (*_IDENTITY, *listed.column_names)]
+    for name in kept:  # likewise
+        stale_items = stale_items.append_column(held.schema.field(name), held[name].take(pa.array(first[stale])))
+    values = known_items.select(_carried(known_items, held)).filter(pa.array(is_revalued))
     return _Found(
         new_items=listed.filter(pa.array(~known)),
         stale=StaleItems(stale_items, count[stale], where.take(positions(first[stale], count[stale]))),
         deleted=where.take(positions(first[deleted], count[deleted])),
-        unchanged=int(np.count_nonzero(~is_stale)),
+        revalued=Revalued(values, where.take(first[index[is_revalued]])),
+        unchanged=int(np.count_nonzero(~(is_stale | is_revalued))),
     )
+
+
+_IDENTITY = frozenset(identity_schema().names)
+
+
+def _carried(listed: pa.Table, held: pa.Table) -> list[str]:
+    """The columns that travel, of which both sides have values."""
+    return [name for name in held.column_names if name not in _IDENTITY and name in listed.column_names]
+
+
+def _has_other_values(listed: pa.Table, held: pa.Table, first: np.ndarray) -> np.ndarray:
+    """Which items have another value in a column that travels than the table's row has.
+
+    Args:
+        listed: N items that the table has.
+        held: rows of the table.
+        first: of each item its row there; an image has one alone.
+    """
+    differs = np.zeros(len(listed), bool)
+    for name in _carried(listed, held):
+        differs |= differ(listed[name], held[name].take(pa.array(first)))
+    return differs
 
 
 def _differs(listed: pa.Table, held: pa.Table, gives_labels: bool) -> np.ndarray:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -37,15 +37,19 @@ class Unit:
 
 @dataclass(frozen=True)
 class StaleRows:
-    """Rows of a part that are replaced or deleted.
+    """Rows of a part that are replaced or deleted, or that get other values in columns that travel.
 
     Attributes:
         part: the part that holds them, as the run found it; the committer knows what it has become since.
         rows: their positions in it, in order.
+        revalued: positions of rows that stay and get other values.
+        values: these, in the same order; None where there are none.
     """
 
     part: Part
     rows: np.ndarray
+    revalued: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint32))
+    values: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,24 @@ class StaleItems:
     items: pa.Table
     count: np.ndarray
     where: Where
+
+
+@dataclass(frozen=True)
+class Revalued:
+    """Rows that are written again with other values in columns that travel, and with the vectors that they have.
+
+    Attributes:
+        values: N rows of these columns.
+        where: the rows, N.
+    """
+
+    values: pa.Table
+    where: Where
+
+    @staticmethod
+    def none() -> "Revalued":
+        """No rows."""
+        return Revalued(pa.table({}), Where.concat([]))
 
 
 @dataclass(frozen=True)
@@ -129,6 +151,7 @@ class Backlog:
         new_items: listing of items that the table does not have.
         stale: items whose bytes or label changed, and failed ones to be tried again.
         deleted: rows that the source does not list any more.
+        revalued: rows of which nothing but values of columns that travel have changed.
         unchanged: items with nothing to do.
         left: listed items that are not compared yet; the next backlogs have them.
         parts: of the table, that `Where.part` counts in.
@@ -141,23 +164,25 @@ class Backlog:
     unchanged: int
     left: int
     parts: Sequence[Part]
+    revalued: Revalued = field(default_factory=Revalued.none)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Listed, new, changed, deleted, unchanged: items, but rows of the table where they are deleted."""
-        new, changed = len(self.new_items), len(self.stale.items)
+        """Listed, new, changed, deleted, unchanged, and rewritten if any are: items, but rows where they are deleted."""
+        new, changed, rewritten = len(self.new_items), len(self.stale.items), len(self.revalued.values)
         return {
-            "listed": new + changed + self.unchanged,
+            "listed": new + changed + rewritten + self.unchanged,
             "new": new,
             "changed": changed,
+            **({"rewritten": rewritten} if rewritten else {}),
             "deleted": len(self.deleted.row),
             "unchanged": self.unchanged,
         }
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to embed and no row to delete."""
-        return not (len(self.new_items) or len(self.stale.items) or len(self.deleted.row))
+        """Whether there is nothing to embed and no row to delete or to write again."""
+        return not (len(self.new_items) or len(self.stale.items) or len(self.deleted.row) or len(self.revalued.values))
 
     def cut(self, *, unit_images: int, slots: int) -> Plan:
         """Cut the work into units, and group them with the rows that they replace.
@@ -171,7 +196,7 @@ class Backlog:
         size = 1 if self.kind != "images" else min(unit_images, fine)
         units = [Unit(index, items) for index, items in enumerate(_tapered(self.new_items, size, slots))]
         groups = [Group((unit.index,)) for unit in units]
-        groups += _stale_groups(self.stale, self.deleted, self.parts, size, units)
+        groups += _stale_groups(self.stale, self.deleted, self.revalued, self.parts, size, units)
         sizes = [items["size_bytes"] for items in (self.new_items, self.stale.items)]
         todo_bytes = sum(pc.sum(some).as_py() or 0 for some in sizes)
         return Plan(self.kind, units, groups, todo, todo_bytes, sum(some.null_count for some in sizes))
@@ -197,7 +222,9 @@ def _tapered(items: pa.Table, size: int, slots: int) -> Iterator[pa.Table]:
         start += taken
 
 
-def _stale_groups(stale: StaleItems, deleted: Where, parts: Sequence[Part], size: int, units: list[Unit]) -> list[Group]:
+def _stale_groups(
+    stale: StaleItems, deleted: Where, revalued: Revalued, parts: Sequence[Part], size: int, units: list[Unit]
+) -> list[Group]:
     """Groups of parts that are rewritten at the same moment, each with a unit's worth of work; appends their units.
 
     All stale rows of a part go in one rewrite. An item that has rows in several parts (a shard) ties those together.
@@ -208,10 +235,11 @@ def _stale_groups(stale: StaleItems, deleted: Where, parts: Sequence[Part], size
         cluster.join(stale.where.part[first[index] : first[index] + stale.count[index]])
     roots = np.array([cluster.root(index) for index in range(len(parts))], np.int64)
     item_roots = roots[stale.where.part[first]]
-    deleted_roots = roots[deleted.part]
-    by_item, by_deleted = np.argsort(item_roots, kind="stable"), np.argsort(deleted_roots, kind="stable")
+    deleted_roots, revalued_roots = roots[deleted.part], roots[revalued.where.part]
+    by_item, by_deleted, by_revalued = (np.argsort(some, kind="stable") for some in (item_roots, deleted_roots, revalued_roots))
     sorted_items = stale.items.take(pa.array(by_item))  # at once: to take from many chunks joins them all each time
     sorted_item_roots, sorted_deleted_roots = item_roots[by_item], deleted_roots[by_deleted]
+    sorted_revalued_roots, sorted_values = revalued_roots[by_revalued], revalued.values.take(pa.array(by_revalued))
     groups: list[Group] = []
     pending: list[int] = []
     pending_items = 0
@@ -224,9 +252,12 @@ def _stale_groups(stale: StaleItems, deleted: Where, parts: Sequence[Part], size
         units.extend(Unit(start + at, some) for at, some in enumerate(_slices(items, size)))
         rows = stale.where.take(positions(first[ours], stale.count[ours]))
         gone = deleted.take(by_deleted[_within(sorted_deleted_roots, pending)])
-        groups.append(Group(tuple(range(start, len(units))), _stale_rows(Where.concat([rows, gone]), parts)))
+        again = _within(sorted_revalued_roots, pending)
+        other = Revalued(sorted_values.slice(again.start, again.stop - again.start), revalued.where.take(by_revalued[again]))
+        groups.append(Group(tuple(range(start, len(units))), _stale_rows(Where.concat([rows, gone]), other, parts)))
 
-    for root, rows in zip(*np.unique(np.concatenate([item_roots, deleted_roots]), return_counts=True), strict=True):
+    all_roots = np.concatenate([item_roots, deleted_roots, revalued_roots])
+    for root, rows in zip(*np.unique(all_roots, return_counts=True), strict=True):
         pending.append(int(root))
         pending_items += int(rows)
         if pending_items >= size:
@@ -242,8 +273,14 @@ def _within(sorted_roots: np.ndarray, wanted: Sequence[int]) -> slice:
     return slice(int(np.searchsorted(sorted_roots, wanted[0], "left")), int(np.searchsorted(sorted_roots, wanted[-1], "right")))
 
 
-def _stale_rows(where: Where, parts: Sequence[Part]) -> tuple[StaleRows, ...]:
-    return tuple(StaleRows(parts[index], np.sort(where.row[where.part == index])) for index in np.unique(where.part))
+def _stale_rows(where: Where, revalued: Revalued, parts: Sequence[Part]) -> tuple[StaleRows, ...]:
+    found = []
+    for index in np.unique(np.concatenate([where.part, revalued.where.part])):
+        at = np.flatnonzero(revalued.where.part == index)
+        values = revalued.values.take(pa.array(at)) if len(at) else None
+        rows = np.sort(where.row[where.part == index])
+        found.append(StaleRows(parts[index], rows, revalued.where.row[at], values))
+    return tuple(found)
 
 
 class _Clusters:

@@ -4,18 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tlray.columns.column import Column
 from tlray.config import SourceConfig
 from tlray.errors import ConfigError, SourceError
 from tlray.extraction.run.workplace import Workplace
 from tlray.lake.image.resize import check_preprocessing
+from tlray.lake.source.columns import with_columns
 from tlray.lake.source.open import check_names_lead_somewhere, open_source
 from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.source.source import Source
+from tlray.lake.table.parts import table_schema
 from tlray.lake.table.place import require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.table import Table
+from tlray.progress import say
 from tlray.recipe import AnyRecipe, Recipe
 from tlray.text_recipe import is_of_texts
+
+OF_TEXTS = ("text", "fault", "unknown_fraction", "cut_fraction")
+"""Names that tables of texts, and listings of them, have for themselves."""
 
 if TYPE_CHECKING:
     from tlray.extraction.target import Target
@@ -59,7 +66,12 @@ class Inputs:
         table = Table.open_or_none(table_uri)
         if table is None:
             require_new_table_place(table_uri)
-        if table is None and next(source.pages(), None) is None:  # a source that cannot be listed leaves nothing there
+        settled = with_columns(source, table.carried if table else (), _own_names(source, table))
+        source = settled.source
+        for note in settled.notes:
+            say(note)
+        # A source that cannot be listed, or whose first values do not fit, leaves nothing there.
+        if (table is None or source.columns) and next(source.pages(), None) is None and table is None:
             raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
         starts_soon = table is None and not is_dry_run
         target = workplace.while_it_starts(make_target) if starts_soon else make_target()
@@ -68,7 +80,7 @@ class Inputs:
         recipe = target.backbone.recipe
         if table is not None:
             check_recipe(table.recipe_file, recipe, table_uri, output=target.output)
-        return cls(source, table_uri, table, target, _read_spec(source, recipe))
+        return cls(source, table_uri, table, target, _read_spec(source, table, recipe))
 
     @property
     def ids(self) -> dict[str, str]:
@@ -76,22 +88,23 @@ class Inputs:
         return {"table": self.table_uri, **self.target.ids}
 
 
-def _read_spec(source: Source, recipe: AnyRecipe) -> ReadSpec:
+def _read_spec(source: Source, table: Table | None, recipe: AnyRecipe) -> ReadSpec:
     """How a source's items become what a network takes.
 
     Raises:
         ConfigError: images are to be embedded as texts, or texts as images.
     """
     text = source.config.text
+    columns = columns_of(source, table) if source.kind == "images" else source.columns
     if isinstance(recipe, Recipe):
         if text is not None:
             raise ConfigError(
                 f"source.text is {text!r}, but {recipe.backbone} embeds images; leave it out, or give a backbone of texts"
             )
         check_preprocessing(recipe.preprocessing)
-        return ReadSpec.of(source, recipe.preprocessing, recipe.image_rule)
+        return ReadSpec.of(source, recipe.preprocessing, recipe.image_rule, columns)
     require_text(recipe.backbone, source.config)
-    return ReadSpec.of(source, None)
+    return ReadSpec.of(source, None, columns=columns)
 
 
 def require_text(backbone: str, source: SourceConfig) -> None:
@@ -104,3 +117,14 @@ def require_text(backbone: str, source: SourceConfig) -> None:
         raise ConfigError(
             f"{backbone} embeds texts: give source.text, the column of a table of them, or the ending of files (txt)"
         )
+
+
+def columns_of(source: Source, table: Table | None) -> tuple[Column, ...]:
+    """The columns of a table once those of a source have travelled into it."""
+    there = table.carried if table else ()
+    return (*there, *(column for column in source.columns if column not in there))
+
+
+def _own_names(source: Source, table: Table | None) -> set[str]:
+    names = () if table is None else table_schema(table.recipe_file).names
+    return {name.lower() for name in (*names, *(OF_TEXTS if source.config.text is not None else ()))}

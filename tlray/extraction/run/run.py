@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlray.columns.column import fields_of
 from tlray.config import RunConfig
 from tlray.errors import ConcurrentWriteError, TlrayError
 from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Backlog, Plan
 from tlray.extraction.run.failures import check_failures, is_hopeless
-from tlray.extraction.run.inputs import Inputs
+from tlray.extraction.run.inputs import Inputs, columns_of
 from tlray.extraction.run.totals import Totals
 from tlray.extraction.run.workplace import Engine, Workplace
 from tlray.lake.source.source import Source
@@ -40,7 +41,15 @@ def backlogs_of(source: Source, table: Table | None, config: RunConfig, totals: 
     with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
         # What the store lists is there, whatever an earlier request for it was told.
         codes = {*config.retry_failed, *(["not_found"] if source.asks_the_store else [])}
-        found = find_backlogs(source, table, Path(scratch), retry_codes=codes, policy=config.policy, report=totals.listing)
+        found = find_backlogs(
+            source,
+            table,
+            Path(scratch),
+            retry_codes=codes,
+            policy=config.policy,
+            report=totals.listing,
+            columns=columns_of(source, table) if source.kind == "images" else (),
+        )
         lines = totals.listing.lines
         while True:
             with totals.timed("list"):
@@ -54,6 +63,14 @@ def backlogs_of(source: Source, table: Table | None, config: RunConfig, totals: 
             left = f"; {backlog.left} more to compare" if backlog.left else ""
             say(", ".join(f"{count} {name}" for name, count in backlog.counts.items()) + left)
             yield backlog
+
+
+def columns_in(source: Source, totals: Totals) -> dict[str, Any]:
+    """What a result says of columns that travel: their types, rows that were written again, and values that did not fit."""
+    if not source.config.columns:
+        return {}
+    types = {column.name: column.type for column in source.columns}
+    return {"columns": types, "rewritten": totals.counts["rewritten"], "unfit": dict(totals.unfit)}
 
 
 def left_out_of(source: Source, totals: Totals) -> dict[str, Any]:
@@ -140,6 +157,8 @@ class Run:
         if plan.units:
             units = f"{len(plan.units)} unit{'s' if len(plan.units) > 1 else ''}"
             say(f"{plan.todo} to embed in {units}, {readable_size(plan.todo_bytes, unknown=plan.unsized)}")
+        if rewritten := backlog.counts.get("rewritten"):
+            say(f"{rewritten} rows to be written again with other values, and with the vectors that they have")
         committer.start(plan)
         with (
             contextlib.closing(self._pieces(plan)) as pieces,
@@ -169,7 +188,8 @@ class Run:
             say(f"{left_out['unlabelled']} of the images embedded have no label")
         check_failures(totals, self._config.max_failed_fraction, self._table.uri)
         run, version = {"run": self._run_id}, {"version": self._table.version}
-        return {**self._inputs.ids, **run, **totals.counts, **left_out, **version, **totals.result()}
+        columns = columns_in(self._inputs.source, totals)
+        return {**self._inputs.ids, **run, **totals.counts, **left_out, **columns, **version, **totals.result()}
 
     @cached_property
     def _table(self) -> Table:
@@ -183,6 +203,7 @@ class Run:
             submit=self._workplace.submit,
             guard=self._lease.check,
             describe=self._totals.describe,
+            fields=fields_of(self._inputs.source.columns),
         )
 
     @cached_property

@@ -26,6 +26,7 @@ class Totals:
         listing: what the source's listing left out; and files that hold no image, as they are read.
         counts: items of the source by what the run found them to be: listed, new, changed, deleted, unchanged.
         failures: failed images by error code.
+        unfit: by column that travels, values that were not of its type.
         seconds: by stage, summed over all workers.
         resources: of its workers.
         clock: seconds.
@@ -36,6 +37,7 @@ class Totals:
     listing: ListingReport = field(default_factory=ListingReport)
     counts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    unfit: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
     clock: Callable[[], float] = time.monotonic
@@ -48,7 +50,7 @@ class Totals:
     @property
     def has_changes(self) -> bool:
         """Whether the source and the table differed."""
-        return bool(self.counts["new"] or self.counts["changed"] or self.counts["deleted"])
+        return any(self.counts[name] for name in ("new", "changed", "rewritten", "deleted"))
 
     @property
     def todo(self) -> int:
@@ -94,6 +96,7 @@ class Totals:
         self.images += piece.content.images
         self.unlabelled += piece.content.unlabelled
         self.failures.update(piece.content.failures)
+        self.unfit.update(piece.unfit)
         for uri in piece.content.without_images:
             self.listing.leave_out("no_images", uri)
             if self.listing.left_out["no_images"] <= NOTES_SHOWN:

@@ -8,9 +8,9 @@ D embedding length, H height, W width, C channels.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from time import perf_counter, thread_time
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -79,6 +79,7 @@ class Piece(Generic[Content]):
         seconds: spent so far, by stage: in `fetch`, `transfer` and `upload` a worker waited; in `decode`, `encode` and `write`
             it kept a processor or GPU busy.
         notes: what went wrong with the first few failed images, for people.
+        unfit: by column that travels, how many values were not of its type; they are null.
     """
 
     unit: int
@@ -87,10 +88,11 @@ class Piece(Generic[Content]):
     content: Content
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+    unfit: dict[str, int] = field(default_factory=dict)
 
     def with_content(self, content: Next, **seconds: float) -> "Piece[Next]":
         """The same images as something else, and what that took."""
-        return Piece(self.unit, self.index, self.is_last, content, {**self.seconds, **seconds}, self.notes)
+        return replace(cast("Piece[Next]", self), content=content, seconds={**self.seconds, **seconds})
 
 
 class TimedEncoder(Protocol):
@@ -169,14 +171,16 @@ def join_pieces(pieces: Sequence[Piece[EncodedRows]], *, index: int, is_last: bo
         is_last: whether the unit has no more.
     """
     seconds: Counter[str] = Counter()
+    unfit: Counter[str] = Counter()
     for piece in pieces:
         seconds.update(piece.seconds)
+        unfit.update(piece.unfit)
     rows = EncodedRows(
         ok=pa.concat_tables(piece.content.ok for piece in pieces).combine_chunks(),
         failed=pa.concat_tables(piece.content.failed for piece in pieces).combine_chunks(),
     )
     notes = tuple(note for piece in pieces for note in piece.notes)[:NOTES]
-    return Piece(pieces[0].unit, index, is_last, rows, dict(seconds), notes)
+    return Piece(pieces[0].unit, index, is_last, rows, dict(seconds), notes, dict(unfit))
 
 
 def write_piece(piece: Piece[EncodedRows], *, table_uri: str, recipe_id: str, run_id: str) -> Piece[WrittenParts]:

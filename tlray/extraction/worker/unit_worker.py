@@ -114,7 +114,7 @@ class UnitWorker:
             with self.cores.turn():
                 (images,) = decode_images(fetched, self.spec, len(fetched))  # no more than a batch can hold, so it is one
                 seconds = {**images.seconds, "fetch": fetch_seconds}
-                piece = Piece(unit.index, len(written), False, images, seconds, images.notes)
+                piece = Piece(unit.index, len(written), False, images, seconds, images.notes, images.unfit)
                 waiting.append(encode_piece(self.encoder, piece, self.recipe_file))
         written.append(self._write(waiting, len(written), is_last=True))
         return written

@@ -200,7 +200,7 @@ def _check_parquet(source: Source) -> None:
     A file without them among others becomes a failed row, or images without labels.
     """
     problems: dict[int, SourceError] = {}
-    for uri in _some_files(source):
+    for uri in some_files(source):
         passed = 0
         try:
             schema = read_schema(uri)
@@ -222,7 +222,7 @@ def _check_tar_labels(source: Source) -> None:
     if labels == "none":
         return
     found = TarLabels()
-    for uri in _some_files(source):
+    for uri in some_files(source):
         one = look_for_labels(uri, source.config, _IMAGES_LOOKED_AT)
         if one.labelled:
             return
@@ -239,7 +239,7 @@ def _check_tar_labels(source: Source) -> None:
         )
 
 
-def _some_files(source: Source) -> list[str]:
+def some_files(source: Source) -> list[str]:
     """Some of a source's files, evenly among the first page; none where there are none."""
     first = next(source.pages(), None)
     uris: list[str] = [] if first is None else first["uri"].to_pylist()

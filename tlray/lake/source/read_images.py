@@ -5,7 +5,7 @@ Shape legend: B decoded images or texts of a batch, H height, W width, C channel
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from tlray.columns.column import Column
+from tlray.columns.values import fitting
 from tlray.config import SourceConfig
 from tlray.errors import (
     GO_ON,
@@ -78,6 +80,7 @@ class ReadSpec(BaseModel):
         preprocessing: from an image to network input; only the geometry happens here. None where items are texts.
         trust_listing: the listing's etag is a version that the user keeps (a manifest's), not the store's own.
         image_rule: version of the rule from bytes to pixels, from the recipe.
+        columns: that travel, and whose values rows have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,9 +90,16 @@ class ReadSpec(BaseModel):
     preprocessing: Preprocessing | None
     trust_listing: bool
     image_rule: ImageRule = IMAGE_RULE
+    columns: tuple[Column, ...] = ()
 
     @classmethod
-    def of(cls, source: Source, preprocessing: Preprocessing | None, image_rule: ImageRule = IMAGE_RULE) -> Self:
+    def of(
+        cls,
+        source: Source,
+        preprocessing: Preprocessing | None,
+        image_rule: ImageRule = IMAGE_RULE,
+        columns: tuple[Column, ...] = (),
+    ) -> Self:
         """The spec for the items that a source lists."""
         return cls(
             kind=source.kind,
@@ -98,6 +108,7 @@ class ReadSpec(BaseModel):
             preprocessing=preprocessing,
             trust_listing=source.format == "manifest",
             image_rule=image_rule,
+            columns=columns,
         )
 
     @property
@@ -132,11 +143,12 @@ class DecodedImages:
     """A batch of images, decoded and resized, and the rows that describe them.
 
     Attributes:
-        rows: ROWS_SCHEMA, those of failed images included; `error` is null where there is an input.
+        rows: ROWS_SCHEMA and the columns that travel, those of failed images included; `error` is null where there is an input.
         inputs: images_BHWC, uint8, or texts_B, objects: one for each row without error, in the rows' order.
         is_last: whether nothing follows.
         seconds: `fetch`, waited for the store, and `decode`, of a processor.
         notes: what went wrong with the first few failed images, for people.
+        unfit: by column that travels, how many values were not of its type; they are null.
     """
 
     rows: pa.Table
@@ -144,6 +156,7 @@ class DecodedImages:
     is_last: bool
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+    unfit: dict[str, int] = field(default_factory=dict)
 
 
 def read_images(items: pa.Table, spec: ReadSpec) -> Iterator[DecodedImages]:
@@ -200,7 +213,7 @@ def _read_shards(items: pa.Table, spec: ReadSpec) -> Iterator[FetchedImage]:
     assert spec.kind != "images"
     for item in items.to_pylist():
         try:
-            yield from read_members(spec.kind, item["uri"], item["etag"], spec.source)
+            yield from read_members(spec.kind, item["uri"], item["etag"], spec.source, spec.columns)
         except FETCH_ERRORS as error:
             yield FetchedImage(item["uri"], item["etag"], None, _as_image_error(error))
 
@@ -238,8 +251,9 @@ def _fetch_with_threads(rows: Sequence[Row], spec: ReadSpec) -> Iterator[Fetched
 
 def _fetch_file(row: Row, spec: ReadSpec) -> FetchedImage:
     uri, etag, label = str(row["uri"]), row["etag"], row["label"]
+    values = {column.name: row.get(column.name) for column in spec.columns}
     if "text" in row:
-        return FetchedImage(uri, str(etag), label, _text_of(row, spec.source.max_image_bytes))
+        return FetchedImage(uri, str(etag), label, _text_of(row, spec.source.max_image_bytes), values)
     data: bytes | ImageError
     limit = spec.source.max_image_bytes
     try:
@@ -251,7 +265,7 @@ def _fetch_file(row: Row, spec: ReadSpec) -> FetchedImage:
         etag = etag if spec.trust_listing and etag else blob.etag
     except FETCH_ERRORS as error:
         data = _as_image_error(error)
-    return FetchedImage(uri, str(etag) if etag is not None else "", str(label) if label is not None else None, data)
+    return FetchedImage(uri, str(etag) if etag is not None else "", str(label) if label is not None else None, data, values)
 
 
 def _text_of(row: Row, limit: int) -> bytes | ImageError:
@@ -302,6 +316,7 @@ class _Batch:
     spec: ReadSpec
     capacity: int
     rows: list[dict[str, object]] = field(default_factory=list)
+    values: list[Mapping[str, Any]] = field(default_factory=list)
     inputs: np.ndarray | None = None
     decoded: int = 0
     notes: list[str] = field(default_factory=list)
@@ -313,6 +328,7 @@ class _Batch:
         return len(self.rows) >= self.spec.batch_images
 
     def add(self, image: FetchedImage) -> None:
+        self.values.append(image.values)
         row: dict[str, object] = {"uri": image.uri, "etag": image.etag, "label": image.label}
         began = time.thread_time()
         try:
@@ -333,14 +349,29 @@ class _Batch:
 
     def take(self, *, is_last: bool) -> DecodedImages:
         """What was collected; the next images start another batch."""
+        rows, unfit = self._with_values(pa.Table.from_pylist(self.rows, ROWS_SCHEMA))
         images = DecodedImages(
-            pa.Table.from_pylist(self.rows, ROWS_SCHEMA),
+            rows,
             self.spec.room(0) if self.inputs is None else self.inputs[: self.decoded],
             is_last,
             {"fetch": self.fetch_seconds, "decode": self.decode_seconds},
             tuple(self.notes[:NOTES]),
+            unfit,
         )
-        self.rows, self.notes = [], []
+        self.rows, self.values, self.notes = [], [], []
         self.inputs, self.decoded = None, 0
         self.fetch_seconds = self.decode_seconds = 0.0
         return images
+
+    def _with_values(self, rows: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+        """Rows with the columns that travel, and how many values of each are not of its type."""
+        unfit: dict[str, int] = {}
+        for column in self.spec.columns:
+            given = [values.get(column.name) for values in self.values]
+            fits, others = fitting(given, column)
+            rows = rows.append_column(column.field, fits)
+            if others:
+                unfit[column.name] = len(others)
+                uri, value = self.rows[others[0]]["uri"], given[others[0]]
+                self.notes.append(f"{uri}: {column.name} is {value!r:.60}, expected {column.type}: null instead")
+        return rows, unfit

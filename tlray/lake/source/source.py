@@ -7,7 +7,7 @@ before (`tlray.lake.source.listing.inventory`).
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tlray.columns.column import Column, fields_of
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.source.containers.members import SUFFIXES
 from tlray.lake.source.label_text import folder_labels
 from tlray.lake.source.listing.inventory import read_listing
 from tlray.lake.source.listing.manifest import read_manifest
+from tlray.lake.source.listing.metadata import Metadata
 from tlray.lake.source.listing.names import NameFilter
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.member_uri import containers_of
@@ -48,6 +50,8 @@ class Source:
         config: what the user asked for.
         is_file: whether `uri` names one object (or a pattern of them), not a prefix.
         listing: URI of what stands in for listing `uri`.
+        columns: that travel into the table, with their types (`tlray.lake.source.columns.with_columns`).
+        metadata: where the columns of an image folder are.
     """
 
     kind: Kind
@@ -56,6 +60,8 @@ class Source:
     config: SourceConfig
     is_file: bool
     listing: str | None = None
+    columns: tuple[Column, ...] = ()
+    metadata: Metadata | None = field(default=None, compare=False)
 
     @property
     def gives_labels(self) -> bool:
@@ -69,8 +75,12 @@ class Source:
 
     @property
     def page_schema(self) -> pa.Schema:
-        """Of the pages that it lists: PAGE_SCHEMA, and what else travels with each item to the worker."""
-        return pa.schema([*PAGE_SCHEMA, *TEXT_FIELDS]) if self.format == "rows" else PAGE_SCHEMA
+        """Of the pages that it lists: PAGE_SCHEMA, and what else travels with each item to the worker.
+
+        That are texts, and the columns that travel into the table, where their values are known before files are read.
+        """
+        texts = TEXT_FIELDS if self.format == "rows" else ()
+        return pa.schema([*PAGE_SCHEMA, *texts, *fields_of(self.columns if self.kind == "images" else ())])
 
     def pages(self, report: ListingReport | None = None) -> Iterator[pa.Table]:
         """The items, streamed. A manifest may name one twice; no other source does.
@@ -94,12 +104,14 @@ class Source:
         listed = items = unlabelled = 0
         for page in self._found(report):
             listed += len(page)
-            rows = self._with_labels(self._named(page, report))
+            rows = self._as_page(self._named(page, report))
             items += len(rows)
             unlabelled += rows["label"].null_count
             if len(rows):
                 yield rows
         is_whole = self._range == (None, None)
+        if self.metadata is not None:
+            report.notes += self.metadata.unmatched()
         if not items and (listed or is_whole):
             raise SourceError(self._nothing(report))
         if is_whole and self.gives_labels and unlabelled == items:
@@ -178,7 +190,7 @@ class Source:
             for page in self.listed(report):
                 yield in_range(page, *self._range)
         elif self.format == "manifest":
-            for page in read_manifest(self.uri, self.config):
+            for page in read_manifest(self.uri, self.config, columns=self.columns):
                 yield in_range(page, *self._range)
         elif self.is_file:
             yield in_range(self._files(), *self._range)
@@ -204,7 +216,8 @@ class Source:
     def listed(self, report: ListingReport) -> Iterator[pa.Table]:
         """What a listing that was made before names below the prefix, whatever the rules for names say."""
         assert self.listing is not None
-        for page in read_listing(self.listing, self.uri, self.config):
+        columns = self.columns if self.kind == "images" and self.metadata is None else ()
+        for page in read_listing(self.listing, self.uri, self.config, columns):
             rows = page.filter(self.is_below(page["uri"]))
             if len(rows) < len(page):
                 outside = page.filter(pc.invert(self.is_below(page["uri"])))
@@ -257,11 +270,16 @@ class Source:
             relative = relative.combine_chunks()
         return pa.array(self._names.takes(relative, report))
 
-    def _with_labels(self, page: pa.Table) -> pa.Table:
+    def _as_page(self, page: pa.Table) -> pa.Table:
+        """What was listed, with labels and the columns that travel."""
+        schema = self.page_schema
+        if self.metadata is not None:
+            page = self.metadata.join(page)
         if self.format == "rows" or ("label" in page.column_names and self.config.labels != "folder"):
-            return page.select(self.page_schema.names).cast(self.page_schema)
+            return page.select(schema.names).cast(schema)
         labels = folder_labels(page["uri"]) if self.gives_labels else pa.nulls(len(page), pa.string())
-        return pa.table([page["uri"], page["etag"], page["size_bytes"], labels], schema=PAGE_SCHEMA)
+        values = [page[name] for name in schema.names[len(PAGE_SCHEMA) :]]
+        return pa.table([page["uri"], page["etag"], page["size_bytes"], labels, *values], schema=schema)
 
     def _where(self) -> str:
         return f"the listing {self.listing} of {self.uri}" if self.listing else f"the source {self.uri}"

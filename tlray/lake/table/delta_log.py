@@ -16,7 +16,7 @@ from tlray.errors import AccessError, ConcurrentWriteError, StorageError, TableE
 from tlray.lake.storage.open import delta_environment, delta_options, open_store
 from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts
 from tlray.lake.storage.uri import join, to_path
-from tlray.lake.table.log_entry import check_plain, entry_uri, log_entry
+from tlray.lake.table.log_entry import check_plain, entry_uri, log_entry, metadata_with
 from tlray.lake.table.parts import Change, Part
 from tlray.lake.table.place import LOG
 
@@ -131,6 +131,7 @@ class DeltaLog:
         if delta is None:
             raise StorageError(f"the log of {self.uri} is gone; restore it, or extract to a new table")
         self._delta, self.version = delta, int(delta.version())
+        self._added: list[pa.Field] = []
 
     def _seen(self) -> DeltaTable:
         """What delta-rs knows of this version: after commits of our own it is read again only when somebody asks."""
@@ -142,6 +143,11 @@ class DeltaLog:
     def table_id(self) -> str:
         """Delta's id of the table, drawn when it was made."""
         return str(self._delta.metadata().id)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of all columns, as other engines see them."""
+        return pa.schema(self._seen().schema().to_arrow())
 
     def refresh(self) -> None:
         """Move on to the newest version.
@@ -231,12 +237,17 @@ class DeltaLog:
             TableError: another program has switched on features of Delta that tlray does not write.
         """
         check_plain(self._delta, self.uri)
-        entry = log_entry(change, app_id=app_id, sequence=sequence, info=info, time_ms=time.time_ns() // 1_000_000)
+        known = {field.name for field in (*self._delta.schema().fields, *self._added)} if change.fields else set()
+        new = [field for field in change.fields if field.name not in known]
+        metadata = metadata_with(self._delta, [*self._added, *new]) if new else None
+        now_ms = time.time_ns() // 1_000_000
+        entry = log_entry(change, app_id=app_id, sequence=sequence, info=info, time_ms=now_ms, metadata=metadata)
         wait_seconds = COMMIT_FIRST_WAIT_SECONDS
         for attempt in range(COMMIT_ATTEMPTS):
             before = self.version
             failure = self._try_commit(entry)
             if failure is None:
+                self._added += new
                 self._checkpoint_if_due()
                 return
             if attempt:

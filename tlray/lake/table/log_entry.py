@@ -9,10 +9,11 @@ that delta-rs writes.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from deltalake import DeltaTable
+import pyarrow as pa
+from deltalake import DeltaTable, Schema
 
 from tlray.errors import TableError
 from tlray.lake.storage.uri import join
@@ -30,7 +31,15 @@ def entry_uri(table_uri: str, version: int) -> str:
     return join(table_uri, LOG, f"{version:020}.json")
 
 
-def log_entry(change: Change, *, app_id: str, sequence: int, info: dict[str, Any], time_ms: int) -> bytes:
+def log_entry(
+    change: Change,
+    *,
+    app_id: str,
+    sequence: int,
+    info: dict[str, Any],
+    time_ms: int,
+    metadata: dict[str, Any] | None = None,
+) -> bytes:
     """An entry: what a commit does, and who made it.
 
     Args:
@@ -39,14 +48,37 @@ def log_entry(change: Change, *, app_id: str, sequence: int, info: dict[str, Any
         sequence: of this commit within the run.
         info: kept beside the commit.
         time_ms: when it is made, milliseconds since 1970.
+        metadata: of the table from now on (`metadata_with`); None where it stays as it is.
     """
     actions: list[dict[str, Any]] = [
         {"commitInfo": _commit_info(info, time_ms)},
+        *([{"metaData": metadata}] if metadata else []),
         {"txn": {"appId": app_id, "version": sequence, "lastUpdated": time_ms}},
         *({"add": action} for action in _additions(change, time_ms)),
         *({"remove": action} for action in _removals(change, time_ms)),
     ]
     return b"".join(json.dumps(action, separators=(",", ":")).encode() + b"\n" for action in actions)
+
+
+def metadata_with(delta: DeltaTable, fields: Sequence[pa.Field]) -> dict[str, Any]:
+    """The metadata of a table whose schema has some fields more.
+
+    Args:
+        delta: the table as it is.
+        fields: that come behind those that it has.
+    """
+    metadata = delta.metadata()
+    schema = json.loads(delta.schema().to_json())
+    schema["fields"] += json.loads(Schema.from_arrow(pa.schema(fields)).to_json())["fields"]
+    named = {"name": metadata.name, "description": metadata.description, "createdTime": metadata.created_time}
+    return {
+        "id": str(metadata.id),
+        **{name: value for name, value in named.items() if value is not None},
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": json.dumps(schema, separators=(",", ":")),
+        "partitionColumns": metadata.partition_columns,
+        "configuration": metadata.configuration,
+    }
 
 
 def _commit_info(info: dict[str, Any], time_ms: int) -> dict[str, Any]:

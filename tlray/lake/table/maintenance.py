@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tlray.columns.column import Column, fields_of
 from tlray.errors import ObjectNotFoundError, TableCorruptError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
@@ -50,7 +51,7 @@ def show(table: Table) -> dict[str, Any]:
     Returns:
         uri, version, recipe, row counts, failures by code, number and bytes of parts, and what the last run that embedded
         something says of itself: where its time went and what bounded it (None where the log does not go back so far);
-        of a table of predictions also the model.
+        of a table of predictions also the model, and of one with columns that travelled their types (`carried`).
     """
     parts, file = table.parts(), table.recipe_file
     failures: Counter[str] = Counter()
@@ -68,6 +69,7 @@ def show(table: Table) -> dict[str, Any]:
         "last_run": table.log.last_run(),
         "columns": {column: list(file.shapes.get(column, (length,))) for column, length in file.lengths.items()},
         "recipe": file.recipe.model_dump(mode="json"),
+        **({"carried": {column.name: column.type for column in table.carried}} if table.carried else {}),
         **({"model_id": file.table_id, "output": file.output.describe()} if file.output else {}),
     }
 
@@ -126,7 +128,14 @@ def _verified_rows(table: Table, part: Part) -> pa.Table:
     if len(rows) != part.rows:
         raise TableCorruptError(f"it has {len(rows)} rows, the log says {part.rows}")
     _verify_rows(rows, part.status, table.recipe_file.lengths)
+    _verify_carried(rows, table.carried)
     return rows
+
+
+def _verify_carried(rows: pa.Table, columns: Sequence[Column]) -> None:
+    for column in columns:
+        if column.name in rows.column_names and rows.schema.field(column.name).type != column.field.type:
+            raise TableCorruptError(f"{column.name} is of type {rows.schema.field(column.name).type}, the table says {column}")
 
 
 def _verify_rows(rows: pa.Table, status: str, lengths: dict[str, int]) -> None:
@@ -192,14 +201,14 @@ def optimize(
 def _join_groups(table: Table, groups: Sequence[list[Part]], submit: Submit, tell: Callable[[str], None]) -> None:
     """Have each group joined, and commit those that are done every few seconds."""
     run_id, recipe_id, sequence = f"optimize-{time.time_ns()}", table.recipe_file.table_id, itertools.count(1)
-    waiting, last = deque(groups), time.monotonic()
+    waiting, last, carried = deque(groups), time.monotonic(), fields_of(table.carried)
     under_way: dict[Future[Part], list[Part]] = {}
     done: list[tuple[Part, list[Part]]] = []
     finished = 0
     while waiting or under_way or done:
         while waiting and len(under_way) < JOINS_AHEAD:
             group = waiting.popleft()
-            under_way[submit(join_parts, table.uri, group, stem="joined", recipe_id=recipe_id)] = group
+            under_way[submit(join_parts, table.uri, group, stem="joined", recipe_id=recipe_id, carried=carried)] = group
         if under_way:
             ended, _ = wait(under_way, timeout=COMMIT_INTERVAL_SECONDS, return_when=FIRST_COMPLETED)
             done += [(future.result(), under_way.pop(future)) for future in ended]

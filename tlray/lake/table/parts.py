@@ -101,11 +101,13 @@ class Change:
         add: parts that become visible.
         remove: parts that readers do not see any more.
         data_change: False where the same rows only move between files.
+        fields: that the table has from now on, where it does not have them yet; null in the parts that are there.
     """
 
     add: Sequence[Part] = ()
     remove: Sequence[Part] = ()
     data_change: bool = True
+    fields: Sequence[pa.Field] = ()
 
 
 def row_counts(parts: Iterable[Part]) -> dict[str, int]:

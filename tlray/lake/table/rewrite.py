@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tlray.errors import TableCorruptError, TlrayError
+from tlray.lake.table.carried import with_carried, with_values
 from tlray.lake.table.parts import READ_THREADS, Part, read_part, write_part
 
 PART_ROWS = 20_480
@@ -53,7 +54,7 @@ def wholes(parts: Sequence[Part]) -> Iterator[list[Part]]:
         yield group
 
 
-def join_parts(table_uri: str, parts: Sequence[Part], *, stem: str, recipe_id: str) -> Part:
+def join_parts(table_uri: str, parts: Sequence[Part], *, stem: str, recipe_id: str, carried: Sequence[pa.Field] = ()) -> Part:
     """Write the rows of several parts again as one, in their order; nobody sees it until it is committed.
 
     Args:
@@ -61,11 +62,12 @@ def join_parts(table_uri: str, parts: Sequence[Part], *, stem: str, recipe_id: s
         parts: of one status, at least one.
         stem: see `write_part`.
         recipe_id: the table's (`RecipeFile.table_id`).
+        carried: columns that travelled into the table, which parts of before do not have.
 
     Raises:
         TableCorruptError: a part is damaged, or has another number of rows than the log says.
     """
-    rows = _rows_in_order(table_uri, parts)
+    rows = (with_carried(some, carried) for some in _rows_in_order(table_uri, parts))
     joined = write_part(table_uri, rows, status=parts[0].status, stem=stem, recipe_id=recipe_id)
     expected = sum(part.rows for part in parts)
     if joined.rows != expected:
@@ -83,8 +85,14 @@ def _rows_in_order(table_uri: str, parts: Sequence[Part]) -> Iterator[pa.Table]:
             yield from threads.map(lambda part: read_part(table_uri, part.path), parts[start : start + READ_THREADS])
 
 
-def part_without(table_uri: str, part: Part, keep_B: np.ndarray, *, stem: str, recipe_id: str) -> Part | None:
-    """Write a part again without some of its rows; None, and no file, where no row is left.
+OtherValues = tuple[np.ndarray, pa.Table]
+"""Positions of some rows, and their values in columns that travel (`tlray.lake.table.carried.with_values`)."""
+
+
+def part_without(
+    table_uri: str, part: Part, keep_B: np.ndarray, *, stem: str, recipe_id: str, other: OtherValues | None = None
+) -> Part | None:
+    """Write a part again without some of its rows, or with other values in some; None, and no file, where no row is left.
 
     Args:
         table_uri: the table.
@@ -92,8 +100,11 @@ def part_without(table_uri: str, part: Part, keep_B: np.ndarray, *, stem: str, r
         keep_B: whether each of its rows stays.
         stem: see `write_part`.
         recipe_id: the table's (`RecipeFile.table_id`).
+        other: the other values.
     """
     if not keep_B.any():
         return None
-    rows = read_part(table_uri, part.path).filter(pa.array(keep_B))
-    return write_part(table_uri, rows, status=part.status, stem=stem, recipe_id=recipe_id)
+    rows = read_part(table_uri, part.path)
+    if other is not None:
+        rows = with_values(rows, *other)
+    return write_part(table_uri, rows.filter(pa.array(keep_B)), status=part.status, stem=stem, recipe_id=recipe_id)

@@ -9,10 +9,12 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 
+from tlray.columns.column import Column, fields_of
 from tlray.errors import ObjectNotFoundError, StorageError, TableError
 from tlray.lake.storage.open import delta_environment, delta_options, open_store
 from tlray.lake.storage.uri import join, to_path
 from tlray.lake.table.alias import read_alias
+from tlray.lake.table.carried import carried_columns, with_fields
 from tlray.lake.table.delta_log import (
     CHECKPOINT_COMMITS,
     COMMIT_ATTEMPTS,
@@ -21,7 +23,7 @@ from tlray.lake.table.delta_log import (
     delta_uri,
     open_delta,
 )
-from tlray.lake.table.parts import READ_THREADS, Change, Part, read_part, table_schema
+from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Change, Part, read_part, table_schema
 from tlray.lake.table.place import occupant_of, require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe, held_in
 from tlray.recipe import RecipeFile
@@ -148,6 +150,16 @@ class Table:
         """Names of the columns that hold embeddings."""
         return list(self.recipe_file.embedding_columns)
 
+    @property
+    def carried(self) -> tuple[Column, ...]:
+        """Its columns that travelled into it from a source, beside its own."""
+        return carried_columns(self.log.schema, table_schema(self.recipe_file).names)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of all its columns."""
+        return pa.schema([*table_schema(self.recipe_file), *fields_of(self.carried)])
+
     def refresh(self) -> None:
         """Move on to the newest version of the log.
 
@@ -171,14 +183,13 @@ class Table:
             columns: only these; default all.
             status: `ok` or `failed`.
         """
+        schema = self.schema
+        wanted = [name for name in schema.names if name != STATUS_FIELD.name] if columns is None else columns
+        fields = [schema.field(name) for name in wanted]
         paths = [part.path for part in self.parts(status)]
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="parts") as threads:
-            tables = list(threads.map(lambda path: read_part(self.uri, path, columns), paths))
-        if tables:
-            return pa.concat_tables(tables)
-        schema = table_schema(self.recipe_file)
-        schema = schema.remove(len(schema) - 1)
-        return (schema if columns is None else pa.schema([schema.field(name) for name in columns])).empty_table()
+            tables = list(threads.map(lambda path: with_fields(read_part(self.uri, path, wanted), fields), paths))
+        return pa.concat_tables([pa.schema(fields).empty_table(), *tables])
 
     def commit(self, change: Change, *, app_id: str, sequence: int, info: dict[str, Any]) -> None:
         """Commit a change, exactly once (`DeltaLog.commit`)."""

@@ -1,6 +1,8 @@
 """The bytes of one image, wherever they came from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from tlray.errors import ImageError
 
@@ -14,9 +16,11 @@ class FetchedImage:
         etag: the version of the file that it is in.
         label: None where it has none, or none was asked for.
         data: the encoded image.
+        values: of the columns that travel, by name, as they were found; a column that is not named has none.
     """
 
     uri: str
     etag: str
     label: str | None
     data: bytes | ImageError
+    values: Mapping[str, Any] = field(default_factory=dict)

@@ -8,9 +8,10 @@ a broken file yields what came before and then `truncated` or `corrupt`, one wit
 in which no image is `no_images`. The next run finds its etag unchanged and leaves it alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from tlray.columns.column import Column
 from tlray.config import SourceConfig
 from tlray.lake.source.containers.fetched_image import FetchedImage
 from tlray.lake.source.containers.parquet import parquet_members
@@ -26,7 +27,9 @@ def kind_of_container(uri: str) -> ContainerKind:
     return next(kind for kind, suffix in SUFFIXES.items() if uri.lower().endswith(suffix))
 
 
-def read_members(kind: ContainerKind, uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
+def read_members(
+    kind: ContainerKind, uri: str, etag: str | None, config: SourceConfig, columns: Sequence[Column] = ()
+) -> Iterator[FetchedImage]:
     """The images of a container, streamed; at least one, which may be an error of the container's own URI.
 
     Args:
@@ -34,10 +37,12 @@ def read_members(kind: ContainerKind, uri: str, etag: str | None, config: Source
         uri: of the file.
         etag: of the file as it was listed; None takes it as it is.
         config: of the source (labels, column, limits).
+        columns: that travel.
 
     Raises:
         ObjectNotFoundError: the file is not there.
         ObjectChangedError: the file is not the one that was listed, or was replaced while it was read.
         StorageError: the store failed.
     """
-    return tar_members(uri, etag, config) if kind == "webdataset" else parquet_members(uri, etag, config)
+    read = tar_members if kind == "webdataset" else parquet_members
+    return read(uri, etag, config, columns)

@@ -1,12 +1,15 @@
 """Parquet files with a column of image bytes, Hugging Face's among them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tlray.columns.column import Column
+from tlray.columns.values import UnfitError, converted
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, ObjectNotFoundError, SourceError
 from tlray.lake.image.formats import identify, known_but_not_read
@@ -23,8 +26,8 @@ kept once and its rows count as next to nothing; to decode one row at a time wou
 _FIRST_IMAGES = 16
 
 
-def parquet_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
-    """Stream the images of a Parquet file; those of one without the column of labels have none.
+def parquet_members(uri: str, etag: str | None, config: SourceConfig, columns: Sequence[Column] = ()) -> Iterator[FetchedImage]:
+    """Stream the images of a Parquet file; those of one without the column of labels, or one that travels, have none.
 
     See `tlray.lake.source.containers.members.read_members`.
     """
@@ -38,8 +41,9 @@ def parquet_members(uri: str, etag: str | None, config: SourceConfig) -> Iterato
         try:
             file = pq.ParquetFile(stream, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
             image_column = _image_column(file.schema_arrow, config, uri)
-            for label, image in _rows(file, image_column, _label_column(file.schema_arrow, config)):
-                yield FetchedImage(f"{uri}#{rows}", etag, label, _data(image, config.max_image_bytes))
+            labels = _label_column(file.schema_arrow, config)
+            for label, image, values in _rows(file, image_column, labels, columns):
+                yield FetchedImage(f"{uri}#{rows}", etag, label, _data(image, config.max_image_bytes), values)
                 rows += 1
         except (pa.ArrowException, OSError) as error:
             said = f"not a whole Parquet file: {' '.join(str(error).split())}"
@@ -106,14 +110,16 @@ def _begins_with_an_image(uri: str, column: str) -> bool:
     with open_store(uri).open(uri) as stream:
         try:
             file = pq.ParquetFile(stream, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
-            values = [image.as_py() or b"" for _, image in islice(_rows(file, column, None), _FIRST_IMAGES)]
+            values = [image.as_py() or b"" for _, image, _ in islice(_rows(file, column, None), _FIRST_IMAGES)]
         except (pa.ArrowException, OSError):
             return True  # the run says what is wrong with it
     return any(identify(data) or known_but_not_read(data) for data in values)
 
 
-def _rows(file: pq.ParquetFile, image_column: str, labels: str | None) -> Iterator[tuple[str | None, pa.Scalar]]:
-    """Label and image bytes of each row.
+def _rows(
+    file: pq.ParquetFile, image_column: str, labels: str | None, columns: Sequence[Column] = ()
+) -> Iterator[tuple[str | None, pa.Scalar, Mapping[str, Any]]]:
+    """Label, image bytes and the values of columns that travel, of each row.
 
     Raises:
         pa.ArrowInvalid: a column has not as many rows as the footer says, so that some would be lost, or get another's label.
@@ -125,14 +131,36 @@ def _rows(file: pq.ParquetFile, image_column: str, labels: str | None) -> Iterat
         texts: pa.Array | pa.ChunkedArray = pa.nulls(rows, pa.string())
         if labels:
             texts = label_texts(file.read_row_group(group, [labels], use_threads=False)[labels])
+        values = _values(file, group, columns)
         for batch in file.iter_batches(_BATCH_ROWS, [group], [column], use_threads=False):
             for image in pc.struct_field(batch[image_column], "bytes") if in_struct else batch[image_column]:
                 if position >= len(texts):
                     break
-                yield texts[position].as_py(), image
+                yield texts[position].as_py(), image, values[position] if values else {}
                 position += 1
         if position != rows or len(texts) != rows:
             raise pa.ArrowInvalid(f"{position} images and {len(texts)} labels in row group {group}, {rows} rows by the footer")
+
+
+def _values(file: pq.ParquetFile, group: int, columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """The values of columns that travel, of each row of a row group; as they are where some do not fit the column's type.
+
+    Raises:
+        pa.ArrowInvalid: a column has not as many rows as the footer says.
+    """
+    there = [column for column in columns if column.name in file.schema_arrow.names]
+    if not there:
+        return []
+    rows = file.read_row_group(group, [column.name for column in there], use_threads=False)
+    if len(rows) != file.metadata.row_group(group).num_rows:
+        raise pa.ArrowInvalid(f"{len(rows)} values in row group {group}, not as many as the footer says")
+    found = {}
+    for column in there:
+        try:
+            found[column.name] = converted(rows[column.name], column).to_pylist()
+        except UnfitError:
+            found[column.name] = rows[column.name].to_pylist()
+    return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:

@@ -5,44 +5,46 @@ A name's key is all up to its first dot, and the rest its extension (https://git
 (`cls`, `outputs.txt`) whose text they are, or by a field of a JSON object (`json.label`, `json.meta.class`, `info.json.label`).
 """
 
-import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Self
 
+from tlray.columns.column import Column
 from tlray.config import SourceConfig
 from tlray.errors import ImageError, ImageErrorCode, SourceError
 from tlray.lake.source.containers.fetched_image import FetchedImage
+from tlray.lake.source.containers.json_fields import JSON_BYTES, UNREADABLE, field_values, find, is_json, read_document
 from tlray.lake.source.label_text import label_text
 from tlray.lake.source.listing.names import IMAGE_SUFFIXES
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import READ_BUFFER_BYTES
 from tlray.lake.storage.uri import printable
 
-_LABEL_BYTES = 2**20
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 """Key and extension."""
 
 
-def tar_members(uri: str, etag: str | None, config: SourceConfig) -> Iterator[FetchedImage]:
+def tar_members(uri: str, etag: str | None, config: SourceConfig, columns: Sequence[Column] = ()) -> Iterator[FetchedImage]:
     """Stream the images of a tar file; see `tlray.lake.source.containers.members.read_members`."""
     stream, etag = open_store(uri).stream(uri, if_match=etag)
     taken: set[str] = set()
-    entries = _Entries(stream, config)
+    entries = _Entries(stream, config, wants_json=bool(columns))
     is_empty = True
     with stream:
         for group in _groups(iter(entries), config.max_image_bytes):
-            label = next((_label(entry, config.labels) for entry in group if not entry.is_image), None)
+            label = next((label for entry in group if not entry.is_image and (label := _label(entry, config.labels))), None)
+            values = field_values(_documents(group), columns) if columns else {}
             for entry in group:
                 if entry.is_image:
                     is_empty = False
                     if config.labels == "folder":
                         label = _folder(entry.name)
-                    yield FetchedImage(f"{uri}#{_unique(entry.name, taken)}" if entry.name else uri, etag, label, entry.data)
+                    name = f"{uri}#{_unique(entry.name, taken)}" if entry.name else uri
+                    yield FetchedImage(name, etag, label, entry.data, values)
     if is_empty:
         what = "an image" if config.text is None else f"a text (*.{config.text})"
         detail = f"a tar file of {entries.count} entries, none of which is {what} by its name"
@@ -92,6 +94,31 @@ def look_for_labels(uri: str, config: SourceConfig, images: int) -> TarLabels:
     return found
 
 
+def look_for_fields(uri: str, config: SourceConfig, images: int) -> list[dict[str, Any]]:
+    """The JSON documents of the first images of a tar file, several of one image as one.
+
+    Args:
+        uri: of the file.
+        config: of the source.
+        images: most to look at.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    found: list[dict[str, Any]] = []
+    seen = 0
+    stream, _ = open_store(uri).stream(uri)
+    with stream:
+        for group in _groups(iter(_Entries(stream, config, Counter(), wants_json=True)), config.max_image_bytes):
+            seen += sum(entry.is_image for entry in group)
+            documents = [one for one in _documents(group) if isinstance(one, dict)]
+            if documents:
+                found.append({name: value for one in reversed(documents) for name, value in one.items()})
+            if seen >= images:
+                break
+    return found
+
+
 class _StrictTarInfo(tarfile.TarInfo):
     """A header that is believed to be the archive's end only where an end marker is.
 
@@ -118,7 +145,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 @dataclass(slots=True)
 class _Entry:
-    """A tar entry of use: an image, or (`is_image` false) the text with the label of its key.
+    """A tar entry of use: an image, or (`is_image` false) a text with the label of its key, or a JSON document of it.
 
     Attributes:
         key: what neighbours that belong together share.
@@ -142,13 +169,16 @@ class _Entries:
         stream: of the archive.
         config: of the source.
         extensions: counts those of all entries, where it is given; images' bytes are then left unread.
+        wants_json: whether JSON documents are of use, whatever the labels are.
 
     Attributes:
         count: entries that were passed, of whatever kind.
     """
 
-    def __init__(self, stream: BinaryIO, config: SourceConfig, extensions: Counter[str] | None = None) -> None:
-        self._stream, self._config, self._extensions = stream, config, extensions
+    def __init__(
+        self, stream: BinaryIO, config: SourceConfig, extensions: Counter[str] | None = None, *, wants_json: bool = False
+    ) -> None:
+        self._stream, self._config, self._extensions, self._wants_json = stream, config, extensions, wants_json
         self.count = 0
 
     def __iter__(self) -> Iterator[_Entry]:
@@ -173,11 +203,13 @@ class _Entries:
         if self._extensions is not None:
             self._extensions[printable(parts[2])] += 1
         is_image = _is_item(info.name, parts[2], self._config.text)
-        has_label = _json_field(self._config.labels, parts[2]) is not None and info.size <= _LABEL_BYTES
-        if not (is_image or has_label):
+        has_label = _json_field(self._config.labels, parts[2]) is not None and info.size <= JSON_BYTES
+        has_fields = self._wants_json and is_json(parts[2])
+        if not (is_image or has_label or has_fields):
             return None
         is_read = self._extensions is None or not is_image
-        data = _data(archive, info, self._config.max_image_bytes) if is_read else b""
+        most = self._config.max_image_bytes if is_image else JSON_BYTES
+        data = _data(archive, info, most) if is_read else b""
         return _Entry(parts[1], printable(info.name), parts[2], is_image, data)
 
 
@@ -216,6 +248,12 @@ def _folder(name: str) -> str | None:
     return PurePosixPath(name).parent.name or None
 
 
+def _documents(group: list[_Entry]) -> list[Any]:
+    """The JSON documents among neighbours of one key."""
+    texts = [entry for entry in group if not entry.is_image and is_json(entry.extension)]
+    return [read_document(entry.data) if isinstance(entry.data, bytes) else UNREADABLE for entry in texts]
+
+
 def _json_field(labels: str, extension: str) -> str | None:
     """The field of a JSON object that holds the labels in files of an extension.
 
@@ -240,13 +278,12 @@ def _label(entry: _Entry, labels: str, uri: str | None = None) -> str | None:
     name = _json_field(labels, entry.extension)
     if isinstance(entry.data, ImageError) or name is None:
         return None
-    text = entry.data.decode(errors="replace").strip()
     if not name:
-        return label_text(text)
-    try:
-        value = _find(json.loads(text), name)
-    except (ValueError, RecursionError):
+        return label_text(entry.data.decode(errors="replace").strip())
+    document = read_document(entry.data)
+    if document is UNREADABLE:
         return None
+    value = find(document, name)
     if isinstance(value, (list, dict)):
         if uri is not None:
             kind = "a list" if isinstance(value, list) else "an object"
@@ -255,18 +292,6 @@ def _label(entry: _Entry, labels: str, uri: str | None = None) -> str | None:
             )
         return None
     return label_text(value)
-
-
-def _find(value: Any, name: str) -> Any:
-    """What a dotted name means in a JSON value: `a.b` is the field `a.b`, else `b` of the field `a`; `0` is an element."""
-    ends = [len(name), *(dot.start() for dot in re.finditer(r"\.", name))] if name else []
-    for end in ends:
-        head, rest = name[:end], name[end + 1 :]
-        if isinstance(value, dict) and head in value:
-            return _find(value[head], rest)
-        if isinstance(value, list) and head.isdecimal() and int(head) < len(value):
-            return _find(value[int(head)], rest)
-    return None if ends else value
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_plus
 
@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError
 
+from tlray.columns.column import Column
 from tlray.config import SourceConfig
 from tlray.errors import ObjectNotFoundError, SourceError
 from tlray.lake.source.listing.manifest import read_manifest, resolve_entry
@@ -52,13 +53,14 @@ class _Inventory(BaseModel):
     files: list[_DataFile]
 
 
-def read_listing(uri: str, root: str, config: SourceConfig) -> Iterator[pa.Table]:
+def read_listing(uri: str, root: str, config: SourceConfig, columns: Sequence[Column] = ()) -> Iterator[pa.Table]:
     """What a listing names, streamed, in its own order.
 
     Args:
         uri: of the listing; its name tells the form.
         root: the source's URI; names without a scheme are relative to it.
         config: as for a manifest: names the columns of URIs and of labels.
+        columns: that travel; only a table has any.
 
     Yields:
         Tables of at least LISTING_SCHEMA; etag and size are null where the listing has none.
@@ -71,7 +73,7 @@ def read_listing(uri: str, root: str, config: SourceConfig) -> Iterator[pa.Table
         if uri.rpartition("/")[2] == INVENTORY_NAME:
             yield from _read_inventory(uri)
         elif ending_of(uri) in TABLE_ENDINGS:
-            yield from read_manifest(uri, config, folder=root.rstrip("/"))
+            yield from read_manifest(uri, config, folder=root.rstrip("/"), columns=columns)
         else:
             yield from _read_lines(uri, root.rstrip("/"))
     except ObjectNotFoundError as error:

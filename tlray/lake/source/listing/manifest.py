@@ -5,15 +5,17 @@ Their entries are read as they stand: a URI that comes twice is listed twice, fo
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tlray.columns.column import Column, fields_of
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.source.label_text import label_texts
+from tlray.lake.source.listing.carried import carried_values
 from tlray.lake.source.listing.table_file import TableFile, open_table_file
 from tlray.lake.storage.uri import join, to_uri
 
@@ -22,6 +24,7 @@ URI_COLUMNS = (
 )  # fmt: skip
 """Names under which the URI column is found, the first one present."""
 
+_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size_bytes", pa.int64()), ("label", pa.string())])
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:/|[/~]")
 
 
@@ -39,7 +42,9 @@ class _Columns:
         return list(dict.fromkeys(name for name in (self.uri, self.etag, self.size_bytes, self.label) if name))
 
 
-def read_manifest(uri: str, config: SourceConfig, *, folder: str | None = None) -> Iterator[pa.Table]:
+def read_manifest(
+    uri: str, config: SourceConfig, *, folder: str | None = None, columns: Sequence[Column] = ()
+) -> Iterator[pa.Table]:
     """Read the entries of a manifest, a batch of rows at a time.
 
     Args:
@@ -47,29 +52,41 @@ def read_manifest(uri: str, config: SourceConfig, *, folder: str | None = None) 
         config: names the column of URIs (`column`) and of labels.
         folder: that relative entries are relative to; default the manifest's own. Where it is given the manifest stands in for
             a store's listing, whose sizes may be called `size` beside an `etag`.
+        columns: that travel.
 
     Yields:
-        uri string, etag string or null, size_bytes int64 or null, label string or null.
+        uri string, etag string or null, size_bytes int64 or null, label string or null, and the columns.
 
     Raises:
-        SourceError: no such column, a row without URI, or a file that is not a table of that format.
+        SourceError: no such column, a row without URI, a value of another type than its column's, or a file that is not a table
+            of that format.
         StorageError: the store failed.
     """
     file = open_table_file(uri)
     names = _columns(file, config, is_listing=folder is not None)
     folder, row = folder or uri.rpartition("/")[0], 0
-    for batch in file.batches(names.present):
+    schema = pa.schema([*_SCHEMA, *fields_of(columns)])
+    for batch in file.batches(list(dict.fromkeys([*names.present, *(column.name for column in columns)]))):
         nothing = pa.nulls(len(batch), pa.string())
         etags = _texts(batch, names.etag, file) if names.etag else nothing
-        yield pa.table(
-            {
-                "uri": _resolved(_texts(batch, names.uri, file), folder, uri, row),
-                "etag": _null_if_empty(pc.utf8_trim(etags, characters='"')),
-                "size_bytes": _sizes(batch, names.size_bytes, file),
-                "label": _labels(batch, names.label, file) if names.label else nothing,
-            }
-        )
+        own = [
+            _resolved(_texts(batch, names.uri, file), folder, uri, row),
+            _null_if_empty(pc.utf8_trim(etags, characters='"')),
+            _sizes(batch, names.size_bytes, file),
+            _labels(batch, names.label, file) if names.label else nothing,
+        ]
+        yield pa.table([*own, *carried_values(batch, columns, uri, row)], schema=schema)
         row += len(batch)
+
+
+def own_columns(file: TableFile, config: SourceConfig, *, is_listing: bool) -> list[str]:
+    """Names of the columns of a manifest that are read as URI, etag and size.
+
+    Raises:
+        SourceError: it has no column of URIs, or of labels.
+    """
+    names = _columns(file, config, is_listing=is_listing)
+    return [name for name in (names.uri, names.etag, names.size_bytes) if name]
 
 
 def _columns(file: TableFile, config: SourceConfig, *, is_listing: bool) -> _Columns:

@@ -35,11 +35,13 @@ class ListingReport:
         left_out: names by reason (`LeftOutReason`). A folder that is not entered counts once.
         examples: the first name of each reason.
         unlabelled: different images that are listed without a label, where labels were asked for and the listing has them.
+        notes: further lines to say once all is listed.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     unlabelled: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def leave_out(self, reason: LeftOutReason, example: str, count: int = 1) -> None:
         """Count names that are left out for one reason."""
@@ -48,7 +50,7 @@ class ListingReport:
 
     def lines(self) -> list[str]:
         """What there is to say once all is listed: a line for each reason, the most frequent first; repeated names apart."""
-        return [self._line(reason) for reason, _ in self.left_out.most_common() if reason != "repeated"]
+        return [*(self._line(reason) for reason, _ in self.left_out.most_common() if reason != "repeated"), *self.notes]
 
     def closing_lines(self) -> list[str]:
         """What there is to say of names that came twice and of images without a label, once all is held against the table."""

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tlray.columns.column import Column, fields_of
+from tlray.lake.table.carried import with_fields
 from tlray.lake.table.parts import READ_THREADS, Part, read_part
 from tlray.lake.table.table import Table
 
@@ -24,11 +26,17 @@ IDENTITY_SCHEMA = pa.schema(
 reason that this run tries again, and where it is: index of the part, position in it."""
 
 
+def identity_schema(columns: Iterable[Column] = ()) -> pa.Schema:
+    """IDENTITY_SCHEMA, and the row's values in columns that travel."""
+    return pa.schema([*IDENTITY_SCHEMA, *fields_of(columns)])
+
+
 def identities(
     table: Table,
     parts: Sequence[Part],
     retry_codes: Iterable[str] = (),
     item_of: Callable[[pa.ChunkedArray], pa.ChunkedArray] = lambda uris: uris,
+    columns: Sequence[Column] = (),
 ) -> Iterator[pa.Table]:
     """The identity of each row of some parts.
 
@@ -37,17 +45,21 @@ def identities(
         parts: its live ones.
         retry_codes: error codes whose rows are tried again.
         item_of: from the URIs of rows to what a source lists for them: the images themselves, or the files that hold them.
+        columns: that travel, whose values are read as well.
 
     Yields:
-        Tables of IDENTITY_SCHEMA, one a part, in order.
+        Tables of `identity_schema`, one a part, in order.
     """
     codes = pa.array(list(retry_codes), pa.string())
+    schema, fields = identity_schema(columns), fields_of(columns)
+    names = ["uri", "etag", "label", "error", *(field.name for field in fields)]
 
     def read(index: int) -> pa.Table:
-        rows = read_part(table.uri, parts[index].path, ["uri", "etag", "label", "error"])
+        rows = read_part(table.uri, parts[index].path, names)
         where = [np.full(len(rows), index, np.uint32), np.arange(len(rows), dtype=np.uint32)]
         retry = pc.is_in(rows["error"], value_set=codes)
-        return pa.table([item_of(rows["uri"]), rows["etag"], rows["label"], retry, *where], schema=IDENTITY_SCHEMA)
+        values = with_fields(rows, fields).columns
+        return pa.table([item_of(rows["uri"]), rows["etag"], rows["label"], retry, *where, *values], schema=schema)
 
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="identities") as threads:
         for start in range(0, len(parts), READ_THREADS):
