@@ -124,6 +124,11 @@ class Index:
         """What it is: version, table, recipe, rows, dimensions, metric, factory and its measured recall."""
         return {"index": self.uri, **self._searcher.about}
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """What `where` may name: columns of the table, and their types."""
+        return dict(self._searcher.columns)
+
     def search(
         self,
         image: Any = None,
@@ -135,6 +140,7 @@ class Index:
         k: int = 10,
         label: str | Sequence[str] = (),
         prefix: str | Sequence[str] = (),
+        where: str = "",
     ) -> Answers:
         """The nearest rows to images, texts, rows, labels or vectors; one of these kinds a call.
 
@@ -148,8 +154,10 @@ class Index:
             k: answers to each query.
             label: only rows with one of these labels.
             prefix: only rows whose URI begins with one of these.
+            where: only rows of which this holds, such as `price < 10 and site = 'A'`; `columns` are what it may name.
 
         Raises:
+            WhereError: `where` cannot be read, or names a column that is not there.
             ConfigError: none or several kinds of queries, or a text where there is no text tower.
             QueryError: an unknown uri or label, vectors of another length, or a k under 1.
             ImageError: an image cannot be used.
@@ -159,8 +167,9 @@ class Index:
         given = [name for name, value in kinds.items() if value is not None]
         if len(given) != 1:
             raise ConfigError(f"expected one of {', '.join(kinds)}, given {' and '.join(given) or 'none'}")
-        where = Filter(texts("label", label), texts("prefix", prefix))
-        names, found = getattr(self, f"_by_{given[0].removeprefix('by_')}")(kinds[given[0]], k, where)
+        allowed = Filter(texts("label", label), texts("prefix", prefix), where)
+        self._searcher.count(allowed)  # a condition is refused before images are embedded
+        names, found = getattr(self, f"_by_{given[0].removeprefix('by_')}")(kinds[given[0]], k, allowed)
         return Answers(self.about, [Answer(*each) for each in zip(names, map(tuple, found.records()), strict=True)], found)
 
     def __len__(self) -> int:

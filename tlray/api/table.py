@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from operator import and_
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -19,11 +18,13 @@ from tlray.api.html import gallery, rows_of
 from tlray.api.keywords import texts
 from tlray.errors import ConfigError, TableError
 from tlray.lake.storage.uri import join, to_uri
+from tlray.lake.table.carried import with_fields
 from tlray.lake.table.columns import column_of
 from tlray.lake.table.maintenance import show
-from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, table_schema, vectors_of
+from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, vectors_of
 from tlray.lake.table.table import Table
 from tlray.recipe import AnyRecipe, TextRecipe
+from tlray.where.condition import Condition, read_condition
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ class TableView:
         uri: where it is; of an alias, the table that it names.
     """
 
-    def __init__(self, table: Table, status: Status = "ok", conditions: tuple[pc.Expression, ...] = ()) -> None:
+    def __init__(self, table: Table, status: Status = "ok", conditions: "tuple[pc.Expression | Condition, ...]" = ()) -> None:
         self._table, self._status, self._conditions = table, status, conditions
         self.uri = table.uri
 
@@ -83,12 +84,13 @@ class TableView:
     @property
     def schema(self) -> pa.Schema:
         """Names and types of its columns."""
-        return table_schema(self._table.recipe_file)
+        return self._table.schema
 
     def filter(
         self,
         condition: pc.Expression | None = None,
         *,
+        where: str = "",
         label: str | Sequence[str] = (),
         prefix: str | Sequence[str] = (),
         status: Status | None = None,
@@ -97,18 +99,22 @@ class TableView:
 
         Args:
             condition: of pyarrow's, such as `pyarrow.compute.field("width") >= 640`.
+            where: a condition in SQL's words, such as `price < 10 and site = 'A'`, as `tlray search --where`.
             label: only rows with one of these labels, as `tlray search --label`.
             prefix: only rows whose URI begins with one of these.
             status: `ok`, the default: rows with a vector; `failed`: images that could not be used, whose `error` says why;
                 `all`: both.
 
         Raises:
+            WhereError: `where` cannot be read, or names a column that is not there.
             ConfigError: an unknown status.
         """
         if status not in (None, *get_args(Status)):
             raise ConfigError(f"status: expected one of {', '.join(get_args(Status))}, given {status!r}")
         labels, prefixes = texts("label", label), texts("prefix", prefix)
-        conditions = [] if condition is None else [condition]
+        conditions: list[pc.Expression | Condition] = [] if condition is None else [condition]
+        if where:
+            conditions.append(read_condition(where, self.schema, self.uri))
         if labels:
             conditions.append(pc.field("label").isin(list(labels)))
         if prefixes:
@@ -222,22 +228,28 @@ class TableView:
         wanted = pa.schema([self.schema.field(name) for name in columns])
         if not self._conditions:
             return self._read_columns(part, columns).cast(wanted)
-        condition = reduce(and_, self._conditions)
         light = [name for name in self.schema.names if name not in self._table.recipe_file.lengths or name in columns]
         for names in (light, self.schema.names):
             try:
-                return self._read_columns(part, names).filter(condition).select(columns).cast(wanted)
+                return _fulfilling(self._read_columns(part, names), self._conditions).select(columns).cast(wanted)
             except pa.ArrowInvalid as error:
                 reason = str(error).splitlines()[0]
         raise ConfigError(f"the condition of filter does not fit {self.uri}: {reason}; it has {', '.join(self.schema.names)}")
 
     def _read_columns(self, part: Part, names: list[str]) -> pa.Table:
         """Columns of a part, the partition's own among them, which its file does not hold."""
+        fields = [self.schema.field(name) for name in names]
         rows = read_part(self.uri, part.path, [name for name in names if name != STATUS_FIELD.name])
-        if STATUS_FIELD.name not in names:
-            return rows
-        status = pa.array([part.status] * len(rows), pa.string())
-        return rows.append_column(STATUS_FIELD, status).select(names)
+        if STATUS_FIELD.name in names:
+            rows = rows.append_column(STATUS_FIELD, pa.array([part.status] * len(rows), pa.string()))
+        return with_fields(rows, fields)
+
+
+def _fulfilling(rows: pa.Table, conditions: "Sequence[pc.Expression | Condition]") -> pa.Table:
+    """The rows that fulfil all conditions."""
+    for condition in conditions:
+        rows = rows.filter(pa.array(condition.mask(rows)) if isinstance(condition, Condition) else condition)
+    return rows
 
 
 def open(uri: str | os.PathLike[str], version: int | None = None) -> TableView:  # noqa: A001

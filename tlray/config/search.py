@@ -42,6 +42,7 @@ class SearchConfig(Section):
     k: int = Field(10, gt=0, le=10_000, description="answers to each query")
     label: tuple[str, ...] = Field((), description="only rows with one of these labels")
     prefix: tuple[str, ...] = Field((), description="only rows whose URI begins with one of these")
+    where: str | None = Field(None, description="only rows of which this holds: price < 10 and site = 'A'")
     workers: int = Field(0, ge=0, description="processes on Ray that answer queries; 0: this one, without Ray")
 
 

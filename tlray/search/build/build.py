@@ -28,6 +28,7 @@ from tlray.search.neighbours.faiss_index import FaissIndex
 from tlray.search.neighbours.index_kind import kind_made_by
 from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.neighbours.recall import Probe, measure, tune
+from tlray.search.rows.row_columns import columns_of
 from tlray.search.rows.row_table import RowTable
 from tlray.search.versions.card import Built, Card
 from tlray.search.versions.exact_vectors import save_vectors
@@ -93,6 +94,8 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
     with _vectors(table, config, parts, dimensions, scratch, watch) as vectors:
         _say_what_is_special(table, vectors)
         choice = choice_for(config, vectors.count, dimensions)
+        with watch.stage("read"):
+            rows = RowTable(vectors.rows.table, columns_of(table, vectors.rows.table))
         say(f"{vectors.count} vectors of {dimensions} dimensions: {choice.factory} ({'; '.join(choice.reasons)})")
         attempt = _attempt(vectors, choice.factory, dimensions, config, index_uri, scratch, watch)
         other = fallback(choice, vectors.count) if config.factory == "auto" else None
@@ -110,7 +113,7 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
     contents = Contents(
         attempt.index,
         attempt.files,
-        vectors.rows,
+        rows,
         attempt.parameters,
         attempt.quality,
         next_id=len(vectors.rows),

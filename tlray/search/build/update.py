@@ -26,6 +26,7 @@ from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.neighbours.recall import K, Probe, find_themselves, measure, tune
 from tlray.search.rows.copies import NO_NODE
 from tlray.search.rows.from_table import read_rows
+from tlray.search.rows.row_columns import columns_of
 from tlray.search.rows.row_table import RowTable
 from tlray.search.versions.card import Card
 from tlray.search.versions.changes import VectorChanges
@@ -109,7 +110,7 @@ def update(
     if reason:
         return None, changes.counts, reason
     with watch.stage("read"):
-        after = _after(table, card, before, changes)
+        after = _after(table, card, rows, before, changes)
     merges = after.vector_changes.size > MERGE_FRACTION * len(after.rows.nodes_U) or config.recall_target != card.recall_target
     with watch.stage("check"):
         measures = merges or is_due(index_uri, card, len(after.rows.nodes_U), before, after.vector_changes, scratch)
@@ -136,10 +137,12 @@ def update(
     return made, changes.counts, ""
 
 
-def _after(table: Table, card: Card, before: VectorChanges, changes: RowChanges) -> _Update:
+def _after(table: Table, card: Card, rows_before: RowTable, before: VectorChanges, changes: RowChanges) -> _Update:
     added, features_ND = number_added(table.uri, card, changes)
     next_node = card.next_node + len(features_ND)
-    rows = RowTable(pa.concat_tables([changes.kept, added]))
+    after = pa.concat_tables([changes.kept, added])
+    known = None if rows_before.columns is None else (rows_before.table, rows_before.columns)
+    rows = RowTable(after, columns_of(table, after, known))
     removed = np.setdiff1d(changes.removed["node"].to_numpy(), [NO_NODE])
     removed = removed[~rows.are_live(removed)]
     return _Update(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from tlray.columns.column import type_of
 from tlray.errors import ConfigError, QueryError, RecipeMismatchError
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import to_uri
@@ -149,6 +150,11 @@ class OpenedIndex:
 
                 self._text_encoder = open_text_encoder(self.recipe_file, self.card.column, local_copy)
             return self._text_encoder
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """The columns that a condition may name, and their types, each in one word."""
+        return {field.name: str(type_of(field.type)) for field in self.rows.fields}
 
     @cached_property
     def about(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if config.out:
         check_place(config.out)
     searcher = Searcher.open(config.index)
-    where = Filter(config.label, tuple(_as_prefix(prefix) for prefix in config.prefix))
+    where = Filter(config.label, tuple(_as_prefix(prefix) for prefix in config.prefix), config.where or "")
     result: dict[str, Any] = {"index": to_uri(config.index), **searcher.about}
     result["table_versions_ahead"] = _versions_ahead(searcher)
     if where:

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from tlray.errors import QueryError
 from tlray.search.rows.copies import NO_NODE
+from tlray.search.rows.row_columns import RowColumns
+from tlray.where.condition import Condition, read_condition
 
 PLACED_SCHEMA = pa.schema(
     [
@@ -46,10 +48,12 @@ class RowTable:
 
     Args:
         table: ROWS_SCHEMA, sorted by id.
+        columns: that travelled into the table, one row for each of these.
     """
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, columns: RowColumns | None = None) -> None:
         self.table = table.combine_chunks()
+        self.columns = columns
         self.ids_N: np.ndarray = self.table["id"].to_numpy()
         self.nodes_N: np.ndarray = self.table["node"].to_numpy()
 
@@ -117,7 +121,8 @@ class RowTable:
             nodes_M: of all-zero vectors.
         """
         nodes_N = np.where(np.isin(self.nodes_N, nodes_M), NO_NODE, self.nodes_N)
-        return RowTable(self.table.set_column(self.table.schema.get_field_index("node"), "node", pa.array(nodes_N)))
+        at = self.table.schema.get_field_index("node")
+        return RowTable(self.table.set_column(at, "node", pa.array(nodes_N)), self.columns)
 
     @cached_property
     def labels(self) -> dict[str, int]:
@@ -157,13 +162,27 @@ class RowTable:
             raise QueryError(f"no row has the label {label!r}; the most frequent ones are {list(self.labels)[:5]}")
         return positions
 
-    def mask(self, labels: Sequence[str] = (), prefixes: Sequence[str] = ()) -> np.ndarray:
+    @property
+    def fields(self) -> list[pa.Field]:
+        """The columns that a condition may name."""
+        own = [self.table.schema.field(name) for name in _ASKED]
+        return own if self.columns is None else [*own, *self.columns.fields]
+
+    def mask(self, labels: Sequence[str] = (), prefixes: Sequence[str] = (), where: str = "") -> np.ndarray:
         """For each row whether it has one of the labels and its URI one of the prefixes; none given means any.
 
         Both are compared character by character: a comma, a bracket or a star in one has no meaning.
 
+        Args:
+            labels: see above.
+            prefixes: likewise.
+            where: a condition that it must fulfil as well (`tlray.where.condition`); empty for none.
+
         Returns:
             bool of length N.
+
+        Raises:
+            WhereError: the condition cannot be read, or names a column that is not there.
         """
         mask_N = np.ones(len(self), bool)
         if labels:
@@ -174,7 +193,23 @@ class RowTable:
             for prefix in prefixes:
                 any_N |= pc.starts_with(self.table["uri"], prefix).to_numpy(zero_copy_only=False)
             mask_N &= any_N
+        if where:
+            mask_N &= self._fulfil(read_condition(where, self.fields, "the index"))
         return mask_N
+
+    def _fulfil(self, condition: Condition) -> np.ndarray:
+        """For each row whether it fulfils a condition; the columns that it asks are read a block at a time."""
+        own = [name for name in condition.columns if name in _ASKED]
+        others = [name for name in condition.columns if name not in _ASKED]
+        if self.columns is None or not others:
+            return condition.mask(self.table.select(own or ["uri"]))
+        masks, start = [np.empty(0, bool)], 0
+        for block in self.columns.blocks(others):
+            for name in own:
+                block = block.append_column(name, self.table[name].slice(start, len(block)))
+            masks.append(condition.mask(block))
+            start += len(block)
+        return np.concatenate(masks)
 
 
 def _positions_in(sorted_N: np.ndarray, values_M: np.ndarray) -> np.ndarray:
@@ -192,22 +227,28 @@ def with_ids(
     return pa.table([ids, *rows.columns, nodes, keys], schema=ROWS_SCHEMA)
 
 
+_ASKED = ("uri", "etag", "label")
+"""The columns of an index's own that a condition may name."""
+
+
 @dataclass(frozen=True)
 class Filter:
-    """Which rows may be found: those with one of the labels, and whose URI begins with one of the prefixes.
+    """Which rows may be found: by label, by the beginning of the URI, by a condition; a row must pass all that are given.
 
     Labels and prefixes are compared character by character: a comma, a bracket or a star in one has no meaning.
 
     Attributes:
-        labels: empty means any.
-        prefixes: empty means any.
+        labels: one of them; empty means any.
+        prefixes: the URI begins with one of them; empty means any.
+        where: the condition, on columns of the table (`tlray.where.condition`); empty means none.
     """
 
     labels: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    where: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.labels or self.prefixes)
+        return bool(self.labels or self.prefixes or self.where)
 
     def __str__(self) -> str:
         said = []
@@ -215,6 +256,8 @@ class Filter:
             said.append(f"one of the labels {list(self.labels)}")
         if self.prefixes:
             said.append(f"a URI that begins with one of {list(self.prefixes)}")
+        if self.where:
+            said.append(f"columns for which {self.where!r} holds")
         return " and ".join(said) or "anything"
 
 
@@ -238,7 +281,7 @@ class Selection:
 
     def __init__(self, rows: RowTable, where: Filter, next_node: int, *, has_dead: bool) -> None:
         self._rows = rows
-        self.positions = np.flatnonzero(rows.mask(where.labels, where.prefixes)) if where else None
+        self.positions = np.flatnonzero(rows.mask(where.labels, where.prefixes, where.where)) if where else None
         self.count: int = len(rows) if self.positions is None else len(self.positions)
         nodes = rows.nodes_N if self.positions is None else rows.nodes_N[self.positions]
         self.zero_positions = rows.zero_positions

@@ -15,7 +15,7 @@ from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import join, to_path
 
-FileKind = Literal["faiss", "rows", "recipe", "vectors", "delta", "centres"]
+FileKind = Literal["faiss", "rows", "recipe", "vectors", "delta", "centres", "columns"]
 _BLOCK_BYTES = 8 * 2**20
 
 

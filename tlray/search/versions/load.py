@@ -9,12 +9,14 @@ from tlray.errors import IndexCorruptError
 from tlray.lake.table.table import RECIPE_NAME
 from tlray.recipe import RecipeFile
 from tlray.search.neighbours.faiss_index import FaissIndex
+from tlray.search.rows.row_columns import RowColumns
 from tlray.search.rows.row_table import RowTable
 from tlray.search.versions.card import Card
 from tlray.search.versions.changes import VectorChanges
 from tlray.search.versions.exact_vectors import IndexVectors, StoredVectors
-from tlray.search.versions.files import get_file
+from tlray.search.versions.files import FileKind, get_file
 
+_OF_ROWS: tuple[FileKind, ...] = ("rows", "delta", "columns")
 _LOOKED_AT = 16
 """First floats of a vector, one line of the processor's cache, which are looked at before all of them."""
 
@@ -47,6 +49,13 @@ def load_rows(index_uri: str, card: Card, scratch: Path) -> tuple[RowTable, Vect
         IndexCorruptError: a file is not what the card says.
     """
     rows = RowTable.from_bytes(get_file(index_uri, card.files["rows"], scratch).read_bytes())
+    if "columns" in card.files:
+        columns = RowColumns.open(get_file(index_uri, card.files["columns"], scratch))
+        if len(columns) != len(rows):
+            raise IndexCorruptError(
+                f"{index_uri} has columns of {len(columns)} rows, but {len(rows)} rows; build it anew: `tlray index --rebuild`"
+            )
+        rows = RowTable(rows.table, columns)
     if "delta" not in card.files:
         return rows, VectorChanges.none(card.base_next_node, card.dimensions)
     data = get_file(index_uri, card.files["delta"], scratch).read_bytes()
@@ -65,7 +74,7 @@ def load_index(index_uri: str, card: Card, scratch: Path) -> LoadedIndex:
         IndexCorruptError: a file is not what the card says.
     """
     rows, changes = load_rows(index_uri, card, scratch)
-    large = {kind: get_file(index_uri, file, scratch) for kind, file in card.files.items() if kind not in ("rows", "delta")}
+    large = {kind: get_file(index_uri, file, scratch) for kind, file in card.files.items() if kind not in _OF_ROWS}
     recipe_file = RecipeFile.from_json(large["recipe"].read_bytes(), f"{index_uri}: {RECIPE_NAME}")
     index = FaissIndex.load(large["faiss"], card.metric)
     index.set_default(card.parameters)

@@ -15,6 +15,7 @@ from tlray.lake.table.table import Table
 from tlray.search.neighbours.factory import Choice
 from tlray.search.neighbours.faiss_index import LIBRARY_VERSION, FaissIndex
 from tlray.search.neighbours.parameters import Parameters, Quality
+from tlray.search.rows.row_columns import RowColumns
 from tlray.search.rows.row_table import RowTable
 from tlray.search.versions.card import Built, Card, publish
 from tlray.search.versions.changes import VectorChanges
@@ -79,6 +80,8 @@ def publish_whole(
             "rows": put_bytes(index_uri, "rows", contents.rows.to_bytes()),
             "recipe": put_bytes(index_uri, "recipe", table.recipe_file.to_json()),
         }
+        if contents.rows.columns is not None:
+            small["columns"] = put_bytes(index_uri, "columns", contents.rows.columns.to_bytes())
     card = Card(
         version=version,
         created=_now(),
@@ -141,7 +144,11 @@ def publish_changes(
     Raises:
         ConcurrentWriteError: somebody else published a version of that number.
     """
-    contents: dict[FileKind, RowTable | VectorChanges] = {"rows": rows, "delta": changes} if changes.size else {"rows": rows}
+    contents: dict[FileKind, RowTable | VectorChanges | RowColumns] = {"rows": rows}
+    if changes.size:
+        contents["delta"] = changes
+    if rows.columns is not None:
+        contents["columns"] = rows.columns
     with watch.stage("write"), ThreadPoolExecutor(len(contents)) as storing:
         stored = storing.map(lambda kind: put_bytes(index_uri, kind, contents[kind].to_bytes()), contents)
         changed = dict(zip(contents, stored, strict=True))

@@ -56,6 +56,7 @@ class SearchRequest(_Strict):
     prefixes: list[Text] = Field(
         [], max_length=MAX_FILTERS, fail_fast=True, description="only rows whose URI begins with one of these"
     )
+    where: Text = Field("", description="only rows of which this holds: price < 10 and site = 'A'")
     recipe_id: Text | None = Field(None, description="of what embedded the vectors; another than the index's is refused")
 
     @property
@@ -103,6 +104,7 @@ class IndexInfo(_Strict):
     measured_version: int = Field(description="the version of the index that the recall was measured on")
     labels: dict[str, int] = Field(description="rows of each label, the most frequent ones")
     label_count: int = Field(description="how many labels there are, those that are not listed included")
+    columns: dict[str, str] = Field(description="what where may name, and of which type it is")
     images: bool = Field(description="whether images can be searched by")
     words: bool = Field(description="whether words can be searched by")
     texts: bool = Field(description="whether rows are texts, which /api/text gives, and not images")

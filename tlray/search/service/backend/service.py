@@ -123,6 +123,7 @@ class Service:
             **self.searcher.about,
             labels=dict(list(labels.items())[:LABELS_LISTED]),
             label_count=len(labels),
+            columns=self.searcher.columns,
             images=self._encoder is not None,
             words=self._words.are_searchable,
             texts=self._texts is not None,
@@ -174,7 +175,7 @@ class Service:
             searcher.check_recipe(request.recipe_id)
         of_texts = iter(() if texts_BD is None else texts_BD)
         vectors, positions = zip(*(_vector_of(searcher, query, of_texts) for query in request.queries), strict=True)
-        where = Filter(tuple(request.labels), tuple(request.prefixes))
+        where = Filter(tuple(request.labels), tuple(request.prefixes), request.where)
         hits = searcher.search(np.stack(vectors), request.k, where, leave_out_B=np.array(positions))
         return _response(searcher, hits, [_row_at(searcher, position) for position in positions])
 
@@ -200,7 +201,7 @@ class Service:
     def random(self, count: int, where: Filter, seed: int | None = None) -> list[Hit]:
         """Rows drawn at random: anew at each call, or the same ones for the same seed and version of the index."""
         searcher = self.searcher
-        rows = np.flatnonzero(searcher.rows.mask(where.labels, where.prefixes)) if where else len(searcher.rows)
+        rows = np.flatnonzero(searcher.rows.mask(where.labels, where.prefixes, where.where)) if where else len(searcher.rows)
         available = rows if isinstance(rows, int) else len(rows)
         if not available:
             return []

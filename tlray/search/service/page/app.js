@@ -15,14 +15,15 @@ const labels = () => Object.entries(state.info.labels).sort(([, a], [, b]) => b 
 
 async function answersTo(view) {
   const k = Math.min(RESULTS, state.info.max_k);
-  const filter = view.filter ? `&label=${encodeURIComponent(view.filter)}` : "";
+  const asked = { label: view.filter, where: view.where };
+  const filter = Object.entries(asked).map(([name, text]) => (text ? `&${name}=${encodeURIComponent(text)}` : "")).join("");
   if (view.kind === "random") return { hits: await (await call(`/api/random?count=${k}&seed=${view.seed}${filter}`)).json() };
   if (view.kind === "image") {
     const answer = await call(`/api/search/image?k=${k}${filter}`, { method: "POST", body: imageOf(view).blob });
     return { hits: (await answer.json()).answers[0], isScored: true };
   }
   const query = view.kind === "text" ? { text: view.text } : view.id === undefined ? { uri: view.uri } : { id: view.id };
-  const body = JSON.stringify({ queries: [query], k, labels: view.filter ? [view.filter] : [] });
+  const body = JSON.stringify({ queries: [query], k, labels: view.filter ? [view.filter] : [], where: view.where ?? "" });
   const answer = await (await call("/api/search", { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
   Object.assign(view, answer.queries[0]);
   return { hits: answer.answers[0], isScored: true, isCut: answer.cut_texts > 0 };
@@ -38,7 +39,11 @@ async function show(view, keep) {
   try {
     answer = await answersTo(view);
   } catch (error) {
-    if (turn === state.turn) say(error.message);
+    if (turn === state.turn) {
+      say(error.message);
+      element("where").value = view.where ?? "";
+      state.view ??= view; // so that a bad condition in the address can be mended
+    }
     return;
   }
   if (turn !== state.turn) return; // a later click was faster
@@ -49,6 +54,7 @@ async function show(view, keep) {
   showQuery(view, isCut);
   element("label").value = view.filter ?? "";
   element("words").value = view.text ?? "";
+  element("where").value = view.where ?? "";
   element("grid").replaceChildren(...hits.map((hit) => card(hit, scale, (chosen) => go({ kind: "row", ...chosen }))));
   const milliseconds = Math.round(performance.now() - began);
   const bars = scale && hits.length > 1 ? `; bars compare the ${scale.name === "distance" ? "nearness" : scale.name} of these` : "";
@@ -58,6 +64,7 @@ async function show(view, keep) {
 }
 
 function nothing(view) {
+  if (view.where) return `No ${view.filter ? `other row with the label “${view.filter}”` : "row"} fulfils “${view.where}”.`;
   return view.filter ? `No other row has the label “${view.filter}”.` : "There are no rows to show.";
 }
 
@@ -78,13 +85,14 @@ function remember(view, keep, opened) {
   element("back").disabled = !history.state?.depth;
 }
 
-const go = (view) => show({ filter: element("label").value, ...view }, "push");
+const filters = () => ({ filter: element("label").value, where: element("where").value.trim() });
+const go = (view) => show({ ...filters(), ...view }, "push");
 
 // The address changed by Back, Forward or by hand.
 async function follow() {
   let [view, withMap] = fromHash(location.hash);
   const isLost = view.kind === "image" && !imageOf(view);
-  if (isLost) view = newRandom(view.filter);
+  if (isLost) view = newRandom({ filter: view.filter, where: view.where });
   map.toggle(withMap, labels());
   await show(view, history.state && !isLost && location.hash.length > 1 ? "" : "replace");
   if (isLost) say("An image of yours is not kept in the address: choose it again. These are random ones.");
@@ -154,12 +162,13 @@ function toggleMap() {
 }
 
 function filter() {
-  const label = element("label").value;
-  if (state.view && label !== (state.view.filter ?? "")) show({ ...state.view, filter: label }, "push");
+  const asked = filters();
+  const isNew = asked.filter !== (state.view?.filter ?? "") || asked.where !== (state.view?.where ?? "");
+  if (state.view && isNew) show({ ...state.view, ...asked }, "push");
 }
 
 const back = () => { if (history.state?.depth) history.back(); };
-const random = () => go(newRandom(element("label").value));
+const random = () => go(newRandom(filters()));
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, select, textarea, dialog *");
@@ -192,6 +201,7 @@ element("back").addEventListener("click", back);
 element("toggle-map").addEventListener("click", toggleMap);
 element("label").addEventListener("change", filter);
 element("words-form").addEventListener("submit", (event) => { event.preventDefault(); searchByWords(); });
+element("where").addEventListener("change", filter);
 element("controls").addEventListener("submit", (event) => { event.preventDefault(); filter(); });
 
 function introduce() {
@@ -207,6 +217,9 @@ function introduce() {
   }));
   element("label").placeholder = `all ${labelCount.toLocaleString()}`;
   element("label").parentElement.hidden = !labelCount;
+  const columns = Object.entries(state.info.columns).filter(([name]) => !["uri", "etag", "label"].includes(name));
+  element("where").title = `A condition on ${columns.map(([name, type]) => `${name} (${type})`).join(", ")}`;
+  element("where").parentElement.hidden = !columns.length;
 }
 
 history.scrollRestoration = "manual";

@@ -36,6 +36,7 @@ Labels = Annotated[tuple[Text, ...], Query(max_length=MAX_FILTERS, description="
 Prefixes = Annotated[
     tuple[Text, ...], Query(max_length=MAX_FILTERS, description="only rows whose URI begins with one of these")
 ]
+Where = Annotated[Text, Query(description="only rows of which this holds: price < 10 and site = 'A'")]
 
 
 def guarded_app(service: Service, *, token: str | None, host: str, max_body_bytes: int, timeout_seconds: float) -> Guard:
@@ -115,10 +116,10 @@ def _add_search(app: FastAPI, service: Service) -> None:
         openapi_extra=_body("image/*", {"type": "string", "format": "binary"}),
     )
     async def search_image(
-        request: Request, k: Annotated[int, Query(ge=1)] = 10, label: Labels = (), prefix: Prefixes = ()
+        request: Request, k: Annotated[int, Query(ge=1)] = 10, label: Labels = (), prefix: Prefixes = (), where: Where = ""
     ) -> Response:
         """The nearest rows of the image that is the request's body."""
-        return _json(await service.search_image(await request.body(), k, Filter(label, prefix)))
+        return _json(await service.search_image(await request.body(), k, Filter(label, prefix, where)))
 
 
 def _add_collection(app: FastAPI, service: Service) -> None:
@@ -132,10 +133,11 @@ def _add_collection(app: FastAPI, service: Service) -> None:
         count: Annotated[int, Query(ge=1, le=200)] = 24,
         label: Labels = (),
         prefix: Prefixes = (),
+        where: Where = "",
         seed: Annotated[int | None, Query(ge=0, lt=2**53, description="the same rows for the same seed and version")] = None,
     ) -> list[Hit]:
         """Some rows drawn at random, to start from."""
-        return await service.in_thread(lambda: service.random(count, Filter(label, prefix), seed))
+        return await service.in_thread(lambda: service.random(count, Filter(label, prefix, where), seed))
 
     @app.get("/api/map", response_model=Map)
     async def map_() -> Response:
