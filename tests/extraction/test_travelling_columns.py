@@ -69,7 +69,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     seen: list[int] = []
 
     def counted(encoder: Any, piece: Any, file: Any) -> Any:
-        seen.append(len(piece.content.images_BHWC))
+        seen.append(len(piece.content.inputs))
         return encode_piece(encoder, piece, file)
 
     monkeypatch.setattr("tlray.extraction.worker.unit_worker.encode_piece", counted)
@@ -244,8 +244,8 @@ def test_a_column_that_comes_later_is_null_before_for_every_engine(tmp_path: Pat
 
 
 def test_a_table_without_columns_is_the_same_as_ever(tmp_path: Path) -> None:
-    write_photos(tmp_path / "photos", 5)
-    extract(tmp_path / "photos", tmp_path / "t", [])
+    write_photos(tmp_path / "plain", 5)
+    extract(tmp_path / "plain", tmp_path / "t", [])
     delta = DeltaTable(tmp_path / "t")
     assert [field.name for field in delta.schema().fields] == [
         *("uri", "etag", "label", "width", "height", "embedding", "error", "status")

@@ -19,9 +19,9 @@ class SplitConfig(Section):
     validation: float = Field(0.15, gt=0, lt=1, description="share of each class that the best head is chosen by")
     test: float = Field(0.15, ge=0, lt=1, description="share of each class that is only measured on")
     column: str | None = Field(
-        None, description="column of the labels file that says train, validation or test; wins over shares"
+        None, description="column of the labels file or table that says train, validation or test; wins over shares"
     )
-    group: str | None = Field(None, description="column of the labels file; images of one value stay on one side")
+    group: str | None = Field(None, description="column of the labels file or table; images of one value stay on one side")
     group_duplicates: float | None = Field(None, gt=0, le=1, description="images of at least this cosine stay on one side")
 
     @model_validator(mode="after")
@@ -106,7 +106,9 @@ class ExamplesConfig(_Seeded):
     """Which images are examples, what each is an example of, and on which side of the split it is."""
 
     labels: str = Field("column", description="column (the table's or source's own), folder, or a .csv, .tsv or .parquet file")
-    label_columns: tuple[str, ...] = Field(("label",), description="columns of the labels file; several for a regression")
+    label_columns: tuple[str, ...] = Field(
+        ("label",), description="columns of the labels file, or of the table; several for a regression"
+    )
     separator: str = Field(";", min_length=1, description="between the labels of one image; for task multi")
     task: Literal["single", "multi", "regression"] = Field("single", description="one label an image, any number, or numbers")
     skip: tuple[Literal["unlabelled", "missing", "rare"], ...] = Field(
@@ -131,6 +133,7 @@ class TrainConfig(ExamplesConfig, FitConfig):
 
     table: str | None = Field(None, description="table of embeddings to train on: s3://bucket/key or a local path")
     table_version: int | None = Field(None, ge=0, description="default the newest")
+    where: str | None = Field(None, description="only rows of the table of which this holds: price < 10 and site = 'A'")
     source: SourceConfig | None = Field(None, description="images to train a network on, instead of table")
     recipe: RecipeConfig | None = Field(None, description="the network that is trained; needed with source")
     out: Annotated[str, NOT_IDENTITY] = Field(description="folder of the model: s3://bucket/key or a local path")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import tlray as library
+from tests.factories import add_columns
 from tests.photos import error_of, result_of, tlray
 from tests.search.tables import Bench, exact, recall, rows_for, vectors_for
 from tlray.columns.column import Column
@@ -66,7 +67,7 @@ def with_values(rows: pa.Table, raised: float = 0.0) -> pa.Table:
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """2,400 rows, some of them changed and some moved after the index was built."""
     bench = Bench(tmp_path_factory.mktemp("where"))
-    bench.table.add_columns(COLUMNS)
+    add_columns(bench.table, COLUMNS)
     parts = bench.commit([with_values(rows_for(range(at, at + 300))) for at in range(0, 2100, 300)])
     bench.index(factory=request.param)
     bench.commit([with_values(rows_for(range(100, 300)), 100.0)], parts[:1])
@@ -128,7 +129,7 @@ def test_what_no_condition_can_be_asked_of_is_refused(searcher: Searcher) -> Non
 def test_the_version_of_the_index_decides(tmp_path: Path) -> None:
     """An opened index answers by its own values, whatever becomes of its table and of its files' names."""
     bench = Bench(tmp_path)
-    bench.table.add_columns(COLUMNS)
+    add_columns(bench.table, COLUMNS)
     parts = bench.commit([with_values(rows_for(range(at, at + 100))) for at in (0, 100)])
     bench.index()
     old = Searcher.open(str(bench.index_path))
@@ -152,12 +153,12 @@ def test_an_index_of_before_columns_came_gets_them_with_its_next_version(tmp_pat
     assert "columns" not in {path.name.partition("-")[0] for path in (bench.index_path / "files").iterdir()}
     with pytest.raises(WhereError, match="has no column price; it has uri"):
         Searcher.open(str(bench.index_path)).count(Filter(where="price < 10"))
-    bench.table.add_columns(COLUMNS[:1])
+    add_columns(bench.table, COLUMNS[:1])
     bench.commit([with_values(rows_for(range(200, 300))).select([*part_columns(), "price"])])
     assert bench.index()["added"] == 100
     searcher = Searcher.open(str(bench.index_path))
     assert searcher.count(Filter(where="price is null")) == 100 + sum(number % 7 == 0 for number in range(200, 300))
-    bench.table.add_columns(COLUMNS[1:2])
+    add_columns(bench.table, COLUMNS[1:2])
     bench.commit([with_values(rows_for(range(400, 500))).select([*part_columns(), "site"])])
     bench.index()
     searcher = Searcher.open(str(bench.index_path))

@@ -309,7 +309,7 @@ class Committer:
                 raise TableCorruptError(f"rows of {one.part.path} were to go, but this run removed it already; report it")
             keep_B = np.ones(found.part.rows, bool)
             keep_B[one.rows - np.searchsorted(found.gone, one.rows)] = False
-            options = {"stem": f"{self._run_id}-kept", "recipe_id": self._table.recipe_file.table_id}
+            options: dict[str, Any] = {"stem": f"{self._run_id}-kept", "recipe_id": self._table.recipe_file.table_id}
             if one.values is not None:
                 options["other"] = (one.revalued - np.searchsorted(found.gone, one.revalued), one.values)
             calls.append(self._submit(part_without, self._table.uri, found.part, keep_B, **options))

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tlray.config import ExamplesConfig
 from tlray.errors import ExamplesError
 from tlray.predictor import Task
-from tlray.training.examples.labels import Labels, labels_uri, read_labels, shown
+from tlray.training.examples.labels import Labels, read_labels, shown
 from tlray.training.examples.splits import LEAST_ROWS, hash_splits, named_splits
 from tlray.training.examples.targets import check_numbers, checked_labels, make_targets, standard_of
 
@@ -79,7 +79,12 @@ class Examples:
 
 
 def read_examples(
-    uris: pa.StringArray, column_labels: pa.StringArray, config: ExamplesConfig, *, groups_N: np.ndarray | None = None
+    uris: pa.StringArray,
+    column_labels: pa.StringArray,
+    config: ExamplesConfig,
+    *,
+    groups_N: np.ndarray | None = None,
+    columns: Mapping[str, pa.Array] | None = None,
 ) -> Examples:
     """Join images with their labels and split them.
 
@@ -88,14 +93,15 @@ def read_examples(
         column_labels: of the same images, as the source or table has them; null where there is none.
         config: `labels`, `label_columns`, `separator`, `task`, `split`, `skip` and `seed` are used.
         groups_N: int64; images of the same number stay on one side of the split (beside `split.group`).
+        columns: of a table, see `tlray.training.examples.labels.read_labels`.
 
     Raises:
         ExamplesError: labels and images do not fit together; the message counts what is wrong.
     """
     _check_columns(config)
-    labels = read_labels(uris, column_labels, config)
-    columns = config.label_columns if labels_uri(config.labels) else ("label",)
-    values = [checked_labels(one, name, config) for one, name in zip(labels.values, columns, strict=True)]
+    labels = read_labels(uris, column_labels, config, columns)
+    names = ("label",) if config.labels == "folder" else config.label_columns
+    values = [checked_labels(one, name, config) for one, name in zip(labels.values, names, strict=True)]
     counts = {"images": len(uris)}
     rows_N = _labelled(uris, values, labels.missing, config, counts)
     classes, targets = make_targets([one.take(pa.array(rows_N)) for one in values], config)

@@ -3,7 +3,7 @@
 Shape legend: N images, L rows of a labels file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -47,13 +47,27 @@ def labels_uri(labels: str) -> str | None:
     return None if labels in ("column", "folder") else to_uri(labels)
 
 
-def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: ExamplesConfig) -> Labels:
+def columns_asked(config: ExamplesConfig) -> tuple[str, ...]:
+    """Names of a table's columns, beside `label`, that labels, splits and groups come from; none where a file has them."""
+    if config.labels != "column":
+        return ()
+    names = (*config.label_columns, config.split.column, config.split.group)
+    return tuple(dict.fromkeys(name for name in names if name and name != "label"))
+
+
+def read_labels(
+    uris: pa.StringArray,
+    column_labels: pa.StringArray,
+    config: ExamplesConfig,
+    columns: Mapping[str, pa.Array] | None = None,
+) -> Labels:
     """Find the label of each image, in a file, a column or its folder.
 
     Args:
         uris: of the images, N.
         column_labels: as the table or source has them, N.
         config: `labels`, `label_columns`, `split.column` and `split.group` are used.
+        columns: of a table, those that `columns_asked` names, N values each; None where the images are of no table.
 
     Raises:
         ExamplesError: the labels file has not these columns, or says two things of one image.
@@ -62,9 +76,13 @@ def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: Exa
     """
     file_uri = labels_uri(config.labels)
     if file_uri is None:
-        if config.split.column or config.split.group:
+        if config.labels == "column" and columns is not None:
+            return _of_table({"label": column_labels, **columns}, config)
+        if config.split.column or config.split.group or config.label_columns != ("label",):
             raise ExamplesError(
-                f"split.column and split.group are columns of a labels file, but labels is {config.labels!r}; name a file"
+                "label_columns, split.column and split.group are columns of a labels file, or of a table where labels is "
+                f"column, but labels is {config.labels!r}"
+                + ("; name a file" if columns is not None else " of a source; name a file")
             )
         return Labels((folder_labels(uris) if config.labels == "folder" else column_labels,))
     others = [name for name in (config.split.column, config.split.group) if name]
@@ -80,6 +98,12 @@ def read_labels(uris: pa.StringArray, column_labels: pa.StringArray, config: Exa
 
     values = tuple(joined(name) for name in config.label_columns)
     return Labels(values, texts(config.split.column), texts(config.split.group), tuple(missing))
+
+
+def _of_table(columns: Mapping[str, pa.Array], config: ExamplesConfig) -> Labels:
+    """Labels, splits and groups out of the columns of a table."""
+    split, group = (label_texts(columns[name]) if name else None for name in (config.split.column, config.split.group))
+    return Labels(tuple(columns[name] for name in config.label_columns), split, group)
 
 
 def _read_file(uri: str, columns: Sequence[str]) -> pa.Table:

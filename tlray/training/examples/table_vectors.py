@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.errors import ExamplesError, ObjectNotFoundError, TableError
-from tlray.lake.table.parts import READ_THREADS, Part, read_part, stream_part, vectors_of
+from tlray.lake.table.carried import with_fields
+from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, stream_part, vectors_of
 from tlray.lake.table.table import Table
+from tlray.where.condition import read_condition
 
 BLOCK_ROWS = 8192
 Batch = tuple[np.ndarray, np.ndarray]
@@ -24,12 +26,12 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class TableRows:
-    """The rows of a table that have vectors, in order of URI, however they lie in its parts.
+    """The rows of a table that have vectors and fulfil a condition, in order of URI, however they lie in its parts.
 
     Attributes:
         table: at the version that is trained on.
         parts: that hold them, in order of path.
-        items: of each row its `uri`, `etag` and `label`, as the parts have them; T.
+        items: of each row its `uri`, `etag` and `label`, as the parts have them, and the columns that were asked for; T.
         place_T: int64, where each of them lies in the parts, one after the other.
     """
 
@@ -55,27 +57,44 @@ class TableRows:
             rows_N: int64, the row that each example is.
 
         Returns:
-            example_T, int64, in the order of the parts: the number of the example, or -1.
+            int64, for each row of the parts, in their order: the number of the example, or -1.
         """
-        example_T = np.full(len(self.place_T), -1, np.int64)
+        example_T = np.full(sum(part.rows for part in self.parts), -1, np.int64)
         example_T[self.place_T[rows_N]] = np.arange(len(rows_N))
         return example_T
 
 
-def read_rows(table: Table) -> TableRows:
+def read_rows(table: Table, columns: Sequence[str] = (), where: str | None = None) -> TableRows:
     """Read which rows a table has; no vectors yet.
 
+    Args:
+        table: at the version that is trained on.
+        columns: names of further columns of it that are read.
+        where: a condition that rows must fulfil (`tlray.where.condition`); None for none.
+
     Raises:
-        ExamplesError: there are none.
+        ExamplesError: there are none, or there is no such column.
+        WhereError: the condition cannot be read, or names a column that is not there.
         TableError: a part is gone: the table moved on and was vacuumed.
     """
     parts = tuple(sorted(table.parts("ok"), key=lambda part: part.path))
     if not sum(part.rows for part in parts):
         raise ExamplesError(f"{table.uri} has no row with a vector; run `tlray extract` first")
+    light = [field for field in table.schema if field.name not in table.recipe_file.lengths and field.name != STATUS_FIELD.name]
+    names = [field.name for field in light]
+    if missing := [name for name in columns if name not in names]:
+        raise ExamplesError(f"{table.uri} has no column {', '.join(missing)} to train by; it has {', '.join(names)}")
+    condition = None if where is None else read_condition(where, light, table.uri)
+    wanted = list(dict.fromkeys(["uri", "etag", "label", *columns]))
+    asked = list(dict.fromkeys([*wanted, *(condition.columns if condition else ())]))
     with ThreadPoolExecutor(READ_THREADS, "rows") as threads:
-        items = pa.concat_tables(threads.map(lambda part: read_columns(table, part, ("uri", "etag", "label")), parts))
-    order_T = pc.sort_indices(items["uri"])
-    return TableRows(table, parts, items.take(order_T).combine_chunks(), order_T.to_numpy().astype(np.int64))
+        items = pa.concat_tables(threads.map(lambda part: read_columns(table, part, asked), parts))
+    kept_T = np.arange(len(items)) if condition is None else np.flatnonzero(condition.mask(items))
+    if not len(kept_T):
+        raise ExamplesError(f"no row of {table.uri} fulfils {where!r}; look at its columns with `tlray.open`")
+    items = items.select(wanted).take(pa.array(kept_T))
+    order_T = pc.sort_indices(items["uri"]).to_numpy()
+    return TableRows(table, parts, items.take(pa.array(order_T)).combine_chunks(), kept_T[order_T].astype(np.int64))
 
 
 def read_columns(table: Table, part: Part, columns: Sequence[str]) -> pa.Table:
@@ -85,7 +104,7 @@ def read_columns(table: Table, part: Part, columns: Sequence[str]) -> pa.Table:
         TableError: it is gone.
     """
     try:
-        return read_part(table.uri, part.path, columns)
+        return with_fields(read_part(table.uri, part.path, columns), [table.schema.field(name) for name in columns])
     except ObjectNotFoundError as error:
         raise vacuumed(table.uri, part) from error
 

@@ -17,6 +17,7 @@ from tlray.models.heads import Head
 from tlray.progress import LINE_INTERVAL_SECONDS, say
 from tlray.scoring import knn_accuracy, near_duplicate_groups
 from tlray.training.examples.examples import Examples, Split, read_examples
+from tlray.training.examples.labels import columns_asked
 from tlray.training.examples.losses import row_weights
 from tlray.training.examples.metrics import Evaluation, evaluate, wilson
 from tlray.training.examples.table_vectors import LoadedVectors, TableRows, fits, load_vectors, read_rows, vectors_by_column
@@ -72,9 +73,12 @@ class HeadTraining:
     def prepare(self) -> dict[str, Any]:
         """Read the vectors of the examples, and choose the heads that are trained."""
         self._began = time.monotonic()
-        config, rows = self.config, read_rows(self._table)
+        config = self.config
+        asked = columns_asked(config)
+        rows = read_rows(self._table, asked, config.where)
         groups_N = self._near_duplicates(rows)
-        examples = read_examples(rows.uris, rows.labels, config, groups_N=groups_N)
+        columns = {name: rows.items[name].combine_chunks() for name in asked}
+        examples = read_examples(rows.uris, rows.labels, config, groups_N=groups_N, columns=columns)
         failed = sum(part.rows for part in self._table.parts("failed"))
         self.examples = replace(examples, counts={**examples.counts, "failed": failed})
         vectors = vectors_by_column(rows, self._columns, examples.rows_N, self._memory_bytes)

@@ -22,6 +22,7 @@ from tlray.progress import say
 from tlray.recipe import IMAGE_RULES, Recipe, of_images
 from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.examples_file import encode_examples, write_examples
+from tlray.training.examples.labels import columns_asked
 from tlray.training.examples.table_vectors import read_rows
 from tlray.training.model.loggers import Loggers
 from tlray.training.model.model import ModelCard, model_exists, read_card
@@ -145,6 +146,10 @@ def _check(config: TrainConfig) -> None:
             "augment and start scratch change what the layers before the cut compute, which a table of activations has fixed; "
             "train from a source's images"
         )
+    if config.source is not None and (config.where is not None or config.source.columns):
+        raise ConfigError(
+            "where and source.columns are of tables: give a table to train on, or leave them out and choose by source.include"
+        )
     if config.refit or config.grid != GridConfig.model_construct():
         raise ConfigError("refit and grid are for heads on a table's vectors; a network is trained once: leave them out")
     if config.head.kind == "ridge":
@@ -171,8 +176,11 @@ def _recipe_config(config: TrainConfig, table: Table | None) -> RecipeConfig:
 
 def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Table, bool]:
     """Labelled images in order of URI, what is known of each, and whether a listing's etags are to be trusted."""
+    columns: dict[str, pa.Array] | None = None
     if table is not None:
-        items, trust_listing = read_rows(table).items, False
+        asked, trust_listing = columns_asked(config), False
+        items = read_rows(table, asked, config.where).items
+        columns = {name: items[name].combine_chunks() for name in asked}
     else:
         assert config.source is not None
         source = open_source(config.source)
@@ -186,7 +194,7 @@ def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Ta
         items = source.items(report)
         for line in (*report.lines(), *report.closing_lines()):
             say(line)
-    examples = read_examples(items["uri"].combine_chunks(), items["label"].combine_chunks(), config)
+    examples = read_examples(items["uri"].combine_chunks(), items["label"].combine_chunks(), config, columns=columns)
     return examples, items.take(pa.array(examples.rows_N)), trust_listing
 
 
