@@ -17,14 +17,13 @@ from tlray.models.backbones import Backbone
 class TestOnnx(LibraryConformance):
     backbone = "onnx:file"
     taps: ClassVar = {"flat": (16,), "relu1": (8,), "relu2": (16,)}
-    changes: ClassVar[dict[str, object]] = {}
 
     @pytest.fixture(autouse=True)
     def another_file(self, tmp_path: Path) -> None:
-        self.other_weights = str(save(tmp_path / "other.onnx", seed=1, **self.changes))  # type: ignore[misc]
+        self.other_weights = str(save(tmp_path / "other.onnx", seed=1))  # type: ignore[misc]
 
     def weights(self, folder: Path) -> str:
-        return str(save(folder / "network.onnx", **self.changes))
+        return str(save(folder / "network.onnx"))
 
     def prepared(self, image: Image.Image, backbone: Backbone) -> np.ndarray:
         values = transforms.Normalize(PREPROCESSING["mean"], PREPROCESSING["std"])
@@ -33,7 +32,3 @@ class TestOnnx(LibraryConformance):
 
     def embedded(self, inputs_BCHW: torch.Tensor, backbone: Backbone) -> np.ndarray:
         return by_torch(inputs_BCHW)["flat"]
-
-
-class TestOnnxOfChannelsLastAndOneImage(TestOnnx):
-    changes: ClassVar = {"nhwc": True, "batch": 1}

@@ -1,7 +1,5 @@
 """ONNX files of every form: layouts, batches, types, opsets, quantised ones; against torch, or bare onnxruntime."""
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
-from tests.models.libraries.onnx.networks import PREPROCESSING, SIDE, by_torch, network, save
+from tests.models.libraries.onnx.networks import SIDE, by_torch, network, save
 from tlray.config import RecipeConfig
-from tlray.models.backbones import Backbone, load_backbone, resolve_backbone, to_network_input
+from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
 from tlray.models.classifier import own_classifier
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
@@ -100,22 +98,6 @@ def test_the_number_format_is_the_files_and_said(tmp_path: Path, caplog: pytest.
     assert backbone.recipe == resolve(path, precision={"compute": "fp32"}).recipe and not resolve(path).notes
     file = make_recipe_file(backbone)
     assert file.exact_below == 0 and file.made_with["onnxruntime"] == onnxruntime.__version__
-
-
-def test_the_hash_is_the_files_whatever_it_is_called(tmp_path: Path) -> None:
-    path = save(tmp_path / "x.onnx")
-    recipe = resolve(path).recipe
-    assert recipe.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    moved = path.rename(tmp_path / "y.onnx")
-    again = resolve(moved).recipe
-    assert again.recipe_id == recipe.recipe_id and again.weights == str(moved)
-    assert load_backbone(recipe.model_copy(update={"weights": str(moved)}), Path).recipe.taps == recipe.taps
-
-
-def test_a_relative_path_is_kept_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path / "x.onnx")
-    monkeypatch.chdir(tmp_path)
-    assert resolve("x.onnx").recipe.weights == str(tmp_path / "x.onnx")
 
 
 def test_the_penultimate_by_name_beside_another(tmp_path: Path) -> None:
@@ -204,63 +186,55 @@ def test_a_batch_that_is_no_batch(middle: list, tmp_path: Path, caplog: pytest.L
     near(encode(backbone, images())["embedding"], bare(tmp_path / "x.onnx", "flat", inputs(backbone, images()).numpy()))
 
 
-def test_tensors_in_another_file(tmp_path: Path) -> None:
-    (tmp_path / "net").mkdir()
-    path = tmp_path / "net" / "x.onnx"
-    options = {"save_as_external_data": True, "location": "x.data", "size_threshold": 0}
-    onnx.save(network(), path, **options)
-    recipe = resolve(path).recipe
-    near(encode(resolve(path), images())["embedding"], by_torch(inputs(resolve(path), images()))["flat"])
-    parts = [hashlib.sha256(each.read_bytes()).hexdigest() for each in (path, tmp_path / "net" / "x.data")]
-    assert recipe.weights_sha256 == hashlib.sha256(f"{parts[0]}  \n{parts[1]}  x.data\n".encode()).hexdigest()
-    onnx.save(network(seed=1), tmp_path / "net" / "y.onnx", **options)  # the same graph over other numbers
-    assert resolve(path).recipe.weights_sha256 != recipe.weights_sha256
+def headless(nodes: list, output: str) -> Any:
+    """The two convolutions, and other nodes after `relu2`."""
+    model = network(middle=[helper.make_node("Flatten", ["pooled"], ["flat"]), *nodes])
+    kept = [node for node in model.graph.node if node.output[0] not in ("logits", "scores")]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.output[0].CopyFrom(onnx.ValueInfoProto(name=output))
+    return model
 
 
-def test_tensors_in_another_file_that_is_fetched_elsewhere(tmp_path: Path) -> None:
-    """As from S3: each file comes to a folder of its own."""
-    onnx.save(network(), tmp_path / "x.onnx", save_as_external_data=True, location="x.data", size_threshold=0)
+@pytest.mark.parametrize(
+    ("nodes", "output", "default"),
+    [
+        ([], "flat", "flat"),  # a convolution whose map is pooled: no classifier
+        ([helper.make_node("Softmax", ["flat"], ["out"])], "out", "relu1"),  # but where a softmax follows, as in SqueezeNet
+        (  # a dense layer that a shortcut passes by
+            [helper.make_node("MatMul", ["flat", "square"], ["dense"]), helper.make_node("Add", ["dense", "flat"], ["out"])],
+            "out",
+            "out",
+        ),
+        (  # one that all that follows rests on
+            [
+                helper.make_node("MatMul", ["flat", "square"], ["dense"]),
+                helper.make_node("Sigmoid", ["dense"], ["gate"]),
+                helper.make_node("Mul", ["dense", "gate"], ["out"]),
+            ],
+            "out",
+            "flat",
+        ),
+    ],
+)
+def test_which_value_is_the_penultimate(nodes: list, output: str, default: str, tmp_path: Path) -> None:
+    model = headless(nodes, output)
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(16, dtype=np.float32), "square"))
+    onnx.save(model, tmp_path / "x.onnx")
+    assert resolve(tmp_path / "x.onnx").recipe.taps == (default,)
 
-    def fetch(address: str) -> Path:
-        name = address.removeprefix("s3://bucket/")
-        copy = tmp_path / "cache" / name.replace(".", "_") / name
-        if (tmp_path / name).is_file():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes((tmp_path / name).read_bytes())
-        return copy
 
-    backbone = resolve_backbone(RecipeConfig(backbone="onnx:s3://bucket/x.onnx"), fetch)
-    assert backbone.recipe.weights == "s3://bucket/x.onnx"
+def test_a_branch_that_an_inner_graph_takes_values_from(tmp_path: Path) -> None:
+    """What a graph within a node takes from outside is kept when the model is cut."""
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(kind, ["pooled"], [f"{name}_out"])], name, [], [onnx.ValueInfoProto(name=f"{name}_out")]
+        )
+        for name, kind in (("then_branch", "Identity"), ("else_branch", "Neg"))
+    }
+    middle = [helper.make_node("If", ["is_right"], ["chosen"], **branches), helper.make_node("Flatten", ["chosen"], ["flat"])]
+    model = network(middle=middle)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "is_right"))
+    onnx.save(model, tmp_path / "x.onnx")
+    backbone = resolve(tmp_path / "x.onnx")
     near(encode(backbone, images())["embedding"], by_torch(inputs(backbone, images()))["flat"])
-
-
-def levels_network(path: Path, metadata: dict[str, str]) -> Path:
-    """A network that takes uint8 NHWC and normalises inside, as `tlray export --network` writes it."""
-    model = network(metadata=metadata)
-    graph = model.graph
-    del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info("levels", TensorProto.UINT8, ["n", SIDE, SIDE, 3]))
-    values = {name: np.array(PREPROCESSING[name], np.float32).reshape(3, 1, 1) * 255 for name in ("mean", "std")}
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
-    before = [
-        helper.make_node("Cast", ["levels"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["numbers"], ["nchw"], perm=[0, 3, 1, 2]),
-        helper.make_node("Sub", ["nchw", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "std"], ["images"]),
-    ]
-    nodes = [*before, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.save(model, path)
-    return path
-
-
-def test_levels_of_a_network_that_normalises_itself(tmp_path: Path) -> None:
-    path = levels_network(tmp_path / "x.onnx", {"tlray.preprocessing": json.dumps(PREPROCESSING)})
-    backbone = resolve(path)
-    preprocessing = backbone.recipe.preprocessing
-    assert (preprocessing.scale, preprocessing.mean, preprocessing.std) == ((0, 255), (0, 0, 0), (1, 1, 1))
-    assert preprocessing.resize == (40, 40)
-    mean, std = (torch.tensor(PREPROCESSING[name]).reshape(3, 1, 1) for name in ("mean", "std"))
-    inputs_BCHW = (torch.from_numpy(images()).permute(0, 3, 1, 2) / 255 - mean) / std
-    near(encode(backbone, images())["embedding"], by_torch(inputs_BCHW)["flat"])
