@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import tlray as tlray_api
 from tests.advice.pictures import CANDIDATES, write_stripes
 from tests.cli.test_summary import on_a_terminal
 from tests.photos import result_of, tlray
@@ -90,3 +91,14 @@ def test_a_dry_run_says_what_it_would_cost(folder: Path) -> None:
     plan = result_of(tlray(*arguments(folder, "--dry-run")))
     assert plan["dry_run"] and set(plan["estimate"]["per_image"]) == set(CANDIDATES)
     assert plan["estimate"]["seconds"] > 0 and "candidates" not in plan
+
+
+def test_python_gives_the_same(folder: Path) -> None:
+    result = tlray_api.advise(
+        folder / "stripes", candidates=CANDIDATES[:1], resize=32, crop=32, layers=1, trials=False, minutes=30, images=40
+    )
+    typed = [name for kind in type(result).__mro__ for name in getattr(kind, "__annotations__", {})]
+    assert typed and set(typed) <= set(result.to_dict())
+    assert result.recommendation["commands"][0].startswith("tlray extract ") and "AdviseResult" in repr(result)
+    report = tlray_api.report(folder / "advice.json", folder / "advice.html")
+    assert (report.of, report.size_bytes) == ("advice", (folder / "advice.html").stat().st_size)

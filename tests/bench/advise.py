@@ -76,7 +76,7 @@ def write_labels(folder: Path) -> Path:
 
 
 def carry_out(folder: Path, candidates: Sequence[Candidate], config: AdviseConfig) -> Truth:
-    """Every strategy on a task, as a user would do it."""
+    """Every strategy on a task, as a user would do it; heads alone where advice is to try no others."""
     labels, found = write_labels(folder), Truth()
     shared = {"labels": str(labels), "split": {"column": "split"}, "skip": ("unlabelled",)}
     for number, one in enumerate(candidates):
@@ -96,7 +96,7 @@ def carry_out(folder: Path, candidates: Sequence[Candidate], config: AdviseConfi
             given = {"table": str(table), "out": str(out), "grid": {"columns": (columns[tap],)}, "refit": True, **shared}
             found["head", one.name, tap] = _measured(given, embedding if at == 0 else 0.0)
         kinds: tuple[Kind, ...] = ("freeze", "fine-tune", "scratch") if one.is_pretrained else ("scratch",)
-        for kind in kinds:
+        for kind in kinds if config.trials else ():
             attempt = Attempt(kind, one, one.taps[0] if kind == "freeze" else None)
             given = {
                 "source": source,
@@ -151,7 +151,7 @@ def judge(truth: Truth, chosen: dict[str, tuple[str, str, str] | None]) -> dict[
 def run_task(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Advice and truth of one task."""
     counts = write_task(name, folder, arguments.packages, arguments.pool, arguments.test)
-    config = config_of(folder, CANDIDATES, arguments.epochs)
+    config = config_of(folder, CANDIDATES, arguments.epochs, trials=not arguments.heads)
     candidates, _ = find_candidates(config)
     began = time.process_time()
     advice = advise(config)
@@ -160,7 +160,7 @@ def run_task(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     if (recommended := chosen["advice"]) is not None:
         print(f"{name}: {advice['verdict']}: {recommended}, {advice['recommendation']['expected_accuracy']}", flush=True)
     truth = carry_out(folder, candidates, config)
-    regrets = judge(truth, chosen)
+    regrets = judge(truth, {name: one for name, one in chosen.items() if not arguments.heads or name != "fine-tune all"})
     best = max(truth, key=lambda one: truth[one]["accuracy"])
     exhaustive = sum(one["seconds"] for one in truth.values())
     own = truth.get(recommended) if recommended else None
@@ -179,6 +179,18 @@ def run_task(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str
         "advice_seconds": round(seconds, 1),
         "exhaustive_seconds": round(exhaustive, 1),
         "share_of_time": ratio(seconds, exhaustive),
+        "measured": [
+            [
+                one["candidate"],
+                layer["layer"],
+                layer["linear"]["value"],
+                layer["knn"]["value"],
+                layer["logme"],
+                layer["h_score"],
+            ]
+            for one in advice["candidates"]
+            for layer in one["layers"]
+        ],
         "truth": [[*key, one["accuracy"], round(one["seconds"], 1)] for key, one in truth.items()],
     }
 
@@ -192,6 +204,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--packages", type=Path, default=Path.home() / ".cache" / "tlray-bench")
     parser.add_argument("--out", type=Path, help="write the JSON object here after each task too")
+    parser.add_argument("--heads", action="store_true", help="truth and advice of heads alone: minutes, not hours")
     parser.add_argument("--quick", action="store_true", help="one small task, a few steps: only shows that it runs")
     arguments = parser.parse_args()
     if arguments.quick:

@@ -28,10 +28,9 @@ KNOWN = (
     "torchvision:resnet50",
     "torchvision:efficientnet_b0",
     "torchvision:convnext_tiny",
-    "timm:vit_small_patch16_224",
     "timm:vit_small_patch14_dinov2",
 )
-"""Candidates where none are named: small and middling ones of three families and two ways of pretraining. Those whose weights
+"""Candidates where none are named: small and middling ones of four families and two ways of pretraining. Those whose weights
 cannot be had on this machine are left out, and said."""
 
 SEPARATOR = "@"
