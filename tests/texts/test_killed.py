@@ -18,7 +18,8 @@ from tests.texts.documents import documents
 SENTENCES = 20_000
 
 EAGER = (
-    "import sys; from tlray.extraction.commit import committer; committer.COMMIT_INTERVAL_SECONDS = 0; "
+    "import sys; from tlray.extraction.commit import committer; "
+    "committer.COMMIT_INTERVAL_SECONDS = 0; committer.COMMIT_SHARE = 1e9; "
     "from tlray.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 """The command, which commits every unit at once, so that there is something to be killed in the middle of."""

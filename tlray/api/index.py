@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlray.api.html import galleries
+from tlray.api.html import galleries, rows_of
 from tlray.api.images import each_image, name_of
 from tlray.api.keywords import texts
 from tlray.api.networks import Placement, of_table
@@ -22,12 +22,14 @@ from tlray.lake.storage.uri import to_uri
 from tlray.recipe import of_images
 from tlray.search.query.searcher import Hit, Hits, Searcher
 from tlray.search.rows.row_table import Filter
+from tlray.search.rows.row_texts import RowTexts, is_of_texts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN_HITS = 10
 _SHOWN_QUERIES = 10
+_SHOWN_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ class Answers(Sequence[Answer]):
         about: what the index is.
         answers: one a query.
         found: the same as arrays.
+        texts: of the rows, where they are texts.
     """
 
-    def __init__(self, about: dict[str, Any], answers: Sequence[Answer], found: Hits) -> None:
-        self._about, self._answers, self._found = about, tuple(answers), found
+    def __init__(self, about: dict[str, Any], answers: Sequence[Answer], found: Hits, texts: RowTexts | None = None) -> None:
+        self._about, self._answers, self._found, self._texts = about, tuple(answers), found, texts
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -80,10 +83,22 @@ class Answers(Sequence[Answer]):
         return f"<tlray.Answers to {len(self)} queries: {', '.join(answer.query for answer in self[:_SHOWN_QUERIES])}>"
 
     def _repr_html_(self) -> str:
+        if self._texts is not None:
+            return "".join(rows_of(answer.query, self._shown(number)) for number, answer in enumerate(self[:_SHOWN_QUERIES]))
         return galleries(
             (answer.query, [(hit.uri, None, f"{hit.score:.3f} {hit.label or ''}") for hit in answer.hits[:_SHOWN_HITS]])
             for answer in self[:_SHOWN_QUERIES]
         )
+
+    def _shown(self, number: int) -> list[dict[str, Any]]:
+        """The first hits of a query, with how their texts begin."""
+        assert self._texts is not None
+        rows, hits = self._found.rows, self._answers[number].hits[:_SHOWN_HITS]
+        texts = [self._texts.get(rows, int(position)) for position in self._found.positions_BK[number][: len(hits)]]
+        return [
+            {"score": hit.score, "label": hit.label or "", "text": text[:_SHOWN_CHARACTERS]}
+            for hit, text in zip(hits, texts, strict=True)
+        ]
 
 
 class Index:
@@ -106,6 +121,7 @@ class Index:
         self.uri = to_uri(os.fspath(uri))
         self._searcher = Searcher.open(self.uri, version)
         self._placement = Placement(device, batch_size)
+        self._texts = RowTexts(self.table) if is_of_texts(self._searcher.recipe_file) else None
         self._lock = threading.Lock()
         self._runner: Runner | None = None
 
@@ -170,7 +186,8 @@ class Index:
         allowed = Filter(texts("label", label), texts("prefix", prefix), where)
         self._searcher.count(allowed)  # a condition is refused before images are embedded
         names, found = getattr(self, f"_by_{given[0].removeprefix('by_')}")(kinds[given[0]], k, allowed)
-        return Answers(self.about, [Answer(*each) for each in zip(names, map(tuple, found.records()), strict=True)], found)
+        answers = [Answer(*each) for each in zip(names, map(tuple, found.records()), strict=True)]
+        return Answers(self.about, answers, found, self._texts)
 
     def __len__(self) -> int:
         return len(self._searcher.rows)

@@ -28,8 +28,11 @@ from tlray.search.query.answers import answer_part
 from tlray.search.query.searcher import ANSWER_SCHEMA, Hits, Searcher
 from tlray.search.query.vector_file import read_vector_file
 from tlray.search.rows.row_table import Filter
+from tlray.search.rows.row_texts import RowTexts, is_of_texts
 
 MAX_IMAGE_BYTES = 256 * 2**20
+TEXT_CHARACTERS = 500
+"""Of each hit's text, in a table of texts: all of it is in the table."""
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
@@ -108,8 +111,12 @@ def _answer_some(searcher: Searcher, config: SearchConfig, where: Filter) -> dic
     if config.out:
         write_answers(config.out, [hits.to_table(names)], ANSWER_SCHEMA)
         return {"queries": len(names), "out": config.out}
+    texts = RowTexts(searcher.card.table) if is_of_texts(searcher.recipe_file) else None
     answers = []
-    for name, found in zip(names, hits.to_lists(), strict=True):
+    for name, found, positions_K in zip(names, hits.to_lists(), hits.positions_BK, strict=True):
+        if texts is not None:
+            for hit, position in zip(found, positions_K, strict=False):  # which are fewer where fewer rows were found
+                hit["text"] = texts.get(searcher.rows, int(position))[:TEXT_CHARACTERS]
         answers.append({"query": name, "hits": found})
     return {"answers": answers}
 

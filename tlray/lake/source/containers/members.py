@@ -13,6 +13,7 @@ from typing import Literal
 
 from tlray.columns.column import Column
 from tlray.config import SourceConfig
+from tlray.errors import SourceError
 from tlray.lake.source.containers.fetched_image import FetchedImage
 from tlray.lake.source.containers.parquet import parquet_members
 from tlray.lake.source.containers.tar import tar_members
@@ -23,8 +24,15 @@ SUFFIXES: dict[ContainerKind, str] = {"webdataset": ".tar", "parquet": ".parquet
 
 
 def kind_of_container(uri: str) -> ContainerKind:
-    """The kind of a file that holds images, by the ending of its name in any case."""
-    return next(kind for kind, suffix in SUFFIXES.items() if uri.lower().endswith(suffix))
+    """The kind of a file that holds images, by the ending of its name in any case.
+
+    Raises:
+        SourceError: it is a table of texts.
+    """
+    for kind, suffix in SUFFIXES.items():
+        if uri.lower().endswith(suffix):
+            return kind
+    raise SourceError(f"{uri} holds no images")
 
 
 def read_members(
