@@ -19,7 +19,7 @@ SENTENCES = 20_000
 
 EAGER = (
     "import sys; from tlray.extraction.commit import committer; "
-    "committer.COMMIT_INTERVAL_SECONDS = 0; committer.COMMIT_SHARE = 1e9; "
+    "committer.COMMIT_INTERVAL_SECONDS = 0; committer.COMMIT_SHARE = 1e9; committer.HOLD_SECONDS = 0; "
     "from tlray.cli import main; sys.exit(main(sys.argv[1:]))"
 )
 """The command, which commits every unit at once, so that there is something to be killed in the middle of."""
@@ -44,7 +44,7 @@ def test_a_killed_run_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", EAGER, *arguments("t")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     log = tmp_path / "t" / "_delta_log"
-    while not (log / f"{3:020d}.json").exists():
+    while not (log / f"{2:020d}.json").exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
