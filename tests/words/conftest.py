@@ -1,6 +1,7 @@
 """A trained network of two towers, a collection that it embedded, and an index of it."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,14 @@ def towers_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @pytest.fixture(scope="session")
 def collection(tmp_path_factory: pytest.TempPathFactory, towers_installed: None) -> Collection:
     made = Collection(tmp_path_factory.mktemp("words"))
-    train(made.weights)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folders have one parent for this run: who comes later need not train
+        shared = tmp_path_factory.getbasetemp().parent / "towers.safetensors"
+        if not shared.exists():
+            train(made.weights)
+            made.weights.replace(shared)
+        shutil.copy(shared, made.weights)
+    else:
+        train(made.weights)
     for colour, name in PAIRS:
         path = made.pictures / colour / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
