@@ -24,6 +24,7 @@ from tlray.config import (
     VacuumConfig,
     VerifyConfig,
 )
+from tlray.config.stores import using
 from tlray.extras import require
 
 
@@ -63,7 +64,8 @@ class Command:
             require(self.extra, *self.packages, what=f"tlray {self.extra}")
         module, _, name = self.function.partition(":")
         function: Callable[[BaseModel], dict[str, Any]] = getattr(import_module(module), name)
-        return function(config)
+        with using(getattr(config, "stores", ())):
+            return function(config)
 
 
 _OF_IMAGES = ("source.labels", "source.include", "source.exclude")

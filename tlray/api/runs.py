@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Union
 from tlray.api.keywords import config_of
 from tlray.api.results import AdviseResult, ExtractResult, IndexResult, PredictResult, ReportResult, TrainResult
 from tlray.config import AdviseConfig, ExtractConfig, IndexConfig, PredictConfig, ReportConfig, TrainConfig
+from tlray.config.stores import using
 
 if TYPE_CHECKING:
     from tlray.api.model import Model
@@ -46,7 +47,8 @@ def extract(
     given = config_of(ExtractConfig, words, keys, config)
     from tlray.extraction.extract import extract as run
 
-    return ExtractResult(run(given))
+    with using(given.stores):
+        return ExtractResult(run(given))
 
 
 def predict(
@@ -72,7 +74,8 @@ def predict(
     given = config_of(PredictConfig, {"source.uri": source, "out": out, "model": model}, keys, config)
     from tlray.prediction.predict import predict as run
 
-    return PredictResult(run(given))
+    with using(given.stores):
+        return PredictResult(run(given))
 
 
 def train(
@@ -93,7 +96,8 @@ def train(
     given = config_of(TrainConfig, {"table": table, "out": out}, keys, config)
     from tlray.training.train import train as run
 
-    return TrainResult(run(given))
+    with using(given.stores):
+        return TrainResult(run(given))
 
 
 def build_index(
@@ -114,7 +118,8 @@ def build_index(
     given = config_of(IndexConfig, {"table": table, "out": out}, keys, config)
     from tlray.search.build.build_index import index as run
 
-    return IndexResult(run(given))
+    with using(given.stores):
+        return IndexResult(run(given))
 
 
 def advise(source: Place | Mapping[str, Any] | None = None, *, config: Place | None = None, **keys: Any) -> AdviseResult:
@@ -132,7 +137,8 @@ def advise(source: Place | Mapping[str, Any] | None = None, *, config: Place | N
     given = config_of(AdviseConfig, {"source.uri": source}, keys, config)
     from tlray.advice.advise import advise as run
 
-    return AdviseResult(run(given))
+    with using(given.stores):
+        return AdviseResult(run(given))
 
 
 def report(
@@ -152,4 +158,5 @@ def report(
     given = config_of(ReportConfig, {"uri": uri, "out": out}, keys, config)
     from tlray.reports.report import report_command as run
 
-    return ReportResult(run(given))
+    with using(given.stores):
+        return ReportResult(run(given))

@@ -3,12 +3,12 @@
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tlray.config.recipe import PreprocessingConfig
-from tlray.config.section import Section
 from tlray.config.source import SourceConfig
+from tlray.config.stores import WithStores
 from tlray.config.training import ExamplesConfig
 
 
-class AdviseConfig(ExamplesConfig):
+class AdviseConfig(ExamplesConfig, WithStores):
     """`tlray advise`: which network and which way to train it, for labelled images, by trying them on a sample."""
 
     source: SourceConfig
@@ -30,7 +30,7 @@ class AdviseConfig(ExamplesConfig):
     out: str | None = Field(None, description="write the result to this .json file too, for `tlray report`")
 
 
-class ReportConfig(Section):
+class ReportConfig(WithStores):
     """`tlray report URI OUT`: what happened, as one HTML file that needs nothing else."""
 
     uri: str = Field(description="a table, a model, an index, or the .json file that advise wrote: a URI or a local path")

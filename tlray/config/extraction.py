@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from tlray.config.recipe import RecipeConfig
 from tlray.config.section import FailureCode, Section
 from tlray.config.source import SourceConfig
+from tlray.config.stores import WithStores
 
 
 class PolicyConfig(Section):
@@ -18,7 +19,7 @@ class PolicyConfig(Section):
     )
 
 
-class RunConfig(Section):
+class RunConfig(WithStores):
     """What the commands have in common that bring a table to where its source is."""
 
     source: SourceConfig

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from tlray.config.section import Section
+from tlray.config.stores import WithStores
 
 
-class IndexConfig(Section):
+class IndexConfig(WithStores):
     """`tlray index`: build an index of a table, or bring it to where the table is."""
 
     table: str = Field(description="the table of embeddings: s3://bucket/key or a local path")
@@ -28,7 +28,7 @@ class IndexConfig(Section):
     dry_run: bool = Field(False, description="say what would be done; write nothing")
 
 
-class SearchConfig(Section):
+class SearchConfig(WithStores):
     """`tlray search`: the nearest rows of images, words, rows, vectors or labels."""
 
     index: str = Field(description="URI or path of the index")
@@ -46,7 +46,7 @@ class SearchConfig(Section):
     workers: int = Field(0, ge=0, description="processes on Ray that answer queries; 0: this one, without Ray")
 
 
-class DuplicatesConfig(Section):
+class DuplicatesConfig(WithStores):
     """`tlray duplicates`: groups of rows that are nearly the same, and those that cross splits or labels."""
 
     index: str = Field(description="URI or path of an index of metric cosine")
@@ -56,7 +56,7 @@ class DuplicatesConfig(Section):
     out: str | None = Field(None, description="write all groups to this Parquet file")
 
 
-class ServeConfig(Section):
+class ServeConfig(WithStores):
     """`tlray serve`: an HTTP service and its page over an index."""
 
     index: str = Field(description="URI or path of the index")

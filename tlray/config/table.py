@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from tlray.config.section import Section
+from tlray.config.stores import WithStores
 
 
-class ShowConfig(Section):
+class ShowConfig(WithStores):
     """`tlray show URI [OTHER]`: what a table is: recipe, counts, failures, size; or how two tables differ."""
 
     table: str = Field(description="URI or path of the table")
@@ -13,7 +13,7 @@ class ShowConfig(Section):
     version: int | None = Field(None, ge=0, description="of the first table; default the newest")
 
 
-class AliasConfig(Section):
+class AliasConfig(WithStores):
     """`tlray alias URI [TABLE]`: make an alias name a table, or say which it names."""
 
     alias: str = Field(description="URI or path of the alias")
@@ -21,14 +21,14 @@ class AliasConfig(Section):
     if_version: int | None = Field(None, ge=0, description="only where the alias is at this version; 0: only if it is new")
 
 
-class VerifyConfig(Section):
+class VerifyConfig(WithStores):
     """`tlray verify URI`: read every part again and hold it against the log; exit code 1 where it is damaged."""
 
     table: str = Field(description="URI or path of the table")
     version: int | None = Field(None, ge=0, description="default the newest")
 
 
-class VacuumConfig(Section):
+class VacuumConfig(WithStores):
     """`tlray vacuum URI`: list the files that no version within the retention needs; delete them only when told to."""
 
     table: str = Field(description="URI or path of the table")
@@ -38,7 +38,7 @@ class VacuumConfig(Section):
     delete: bool = Field(False, description="delete them")
 
 
-class OptimizeConfig(Section):
+class OptimizeConfig(WithStores):
     """`tlray optimize URI`: join small parts into larger ones."""
 
     table: str = Field(description="URI or path of the table")

@@ -8,6 +8,7 @@ from tlray.config.identity import NOT_IDENTITY
 from tlray.config.recipe import RecipeConfig
 from tlray.config.section import Section
 from tlray.config.source import SourceConfig
+from tlray.config.stores import WithStores
 
 DEFAULT_HIDDEN = (256,)
 """Widths of an MLP's hidden layers where none are given."""
@@ -128,7 +129,7 @@ class FitConfig(_Seeded):
     )
 
 
-class TrainConfig(ExamplesConfig, FitConfig):
+class TrainConfig(ExamplesConfig, FitConfig, WithStores):
     """`tlray train`: a head on a table's vectors, or a network from a source's images."""
 
     table: str | None = Field(None, description="table of embeddings to train on: s3://bucket/key or a local path")
@@ -161,7 +162,7 @@ class TrainConfig(ExamplesConfig, FitConfig):
     local: Annotated[bool, NOT_IDENTITY] = Field(False, description="one process, no Ray; heads always train so")
 
 
-class ExportConfig(Section):
+class ExportConfig(WithStores):
     """`tlray export`: write a trained model as ONNX, and check that it computes the same."""
 
     model: str = Field(description="folder that `tlray train` made: s3://bucket/key or a local path")

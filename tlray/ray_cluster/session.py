@@ -8,10 +8,12 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 import ray.exceptions
 
+from tlray.config.stores import stores_in_use, use_stores
 from tlray.errors import ConfigError
 from tlray.ray_cluster.address import starts_own
 
@@ -40,11 +42,18 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     # Ray takes SIGTERM for itself, and leaves its handler behind.
     handler = signal.getsignal(signal.SIGTERM) if threading.current_thread() is threading.main_thread() else None
     # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
-    own = {"address": "local", "include_dashboard": False} if is_own else {}
+    own: dict[str, Any] = {"address": "local", "include_dashboard": False} if is_own else {}
+    stores = stores_in_use()
+    if stores:
+
+        def tell_worker() -> None:
+            use_stores(stores)
+
+        own["runtime_env"] = {"worker_process_setup_hook": tell_worker}
     try:
         with _environment({**_quiet(), **(workers_env or {} if is_own else {})}), _without_advice():
             # What workers print stays in Ray's own logs: their errors come to us as errors, and the rest alarms for nothing.
-            ray.init(logging_level=logging.WARNING, log_to_driver=False, **own)  # type: ignore[arg-type]
+            ray.init(logging_level=logging.WARNING, log_to_driver=False, **own)
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or do without Ray, which "

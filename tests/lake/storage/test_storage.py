@@ -357,7 +357,7 @@ class TestS3Store(StoreConformance):
         from tlray.lake.storage.s3 import client as s3_client
 
         made, connect = [], s3_client._connect
-        monkeypatch.setattr(s3_client, "_connect", lambda pace: made.append(threading.get_ident()) or connect(pace))
+        monkeypatch.setattr(s3_client, "_connect", lambda *given: made.append(threading.get_ident()) or connect(*given))
         monkeypatch.setattr(s3_client, "_CONNECTIONS", s3_client._Connections())
         with ThreadPoolExecutor(16) as threads:
             list(threads.map(lambda i: open_store(s3_bucket).stat(f"{s3_bucket}/{i}"), range(64)))

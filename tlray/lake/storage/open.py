@@ -73,4 +73,4 @@ def delta_environment(uri: str) -> AbstractContextManager[None]:
         return nullcontext()
     from tlray.lake.storage.s3.store import delta_environment as of_s3
 
-    return of_s3()
+    return of_s3(uri)

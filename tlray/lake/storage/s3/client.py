@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3
 import botocore.session
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.utils import parse_timestamp
 
+from tlray.config.stores import StoreAccess, access_of
 from tlray.errors import GO_ON, CredentialsError, StorageError, StoreAwayError, TlrayError
 from tlray.lake.storage.retry import Attempts, Pace
 from tlray.lake.storage.s3.errors import AgainError, ThrottledError, UnexplainedError, s3_errors
@@ -65,9 +67,9 @@ def new_client(**settings: str) -> "S3Client":
     return _new_session(botocore.session.Session()).client("s3", config=_CONFIG, **cast("Any", settings))
 
 
-def connection() -> Connection:
-    """The connection that all requests of this process share."""
-    return _CONNECTIONS.current()
+def connection(uri: str) -> Connection:
+    """The connection that this process's requests for a place share: one for each entry of `stores`, and one for the rest."""
+    return _CONNECTIONS.current(access_of(uri))
 
 
 def call(uri: str, request: "Callable[[S3Client], Answer]") -> Answer:
@@ -83,7 +85,7 @@ def call(uri: str, request: "Callable[[S3Client], Answer]") -> Answer:
         TlrayError: what else `s3_errors` says.
     """
     with s3_errors(uri):
-        current = connection()
+        current = connection(uri)
     attempts, renewed, last = Attempts(), False, False
     while True:
         current.pace.wait()
@@ -102,7 +104,7 @@ def call(uri: str, request: "Callable[[S3Client], Answer]") -> Answer:
         except (CredentialsError, UnexplainedError):
             if renewed:
                 raise
-            current, renewed = _CONNECTIONS.renewed(current), True
+            current, renewed = _CONNECTIONS.renewed(access_of(uri), current), True
 
 
 def _check_answers(uri: str, current: Connection, failure: str) -> None:
@@ -131,31 +133,43 @@ class _Connections:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # else threads that start together would each make one
         self._key: object = None
-        self._connection: Connection | None = None
+        self._connections: dict[StoreAccess | None, Connection] = {}
 
-    def current(self) -> Connection:
+    def current(self, access: StoreAccess | None) -> Connection:
         """The connection, made where there is none yet."""
         key = os.getpid(), frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
         with self._lock:
-            if self._connection is None or key != self._key:
-                self._connection, self._key = _connect(Pace()), key
-            return self._connection
+            if key != self._key:
+                self._connections, self._key = {}, key
+            if access not in self._connections:
+                self._connections[access] = _connect(access, Pace())
+            return self._connections[access]
 
-    def renewed(self, failed: Connection) -> Connection:
+    def renewed(self, access: StoreAccess | None, failed: Connection) -> Connection:
         """Another connection than `failed`, whose credentials were looked for again: in files, on the instance, at the SSO."""
         with self._lock:
-            if self._connection is failed:  # else another thread was quicker
-                self._connection = _connect(failed.pace)
-                self._connection.kept_conditions.update(failed.kept_conditions)
-        return self.current()
+            if self._connections.get(access) is failed:  # else another thread was quicker
+                self._connections[access] = _connect(access, failed.pace)
+                self._connections[access].kept_conditions.update(failed.kept_conditions)
+        return self.current(access)
 
 
-def _connect(pace: Pace) -> Connection:
-    core = botocore.session.Session()
+def _connect(access: StoreAccess | None, pace: Pace) -> Connection:
+    said = access or StoreAccess("")
+    core = botocore.session.Session(profile=said.profile)
     session = _new_session(core)
     # In the order in which botocore looks for it.
     ca_bundle = core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
-    return Connection(session, session.client("s3", config=_CONFIG), pace, ca_bundle)
+    config = _CONFIG.merge(Config(signature_version=UNSIGNED)) if said.anonymous else _CONFIG
+    client = session.client("s3", config=config, endpoint_url=said.endpoint_url, region_name=said.region)
+    if said.requester_pays:
+        client.meta.events.register("provide-client-params.s3", _with_requester_pays)
+    return Connection(session, client, pace, ca_bundle)
+
+
+def _with_requester_pays(params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
+    """Botocore's hook before a request: the parameter, where the operation has it."""
+    return {**params, "RequestPayer": "requester"} if "RequestPayer" in model.input_shape.members else params
 
 
 _CONNECTIONS = _Connections()

@@ -31,7 +31,7 @@ def require_condition(uri: str, condition: Condition) -> None:
         StoreUnfitError: it was written all the same, or the store does not know the condition.
         TlrayError: as `call`.
     """
-    current = connection()
+    current = connection(uri)
     bucket, key = split_s3(uri)
     with current.lock:
         if (bucket, condition) not in current.kept_conditions:
@@ -46,11 +46,11 @@ def _try_out(uri: str, where: dict[str, Any], condition: Condition) -> None:
     except ObjectChangedError:
         return
     except UnsupportedRequestError as error:
-        raise _unfit(connection(), where, condition, "does not know it") from error
+        raise _unfit(connection(uri), where, condition, "does not know it") from error
     finally:
         with contextlib.suppress(TlrayError):  # may write and not delete: the object stays, 5 bytes of a hidden name
             call(uri, lambda client: client.delete_object(**where))
-    raise _unfit(connection(), where, condition, "passes over it")
+    raise _unfit(connection(uri), where, condition, "passes over it")
 
 
 def _unfit(current: Connection, where: dict[str, Any], condition: Condition, does: str) -> StoreUnfitError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from tlray.config.stores import StoreAccess, access_of
 from tlray.errors import (
     AccessError,
     ObjectChangedError,
@@ -20,7 +21,7 @@ from tlray.errors import (
 )
 from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts
 from tlray.lake.storage.s3 import delta
-from tlray.lake.storage.s3.client import call, connection
+from tlray.lake.storage.s3.client import Connection, call, connection
 from tlray.lake.storage.s3.conditions import require_condition
 from tlray.lake.storage.s3.errors import BROKEN_BODY, LOG_IN, NOT_FOUND, s3_errors
 from tlray.lake.storage.s3.reader import Body, S3Reader, pause_or_raise
@@ -128,18 +129,18 @@ class S3Store:
 
     def delete(self, uris: Iterable[str]) -> None:
         """Delete objects (see `Store.delete`), 1000 keys a request."""
-        keys: defaultdict[str, list[str]] = defaultdict(list)
+        keys: defaultdict[tuple[str, StoreAccess | None], list[str]] = defaultdict(list)
         for uri in uris:
             where = _where(uri)
-            keys[where["Bucket"]].append(where["Key"])
+            keys[where["Bucket"], access_of(uri)].append(where["Key"])
         failed = []
-        for bucket, of_bucket in keys.items():
+        for (bucket, _), of_bucket in keys.items():
             for start in range(0, len(of_bucket), _DELETE_BATCH):
                 query: dict[str, Any] = {
                     "Bucket": bucket,
                     "Delete": {"Objects": [{"Key": key} for key in of_bucket[start : start + _DELETE_BATCH]], "Quiet": True},
                 }
-                answer = call(f"s3://{bucket}", functools.partial(_delete_objects, query))
+                answer = call(f"s3://{bucket}/{of_bucket[0]}", functools.partial(_delete_objects, query))
                 errors = [one for one in answer.get("Errors", ()) if one.get("Code") not in NOT_FOUND]
                 failed += [f"s3://{bucket}/{one.get('Key')}: {one.get('Code')} {one.get('Message')}" for one in errors]
         if failed:
@@ -171,36 +172,44 @@ def delta_options(uri: str) -> dict[str, str]:
     except ObjectNotFoundError as error:
         raise SourceError(f"{uri}: there is no bucket {bucket!r}; check the name and the endpoint") from error
     headers = answer["ResponseMetadata"]["HTTPHeaders"]
-    current = connection()
-    with s3_errors(uri):
-        found = current.session.get_credentials()
-        if found is None:
-            raise AccessError(f"{uri}: there are no credentials; {LOG_IN}")
-        credentials = found.get_frozen_credentials()
+    current = connection(uri)
     region = headers.get("x-amz-bucket-region") or current.client.meta.region_name
-    options: dict[str, str] = {
-        "AWS_ACCESS_KEY_ID": str(credentials.access_key),
-        "AWS_SECRET_ACCESS_KEY": str(credentials.secret_key),
+    return {
+        **_credentials(uri, current),
         "AWS_REGION": region,
         "AWS_CONDITIONAL_PUT": "etag",
         **delta.address_options(current.client, bucket, region),
         **delta.RETRIES,
     }
-    if credentials.token:
-        options["AWS_SESSION_TOKEN"] = credentials.token
-    return options
 
 
-def delta_environment() -> AbstractContextManager[None]:
+def _credentials(uri: str, current: Connection) -> dict[str, str]:
+    access = access_of(uri)
+    if access is not None and access.anonymous:
+        return {"AWS_SKIP_SIGNATURE": "true"}
+    with s3_errors(uri):
+        found = current.session.get_credentials()
+        if found is None:
+            raise AccessError(f"{uri}: there are no credentials; {LOG_IN}")
+        credentials = found.get_frozen_credentials()
+    return {
+        "AWS_ACCESS_KEY_ID": str(credentials.access_key),
+        "AWS_SECRET_ACCESS_KEY": str(credentials.secret_key),
+        **({"AWS_SESSION_TOKEN": credentials.token} if credentials.token else {}),
+        **({"AWS_REQUEST_PAYER": "true"} if access is not None and access.requester_pays else {}),
+    }
+
+
+def delta_environment(uri: str) -> AbstractContextManager[None]:
     """Have delta-rs trust whom boto3 trusts (see `tlray.lake.storage.open.delta_environment`)."""
-    return delta.trusting(connection().ca_bundle)
+    return delta.trusting(connection(uri).ca_bundle)
 
 
 def arrow_filesystem(uri: str) -> "S3FileSystem":
     """Tell pyarrow how to reach a bucket (see `tlray.lake.storage.open.arrow_filesystem`)."""
     from tlray.lake.storage.s3.arrow import filesystem_of  # loads AWS's client for C++, which few commands need
 
-    return filesystem_of(delta_options(uri), split_s3(uri)[0], connection().ca_bundle)
+    return filesystem_of(delta_options(uri), split_s3(uri)[0], connection(uri).ca_bundle)
 
 
 def _page(uris: list[str], etags: list[str], sizes: list[int]) -> pa.Table:

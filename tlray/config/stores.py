@@ -1,0 +1,110 @@
+"""The key `stores`: which account and endpoint reaches which places, where not all are reached alike.
+
+What a command was told holds for its process, and for the workers of its Ray cluster, until it ends: stores are opened by URI
+alone, in many rooms, and a worker opens the same ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from tlray.config.identity import NOT_IDENTITY
+from tlray.config.section import Section
+
+_SWITCHES = ("anonymous", "requester_pays")
+_VALUES = ("profile", "endpoint_url", "region")
+_EXAMPLE = '"s3://lake/ profile=lake endpoint_url=https://s3.example.org"'
+
+
+@dataclass(frozen=True)
+class StoreAccess:
+    """How the places below a prefix are reached; what is not said comes from AWS's own sources.
+
+    Attributes:
+        prefix: `s3://bucket/` or longer; it ends in `/`.
+        profile: of AWS's files: credentials, and all else that a profile says.
+        endpoint_url: of a server that is not AWS's.
+        region: of the bucket.
+        anonymous: requests are not signed, as public buckets take them.
+        requester_pays: we pay for the requests.
+    """
+
+    prefix: str
+    profile: str | None = None
+    endpoint_url: str | None = None
+    region: str | None = None
+    anonymous: bool = False
+    requester_pays: bool = False
+
+
+def store_access(text: str) -> StoreAccess:
+    """Read one entry of `stores`.
+
+    Raises:
+        ValueError: it is not one; the message says what was expected.
+    """
+    prefix, *words = text.split() or [""]
+    if not prefix.startswith("s3://") or prefix == "s3://":
+        raise ValueError(f"expected an S3 prefix and how it is reached, such as {_EXAMPLE}")
+    found: dict[str, str | bool] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        is_known = (name in _VALUES and value) or (name in _SWITCHES and not equals)
+        if not is_known or name in found:
+            known = ", ".join([*(f"{each}=..." for each in _VALUES), *_SWITCHES])
+            raise ValueError(f"{word!r} of {prefix} is {'given twice' if name in found else 'unknown'}; expected {known}")
+        found[name] = value if equals else True
+    if "anonymous" in found and ("profile" in found or "requester_pays" in found):
+        raise ValueError(f"{prefix} is anonymous, so it has neither a profile nor somebody who pays")
+    return StoreAccess(prefix if prefix.endswith("/") else f"{prefix}/", **found)  # type: ignore[arg-type]
+
+
+class WithStores(Section):
+    """What every command has that reads or writes places."""
+
+    stores: Annotated[tuple[str, ...], NOT_IDENTITY] = Field(
+        (),
+        description="S3 prefixes that are reached in another way than AWS's own settings say, each with profile=NAME, "
+        "endpoint_url=URL, region=NAME, anonymous or requester_pays; the longest prefix counts",
+    )
+
+    @field_validator("stores")
+    @classmethod
+    def _are_read(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            store_access(text)
+        return texts
+
+
+_in_use: tuple[StoreAccess, ...] = ()
+
+
+def stores_in_use() -> tuple[StoreAccess, ...]:
+    """What this process was told."""
+    return _in_use
+
+
+def use_stores(stores: Sequence[StoreAccess]) -> None:
+    """Tell this process, as a worker is told when it starts."""
+    global _in_use  # as the environment is, which it stands in for
+    _in_use = tuple(sorted(stores, key=lambda each: -len(each.prefix)))
+
+
+@contextmanager
+def using(texts: Sequence[str]) -> Iterator[None]:
+    """Have a command's `stores` hold while it runs."""
+    before = _in_use
+    use_stores([store_access(text) for text in texts] or before)
+    try:
+        yield
+    finally:
+        use_stores(before)
+
+
+def access_of(uri: str) -> StoreAccess | None:
+    """How a place is reached: by the longest prefix that it is below; None where nobody said."""
+    folder = uri if uri.endswith("/") else f"{uri}/"
+    return next((each for each in _in_use if folder.startswith(each.prefix)), None)
