@@ -101,7 +101,7 @@ class _Loading:
 
     def _error(self, failure: KerasFailure) -> ConfigError:
         """What is wrong where Keras cannot load it: the file, the size, the application itself, or the way to its weights."""
-        name, version, what = f"keras:{self.model}", self.keras.__version__, first_line(failure)
+        name, version, what = f"keras:{self.model}", self.keras.__version__, first_line(failure).rstrip(".")
         if self.source is not None:
             return WeightsError(
                 f"{self.spec.text} does not fit {name}: {what}; use weights of this application, or give the whole model as "
