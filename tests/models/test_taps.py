@@ -160,6 +160,13 @@ def test_the_forward_pass_ends_after_the_last_tap() -> None:
     torch.testing.assert_close(once, twice)
 
 
+def test_the_penultimate_layer_by_that_word() -> None:
+    default = resolve("timm:test_resnet")
+    named = resolve("timm:test_resnet", "layer1", "penultimate", pool="avg")
+    assert named.recipe.taps == ("layer1", *default.recipe.taps)
+    assert resolve("timm:test_resnet", "penultimate").recipe == default.recipe
+
+
 def test_default_tap_of_odd_networks() -> None:
     images_BCHW = torch.randn(1, 3, 8, 8)
     tricky = Tricky().eval()
