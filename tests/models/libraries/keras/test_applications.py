@@ -169,6 +169,12 @@ def test_weights_that_are_not_there_or_anothers(tmp_path: Path) -> None:
     application("MobileNet", alpha=0.5, input_shape=(224, 224, 3)).save_weights(path)
     with pytest.raises(WeightsError, match=r"other.weights.h5 does not fit keras:MobileNet"):
         resolve("keras:MobileNet", str(path))
+    whole = tmp_path / "whole.h5"
+    application("MobileNet", input_shape=(224, 224, 3)).save(whole)
+    with pytest.raises(
+        WeightsError, match=r"use weights of this application without its classifier \(_notop\), which it has at 224"
+    ):
+        resolve("keras:MobileNet", str(whole), preprocessing={"crop": 160, "resize": 160})
     path.write_bytes(path.read_bytes()[:10000])
     with pytest.raises(WeightsError, match=r"other.weights.h5 does not fit keras:MobileNet"):
         resolve("keras:MobileNet", str(path))

@@ -103,6 +103,14 @@ def test_sizes(tmp_path: Path) -> None:
         resolve(f"keras:{path}", preprocessing={"crop": 48, "resize": 48})
 
 
+def test_whole_numbers_as_input(tmp_path: Path) -> None:
+    inputs = keras.Input((32, 32, 3), dtype="uint8")
+    model = keras.Model(inputs, L.GlobalAveragePooling2D(name="pool")(L.Conv2D(4, 3)(L.Rescaling(1 / 255)(inputs))))
+    backbone = resolve(f"keras:{saved(model, tmp_path / 'm.keras')}")
+    expected = model.predict(golden_images(32, 32), verbose=0)
+    np.testing.assert_allclose(embedded(backbone), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
 def test_inputs_that_are_no_images(tmp_path: Path) -> None:
     path = saved(small(channels=1), tmp_path / "grey.keras")
     with pytest.raises(BackboneError, match=r"grey.keras takes \(32, 32, 1\) inputs, expected one of \(height, width, 3\)"):

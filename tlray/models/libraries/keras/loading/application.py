@@ -103,9 +103,11 @@ class _Loading:
         """What is wrong where Keras cannot load it: the file, the size, the application itself, or the way to its weights."""
         name, version, what = f"keras:{self.model}", self.keras.__version__, first_line(failure).rstrip(".")
         if self.source is not None:
+            which = "weights of this application"
+            if not self._is_of_own_size:
+                which += f" without its classifier (_notop), which it has at {APPLICATIONS[self.model].side} pixels alone"
             return WeightsError(
-                f"{self.spec.text} does not fit {name}: {what}; use weights of this application, or give the whole model as "
-                "backbone: keras:<file>"
+                f"{self.spec.text} does not fit {name}: {what}; use {which}, or give the whole model as backbone: keras:<file>"
             )
         if self._is_built():
             return WeightsError(

@@ -50,5 +50,5 @@ def probe_of(preprocessing: Preprocessing) -> Tensor:
     """An image of noise as a network takes it, images_BCHW, to hold two computations of it against each other."""
     low, high = preprocessing.scale
     mean_C, std_C = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    noise_BHWC = torch.rand((1, *preprocessing.crop, 3), generator=torch.Generator().manual_seed(0))
-    return ((noise_BHWC * (high - low) + low - mean_C) / std_C).permute(0, 3, 1, 2)
+    levels_BHWC = torch.randint(0, 256, (1, *preprocessing.crop, 3), generator=torch.Generator().manual_seed(0))
+    return ((levels_BHWC * ((high - low) / 255) + low - mean_C) / std_C).permute(0, 3, 1, 2)

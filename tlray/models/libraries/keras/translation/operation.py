@@ -29,9 +29,9 @@ class KerasOperation(nn.Module):
         others = list(getattr(operation, "non_trainable_variables", ()))
         self._counts = len(trained), len(others)
         for number, variable in enumerate(trained):
-            self.register_parameter(f"weight_{number}", nn.Parameter(variable.value.detach().clone()))
+            self.register_parameter(f"weight_{number}", nn.Parameter(_values(variable)))
         for number, variable in enumerate(others):
-            self.register_buffer(f"constant_{number}", variable.value.detach().clone())
+            self.register_buffer(f"constant_{number}", _values(variable))
         self._shared = _Shared(keras, operation, arguments)
 
     def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -47,6 +47,12 @@ class KerasOperation(nn.Module):
                 results = operation(*args, **kwargs)
         flat = [from_keras(value) for value in keras.tree.flatten(results)]
         return flat[0] if len(flat) == 1 else tuple(flat)
+
+
+def _values(variable: Any) -> Tensor:
+    """Of a variable of Keras; float32 where it is not of whole numbers."""
+    values: Tensor = variable.value.detach().clone()
+    return values.float() if values.is_floating_point() else values
 
 
 class _Shared:
