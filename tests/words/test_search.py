@@ -16,6 +16,7 @@ from tests.words.conftest import Collection
 from tests.words.pictures import HELD_OUT, PAIRS
 from tests.words.towers import BUCKETS, MOST_WORDS, numbers_of
 from tlray.errors import ConfigError, QueryError, WeightsError
+from tlray.search.query.searcher import Searcher
 
 CHANCE = 1 / len(PAIRS)
 LEAST_RECALL = 0.75
@@ -150,9 +151,10 @@ def test_where_words_cannot_be_searched_by(collection: Collection, tmp_path: Pat
     with serving(tmp_path / "i") as (client, _):
         assert client.json("GET", "/api/index")["words"] is False
         status, data = client("POST", "/api/search", {"queries": [{"text": "a cat"}]})
-        assert status == 422 and "no text tower" in json.loads(data)["detail"]
+        assert status == 422 and "texts are not compared" in json.loads(data)["detail"]
     result_of(tlray("index", collection.table, tmp_path / "l2", "--metric", "l2"))
     assert "words find images by cosine" in error_of(tlray("search", tmp_path / "l2", "--text", "a cat"))
+    assert not Searcher.open(str(tmp_path / "l2")).takes_texts and Searcher.open(str(collection.index)).takes_texts
     taps = ["--taps", "9", "10", "--table", tmp_path / "two"]
     result_of(tlray("extract", collection.pictures / "red", "--local", *collection.recipe, *taps))
     result_of(tlray("index", tmp_path / "two", tmp_path / "of9", "--column", "embedding_9"))

@@ -126,8 +126,12 @@ class OpenedIndex:
     def takes_texts(self) -> bool:
         """Whether texts can be searched by, as far as the index's own files say: without loading a network."""
         golden = self.recipe_file.golden_text
-        is_shared = golden is not None and len(golden[0]) == self.card.dimensions
+        is_shared = golden is not None and len(golden[0]) == self.card.dimensions and self._ranks_by_cosine
         return is_shared or isinstance(self.recipe_file.recipe, TextRecipe)
+
+    @property
+    def _ranks_by_cosine(self) -> bool:
+        return self.card.metric == "cosine" or self.recipe_file.recipe.normalize
 
     def text_encoder(self) -> "TextEncoder":
         """What embeds texts as the table's vectors are, loaded at the first call and checked by the golden texts.
@@ -138,8 +142,7 @@ class OpenedIndex:
             ConfigError: it has none, or the index is of another layer or measures what texts are not compared by.
             GoldenMismatchError: this machine embeds texts otherwise.
         """
-        recipe = self.recipe_file.recipe
-        if isinstance(recipe, Recipe) and self.card.metric != "cosine" and not recipe.normalize:
+        if isinstance(self.recipe_file.recipe, Recipe) and not self._ranks_by_cosine:
             raise ConfigError(
                 f"the index measures {self.card.metric} between vectors of any length, but words find images by cosine; "
                 "build one with --metric cosine"

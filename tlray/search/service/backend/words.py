@@ -61,7 +61,11 @@ class Words:
         """
         check_texts(texts)
         if not self.are_searchable:
-            why = "the index's network has no text tower" if self._is_wanted else "this service was started with --no-text"
+            why = (
+                "texts are not compared with the index's vectors"
+                if self._is_wanted
+                else "this service was started with --no-text"
+            )
             raise QueryError(f"words cannot be searched by: {why}; search by image, id, URI, label or vector")
         encoder = await self._encoder()
         pieces = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
