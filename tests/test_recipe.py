@@ -50,11 +50,11 @@ def test_fields_that_came_later_leave_older_recipes_and_their_ids_as_they_were()
     assert json.loads(recipe.model_dump_json()) == json.loads(FORMAT_1)
     fields = json.loads(FORMAT_1)
     del fields["format"]
-    explicit = Preprocessing(**fields.pop("preprocessing"), channels="rgb", scale=(0, 1))
+    explicit = Preprocessing(**fields.pop("preprocessing"), channels="rgb", scale=(0, 1), crop_offset="round")
     assert Recipe(**fields, preprocessing=explicit).recipe_id == FORMAT_1_ID
 
 
-@pytest.mark.parametrize("change", [{"channels": "bgr"}, {"scale": (0, 255)}])
+@pytest.mark.parametrize("change", [{"channels": "bgr"}, {"scale": (0, 255)}, {"crop_offset": "floor"}])
 def test_what_only_format_2_can_say_is_in_its_documents(change: dict) -> None:
     fields = json.loads(FORMAT_1)
     del fields["format"]

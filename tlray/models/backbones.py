@@ -4,8 +4,8 @@ Shape legend: B images, H height, W width, C channels, R values of a row of pixe
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class Backbone:
         misfit: the message for taps that do.
         text_tower: loads the network's text side, where it has one.
         text_tap: the layer whose vectors share a space with the text tower's.
+        files: small ones, by name, to be kept beside weights that are trained from here.
         packages: installed ones that compute it, beside torch, torchvision and timm.
         fixed: why it cannot be trained; empty where it can.
         notes: what was assumed, left out or changed, for people.
@@ -60,6 +61,7 @@ class Backbone:
     misfit: str = ""
     text_tower: OpenTextTower | None = None
     text_tap: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     packages: Sequence[str] = ()
     fixed: str = ""
     notes: tuple[str, ...] = ()
@@ -165,6 +167,7 @@ def _backbone(recipe: Recipe, pretrained: Pretrained, notes: tuple[str, ...]) ->
         misfit=pretrained.misfit,
         text_tower=pretrained.text_tower,
         text_tap=pretrained.text_tap,
+        files=pretrained.files,
         packages=pretrained.packages,
         fixed=pretrained.fixed,
         notes=notes,

@@ -5,8 +5,8 @@ this folder, one file each; a package adds its own by an entry point of the grou
 (`<name> = <module>:<class>`). `tests/models/conformance.py` has the tests that each of them passes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
@@ -55,6 +55,7 @@ class Pretrained:
         misfit: the message for taps that need these.
         text_tower: loads the network's text side, where it has one.
         text_tap: the layer whose vectors share a space with the text tower's.
+        files: small ones, by name, without which weights that are trained from here could not be loaded; kept beside these.
         packages: installed ones that compute it, beside torch, torchvision and timm: their versions are kept with a table.
         compute: the number format that recipes say of it, where it computes as its file says; None where torch computes in any.
         fixed: why it cannot be trained; empty where it can.
@@ -74,6 +75,7 @@ class Pretrained:
     misfit: str = ""
     text_tower: OpenTextTower | None = None
     text_tap: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     packages: Sequence[str] = ()
     compute: Compute | None = None
     fixed: str = ""

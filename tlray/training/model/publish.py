@@ -1,7 +1,7 @@
 """What a training made, of heads or of a network: its model folder, and what `tlray train` says of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -37,6 +37,7 @@ class Trained:
         best_curve: name of the one that was kept, where one was chosen.
         facts: what else the card says of the training.
         network_state: state dict of a network that was trained too.
+        network_files: small files that it is loaded with, by name.
         table_version: of the table that it was trained on.
     """
 
@@ -50,6 +51,7 @@ class Trained:
     best_curve: str | None
     facts: Mapping[str, Any]
     network_state: Mapping[str, Tensor] | None = None
+    network_files: Mapping[str, bytes] = field(default_factory=dict)
     table_version: int | None = None
 
 
@@ -86,7 +88,7 @@ def publish(trained: Trained, config: TrainConfig, identity: Identity) -> ModelC
         config=config.model_dump(mode="json"),
         versions=package_versions(),
     )
-    files = {RECIPE_NAME: trained.recipe_file.to_json()} | _pictures(trained)
+    files = dict(trained.network_files) | {RECIPE_NAME: trained.recipe_file.to_json()} | _pictures(trained)
     return save_model(config.out, card, trained.head, trained.network_state, files=files)
 
 

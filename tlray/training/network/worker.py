@@ -226,6 +226,7 @@ def _save(
         best_curve=None,
         facts=facts,
         network_state=module.state_dict() if is_trained else None,
+        network_files=backbone.files if is_trained else {},
         table_version=job.table_version,
     )
     publish(trained, job.config, job.identity)

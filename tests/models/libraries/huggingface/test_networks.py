@@ -14,6 +14,7 @@ from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.models.backbones import Backbone, load_backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
+from tlray.models.weights.digest import hash_weights
 from tlray.recipe import Precision, golden_images
 
 FAMILIES = ("dinov2", "dinov3_vit", "vit", "siglip", "clip", "convnext", "swin")
@@ -179,6 +180,19 @@ def test_weights_are_given_by_name_folder_file_or_seed(folders: dict[str, Path])
     assert by_folder.recipe_id == by_kind.recipe_id == by_file.recipe_id
     drawn = [resolve(folder, weights=f"random:{seed}").recipe for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and load_backbone(drawn[0], Path).recipe == drawn[0]
+
+
+def test_weights_that_were_trained_from_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As tlray writes them, with a configuration beside them: texts are in another space, so there is no text tower."""
+    for kind in ("clip", "dinov2"):
+        backbone = resolve(folders[kind])
+        safetensors.torch.save_file(backbone.module.state_dict(), tmp_path / "network.safetensors")
+        for name, data in backbone.files.items():
+            (tmp_path / name).write_bytes(data)
+        update = {"weights": str(tmp_path / "network.safetensors"), "weights_sha256": hash_weights(backbone.module)}
+        again = load_backbone(backbone.recipe.model_copy(update=update), Path)
+        assert again.text_tower is None
+        np.testing.assert_array_equal(embed(again)["embedding"], embed(backbone)["embedding"])
 
 
 def test_what_is_no_model_for_it(folders: dict[str, Path], tmp_path: Path) -> None:

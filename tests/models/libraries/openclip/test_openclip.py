@@ -1,6 +1,8 @@
 """open_clip's models give what open_clip itself computes of images and texts, by names, folders and checkpoints."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.text import open_text_encoder
 from tlray.models.libraries.library import Request
 from tlray.models.libraries.openclip.source import find_source
+from tlray.models.weights.digest import hash_weights
 from tlray.recipe import Precision, golden_images
 
 SIZES = ((97, 130), (201, 90))
@@ -119,14 +122,14 @@ def test_another_size_that_cannot_be(folders: dict[str, Path]) -> None:
 
 def test_a_checkpoint_of_a_named_model(tmp_path: Path) -> None:
     """As open_clip's trainer writes it; what is drawn from a seed is the same in every process."""
-    drawn = resolve("ViT-B-32", weights="random:0", preprocessing={"crop": 64, "resize": 64})
+    drawn = resolve("ViT-S-32", weights="random:0", preprocessing={"crop": 64, "resize": 64})
     again = load_backbone(drawn.recipe, Path)
-    assert again.recipe == drawn.recipe and drawn.recipe.backbone == "openclip:ViT-B-32"
+    assert again.recipe == drawn.recipe and drawn.recipe.backbone == "openclip:ViT-S-32"
     torch.manual_seed(3)
-    model = open_clip.create_model("ViT-B-32", load_weights=False).eval()
+    model = open_clip.create_model("ViT-S-32", load_weights=False).eval()
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"epoch": 3, "name": "mine", "state_dict": state}, tmp_path / "epoch_3.pt")
-    trained = resolve("ViT-B-32", weights=str(tmp_path / "epoch_3.pt"))
+    trained = resolve("ViT-S-32", weights=str(tmp_path / "epoch_3.pt"))
     images_BHWC = golden_images(224, 224)[:1]
     with torch.no_grad():
         expected = model.encode_image(to_network_input(torch.from_numpy(images_BHWC), trained.recipe.preprocessing)).numpy()
@@ -134,7 +137,7 @@ def test_a_checkpoint_of_a_named_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     tower = trained.text_tower()
     with torch.no_grad():
-        texts = model.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a dog", "x " * 100])).numpy()
+        texts = model.encode_text(open_clip.get_tokenizer("ViT-S-32")(["a dog", "x " * 100])).numpy()
     np.testing.assert_allclose(tower.encode(["a dog", "x " * 100]), texts, rtol=1e-3, atol=1e-4 * np.abs(texts).max())
     assert tower.count_cut(["a dog", "x " * 100, "x " * 75, "x " * 76]) == 2
 
@@ -152,6 +155,17 @@ def test_every_tag_gets_the_activation_that_it_was_trained_with() -> None:
     assert "trained with QuickGELU" in quick.notes[0]
 
 
+def test_open_clips_own_lines_stay_away(folders: dict[str, Path]) -> None:
+    """They say that a network is random which is not, and give Python's root logger a handler that prints others' too."""
+    code = (
+        "import logging, sys; from pathlib import Path; from tlray.models.libraries.library import Request\n"
+        "from tlray.models.libraries.openclip.load import load\n"
+        "load(Request(sys.argv[1]), Path).text_tower(); assert not logging.getLogger().handlers; logging.warning('mine')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folders["vit"])], capture_output=True, text=True, check=True)
+    assert done.stdout == "" and [line for line in done.stderr.splitlines() if "WARNING" in line] == ["WARNING:root:mine"]
+
+
 def test_names_that_there_are_not(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=r"no backbone 'openclip:ViT-B32'; near ones: openclip:ViT-B-32"):
         resolve("ViT-B32/openai")
@@ -166,7 +180,8 @@ def test_names_that_there_are_not(folders: dict[str, Path], tmp_path: Path) -> N
     with pytest.raises(BackboneError, match=r"holds openclip:config-.*, but the backbone is openclip:ViT-B-32"):
         resolve("ViT-B-32", weights=str(folders["vit"]))
     with pytest.raises(WeightsError, match=r"does not fit openclip:RN50: .* missing"):
-        resolve("RN50", weights=str(folders["vit"] / "open_clip_model.safetensors"))
+        (tmp_path / "w.safetensors").write_bytes((folders["vit"] / "open_clip_model.safetensors").read_bytes())
+        resolve("RN50", weights=str(tmp_path / "w.safetensors"))
 
 
 def test_a_folder_is_named_by_its_configuration(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -187,10 +202,17 @@ def test_a_folder_is_named_by_its_configuration(folders: dict[str, Path], tmp_pa
     assert find_source(Request(str(named)), Path).backbone == "openclip:ViT-B-32"
 
 
-def test_weights_of_the_image_side_alone(folders: dict[str, Path], tmp_path: Path) -> None:
-    """As tlray trains them: texts are in another space, so there is no text tower."""
-    backbone = resolve(folders["vit"])
-    safetensors.torch.save_file(backbone.module.state_dict(), tmp_path / "network.safetensors")
-    (tmp_path / "open_clip_config.json").write_bytes((folders["vit"] / "open_clip_config.json").read_bytes())
-    alone = resolve(backbone.recipe.backbone.removeprefix("openclip:"), weights=str(tmp_path))
-    assert alone.recipe.weights_sha256 == backbone.recipe.weights_sha256 and alone.text_tower is None
+def test_weights_that_were_trained_from_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As tlray writes them, with a configuration beside them: texts are in another space, so there is no text tower."""
+    for kind, crop in (("vit", 56), ("vit", 70), ("siglip", 160)):
+        backbone = resolve(folders[kind], preprocessing={"resize": crop, "crop": crop})
+        safetensors.torch.save_file(backbone.module.state_dict(), tmp_path / "network.safetensors")
+        for name, data in backbone.files.items():
+            (tmp_path / name).write_bytes(data)
+        update = {"weights": str(tmp_path / "network.safetensors"), "weights_sha256": hash_weights(backbone.module)}
+        again = load_backbone(backbone.recipe.model_copy(update=update), Path)
+        assert again.text_tower is None and not again.fixed
+        images_BHWC = golden_images(crop, crop)
+        one, other = (Encoder(found, device="cpu", batch_size=2).encode(images_BHWC) for found in (backbone, again))
+        np.testing.assert_array_equal(one["embedding"], other["embedding"])
+    assert "another size" in resolve(folders["siglip"], preprocessing={"resize": 128, "crop": 128}).fixed

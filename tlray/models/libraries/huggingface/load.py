@@ -1,11 +1,13 @@
 """Loading a network of transformers: its image side now, its text side when it is asked for."""
 
+import json
 from functools import partial
 
 from transformers import PretrainedConfig
 
 from tlray.errors import BackboneError, ConfigError, first_line
 from tlray.models.libraries.huggingface.checkpoint.build import OUR_PREFIX, build
+from tlray.models.libraries.huggingface.checkpoint.files import CONFIG
 from tlray.models.libraries.huggingface.checkpoint.source import Source, find_source
 from tlray.models.libraries.huggingface.network import CLASS_TOKEN, VisionNetwork
 from tlray.models.libraries.huggingface.processor import read_preprocessing
@@ -55,6 +57,7 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
         misfit=built.misfit,
         text_tower=partial(open_text_tower, source) if towers and built.has_text else None,
         text_tap=shared,
+        files={CONFIG: json.dumps(source.files.config() if source.files else source.config.to_dict()).encode()},
         packages=("transformers", "tokenizers") if towers else ("transformers",),
         notes=built.notes,
     )

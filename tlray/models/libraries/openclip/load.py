@@ -3,19 +3,20 @@
 Shape legend: B images, C channels, D embedding length, H height, W width.
 """
 
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from open_clip.model import CLIPVisionCfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
 
 from tlray.models.libraries.library import Pretrained, Request
-from tlray.models.libraries.openclip.build import build_visual, resized_visual
-from tlray.models.libraries.openclip.source import Source, find_source
+from tlray.models.libraries.openclip.build import build_visual
+from tlray.models.libraries.openclip.source import CONFIG, Source, find_source
 from tlray.models.libraries.openclip.text import open_text_tower
 from tlray.models.pooling import NO_TOKENS, Layout
-from tlray.models.weights.digest import hash_weights
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Interpolation, Preprocessing
 
@@ -45,23 +46,21 @@ class ImageTower(nn.Module):
 def load(request: Request, fetch: FetchFile) -> Pretrained:
     """A network with its weights; see `tlray.models.libraries.library.Library.load`."""
     source = find_source(request, fetch)
-    built = build_visual(source)
-    visual = built.module
-    preprocessing = _preprocessing(source, visual)
-    sha256 = hash_weights(visual)
-    if request.crop is not None and request.crop != preprocessing.crop:
-        visual = resized_visual(source, visual, request.crop)
+    built = build_visual(source, request.crop)
+    document = {"model_cfg": source.model, "preprocess_cfg": source.preprocess}
     return Pretrained(
         backbone=source.backbone,
         weights=source.weights,
-        weights_sha256=sha256,
-        module=ImageTower(visual).eval(),
-        preprocessing=preprocessing,
-        layout=_layout(visual),
+        weights_sha256=built.weights_sha256,
+        module=ImageTower(built.module).eval(),
+        preprocessing=_preprocessing(source),
+        layout=_layout(built.module),
         default_tap=SHARED,
         classifiers=(),
         text_tower=partial(open_text_tower, source) if built.has_text else None,
         text_tap=SHARED,
+        files={CONFIG: json.dumps(document).encode()},
+        fixed=built.fixed,
         packages=("open-clip-torch",),
         notes=(*source.notes, *built.notes),
     )
@@ -78,9 +77,10 @@ def _layout(visual: nn.Module) -> Layout:
     return Layout(1, True) if hasattr(visual, "class_embedding") else NO_TOKENS
 
 
-def _preprocessing(source: Source, visual: nn.Module) -> Preprocessing:
+def _preprocessing(source: Source) -> Preprocessing:
     """As `open_clip.transform.image_transform_v2` reads it for evaluation."""
-    config = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), dict(source.preprocess) | {"size": visual.image_size}))
+    size = source.model["vision_cfg"].get("image_size", CLIPVisionCfg.image_size)
+    config = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), dict(source.preprocess) | {"size": size}))
     height, width = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
     is_odd = config.resize_mode == "shortest" and height != width  # resized by the default filter, whatever is said
     interpolation: Interpolation = "bilinear" if config.interpolation == "bilinear" and not is_odd else "bicubic"

@@ -4,7 +4,10 @@ import copy
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from tlray.errors import BackboneError, SourceError, WeightsError, first_line
 from tlray.models.libraries.library import Request
 from tlray.models.weights.files import WeightsFile, read_weights
-from tlray.models.weights.spec import FetchFile, WeightsSpec
+from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec
 
 CONFIG = "open_clip_config.json"
 
@@ -73,9 +76,10 @@ def find_source(request: Request, fetch: FetchFile) -> Source:
         found = _described(request.model, fetch)
         name = f"{_PREFIX}{request.model}" if _is_folder(request.model) else found.backbone
         return replace(found, backbone=name, weights=spec.text, read=None, seed=int(spec.location))
-    beside = spec.location if spec.kind == "file" else ""
-    if beside and _find(f"{beside.rstrip('/')}/{CONFIG}", fetch):
-        return _same(_of_folder(beside, fetch), request)
+    folder = spec.location.rpartition("/")[0] if spec.location.lower().endswith(FILE_SUFFIXES) else spec.location.rstrip("/")
+    if spec.kind == "file" and _find(f"{folder}/{CONFIG}", fetch):
+        found = replace(_of_folder(folder, fetch), weights=spec.text, read=lambda: read_weights(spec, fetch))
+        return _same(found, request)
     if request.model.startswith(_OF_FOLDER):
         read_weights(spec, fetch)  # says what is wrong with them, where that is it
         raise WeightsError(
@@ -86,7 +90,9 @@ def find_source(request: Request, fetch: FetchFile) -> Source:
 
 def _same(found: Source, request: Request) -> Source:
     """Weights of the model that the backbone names; none of another."""
-    if found.backbone == f"{_PREFIX}{request.model}" or found.notes or request.model.startswith(HF_HUB_PREFIX):
+    if request.model.startswith(HF_HUB_PREFIX):
+        return replace(found, backbone=f"{_PREFIX}{request.model.partition('@')[0]}")
+    if found.backbone == f"{_PREFIX}{request.model}" or found.notes:
         return found
     raise BackboneError(
         f"{request.weights} holds {found.backbone}, but the backbone is {_PREFIX}{request.model}; give {found.backbone}"
@@ -132,7 +138,8 @@ def _of_name(name: str, fetch: FetchFile) -> Source:
 
     def read() -> WeightsFile:
         try:
-            path = open_clip.download_pretrained(cfg)
+            with quiet():
+                path = open_clip.download_pretrained(cfg)
         except DOWNLOAD_ERRORS as error:
             raise WeightsError(
                 f"weights {_PREFIX}{model}/{tag} could not be had from {cfg.get('hf_hub') or cfg.get('url')}: "
@@ -163,7 +170,8 @@ def _of_folder(location: str, fetch: FetchFile) -> Source:
 def _of_hub(name: str) -> Source:
     repository, _, revision = name.partition("@")
     try:
-        path = Path(open_clip.download_pretrained_from_hf(repository, filename=CONFIG, revision=revision or None))
+        with quiet():
+            path = Path(open_clip.download_pretrained_from_hf(repository, filename=CONFIG, revision=revision or None))
     except DOWNLOAD_ERRORS as error:
         raise BackboneError(
             f"{_PREFIX}{HF_HUB_PREFIX}{name} could not be had from the hub: {first_line(error)}; check the name and the "
@@ -184,6 +192,29 @@ def _of_hub(name: str) -> Source:
         return read_weights(WeightsSpec("file", str(fetch("open_clip_pytorch_model.bin"))), Path)  # or its safetensors
 
     return Source(f"{_PREFIX}{full}", f"{_PREFIX}{full}@{commit}", model, preprocess, None, (full, fetch), read)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without open_clip's own lines, which go to the root logger and say of towers that are filled later that they are random.
+
+    Python's logging gives a root logger without handlers one that prints, at the first such line; so it has one meanwhile.
+    """
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    root.addFilter(_is_not_of_root)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeFilter(_is_not_of_root)
+        root.removeHandler(handler)
+
+
+def _is_not_of_root(_record: logging.LogRecord) -> bool:
+    """A logger's filter sees what is logged by itself alone, and not what comes from those below it."""
+    return False
 
 
 def _read_config(path: Path, where: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from open_clip.factory import LOCAL_DIR_PREFIX
 from tlray.errors import ConfigError, SourceError, first_line
 from tlray.extras import require
 from tlray.models.libraries.openclip.build import build_text
-from tlray.models.libraries.openclip.source import CONFIG, DOWNLOAD_ERRORS, Source
+from tlray.models.libraries.openclip.source import CONFIG, DOWNLOAD_ERRORS, Source, quiet
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "spiece.model")
 
@@ -76,9 +76,10 @@ def open_text_tower(source: Source) -> OpenClipText:
 def _tokenizer(source: Source) -> Any:
     try:
         if source.files is None:
-            return open_clip.get_tokenizer(source.tokenizer)
+            with quiet():
+                return open_clip.get_tokenizer(source.tokenizer)
         address, fetch = source.files
-        with tempfile.TemporaryDirectory(prefix="tlray-openclip-") as folder:
+        with quiet(), tempfile.TemporaryDirectory(prefix="tlray-openclip-") as folder:
             for name in (CONFIG, *_TOKENIZER_FILES):
                 try:
                     shutil.copyfile(fetch(f"{address}/{name}"), Path(folder) / name)
