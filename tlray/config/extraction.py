@@ -40,6 +40,10 @@ class RunConfig(WithStores):
     lease_seconds: float = Field(
         30.0, ge=2, description="how long a killed run keeps the next one out; a store may be away for less without harm"
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="serve the run's metrics for Prometheus here (0: a free port), without Ray too"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address that metrics_port listens on; 0.0.0.0 for all")
     dry_run: bool = Field(False, description="show what would be done and an estimate of its time; write nothing")
 
 

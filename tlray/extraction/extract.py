@@ -1,10 +1,12 @@
 """`tlray extract`: from its config to its result."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig, RunConfig
 from tlray.extraction.run.inputs import Inputs, require_text
+from tlray.extraction.run.metrics import metrics_of, served_if_asked
 from tlray.extraction.run.process import own_process
 from tlray.extraction.run.run import Run, backlogs_of, left_out_of, named_run
 from tlray.extraction.run.stop import Stop
@@ -76,6 +78,11 @@ def bring_up_to_date(
             estimate = estimate_seconds(backlogs, inputs.read_spec, inputs.target.backbone, lambda: totals.start_seconds)
             return {**inputs.ids, **totals.counts, **left_out_of(inputs.source, totals), "dry_run": True, **estimate}
         workplace.check_reach(inputs.source, inputs.table_uri)
-        with Run.open(inputs, config, workplace, totals, run_id) as run:
+        read = partial(metrics_of, totals)
+        with (
+            served_if_asked(config, read),
+            workplace.told(run_id, read),
+            Run.open(inputs, config, workplace, totals, run_id) as run,
+        ):
             run.work_off()
             return run.result()

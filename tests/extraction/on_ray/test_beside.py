@@ -87,3 +87,33 @@ def test_a_cluster_that_says_nothing_is_asked_why(
         assert "2 of 2 CPUs free; no worker has started" in caplog.text
     finally:
         ray.shutdown()
+
+
+def test_rays_metrics_have_the_runs(monkeypatch: pytest.MonkeyPatch, ray_cluster: RayCluster) -> None:
+    """What is told to Ray: counters by what they grew, gauges as they are."""
+    import ray
+    from ray.util import metrics as of_ray
+
+    from tlray.extraction.on_ray import metrics as ours
+    from tlray.extraction.run.metrics import metrics_of
+    from tlray.extraction.run.totals import Totals
+
+    told: list[tuple[str, float, tuple[str, ...]]] = []
+    for kind, method in ((of_ray.Counter, "inc"), (of_ray.Gauge, "set")):
+
+        def note(self: of_ray.Metric, value: float, tags: dict[str, str], method: str = method) -> None:
+            told.append((f"{method} {self.info['name']}", value, tuple(tags.values())))
+
+        monkeypatch.setattr(kind, method, note)
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    ray.init(log_to_driver=False)
+    try:
+        teller, totals = ours._Teller("run1"), Totals()
+        for images in (3, 3, 10):
+            totals.images = images
+            teller.tell(metrics_of(totals))
+    finally:
+        ray.shutdown()
+    grown = [(value, tags) for name, value, tags in told if name == "inc tlray_images_total"]
+    assert grown == [(3, ("run1", "ok")), (7, ("run1", "ok"))]
+    assert sum(name == "set tlray_waiting_units" for name, _, _ in told) == 3

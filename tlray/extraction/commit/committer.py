@@ -1,22 +1,22 @@
 """What makes written units visible: each once, whatever Ray executes again, together with the rows that it replaces."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from tlray.errors import TableCorruptError, TlrayError
+from tlray.errors import TlrayError
 from tlray.extraction.commit.joins import Joins, is_enough
-from tlray.extraction.plan.plan import Group, Plan, StaleRows
+from tlray.extraction.commit.rewrites import Rewrites
+from tlray.extraction.plan.plan import Group, Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.parts import Change, Part
-from tlray.lake.table.rewrite import Submit, in_this_thread, is_whole, part_without
+from tlray.lake.table.rewrite import Submit, in_this_thread, is_whole
 from tlray.lake.table.table import Table
 
 COMMIT_INTERVAL_SECONDS = 5.0
@@ -34,19 +34,6 @@ HOLD_SECONDS = 30.0
 
 MANY_SMALL_PARTS = 16
 """At the end of a run: from so many small parts on, joining them pays."""
-
-
-@dataclass(frozen=True)
-class _Rewritten:
-    """What this run has made of a part that the table had when it began.
-
-    Attributes:
-        part: the one that holds the rows that are left of it; None where none are.
-        gone: positions, in the original part, of the rows that are not in it any more; sorted.
-    """
-
-    part: Part | None
-    gone: np.ndarray
 
 
 @dataclass
@@ -111,7 +98,6 @@ class Committer:
     ) -> None:
         self._table = table
         self._run_id = run_id
-        self._submit = submit
         self._guard = guard
         self._describe = describe
         self._clock = clock
@@ -119,7 +105,7 @@ class Committer:
         self._sequence = 0
         self._last_commit = clock()
         self._interval_seconds = COMMIT_INTERVAL_SECONDS
-        self._rewritten: dict[str, _Rewritten] = {}
+        self._rewrites = Rewrites(submit, table.uri, table.recipe_file.table_id, run_id)
         self._replacing: list[tuple[Group, list[Part]]] = []
         self._waiting = _Waiting()
         self._joins = Joins(submit, table.uri, table.recipe_file.table_id, run_id)
@@ -145,6 +131,11 @@ class Committer:
     def pending(self) -> bool:
         """Whether a complete group is not committed yet."""
         return bool(self._replacing or self._waiting.units or self._joins.units)
+
+    @property
+    def waiting_units(self) -> int:
+        """Finished units that are not committed yet."""
+        return self._waiting.units + self._joins.units + sum(len(group.units) for group, _ in self._replacing)
 
     def add(self, piece: Piece[WrittenParts]) -> bool:
         """Take a written piece, which is committed with its group later.
@@ -276,13 +267,12 @@ class Committer:
 
     def _commit_rows(self, batch: _Batch, groups: Sequence[tuple[Group, list[Part]]]) -> None:
         add = [*batch.add, *(part for _, parts in groups for part in parts)]
-        stale = [stale for group, _ in groups for stale in group.stale]
-        remove = [self._found(one.part).part for one in stale]
-        rewritten = self._rewrite(stale)
-        kept = _parts(one.part for one in rewritten.values())
+        rewrites = self._rewrites.without([stale for group, _ in groups for stale in group.stale])
         units = batch.units + sum(len(group.units) for group, _ in groups)
-        self._commit(Change([*add, *kept], _parts(remove), fields=self._fields), {"units": units, **self._describe()})
-        self._rewritten |= rewritten
+        self._commit(
+            Change([*add, *rewrites.kept], rewrites.removed, fields=self._fields), {"units": units, **self._describe()}
+        )
+        self._rewrites.are_committed(rewrites)
         self._joins.committed(add)
         if batch.obsolete:
             # Where that is not allowed, they stay until `vacuum` finds them.
@@ -295,29 +285,3 @@ class Committer:
         self._guard()
         self._table.commit(change, app_id=self._run_id, sequence=self._sequence, info={"run": self._run_id, **info})
         self._broken = False
-
-    def _found(self, part: Part) -> _Rewritten:
-        """What this run has made of a part so far: the part itself, if nothing yet."""
-        return self._rewritten.get(part.path, _Rewritten(part, np.empty(0, np.uint32)))
-
-    def _rewrite(self, stale: Sequence[StaleRows]) -> dict[str, _Rewritten]:
-        """Have parts written again as rows of them go or get other values, each by a worker; what they were, by their path."""
-        calls = []
-        for one in stale:
-            found = self._found(one.part)
-            if found.part is None:
-                raise TableCorruptError(f"rows of {one.part.path} were to go, but this run removed it already; report it")
-            keep_B = np.ones(found.part.rows, bool)
-            keep_B[one.rows - np.searchsorted(found.gone, one.rows)] = False
-            options: dict[str, Any] = {"stem": f"{self._run_id}-kept", "recipe_id": self._table.recipe_file.table_id}
-            if one.values is not None:
-                options["other"] = (one.revalued - np.searchsorted(found.gone, one.revalued), one.values)
-            calls.append(self._submit(part_without, self._table.uri, found.part, keep_B, **options))
-        return {
-            one.part.path: _Rewritten(call.result(), np.union1d(self._found(one.part).gone, one.rows))
-            for one, call in zip(stale, calls, strict=True)
-        }
-
-
-def _parts(parts: Iterable[Part | None]) -> list[Part]:
-    return [part for part in parts if part is not None]

@@ -241,7 +241,10 @@ class Run:
 
     def _commit(self, *, now: bool) -> None:
         with self._totals.timed("commit"):
-            self._committer.flush(now=now)
+            if self._committer.flush(now=now):
+                self._totals.commits += 1
+                self._totals.last_commit = self._totals.clock()
+        self._totals.waiting_units = self._committer.waiting_units
 
     def _check_hope(self, plan: Plan, *, left: int) -> None:
         """End a run early that cannot end well any more.

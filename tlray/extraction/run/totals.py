@@ -29,6 +29,9 @@ class Totals:
         unfit: by column that travels, values that were not of its type.
         seconds: by stage, summed over all workers.
         resources: of its workers.
+        commits: made by the run.
+        last_commit: when the last one was made, by the monotonic clock; None before it.
+        waiting_units: finished, and not committed yet.
         clock: seconds.
     """
 
@@ -40,10 +43,13 @@ class Totals:
     unfit: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
+    commits: int = 0
+    last_commit: float | None = None
+    waiting_units: int = 0
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._began = self.clock()
+        self.began = self.clock()
         self._start_seconds: float | None = None
         self._notes_shown = 0
 
@@ -65,7 +71,7 @@ class Totals:
     @property
     def run_seconds(self) -> float:
         """Seconds that have passed since the run began."""
-        return self.clock() - self._began
+        return self.clock() - self.began
 
     @property
     def start_seconds(self) -> float:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tlray.extraction.on_ray.run import Workers
     from tlray.extraction.worker.pieces import Piece, WrittenParts
     from tlray.lake.table.rewrite import Submit
+    from tlray.metrics import Metric
     from tlray.models.any_backbone import AnyBackbone
 
 Engine = Callable[[Plan], Generator["Piece[WrittenParts]", None, None]]
@@ -90,6 +91,14 @@ class Workplace:
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> "Future[Any]":
         """Have a part written again beside the other work, on a cluster by one of its nodes (`Submit`)."""
         return self._aside(function, *arguments, **options)
+
+    def told(self, run_id: str, read: "Callable[[], list[Metric]]") -> AbstractContextManager[None]:
+        """Have Ray, where it is there, know the metrics of a run."""
+        if "_workers" not in self.__dict__ or self._workers is None:
+            return nullcontext()
+        from tlray.extraction.on_ray.metrics import told_to_ray
+
+        return told_to_ray(run_id, read)
 
     def check_reach(self, source: Source, table_uri: str) -> None:
         """Make sure that workers on other machines see what is local here, before anything is written.

@@ -163,7 +163,7 @@ def _connect(access: StoreAccess | None, pace: Pace) -> Connection:
     config = _CONFIG.merge(Config(signature_version=UNSIGNED)) if said.anonymous else _CONFIG
     client = session.client("s3", config=config, endpoint_url=said.endpoint_url, region_name=said.region)
     if said.requester_pays:
-        client.meta.events.register("provide-client-params.s3", _with_requester_pays)
+        client.meta.events.register("provide-client-params.s3", cast("Any", _with_requester_pays))
     return Connection(session, client, pace, ca_bundle)
 
 

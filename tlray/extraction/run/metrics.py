@@ -1,0 +1,54 @@
+"""What Prometheus is told of a run: read from its totals when somebody asks.
+
+Served on `metrics_port`; on a Ray cluster also beside Ray's own metrics (`tlray.extraction.on_ray.metrics`).
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from tlray.config import RunConfig
+from tlray.extraction.run.totals import Totals
+from tlray.metrics import Metric, served
+from tlray.progress import say
+
+
+def metrics_of(totals: Totals) -> list[Metric]:
+    """The metrics of a run, of which Totals is read while it goes on."""
+    failed, images = totals.failed, totals.images
+    since = time.monotonic() - (totals.last_commit or totals.began)
+    return [
+        Metric("tlray_items", "gauge", "items that the run compared, by what it found", "found", _copy(totals.counts)),
+        Metric("tlray_images_total", "counter", "images done", "outcome", {"ok": images - failed, "failed": failed}),
+        Metric("tlray_failures_total", "counter", "failed images by code", "code", _copy(totals.failures)),
+        Metric("tlray_stage_seconds_total", "counter", "seconds of all workers by stage", "stage", _copy(totals.seconds)),
+        Metric("tlray_commits_total", "counter", "commits of the run", "", {"": totals.commits}),
+        Metric("tlray_seconds_since_commit", "gauge", "since the last commit, or the run's start", "", {"": since}),
+        Metric("tlray_waiting_units", "gauge", "finished units that no reader sees yet", "", {"": totals.waiting_units}),
+        Metric(
+            "tlray_resources",
+            "gauge",
+            "cores and GPUs of the run's workers",
+            "kind",
+            {"cpus": totals.resources.cpus, "gpus": totals.resources.gpus},
+        ),
+    ]
+
+
+@contextlib.contextmanager
+def served_if_asked(config: RunConfig, read: Callable[[], list[Metric]]) -> Iterator[None]:
+    """Serve a run's metrics on the port that its config names, if it names one.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    if config.metrics_port is None:
+        yield
+        return
+    with served(config.metrics_host, config.metrics_port, read) as address:
+        say(f"metrics: {address}")
+        yield
+
+
+def _copy(counts: Mapping[str, float]) -> dict[str, float]:
+    return dict(list(counts.items()))  # a list is made at once, whatever other threads do
