@@ -79,9 +79,9 @@ def bring_up_to_date(
             return {**inputs.ids, **totals.counts, **left_out_of(inputs.source, totals), "dry_run": True, **estimate}
         workplace.check_reach(inputs.source, inputs.table_uri)
         read = partial(metrics_of, totals)
+        workplace.tell_of(run_id, read)
         with (
             served_if_asked(config, read),
-            workplace.told(run_id, read),
             Run.open(inputs, config, workplace, totals, run_id) as run,
         ):
             run.work_off()

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -43,6 +43,7 @@ class Workplace:
         self.stop = stop
         self._local = local
         self._stack = ExitStack()
+        self._told: tuple[str, Callable[[], list[Metric]]] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -92,13 +93,17 @@ class Workplace:
         """Have a part written again beside the other work, on a cluster by one of its nodes (`Submit`)."""
         return self._aside(function, *arguments, **options)
 
-    def told(self, run_id: str, read: "Callable[[], list[Metric]]") -> AbstractContextManager[None]:
-        """Have Ray, where it is there, know the metrics of a run."""
-        if "_workers" not in self.__dict__ or self._workers is None:
-            return nullcontext()
-        from tlray.extraction.on_ray.metrics import told_to_ray
+    def tell_of(self, run_id: str, read: "Callable[[], list[Metric]]") -> None:
+        """Have Ray know the metrics of a run, from when there is a cluster on."""
+        self._told = run_id, read
+        if self.__dict__.get("_workers") is not None:
+            self._tell()
 
-        return told_to_ray(run_id, read)
+    def _tell(self) -> None:
+        if self._told is not None:
+            from tlray.extraction.on_ray.metrics import told_to_ray
+
+            self._stack.enter_context(told_to_ray(*self._told))
 
     def check_reach(self, source: Source, table_uri: str) -> None:
         """Make sure that workers on other machines see what is local here, before anything is written.
@@ -136,6 +141,7 @@ class Workplace:
 
         workers = self._stack.enter_context(cluster())
         self.stop.listen()
+        self._tell()
         return workers
 
 
