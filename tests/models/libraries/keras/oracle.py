@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -13,6 +15,9 @@ from tlray.config import RecipeConfig
 from tlray.models.backbones import Backbone, resolve_backbone
 from tlray.models.libraries.keras.runtime import import_keras
 from tlray.recipe import Precision, golden_images
+
+if find_spec("keras") is None:
+    pytest.skip("keras is not installed", allow_module_level=True)
 
 keras = import_keras("a test")
 
