@@ -22,6 +22,7 @@ from tlray.extraction.run.workplace import Engine, Workplace
 from tlray.lake.source.source import Source
 from tlray.lake.table.lease import Lease, hold
 from tlray.lake.table.maintenance import optimize
+from tlray.lake.table.row_identities.external_sort import RANGE_ROWS, TEXT_RANGE_ROWS
 from tlray.lake.table.table import Table
 from tlray.progress import Progress, readable_size, say
 
@@ -47,6 +48,7 @@ def backlogs_of(source: Source, table: Table | None, config: RunConfig, totals: 
             Path(scratch),
             retry_codes=codes,
             policy=config.policy,
+            budget=TEXT_RANGE_ROWS if source.format == "rows" else RANGE_ROWS,
             report=totals.listing,
             columns=columns_of(source, table) if source.kind == "images" else (),
         )

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from tlray.errors import BackboneError
 from tlray.models.libraries.library import Library
 from tlray.models.weights.foreign import advice
+from tlray.text_recipe import is_of_texts
 
 ENTRY_POINTS = "tlray.backbones"
 """Group of entry points by which an installed package adds a library: `<name> = <module>:<class>`, called without arguments."""
@@ -138,6 +139,8 @@ def _has(library: str, name: str) -> bool:
 
 
 def _no_library(text: str, prefix: str, name: str) -> BackboneError:
+    if is_of_texts(text):
+        return BackboneError(f"backbone {text!r} embeds texts; a network of images is needed here (heads train on its tables)")
     if prefix.lower() in library_names():
         return BackboneError(f"backbone {text!r}: libraries are written small, as {prefix.lower()}:{name}")
     if found := libraries_with(name):

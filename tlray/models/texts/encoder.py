@@ -6,13 +6,15 @@ Shape legend: B texts, D embedding length.
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 
 from tlray.errors import QueryError
-from tlray.models.texts.text_model import TextBackbone
+from tlray.models.texts.text_model import Embedded, TextBackbone
 from tlray.text_recipe import TEXT_TAP
 
 _NORM_FLOOR = 1e-12
@@ -38,6 +40,7 @@ class TextRowEncoder:
         self._has_lanes = lanes is not None
         self._cores = threading.Semaphore(lanes or 1)
         self._held = threading.local()
+        self._pool = ThreadPoolExecutor(lanes, "texts") if lanes is not None else None
         self.batch_size = batch_size or backbone.model.turn_texts
 
     def encode(self, texts: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
@@ -54,21 +57,26 @@ class TextRowEncoder:
 
     def encode_timed(self, texts: Sequence[str] | np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         """As `encode`, with the seconds for which a core was busy with it; without lanes, of the clock."""
+        starts = range(0, len(texts), self.batch_size)
+        if self._pool is None or self._holds_core or len(starts) < 2:
+            found = [self._embed(texts, start) for start in starts]
+        else:
+            found = list(self._pool.map(partial(self._embed, texts), starts))
+        features_BD = np.concatenate([np.empty((0, self._model.length), np.float32), *(one.features_BD for one, _ in found)])
+        if self._recipe.normalize:
+            features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), _NORM_FLOOR)
+        columns = {self._column: features_BD}
+        for name in self._recipe.measures:
+            columns[name] = np.concatenate([np.empty(0, np.float32), *(one.measures[name] for one, _ in found)])[:, None]
+        return columns, sum(seconds for _, seconds in found)
+
+    def _embed(self, texts: Sequence[str] | np.ndarray, start: int) -> tuple[Embedded, float]:
+        """The batch that begins there, on a core; and the seconds that it took, with lanes of that core's time."""
+        clock = time.thread_time if self._has_lanes else time.perf_counter
         with self._core():
-            clock = time.thread_time if self._has_lanes else time.perf_counter
             began = clock()
-            features: list[np.ndarray] = [np.empty((0, self._model.length), np.float32)]
-            measures: dict[str, list[np.ndarray]] = {name: [np.empty(0, np.float32)] for name in self._recipe.measures}
-            for start in range(0, len(texts), self.batch_size):
-                found = self._model.embed([str(text) for text in texts[start : start + self.batch_size]])
-                features.append(found.features_BD)
-                for name, values in measures.items():
-                    values.append(found.measures[name])
-            features_BD = np.concatenate(features)
-            if self._recipe.normalize:
-                features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), _NORM_FLOOR)
-            columns = {name: np.concatenate(values)[:, None] for name, values in measures.items()}
-            return {self._column: features_BD, **columns}, clock() - began
+            found = self._model.embed([str(text) for text in texts[start : start + self.batch_size]])
+            return found, clock() - began
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts to search by.
@@ -104,9 +112,13 @@ class TextRowEncoder:
         """Texts to work on in a turn."""
         return self.batch_size if self._has_lanes else None
 
+    @property
+    def _holds_core(self) -> bool:
+        return getattr(self._held, "core", False)
+
     @contextmanager
     def _core(self) -> Iterator[None]:
-        if getattr(self._held, "core", False):
+        if self._holds_core:
             yield
             return
         if self._has_lanes and torch.get_num_threads() != 1:

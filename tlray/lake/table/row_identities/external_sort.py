@@ -29,9 +29,15 @@ compressed, to about half its size, which takes twice as long as the file cache.
 RANGE_ROWS = 2**20
 """Rows of all sides that are looked at together."""
 
+TEXT_RANGE_ROWS = 2**16
+"""The same of rows that bring their texts, of some KB each."""
+
 RUN_ROWS = 2**18
 """Rows that are sorted at once. One run gathers while another is sorted and written; the smaller they are, the less memory has
 to be provided for them, which takes longer than sorting what is in order already."""
+
+RUN_BYTES = 2**28
+"""Of rows that are long, as those are that bring their texts: fewer are sorted at once."""
 
 BATCH_ROWS = 2**13
 """Rows that are read from disk at once; two keys for each such batch stay in memory."""
@@ -83,13 +89,14 @@ class SortedRuns:
 
     def _gathered(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         waiting: list[pa.Table] = []
-        waiting_rows = 0
+        waiting_rows = waiting_bytes = 0
         for rows in tables:
             waiting.append(rows)
             waiting_rows += len(rows)
-            if waiting_rows >= RUN_ROWS:
+            waiting_bytes += rows.nbytes
+            if waiting_rows >= RUN_ROWS or waiting_bytes >= RUN_BYTES:
                 yield pa.concat_tables(waiting)
-                waiting, waiting_rows = [], 0
+                waiting, waiting_rows, waiting_bytes = [], 0, 0
         if waiting_rows:
             yield pa.concat_tables(waiting)
 
