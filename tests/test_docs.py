@@ -88,7 +88,7 @@ def test_the_guide_explains_every_key_of_a_network() -> None:
 
 def test_no_config_model_is_left_out() -> None:
     public = {name for name, value in vars(configs).items() if isinstance(value, type) and name.endswith("Config")}
-    sections = {"RunConfig", "SourceConfig", "RecipeConfig", "PreprocessingConfig", "PolicyConfig"}
+    sections = {"RunConfig", "SourceConfig", "RecipeConfig", "PreprocessingConfig", "TokensConfig", "PolicyConfig"}
     sections |= {"SplitConfig", "HeadConfig", "GridConfig", "NetworkConfig", "ExamplesConfig", "FitConfig"}
     assert public - sections == {command.config.__name__ for command in COMMANDS.values()}
 

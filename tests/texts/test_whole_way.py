@@ -115,7 +115,7 @@ def test_neighbours_duplicates_and_the_encoder(folder: Path, table: Path) -> Non
     by_vector = library.Index(folder / "i").search(vector=encoder("nodes and edges of a graph"), k=10)
     assert sum(hit.label == "graphs" for hit in by_vector[0].hits) >= 8
     assert "graph" in by_vector._repr_html_() and "networkx" in library.open(table)._repr_html_()
-    shown = result_of(tlray("search", "--index", folder / "i", "--text", "nodes and edges of a graph", "--k", "3"))["answers"][
+    shown = result_of(tlray("search", "--index", folder / "i", "--text", "nodes and edges of a graph", "-k", "3"))["answers"][
         0
     ]["hits"]
     assert [hit["uri"] for hit in shown] == [hit.uri for hit in by_vector[0].hits[:3]]

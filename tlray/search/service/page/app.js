@@ -208,6 +208,7 @@ function introduce() {
   const { rows, version, table, table_version: tableVersion, labels: counts, label_count: labelCount } = state.info;
   element("about").textContent = `${rows.toLocaleString()} ${state.info.texts ? "texts" : "images"}, version ${version} of the index, ${tableVersion} of its table`;
   element("about").title = table;
+  element("pick").hidden = state.info.texts;
   element("words-form").hidden = !state.info.words;
   element("labels").replaceChildren(...labels().map((label) => {
     const option = document.createElement("option");
