@@ -151,7 +151,7 @@ def judge(truth: Truth, chosen: dict[str, tuple[str, str, str] | None]) -> dict[
 def run_task(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Advice and truth of one task."""
     counts = write_task(name, folder, arguments.packages, arguments.pool, arguments.test)
-    config = config_of(folder, CANDIDATES, arguments.epochs, trials=not arguments.heads)
+    config = config_of(folder, arguments.candidates, arguments.epochs, trials=not arguments.heads)
     candidates, _ = find_candidates(config)
     began = time.process_time()
     advice = advise(config)
@@ -204,6 +204,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--packages", type=Path, default=Path.home() / ".cache" / "tlray-bench")
     parser.add_argument("--out", type=Path, help="write the JSON object here after each task too")
+    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES))
     parser.add_argument("--heads", action="store_true", help="truth and advice of heads alone: minutes, not hours")
     parser.add_argument("--quick", action="store_true", help="one small task, a few steps: only shows that it runs")
     arguments = parser.parse_args()
