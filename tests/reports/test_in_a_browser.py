@@ -1,5 +1,6 @@
 """Reports in a real browser, without a network: nothing overlaps or sticks out, light and dark, wide, on a phone, in print."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from playwright.sync_api import Browser
 from tests.photos import result_of, tlray
 from tests.reports.conftest import Things
 from tests.search.service.browser import PATIENCE_MILLISECONDS, chromium
+from tlray.advice.verdict.judge import scenario_of
 
 pytestmark = pytest.mark.browser
-KINDS = ("extract", "train", "index", "advise", "two")
+KINDS = ("extract", "train", "index", "advise", "two", "mapped")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 # Two texts or pictures on the same place, one that is wider than the page, or a text in a chart that sticks out of it.
@@ -59,6 +61,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def reports(things: Things) -> Path:
     result_of(tlray("report", things.table, things.folder / "two.html", "--other", things.other))
+    likeness = {"value": 0.93, "candidate": "timm:resnet50", "confidence": 0.31, "classes_used": 214.5}
+    mapped = things.advise | {"likeness": likeness, "scenario": scenario_of(2300.0, 0.93)}
+    (things.folder / "mapped.json").write_text(json.dumps(mapped))
+    result_of(tlray("report", things.folder / "mapped.json", things.folder / "mapped.html"))
     return things.folder
 
 

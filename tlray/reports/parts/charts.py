@@ -173,17 +173,16 @@ def quadrants(x: float, y: float, corners: Sequence[str], *, x_label: str, y_lab
         f'<line class="grid" x1="{left}" x2="{right}" y1="{middle_y}" y2="{middle_y}"/>',
     ]
     for number, text in enumerate(corners):
+        words = text.split("\n")
         at_x = (left, middle_x)[number % 2] + 8
-        at_y = (top, middle_y)[number // 2] + 18
-        parts += [_text(at_x, at_y + 15 * at, line, soft=True) for at, line in enumerate(text.split("\n"))]
+        at_y = (top + 18, bottom + 7 - 15 * len(words))[number // 2]
+        parts += [_text(at_x, at_y + 15 * at, line, soft=True) for at, line in enumerate(words)]
     mark_x, mark_y = left + x * (right - left), bottom - y * (bottom - top)
-    parts.append(f'<circle class="fb" cx="{mark_x:.1f}" cy="{mark_y:.1f}" r="8"/>')
-    is_right = mark_x > middle_x
-    name_y = mark_y + 4 if mark_y > top + 16 else mark_y + 14
-    parts.append(_text(mark_x + (-13 if is_right else 13), name_y, mark, anchor="end" if is_right else "start"))
+    parts.append(f'<circle class="fb" opacity="0.85" cx="{mark_x:.1f}" cy="{mark_y:.1f}" r="8"/>')
+    parts.append(f'<circle class="fb" cx="{left + 6}" cy="{bottom + 36}" r="5"/>{_text(left + 18, bottom + 40, mark)}')
     parts.append(_text((left + right) / 2, bottom + 20, x_label, anchor="middle"))
     parts.append(f'<text text-anchor="middle" transform="translate(18 {middle_y}) rotate(-90)">{escape(y_label)}</text>')
-    return _svg(parts, bottom + 30, f"{mark} on the map: {x_label} {x:.2f}, {y_label} {y:.2f}")
+    return _svg(parts, bottom + 48, f"{mark} on the map: {x_label} {x:.2f}, {y_label} {y:.2f}")
 
 
 @dataclass(frozen=True)
