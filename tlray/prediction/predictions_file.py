@@ -20,7 +20,8 @@ from tlray.config import PredictConfig
 from tlray.errors import ConfigError, PlaceTakenError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.parts import read_part, table_schema
+from tlray.lake.table.carried import with_fields
+from tlray.lake.table.parts import read_part
 from tlray.lake.table.place import occupant_of
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
@@ -148,11 +149,9 @@ def _blocks(table: Table) -> Iterator[pa.Table]:
         both = [table.read(status=status) for status in ("ok", "failed")]
         yield pa.concat_tables(both, promote_options="default").sort_by("uri")
         return
-    schema = table_schema(table.recipe_file)
-    names = [name for name in schema.names if name != "status"]
+    fields = [field for field in table.schema if field.name != "status"]
     for part in parts:
-        rows = read_part(table.uri, part.path, names)
-        yield rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
+        yield with_fields(read_part(table.uri, part.path, [field.name for field in fields]), fields)
 
 
 def _flat(rows: pa.Table, output: Output, *, has_labels: bool) -> pa.Table:

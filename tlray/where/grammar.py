@@ -1,7 +1,6 @@
 """From the text of a condition to its terms: sqlglot reads it as DuckDB would, and what is not on a list here is refused."""
 
 import difflib
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
-from sqlglot.errors import ParseError, SqlglotError
+from sqlglot.errors import ErrorLevel, ParseError, SqlglotError
 
 from tlray.columns.column import is_list
 from tlray.columns.values import from_texts
@@ -73,8 +72,6 @@ def _tree(text: str) -> _Node:
     if len(text) > MAX_CHARACTERS:
         raise WhereError(f"where has {len(text)} characters; expected at most {MAX_CHARACTERS}")
     dialect = DuckDB()
-    logger = logging.getLogger("sqlglot")  # it warns of what it does not know, and that is refused here anyway
-    was_disabled, logger.disabled = logger.disabled, True
     try:
         tokens = dialect.tokenize(text)
         _check_depth(tokens, text)
@@ -82,8 +79,6 @@ def _tree(text: str) -> _Node:
         trees = parser.parse_into(exp.Condition, tokens, text)
     except SqlglotError as error:
         raise WhereError(f"where: {_shown(text)} cannot be read{_place(error)}: {_said(error)}; {_HINT}") from error
-    finally:
-        logger.disabled = was_disabled
     if len(trees) != 1 or trees[0] is None:
         raise WhereError(f"where: {_shown(text)} is {len(trees)} statements, expected one condition")
     return trees[0]
@@ -155,7 +150,7 @@ class _Binder:
         return handler(node)
 
     def _refuse(self, node: _Node, why: str) -> NoReturn:
-        said = node.sql(dialect="duckdb")
+        said = node.sql(dialect="duckdb", unsupported_level=ErrorLevel.IGNORE)
         raise WhereError(f"where: {_shown(said)}: {why}")
 
     def _paren(self, node: _Node) -> Term:

@@ -1,0 +1,45 @@
+"""Columns that travel through the workers of a cluster, into a table on S3."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import use_server
+from tests.extraction.test_in_process import assert_same
+from tests.extraction.test_travelling_columns import NAMES, ROWS, write_source
+from tests.photos import RECIPE, frame_of, result_of, s3_options, tlray
+from tests.ray_cluster import RayCluster
+from tlray.demo.s3_server import S3Server
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def lake(s3_server: S3Server, ray_cluster: RayCluster) -> Iterator[str]:
+    """A bucket, and a driver's environment for it and for the cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_server(s3_server, patch)
+        patch.setenv("RAY_ADDRESS", ray_cluster.address)
+        yield s3_server.make_bucket("columns-on-ray")
+
+
+@pytest.mark.parametrize("kind", ["manifest.csv", "tars"])
+def test_workers_write_the_values_that_one_process_writes(lake: str, tmp_path: Path, kind: str) -> None:
+    source, columns = write_source(kind, tmp_path)
+    arguments = ["extract", "--source.uri", source, "--source.columns", *columns, *RECIPE]
+    name = kind.partition(".")[0]
+    result = result_of(tlray(*arguments, "--table", f"{lake}/{name}"))
+    result_of(tlray(*arguments, "--table", tmp_path / "reference", "--local"))
+    frame = frame_of(f"{lake}/{name}", s3_options())
+    assert result["ok"] == len(ROWS) and set(NAMES) <= set(frame.columns)
+    assert_same(frame, frame_of(tmp_path / "reference"))
+    if kind == "tars":
+        return
+    rows = [row | {"site": "other", "tags": ["x", None]} for row in ROWS]
+    write_source(kind, tmp_path, rows)
+    changed = result_of(tlray(*arguments, "--table", f"{lake}/{name}"))
+    assert (changed["rewritten"], changed["ok"]) == (len(ROWS), 0)
+    after = frame_of(f"{lake}/{name}", s3_options())
+    assert after["site"].to_list() == ["other"] * len(ROWS) and after["tags"].to_list() == [["x", None]] * len(ROWS)
+    assert after.drop("site", "tags").equals(frame.drop("site", "tags"))
