@@ -170,6 +170,21 @@ def test_a_pooled_output_that_the_weights_leave_out(folders: dict[str, Path], tm
         resolve(tmp_path, taps=("pooler_output",))
 
 
+def test_tensors_that_the_network_has_no_place_for(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Positions that old files keep, and the other tower, are left out; a layer more is another network's."""
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((folders["clip"] / name).read_bytes())
+    state = safetensors.torch.load_file(folders["clip"] / "model.safetensors")
+    state["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    assert resolve(tmp_path).recipe.recipe_id == resolve(folders["clip"]).recipe.recipe_id
+    layer = {name: tensor for name, tensor in state.items() if name.startswith("vision_model.encoder.layers.2.")}
+    more = {name.replace("layers.2.", "layers.3."): tensor.clone() for name, tensor in layer.items()}
+    safetensors.torch.save_file(state | more, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=r"\d+ unexpected: vision_model.encoder.layers.3"):
+        resolve(tmp_path)
+
+
 def test_weights_are_given_by_name_folder_file_or_seed(folders: dict[str, Path]) -> None:
     """A recipe names the kind of model, as a folder may move."""
     folder = folders["dinov2"]

@@ -85,7 +85,7 @@ def _filled(source: Source, kind: type[PreTrainedModel], config: PretrainedConfi
     missing = sorted(name for name in report["missing_keys"] if name in ours)
     extra = sorted(report["unexpected_keys"])
     parts = {name.partition(".")[0] for name in ours}
-    strange = [name for name in extra if name.partition(".")[0] in parts and not name.startswith(_OTHER_SIDE)]
+    strange = [name for name in extra if name.partition(".")[0] in parts and not _is_index(name, state)]
     message = (
         f"{file.where} does not fit: it has {len(state)} tensors, the backbone {len(ours)}; "
         + "; ".join(
@@ -101,6 +101,14 @@ def _filled(source: Source, kind: type[PreTrainedModel], config: PretrainedConfi
                 ours[name].fill_(torch.nan)
     has_text = any(name.startswith("text_model.") for name in state)
     return Built(model.float().eval(), missing, message, _notes(file.where, state, missing, extra), has_text)
+
+
+def _is_index(name: str, state: State) -> bool:
+    """Whether a tensor is one of indices (`position_ids`), which old files keep, and which models now make themselves.
+
+    Names may have lost what stands before them in the file.
+    """
+    return any(not state[key].is_floating_point() for key in state if f".{key}".endswith(f".{name}"))
 
 
 def _notes(where: str, state: State, missing: Sequence[str], extra: Sequence[str]) -> list[str]:
