@@ -193,7 +193,8 @@ def optimize(
         return {"table": table.uri, "version": table.version, "parts_before": len(parts), "parts": len(parts)}
     groups = list(_joinable(_by_name(table, small), target_bytes))
     megabytes = sum(part.size_bytes for group in groups for part in group) / 1e6
-    tell(f"joining {sum(map(len, groups))} small parts of {megabytes:.3g} MB into {len(groups)}")
+    if groups:
+        tell(f"joining {sum(map(len, groups))} small parts of {megabytes:.3g} MB into {len(groups)}")
     _join_groups(table, groups, submit, tell)
     return {"table": table.uri, "version": table.version, "parts_before": len(parts), "parts": len(table.parts())}
 
