@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tlray.config import AdviseConfig
 from tlray.errors import ConfigError, ExamplesError, SourceError, TooManyFailuresError
 from tlray.lake.source.listing.report import ListingReport
-from tlray.lake.source.open import check_names_lead_somewhere, open_source
+from tlray.lake.source.open import check_names_lead_somewhere, open_images
 from tlray.lake.source.read_images import ReadSpec, read_images
 from tlray.lake.source.source import Source
 from tlray.progress import say
@@ -203,7 +203,7 @@ def centred(pixels_NHWC: np.ndarray) -> np.ndarray:
 
 def _labelled_images(config: AdviseConfig) -> tuple[Source, pa.Table, Examples]:
     """The source, all its items, and those of them that are examples."""
-    source = open_source(config.source)
+    source = open_images(config.source)
     if source.kind != "images":
         raise ConfigError(
             f"{source.uri} is of format {source.format}, of which no sample can be drawn without reading all; give single "

@@ -72,6 +72,22 @@ def open_source(config: SourceConfig) -> Source:
     return source
 
 
+def open_images(config: SourceConfig) -> Source:
+    """Find out what a source of images is.
+
+    Raises:
+        SourceError: it is one of texts, or `open_source` says so.
+        AccessError: the credentials do not allow it.
+        StorageError: the store failed.
+    """
+    if config.text is not None:
+        raise SourceError(
+            f"source.text is {config.text!r}, but images are wanted here; make a table of the texts with tlray extract "
+            "and train a head on that"
+        )
+    return open_source(config)
+
+
 def check_names_lead_somewhere(source: Source) -> None:
     """Refuse a manifest or listing of whose first names none is there: they are meant to be relative to another folder.
 

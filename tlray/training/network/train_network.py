@@ -13,7 +13,7 @@ from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainCon
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.source.listing.report import ListingReport
-from tlray.lake.source.open import check_names_lead_somewhere, open_source
+from tlray.lake.source.open import check_names_lead_somewhere, open_images
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table
@@ -183,7 +183,7 @@ def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Ta
         columns = {name: items[name].combine_chunks() for name in asked}
     else:
         assert config.source is not None
-        source = open_source(config.source)
+        source = open_images(config.source)
         if source.kind != "images":
             raise ConfigError(
                 f"{source.uri} is of format {source.format}, whose images cannot be read in any order; "

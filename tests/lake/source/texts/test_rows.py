@@ -12,7 +12,7 @@ import pytest
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.source.listing.report import ListingReport
-from tlray.lake.source.open import open_source
+from tlray.lake.source.open import open_images, open_source
 from tlray.lake.source.read_images import ReadSpec, read_images
 
 TEXTS = ["plain", "two\nlines", 'a "quoted" cell, with a comma', "😀 שלום", "  spaces  ", "tab\tinside", "x" * 300_000, "last"]
@@ -204,3 +204,9 @@ def test_what_is_no_table_of_texts_is_refused_in_a_line(tmp_path: Path, name: st
     with pytest.raises(SourceError, match=message) as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_where_images_are_wanted_texts_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\na\n")
+    with pytest.raises(SourceError, match="tlray extract and train a head on that"):
+        open_images(SourceConfig(uri=str(tmp_path / "t.csv"), text="text"))
