@@ -14,7 +14,12 @@ from typing import Any
 
 import open_clip
 from open_clip.factory import HF_HUB_PREFIX
-from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.pretrained import (
+    download_pretrained,
+    download_pretrained_from_hf,
+    get_pretrained_cfg,
+    list_pretrained_tags_by_model,
+)
 
 from tlray.errors import BackboneError, SourceError, WeightsError, first_line
 from tlray.models.libraries.library import Request
@@ -139,7 +144,7 @@ def _of_name(name: str, fetch: FetchFile) -> Source:
     def read() -> WeightsFile:
         try:
             with quiet():
-                path = open_clip.download_pretrained(cfg)
+                path = download_pretrained(cfg)
         except DOWNLOAD_ERRORS as error:
             raise WeightsError(
                 f"weights {_PREFIX}{model}/{tag} could not be had from {cfg.get('hf_hub') or cfg.get('url')}: "
@@ -171,7 +176,7 @@ def _of_hub(name: str) -> Source:
     repository, _, revision = name.partition("@")
     try:
         with quiet():
-            path = Path(open_clip.download_pretrained_from_hf(repository, filename=CONFIG, revision=revision or None))
+            path = Path(download_pretrained_from_hf(repository, filename=CONFIG, revision=revision or None))
     except DOWNLOAD_ERRORS as error:
         raise BackboneError(
             f"{_PREFIX}{HF_HUB_PREFIX}{name} could not be had from the hub: {first_line(error)}; check the name and the "
@@ -183,7 +188,7 @@ def _of_hub(name: str) -> Source:
 
     def fetch(address: str) -> Path:
         try:
-            found: str = open_clip.download_pretrained_from_hf(repository, filename=address.rpartition("/")[2], revision=commit)
+            found: str = download_pretrained_from_hf(repository, filename=address.rpartition("/")[2], revision=commit)
         except DOWNLOAD_ERRORS as error:
             raise SourceError(f"{full} has no {address}: {first_line(error)}") from error
         return Path(found)
