@@ -1,14 +1,13 @@
 """From the text of a condition to its terms: sqlglot reads it as DuckDB would, and what is not on a list here is refused."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlglot import exp
-from sqlglot.dialects.duckdb import DuckDB
-from sqlglot.errors import ErrorLevel, ParseError, SqlglotError
+from sqlglot.errors import ErrorLevel
 
 from tlray.columns.column import is_list
 from tlray.columns.values import from_texts
@@ -16,30 +15,11 @@ from tlray.errors import WhereError
 from tlray.where import terms
 from tlray.where.functions import FUNCTIONS, like
 from tlray.where.terms import NUMERIC, TEMPORAL, Compute, Term
+from tlray.where.tree import Node, read_tree, shown
 
-MAX_CHARACTERS = 65_536
-MAX_DEPTH = 64
-"""Of what is inside brackets, `not` or a sign: both readers call themselves for each."""
-
-_SHOWN_CHARACTERS = 60
 _INTEGERS = range(-(2**63), 2**63)
 _SIGNS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
 _OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
-
-
-_Node = Any
-"""A node of sqlglot's trees, whose types have changed from version to version."""
-
-_DuckDBParser: Any = DuckDB.Parser
-
-
-class _Parser(_DuckDBParser):  # type: ignore[misc]
-    """DuckDB's, which knows no function: each is a name and its arguments, whatever a later version of sqlglot makes of it."""
-
-    FUNCTIONS: Mapping[str, Any] = {}
-    FUNCTION_PARSERS: Mapping[str, Any] = {}
-    NO_PAREN_FUNCTIONS: Mapping[Any, Any] = {}
-    NO_PAREN_FUNCTION_PARSERS: Mapping[str, Any] = {}
 
 
 def read(text: str, types: Mapping[str, str], what: str) -> tuple[list[str], Compute]:
@@ -58,62 +38,12 @@ def read(text: str, types: Mapping[str, str], what: str) -> tuple[list[str], Com
     """
     binder = _Binder(text, types, what)
     try:
-        term = binder.bind(_tree(text))
+        term = binder.bind(read_tree(text))
     except RecursionError as error:
-        raise WhereError(f"where: {_shown(text)} is too long to be read; make it of fewer pieces") from error
+        raise WhereError(f"where: {shown(text)} is too long to be read; make it of fewer pieces") from error
     if term.type not in ("boolean", "null"):
-        raise WhereError(f"where: {_shown(text)} is a {term.type}, expected a condition, such as {_shown(text)} = ...")
+        raise WhereError(f"where: {shown(text)} is a {term.type}, expected a condition, such as {shown(text)} = ...")
     return sorted(binder.columns), term.compute
-
-
-def _tree(text: str) -> _Node:
-    if not text.strip():
-        raise WhereError("where is empty; expected a condition, such as price < 10 and site = 'A'")
-    if len(text) > MAX_CHARACTERS:
-        raise WhereError(f"where has {len(text)} characters; expected at most {MAX_CHARACTERS}")
-    dialect = DuckDB()
-    try:
-        tokens = dialect.tokenize(text)
-        _check_depth(tokens, text)
-        parser = _Parser(dialect=dialect, error_message_context=MAX_CHARACTERS)
-        trees = parser.parse_into(exp.Condition, tokens, text)
-    except SqlglotError as error:
-        raise WhereError(f"where: {_shown(text)} cannot be read{_place(error)}: {_said(error)}; {_HINT}") from error
-    if len(trees) != 1 or trees[0] is None:
-        raise WhereError(f"where: {_shown(text)} is {len(trees)} statements, expected one condition")
-    return trees[0]
-
-
-_HINT = "texts stand in 'single' quotes, names that are words of SQL or have signs in them in \"double\" ones"
-
-
-def _check_depth(tokens: Sequence[Any], text: str) -> None:
-    depth = deepest = signs = 0
-    for token in tokens:
-        name = token.token_type.name
-        depth += (name in ("L_PAREN", "L_BRACKET", "CASE")) - (name in ("R_PAREN", "R_BRACKET"))
-        signs = signs + 1 if name in ("NOT", "DASH", "TILDA", "PLUS") else 0
-        deepest = max(deepest, depth + signs)
-    if deepest > MAX_DEPTH:
-        raise WhereError(f"where: {_shown(text)} has {deepest} levels of brackets or signs; expected at most {MAX_DEPTH}")
-
-
-def _place(error: Exception) -> str:
-    problems = error.errors if isinstance(error, ParseError) else []
-    if not problems or problems[0].get("start_context") is None:
-        return ""
-    found = problems[0].get("highlight") or "its end"
-    return f" at character {len(problems[0]['start_context']) + 1} ({found})"
-
-
-def _said(error: Exception) -> str:
-    problems = error.errors if isinstance(error, ParseError) else []
-    said = str(problems[0].get("description") or "") if problems else str(error).splitlines()[0]
-    return said.strip().rstrip(".:") or "it is not SQL"
-
-
-def _shown(text: str) -> str:
-    return repr(text) if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]!r}..."
 
 
 class _Binder:
@@ -132,7 +62,7 @@ class _Binder:
         self.columns: set[str] = set()
         self._text, self._types, self._what = text, types, what
 
-    def bind(self, node: _Node) -> Term:
+    def bind(self, node: Node) -> Term:
         name = type(node).__name__
         # What a later version of sqlglot says by an argument of its own must not be passed over.
         unknown = {key for key, value in node.args.items() if value} - _ARGUMENTS.get(name, _TWO)
@@ -149,14 +79,14 @@ class _Binder:
             )
         return handler(node)
 
-    def _refuse(self, node: _Node, why: str) -> NoReturn:
+    def _refuse(self, node: Node, why: str) -> NoReturn:
         said = node.sql(dialect="duckdb", unsupported_level=ErrorLevel.IGNORE)
-        raise WhereError(f"where: {_shown(said)}: {why}")
+        raise WhereError(f"where: {shown(said)}: {why}")
 
-    def _paren(self, node: _Node) -> Term:
+    def _paren(self, node: Node) -> Term:
         return self.bind(node.this)
 
-    def _condition(self, node: _Node) -> Term:
+    def _condition(self, node: Node) -> Term:
         term = self.bind(node)
         if term.type == "null":
             return terms.of_type(term, "boolean")
@@ -164,22 +94,22 @@ class _Binder:
             self._refuse(node, f"a {term.type}, expected a condition")
         return term
 
-    def _and(self, node: _Node) -> Term:
+    def _and(self, node: Node) -> Term:
         return terms.all_of([self._condition(each) for each in node.flatten(unnest=False)])
 
-    def _or(self, node: _Node) -> Term:
+    def _or(self, node: Node) -> Term:
         return terms.any_of([self._condition(each) for each in node.flatten(unnest=False)])
 
-    def _not(self, node: _Node) -> Term:
+    def _not(self, node: Node) -> Term:
         return self._condition(node.this).map("boolean", pc.invert)
 
-    def _boolean(self, node: _Node) -> Term:
+    def _boolean(self, node: Node) -> Term:
         return terms.literal(bool(node.this), "boolean")
 
-    def _null(self, _: _Node) -> Term:
+    def _null(self, _: Node) -> Term:
         return terms.literal(None, "null")
 
-    def _literal(self, node: _Node) -> Term:
+    def _literal(self, node: Node) -> Term:
         if node.is_string:
             return terms.literal(str(node.this), "text")
         try:
@@ -189,7 +119,7 @@ class _Binder:
         is_integer = isinstance(value, int) and value in _INTEGERS
         return terms.literal(value, "integer") if is_integer else terms.literal(float(value), "number")
 
-    def _neg(self, node: _Node) -> Term:
+    def _neg(self, node: Node) -> Term:
         term = self.bind(node.this)
         if term.type not in NUMERIC:
             self._refuse(node, f"a {term.type} has no sign")
@@ -197,7 +127,7 @@ class _Binder:
             return terms.literal(-term.constant, term.type)
         return term.map(term.type, pc.negate_checked)
 
-    def _column(self, node: _Node) -> Term:
+    def _column(self, node: Node) -> Term:
         name = ".".join(part.name for part in node.parts) if isinstance(node, exp.Column) else node.sql()
         found = name if name in self._types else None
         if found is None:
@@ -213,7 +143,7 @@ class _Binder:
 
     _dot = _column
 
-    def _cast(self, node: _Node) -> Term:
+    def _cast(self, node: Node) -> Term:
         asked = node.to.this.name  # of timestamps there are several, with and without a zone
         word = "date" if asked == "DATE" else "timestamp" if asked.startswith("TIMESTAMP") else ""
         term = self.bind(node.this)
@@ -225,7 +155,7 @@ class _Binder:
             return terms.of_type(term, word)
         return self._refuse(node, "expected a date or timestamp, such as date '2026-01-31'")
 
-    def _read(self, node: _Node, term: Term, word: str) -> Term:
+    def _read(self, node: Node, term: Term, word: str) -> Term:
         """A text as a date or timestamp."""
         try:
             value = from_texts(pa.array([term.constant], pa.string()), word)
@@ -233,10 +163,10 @@ class _Binder:
             self._refuse(node, f"{term.constant!r} is no {word}; expected one like 2026-01-31" + _TIME.get(word, ""))
         return terms.literal(value[0].as_py(), word)
 
-    def _pair(self, node: _Node) -> tuple[Term, Term]:
+    def _pair(self, node: Node) -> tuple[Term, Term]:
         return self._alike(node, self.bind(node.this), self.bind(node.expression))
 
-    def _alike(self, node: _Node, left: Term, right: Term) -> tuple[Term, Term]:
+    def _alike(self, node: Node, left: Term, right: Term) -> tuple[Term, Term]:
         """Two terms as they can be compared."""
         for one, other in ((left, right), (right, left)):
             if one.type in TEMPORAL and other.type == "text" and other.is_constant:
@@ -249,13 +179,13 @@ class _Binder:
             self._refuse(node, f"a {left.type} and a {right.type} cannot be compared{hint}")
         return terms.of_type(left, word), terms.of_type(right, word)
 
-    def _nullsafeneq(self, node: _Node) -> Term:
+    def _nullsafeneq(self, node: Node) -> Term:
         return terms.distinct(*self._pair(node))
 
-    def _nullsafeeq(self, node: _Node) -> Term:
+    def _nullsafeeq(self, node: Node) -> Term:
         return self._nullsafeneq(node).map("boolean", pc.invert)
 
-    def _is(self, node: _Node) -> Term:
+    def _is(self, node: Node) -> Term:
         term = self.bind(node.this)
         if isinstance(node.expression, exp.Null):
             return term.map("boolean", pc.is_null)
@@ -263,13 +193,13 @@ class _Binder:
             self._refuse(node, "expected is null, is true or is false")
         return terms.compared("=", *self._pair(node)).map("boolean", lambda found: pc.fill_null(found, False))
 
-    def _between(self, node: _Node) -> Term:
+    def _between(self, node: Node) -> Term:
         term = self.bind(node.this)
         low = self._alike(node, term, self.bind(node.args["low"]))
         high = self._alike(node, term, self.bind(node.args["high"]))
         return terms.all_of([terms.compared(">=", *low), terms.compared("<=", *high)])
 
-    def _in(self, node: _Node) -> Term:
+    def _in(self, node: Node) -> Term:
         values = node.expressions
         if not values:
             self._refuse(node, "expected a list of values in brackets")
@@ -281,7 +211,7 @@ class _Binder:
         word = next((each for each in ("timestamp", "number") if each in words), pairs[0][1].type)
         return terms.is_in(terms.of_type(term, word), [terms.of_type(value, word).constant for _, value in pairs])
 
-    def _like(self, node: _Node, escape: str | None = None) -> Term:
+    def _like(self, node: Node, escape: str | None = None) -> Term:
         text, pattern = self.bind(node.this), self.bind(node.expression)
         if text.type != "text" or pattern.type != "text" or not pattern.is_constant:
             self._refuse(node, "expected a text like a pattern in quotes")
@@ -290,19 +220,19 @@ class _Binder:
 
     _ilike = _like
 
-    def _escape(self, node: _Node) -> Term:
+    def _escape(self, node: Node) -> Term:
         escape = node.expression
         if not isinstance(node.this, (exp.Like, exp.ILike)) or not escape.is_string or len(escape.this) != 1:
             self._refuse(node, "expected like ... escape and one character")
         return self._like(node.this, str(escape.this))
 
-    def _arithmetic(self, node: _Node, sign: str) -> Term:
+    def _arithmetic(self, node: Node, sign: str) -> Term:
         left, right = self.bind(node.this), self.bind(node.expression)
         if not {left.type, right.type} <= {*NUMERIC, "null"} or left.type == right.type == "null":
             self._refuse(node, f"a {left.type} {sign} a {right.type} is not computed, only numbers are")
         return terms.arithmetic(sign, left, right)
 
-    def _anonymous(self, node: _Node) -> Term:
+    def _anonymous(self, node: Node) -> Term:
         name = str(node.this).lower()
         if name not in FUNCTIONS:
             near = difflib.get_close_matches(name, FUNCTIONS, 1)
