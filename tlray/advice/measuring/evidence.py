@@ -145,7 +145,7 @@ def _near_duplicates(sample: Sample, *, has_splits: bool) -> dict[str, Any]:
 
 
 def _label(sample: Sample, row: int) -> str:
-    return sample.examples.classes[sample.targets[row]]
+    return str(sample.examples.classes[sample.targets[row]])
 
 
 def _suspects(best: Racer) -> dict[str, Any]:
