@@ -9,7 +9,7 @@ from tlray.models.texts.backbones import load_text_backbone, resolve_text_backbo
 from tlray.models.texts.text_model import TextBackbone
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import AnyRecipe, TextRecipe
-from tlray.text_recipe import is_of_texts
+from tlray.recipe.texts import is_of_texts
 
 AnyBackbone = Backbone | TextBackbone
 

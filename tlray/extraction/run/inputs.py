@@ -19,7 +19,7 @@ from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.recipe import AnyRecipe, Recipe
-from tlray.text_recipe import is_of_texts
+from tlray.recipe.texts import is_of_texts
 
 OF_TEXTS = ("text", "fault", "unknown_fraction", "cut_fraction")
 """Names that tables of texts, and listings of them, have for themselves."""

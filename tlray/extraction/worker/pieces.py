@@ -21,7 +21,7 @@ from tlray.extraction.worker.prediction_columns import prediction_columns
 from tlray.lake.source.read_images import NOTES, DecodedImages
 from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS, Part, own_fields, vector_column, write_part
 from tlray.recipe import RecipeFile, TextRecipe
-from tlray.text_recipe import UNKNOWN_FRACTION
+from tlray.recipe.texts import UNKNOWN_FRACTION
 
 UNIT_STEM_DIGITS = 7
 

@@ -15,7 +15,7 @@ from tlray.models.texts.backbones import load_text_backbone
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import GOLDEN_TOLERANCE, RecipeFile, TextRecipe, check_golden, golden_texts, least_cosine
-from tlray.text_recipe import CUT_FRACTION
+from tlray.recipe.texts import CUT_FRACTION
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from tlray.errors import BackboneError
 from tlray.models.libraries.library import Library
 from tlray.models.weights.foreign import advice
-from tlray.text_recipe import is_of_texts
+from tlray.recipe.texts import is_of_texts
 
 ENTRY_POINTS = "tlray.backbones"
 """Group of entry points by which an installed package adds a library: `<name> = <module>:<class>`, called without arguments."""

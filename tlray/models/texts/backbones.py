@@ -15,7 +15,7 @@ from tlray.models.texts.word_vectors import WordVectors, open_word_vectors
 from tlray.models.weights.files import package_path
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Precision
-from tlray.text_recipe import TEXT_LIBRARIES, TEXT_TAP, TextPool, TextRecipe, Tokens
+from tlray.recipe.texts import TEXT_LIBRARIES, TEXT_TAP, TextPool, TextRecipe, Tokens
 
 WORDS, SENTENCES, STATIC = TEXT_LIBRARIES
 _PACKAGE = "package:"

@@ -15,7 +15,7 @@ import torch
 
 from tlray.errors import QueryError
 from tlray.models.texts.text_model import Embedded, TextBackbone
-from tlray.text_recipe import TEXT_TAP
+from tlray.recipe.texts import TEXT_TAP
 
 _NORM_FLOOR = 1e-12
 """As `torch.nn.functional.normalize` has it."""

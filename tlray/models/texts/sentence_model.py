@@ -20,7 +20,7 @@ from tlray.extras import require
 from tlray.models.texts.text_model import Embedded
 from tlray.models.weights.digest import hash_weights
 from tlray.recipe import Compute
-from tlray.text_recipe import CUT_FRACTION
+from tlray.recipe.texts import CUT_FRACTION
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

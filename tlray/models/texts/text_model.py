@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tlray.text_recipe import TEXT_TAP, TextRecipe
+from tlray.recipe.texts import TEXT_TAP, TextRecipe
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 
 from tlray.models.texts.text_model import Embedded
 from tlray.models.texts.word_vectors import WordVectors
-from tlray.text_recipe import UNKNOWN_FRACTION, TextPool, Tokens
+from tlray.recipe.texts import UNKNOWN_FRACTION, TextPool, Tokens
 
 TURN_TEXTS = 512
 """Texts whose tokens are looked up together: the more, the fewer look-ups for each, as texts share most of their words; so many

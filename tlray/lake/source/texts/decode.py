@@ -1,4 +1,4 @@
-"""The one rule from bytes to text, its version 1 (`tlray.text_recipe.TextRecipe.text_rule`).
+"""The one rule from bytes to text, its version 1 (`tlray.recipe.texts.TextRecipe.text_rule`).
 
 A byte order mark says how a text is encoded, else the source does, else it is UTF-8. Nothing is guessed, nothing
 replaced: what cannot be decoded has no text. It is taken as it stands: line ends, control characters, any form of Unicode.

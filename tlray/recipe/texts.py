@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tlray.recipe_base import BaseRecipe, Strict
+from tlray.recipe.base import BaseRecipe, Strict
 
 Split = Literal["words", "whitespace", "model"]
 """`words`: runs of letters, marks, digits and `_`; `whitespace`: what is between white space; `model`: its own tokeniser."""
