@@ -97,7 +97,7 @@ def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["extract", "photos", "t", "--backbone", "x", "--pool", "avrg"],
-            "pool: expected one of avg, max, gem, cls, flatten, none, given 'avrg'; did you mean avg?",
+            "pool: expected one of avg, max, gem, cls, flatten, none, sif, given 'avrg'; did you mean avg?",
         ),
         (["search", "--table", "t", "--image", "x.png"], "usage: tlray search INDEX (INDEX is --index)"),
         (["train", "t", "m", "--column", "x"], ": name it in full"),
