@@ -16,6 +16,9 @@ from tlray.config.section import Section
 
 _SWITCHES = ("anonymous", "requester_pays")
 _VALUES = ("profile", "endpoint_url", "region")
+_WEB = ("https://", "http://")
+_WEB_SWITCHES = ("private", "unencrypted")
+_WEB_VALUES = ("connections",)
 _EXAMPLE = '"s3://lake/ profile=lake endpoint_url=https://s3.example.org"'
 
 
@@ -24,12 +27,15 @@ class StoreAccess:
     """How the places below a prefix are reached; what is not said comes from AWS's own sources.
 
     Attributes:
-        prefix: `s3://bucket/` or longer; it ends in `/`.
+        prefix: `s3://bucket/` or longer, or `https://`, `http://` or longer; it ends in `/`.
         profile: of AWS's files: credentials, and all else that a profile says.
         endpoint_url: of a server that is not AWS's.
         region: of the bucket.
         anonymous: requests are not signed, as public buckets take them.
         requester_pays: we pay for the requests.
+        private: of the web: servers there may have private, loopback or link-local addresses.
+        unencrypted: of the web: `http://` is fine there.
+        connections: of the web: most at once from each process to each host.
     """
 
     prefix: str
@@ -38,6 +44,9 @@ class StoreAccess:
     region: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
+    private: bool = False
+    unencrypted: bool = False
+    connections: int = 4
 
 
 def store_access(text: str) -> StoreAccess:
@@ -47,19 +56,27 @@ def store_access(text: str) -> StoreAccess:
         ValueError: it is not one; the message says what was expected.
     """
     prefix, *words = text.split() or [""]
-    if not prefix.startswith("s3://") or prefix == "s3://":
-        raise ValueError(f"expected an S3 prefix and how it is reached, such as {_EXAMPLE}")
-    found: dict[str, str | bool] = {}
+    is_web = prefix.startswith(_WEB)
+    if not is_web and (not prefix.startswith("s3://") or prefix == "s3://"):
+        raise ValueError(f"expected an S3 prefix or a web address and how it is reached, such as {_EXAMPLE}")
+    values, switches = (_WEB_VALUES, _WEB_SWITCHES) if is_web else (_VALUES, _SWITCHES)
+    found: dict[str, str | bool | int] = {}
     for word in words:
         name, equals, value = word.partition("=")
-        is_known = (name in _VALUES and value) or (name in _SWITCHES and not equals)
+        is_known = (name in values and value) or (name in switches and not equals)
         if not is_known or name in found:
-            known = ", ".join([*(f"{each}=..." for each in _VALUES), *_SWITCHES])
+            known = ", ".join([*(f"{each}=..." for each in values), *switches])
             raise ValueError(f"{word!r} of {prefix} is {'given twice' if name in found else 'unknown'}; expected {known}")
-        found[name] = value if equals else True
+        found[name] = _connections(value, prefix) if name == "connections" else value if equals else True
     if "anonymous" in found and ("profile" in found or "requester_pays" in found):
         raise ValueError(f"{prefix} is anonymous, so it has neither a profile nor somebody who pays")
     return StoreAccess(prefix if prefix.endswith("/") else f"{prefix}/", **found)  # type: ignore[arg-type]
+
+
+def _connections(text: str, prefix: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"connections={text} of {prefix}: expected a whole number, at least 1")
+    return int(text)
 
 
 class WithStores(Section):
@@ -68,7 +85,8 @@ class WithStores(Section):
     stores: Annotated[tuple[str, ...], NOT_IDENTITY] = Field(
         (),
         description="S3 prefixes that are reached in another way than AWS's own settings say, each with profile=NAME, "
-        "endpoint_url=URL, region=NAME, anonymous or requester_pays; the longest prefix counts",
+        "endpoint_url=URL, region=NAME, anonymous or requester_pays; web addresses with private, unencrypted or "
+        "connections=N; the longest prefix counts",
     )
 
     @field_validator("stores")

@@ -3,7 +3,7 @@
 import os
 
 from tlray.errors import ConfigError
-from tlray.lake.storage.open import open_store
+from tlray.lake.storage.open import open_store, require_writable
 from tlray.lake.storage.uri import to_path, to_uri
 
 MAX_BYTES = 5_000_000
@@ -23,6 +23,7 @@ def check_place(place: str) -> str:
         ConfigError: the name does not end in .html, or a local folder is not there or cannot be written to.
     """
     uri = to_uri(place)
+    require_writable(uri)
     if not uri.lower().endswith((".html", ".htm")):
         raise ConfigError(f"the report is to be written to {place}; expected a name that ends in .html, such as report.html")
     if uri.startswith("file://"):

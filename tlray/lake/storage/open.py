@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from tlray.lake.storage.remote.read_only import READ_ONLY, refuse_to_write
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import to_path, to_uri
 
@@ -14,15 +15,30 @@ def open_store(uri: str) -> Store:
     """The store of a URI's scheme; it serves every URI of that scheme, and costs nothing to open.
 
     Raises:
-        SourceError: the scheme is neither `file` nor `s3`.
+        SourceError: the scheme is none of them.
     """
-    if to_uri(uri).startswith("s3://"):
+    normal = to_uri(uri)
+    if normal.startswith("s3://"):
         from tlray.lake.storage.s3.store import S3Store  # local work does not pay for importing boto3
 
         return S3Store()
+    if normal.startswith(("https://", "http://")):
+        from tlray.lake.storage.remote.web import WebStore
+
+        return WebStore()
     from tlray.lake.storage.local import LocalStore
 
     return LocalStore()
+
+
+def require_writable(uri: str) -> None:
+    """Make sure that results may be written to a place.
+
+    Raises:
+        StoreUnfitError: the store of its scheme is only read.
+    """
+    if to_uri(uri).partition("://")[0] in READ_ONLY:
+        refuse_to_write(uri)
 
 
 def is_folder(uri: str) -> bool:

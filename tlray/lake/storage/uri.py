@@ -11,7 +11,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SHORT_FILE = re.compile(r"file:(/[^/].*)", re.DOTALL | re.IGNORECASE)
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
-_SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3"}
+_SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3", "https": "https", "http": "http"}
 
 
 def to_uri(text: str) -> str:
@@ -22,7 +22,7 @@ def to_uri(text: str) -> str:
     `Path.as_uri` write it (RFC 8089), is taken for that name. `file:/path` and `file://localhost/path` are file URIs, too.
 
     Raises:
-        SourceError: empty, or of another scheme.
+        SourceError: empty, of another scheme, or with a user and password in it.
     """
     if not text:
         raise SourceError("a URI is empty; expected s3://bucket/key or a local path")
@@ -32,14 +32,30 @@ def to_uri(text: str) -> str:
         return "file://" + printable(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - keep `\\xNN` bytes
     scheme, rest = _SCHEMES.get(match[1].lower()), match[2]
     if scheme is None:
-        raise SourceError(f"{text!r} has the scheme {match[1]!r}; expected s3://bucket/key, file:///path or a local path")
+        raise SourceError(
+            f"{text!r} has the scheme {match[1]!r}; expected s3://bucket/key, file:///path or a local path, "
+            "or for a source https://host/path"
+        )
     if scheme == "file":
         rest = _decoded(rest.removeprefix("localhost"))
     if scheme == "file" and not rest.startswith("/"):
         raise SourceError(f"{text!r} is not an absolute file URI; expected file:///path, or the path without a scheme")
     if scheme == "s3" and not rest.partition("/")[0]:
         raise SourceError(f"{text!r} names no bucket; expected s3://bucket/key")
+    if scheme in ("https", "http"):
+        _check_host(scheme, rest)
     return f"{scheme}://{rest}"
+
+
+def _check_host(scheme: str, rest: str) -> None:
+    authority = re.split(r"[/?#\\\\]", rest, maxsplit=1)[0]
+    _, at, host = authority.rpartition("@")
+    if at:
+        raise SourceError(
+            f"{scheme}://...@{host} has a user or password in it, which would be stored with each image; leave it out"
+        )
+    if not authority:
+        raise SourceError(f"'{scheme}://{rest}' names no host; expected https://host/path")
 
 
 def _decoded(path: str) -> str:

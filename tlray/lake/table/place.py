@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tlray.errors import AccessError, PlaceTakenError, TableError
-from tlray.lake.storage.open import open_store
+from tlray.lake.storage.open import open_store, require_writable
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.alias import read_alias
@@ -57,8 +57,10 @@ def occupant_of(uri: str) -> Occupant | None:
     It is told by the first page of names, so it takes a few requests.
 
     Raises:
+        StoreUnfitError: the place is only read.
         AccessError, StorageError: the store refused or failed.
     """
+    require_writable(uri)
     store = open_store(uri)
     if store.stat(uri) is not None:
         try:

@@ -11,7 +11,7 @@ from deltalake.exceptions import DeltaError
 
 from tlray.columns.column import Column, fields_of
 from tlray.errors import ObjectNotFoundError, StorageError, TableError
-from tlray.lake.storage.open import delta_environment, delta_options, open_store
+from tlray.lake.storage.open import delta_environment, delta_options, open_store, require_writable
 from tlray.lake.storage.uri import join, to_path
 from tlray.lake.table.alias import read_alias
 from tlray.lake.table.carried import carried_columns, with_fields
@@ -55,9 +55,11 @@ class Table:
 
         Raises:
             TableError: there is none, no such version, or it was not made by tlray.
+            StoreUnfitError: no table can be there.
             RecipeMismatchError: its recipe.json is damaged.
             AccessError, StorageError: the store refused or failed.
         """
+        require_writable(uri)
         alias = read_alias(uri)
         uri = alias[0].table if alias else uri
         delta = open_delta(uri, version)
@@ -84,7 +86,9 @@ class Table:
 
         Raises:
             TableError: an alias is there: who writes names the table itself.
+            StoreUnfitError: no table can be there.
         """
+        require_writable(uri)
         alias = read_alias(uri)
         if alias is not None:
             raise TableError(f"{uri} is an alias, through which tables are only read; name {alias[0].table} itself")

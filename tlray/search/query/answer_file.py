@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tlray.errors import DISK_FULL, ConfigError, StorageError
-from tlray.lake.storage.open import open_store
+from tlray.lake.storage.open import open_store, require_writable
 from tlray.lake.storage.uri import to_path, to_uri
 
 _OTHER_KINDS = {".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".xlsx", ".npy", ".npz", ".feather", ".arrow"}
@@ -24,6 +24,7 @@ def check_place(out: str) -> None:
         ConfigError: a name that says another kind of file, a folder, or a place below a file.
     """
     uri = to_uri(out)
+    require_writable(uri)
     ending = PurePosixPath(uri).suffix.lower()
     if ending in _OTHER_KINDS:
         raise ConfigError(f"out is {out}, but answers are written as Parquet; name it {PurePosixPath(out).stem}.parquet")

@@ -1,0 +1,1 @@
+"""Places that are only read: sources on web servers."""
