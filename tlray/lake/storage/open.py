@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from tlray.extras import require
 from tlray.lake.storage.remote.read_only import READ_ONLY, refuse_to_write
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import to_path, to_uri
@@ -16,6 +17,7 @@ def open_store(uri: str) -> Store:
 
     Raises:
         SourceError: the scheme is none of them.
+        ConfigError: its package is not installed.
     """
     normal = to_uri(uri)
     if normal.startswith("s3://"):
@@ -26,6 +28,11 @@ def open_store(uri: str) -> Store:
         from tlray.lake.storage.remote.web import WebStore
 
         return WebStore()
+    if normal.startswith(("gs://", "az://")):
+        require("stores", "obstore", what=normal.partition("/")[0] + "//")
+        from tlray.lake.storage.remote.objects import ObjectStore
+
+        return ObjectStore()
     from tlray.lake.storage.local import LocalStore
 
     return LocalStore()

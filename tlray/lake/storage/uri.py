@@ -11,7 +11,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SHORT_FILE = re.compile(r"file:(/[^/].*)", re.DOTALL | re.IGNORECASE)
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
-_SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3", "https": "https", "http": "http"}
+_SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3", "https": "https", "http": "http", "gs": "gs", "az": "az"}
 
 
 def to_uri(text: str) -> str:
@@ -31,17 +31,22 @@ def to_uri(text: str) -> str:
     if match is None:
         return "file://" + printable(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - keep `\\xNN` bytes
     scheme, rest = _SCHEMES.get(match[1].lower()), match[2]
+    if match[1].lower() == "hf":
+        raise SourceError(
+            f"{text!r}: hf:// is not read; name the files of a public dataset by their URLs in a manifest, "
+            "https://huggingface.co/datasets/<owner>/<name>/resolve/main/<file>, or download it first"
+        )
     if scheme is None:
         raise SourceError(
             f"{text!r} has the scheme {match[1]!r}; expected s3://bucket/key, file:///path or a local path, "
-            "or for a source https://host/path"
+            "or for a source https://host/path, gs://bucket/key or az://container/path"
         )
     if scheme == "file":
         rest = _decoded(rest.removeprefix("localhost"))
     if scheme == "file" and not rest.startswith("/"):
         raise SourceError(f"{text!r} is not an absolute file URI; expected file:///path, or the path without a scheme")
-    if scheme == "s3" and not rest.partition("/")[0]:
-        raise SourceError(f"{text!r} names no bucket; expected s3://bucket/key")
+    if scheme in ("s3", "gs", "az") and not rest.partition("/")[0]:
+        raise SourceError(f"{text!r} names no bucket; expected {scheme}://bucket/key")
     if scheme in ("https", "http"):
         _check_host(scheme, rest)
     return f"{scheme}://{rest}"

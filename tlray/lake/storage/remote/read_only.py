@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from tlray.errors import StoreUnfitError
 
-READ_ONLY = ("https", "http")
+READ_ONLY = ("https", "http", "gs", "az")
 """Schemes of places that hold sources, and no table, index, model or other result."""
 
 
@@ -16,8 +16,8 @@ def refuse_to_write(uri: str) -> NoReturn:
         StoreUnfitError: always.
     """
     raise StoreUnfitError(
-        f"{uri}: {uri.partition(':')[0]}:// holds sources, and is only read; tables, indexes, models and other results go to "
-        "s3://bucket/key or a local path"
+        f"{uri}: {uri.partition(':')[0]}:// holds sources, and is only read; for a table, index, model or other result "
+        "expected s3://bucket/key or a local path"
     )
 
 
