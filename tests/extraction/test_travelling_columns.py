@@ -257,6 +257,26 @@ def test_a_table_without_columns_is_the_same_as_ever(tmp_path: Path) -> None:
     assert with_columns["recipe_id"] == result_of(tlray("show", tmp_path / "t"))["recipe_id"]
 
 
+def test_names_that_listings_and_plans_have_too(tmp_path: Path, encoded: list[int]) -> None:
+    names = ["text", "fault", "row", "part", "item", "retry", "key", "id"]
+    paths = write_photos(tmp_path / "photos", 2)
+
+    def write(*last: str) -> None:
+        lines = [",".join([str(path), *names[1:], value]) + "\n" for path, value in zip(paths, last, strict=True)]
+        (tmp_path / "m.csv").write_text(f"path,{','.join(names)}\n" + "".join(lines))
+
+    write("a", "b")
+    extract(tmp_path / "m.csv", tmp_path / "t", names)
+    encoded.clear()
+    write("a", "c")
+    assert extract(tmp_path / "m.csv", tmp_path / "t", names)["rewritten"] == 1 and encoded == []
+    assert frame_of(tmp_path / "t").sort(pl.col("uri").str.slice(-9)).select(names).rows() == [
+        (*names[1:], "a"),
+        (*names[1:], "c"),
+    ]
+    assert "cannot travel" in error_of(tlray(*command(tmp_path / "m.csv", tmp_path / "t", ["size_bytes"])))
+
+
 @pytest.mark.parametrize(
     ("cells", "columns", "said"),
     [

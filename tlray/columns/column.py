@@ -31,7 +31,7 @@ _DECIMAL_DIGITS = 15
 """Decimals of so many digits are doubles and back again without a change (IEEE 754; DBL_DIG in C)."""
 
 _RESERVED = frozenset({
-    "uri", "etag", "label", "width", "height", "error", "status",
+    "uri", "etag", "label", "width", "height", "error", "status", "size_bytes",
     "values", "prediction", "predictions", "probability", "top_labels", "top_probabilities",
 })  # fmt: skip
 _RESERVED_START = "embedding"

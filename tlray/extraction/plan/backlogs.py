@@ -25,7 +25,7 @@ from tlray.lake.source.member_uri import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.table.parts import Part
 from tlray.lake.table.row_identities.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
-from tlray.lake.table.row_identities.identities import identities, identity_schema
+from tlray.lake.table.row_identities.identities import ITEM, PART, RETRY, ROW, identities, identity_schema
 from tlray.lake.table.table import Table
 
 FOLLOW = PolicyConfig()
@@ -86,7 +86,7 @@ def find_backlogs(
     if table is not None:
         in_shards = {} if source.kind == "images" else {"item_of": containers_of}
         rows = identities(table, parts, retry_codes, columns=columns, **in_shards)
-    held = SortedRuns(identity_schema(columns), "item", scratch, memory_bytes=memory_bytes).add_all(rows)
+    held = SortedRuns(identity_schema(columns), ITEM, scratch, memory_bytes=memory_bytes).add_all(rows)
     listed = SortedRuns(source.page_schema, "uri", scratch, memory_bytes=held.memory_bytes).add_all(source.pages(report))
     left = listed.rows
     gathered = _Gathered(source.page_schema, columns)
@@ -156,7 +156,7 @@ class _Gathered:
 
 def _in_step(listed: pa.Table, held: pa.Table) -> Iterator[tuple[pa.Table, pa.Table]]:
     """Both sides, sorted, cut at the same names into stretches of at most STEP_ROWS different names."""
-    sides = [(listed, listed["uri"]), (held, held["item"])]
+    sides = [(listed, listed["uri"]), (held, held[ITEM])]
     bounds = sorted({keys[at].as_py() for _, keys in sides for at in range(STEP_ROWS, len(keys), STEP_ROWS)})
     starts = [0, 0]
     for bound in [*bounds, None]:
@@ -196,15 +196,15 @@ def _compare_range(listed: pa.Table, held: pa.Table, source: Listed, policy: Pol
         source: asked which items it would list.
         policy: what is followed.
     """
-    first = _starts(held["item"])
+    first = _starts(held[ITEM])
     count = np.diff(np.append(first, len(held)))
-    items = held["item"].take(pa.array(first))
-    where = Where(held["part"].to_numpy(), held["row"].to_numpy())
+    items = held[ITEM].take(pa.array(first))
+    where = Where(held[PART].to_numpy(), held[ROW].to_numpy())
     at = pc.index_in(listed["uri"], value_set=items)
     known = np.asarray(pc.is_valid(at), bool)
     index = at.filter(pa.array(known)).to_numpy().astype(np.int64)
     known_items = listed.filter(pa.array(known))
-    retry = np.logical_or.reduceat(held["retry"].to_numpy(), first) if len(first) else np.empty(0, bool)
+    retry = np.logical_or.reduceat(held[RETRY].to_numpy(), first) if len(first) else np.empty(0, bool)
     is_stale = retry[index]
     is_revalued = np.zeros(len(index), bool)
     if policy.changed == "follow":

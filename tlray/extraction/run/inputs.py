@@ -21,7 +21,7 @@ from tlray.progress import say
 from tlray.recipe import AnyRecipe, Recipe
 from tlray.recipe.texts import is_of_texts
 
-OF_TEXTS = ("text", "fault", "unknown_fraction", "cut_fraction")
+OF_TEXTS = ("text", "unknown_fraction", "cut_fraction")
 """Names that tables of texts, and listings of them, have for themselves."""
 
 if TYPE_CHECKING:

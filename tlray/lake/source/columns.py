@@ -4,7 +4,7 @@ A type is the one that the table has already, else the one that is declared (`pr
 schema of a Parquet file, all cells of a text file, the first images of tar files. It stays the same in all later runs.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow.parquet as pq
@@ -18,9 +18,11 @@ from tlray.lake.source.containers.tar import look_for_fields
 from tlray.lake.source.listing.carried import types_in
 from tlray.lake.source.listing.manifest import own_columns
 from tlray.lake.source.listing.metadata import MetadataFile, find_metadata, type_of_values
+from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.listing.table_file import TABLE_ENDINGS, ending_of, open_table_file
 from tlray.lake.source.open import some_files
 from tlray.lake.source.source import Source
+from tlray.lake.source.texts.columns import RowColumns
 from tlray.lake.storage.open import open_store
 
 _DOCUMENTS_LOOKED_AT = 250
@@ -48,11 +50,13 @@ class _Found:
         where: it was looked for, for messages.
         names: of all columns that could travel.
         types: by name, of those that were asked about; see `type_of`.
+        notes: what is to be said of them.
     """
 
     where: str
     names: Sequence[str]
     types: Mapping[str, str | None]
+    notes: tuple[str, ...] = ()
 
 
 def with_columns(source: Source, there: Sequence[Column], reserved: Collection[str] = ()) -> Settled:
@@ -69,15 +73,11 @@ def with_columns(source: Source, there: Sequence[Column], reserved: Collection[s
     """
     if not source.config.columns:
         return Settled(source)
-    if source.format == "rows":
-        raise SourceError(
-            f"source.columns: those of a table of texts ({source.uri}) do not travel; name one that is a manifest of text files"
-        )
     wanted = requested(source.config.columns, reserved)
     known = {column.name: column.type for column in there}
     file = _metadata_of(source)
     found = _look(source, file, wanted, known)
-    notes: list[str] = []
+    notes: list[str] = list(found.notes)
     names = list(wanted) or _all_of(found, reserved, notes)
     if missing := [name for name in names if name not in found.names]:
         raise SourceError(
@@ -168,6 +168,8 @@ def _look(source: Source, file: MetadataFile | None, wanted: Mapping[str, str | 
         return _in_parquet(source)
     if source.kind == "webdataset":
         return _in_tars(source, wanted)
+    if source.format == "rows":
+        return _in_rows(source, wanted, unknown)
     uri = source.listing or source.uri
     table = open_table_file(uri)
     own = own_columns(table, source.config, is_listing=source.listing is not None)
@@ -176,6 +178,20 @@ def _look(source: Source, file: MetadataFile | None, wanted: Mapping[str, str | 
         return _Found(uri, names, types_in(table, None, unknown(names)))
     with open_store(uri).open(uri) as stream:
         return _Found(uri, names, types_in(table, pq.read_schema(stream), names))
+
+
+def _in_rows(source: Source, wanted: Mapping[str, str | None], unknown: Callable[[Sequence[str]], list[str]]) -> _Found:
+    """What tables of texts have beside the texts; all files are looked into, as all of them are read in any case."""
+    text = source.config.text
+    if text in wanted:
+        raise SourceError(f"source.columns: {text!r} is the column of the texts, which the table keeps as text; leave it out")
+    looked = RowColumns(source.config, wanted, unknown)
+    for page in source.files(ListingReport()):
+        for uri in page["uri"].to_pylist():
+            looked.add(uri)
+    lacking = {name: count for name, count in looked.lacking.items() if name in wanted or not wanted}
+    notes = (f"{count} files of {source.uri} have no column {name}: null in their rows" for name, count in lacking.items())
+    return _Found(source.uri, [name for name in looked.names if name != text], looked.types, tuple(notes))
 
 
 def _in_parquet(source: Source) -> _Found:

@@ -36,6 +36,7 @@ from tlray.lake.source.containers.fetched_image import FetchedImage
 from tlray.lake.source.containers.members import read_members
 from tlray.lake.source.source import Kind, Source
 from tlray.lake.source.texts.decode import decode_text
+from tlray.lake.source.texts.rows import FAULT, TEXT
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Blob
 from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS
@@ -224,7 +225,7 @@ def _fetch_files(items: pa.Table, spec: ReadSpec) -> Iterator[FetchedImage]:
     taken, seconds = 0, 0.0
     while (
         rows
-        and (rows[0]["uri"].startswith("file:") or "text" in rows[0])
+        and (rows[0]["uri"].startswith("file:") or TEXT in rows[0])
         and seconds <= QUICK_SECONDS * max(taken, FETCH_THREADS)
     ):
         began = time.perf_counter()
@@ -252,7 +253,7 @@ def _fetch_with_threads(rows: Sequence[Row], spec: ReadSpec) -> Iterator[Fetched
 def _fetch_file(row: Row, spec: ReadSpec) -> FetchedImage:
     uri, etag, label = str(row["uri"]), row["etag"], row["label"]
     values = {column.name: row.get(column.name) for column in spec.columns}
-    if "text" in row:
+    if TEXT in row:
         return FetchedImage(uri, str(etag), label, _text_of(row, spec.source.max_image_bytes), values)
     data: bytes | ImageError
     limit = spec.source.max_image_bytes
@@ -270,14 +271,14 @@ def _fetch_file(row: Row, spec: ReadSpec) -> FetchedImage:
 
 def _text_of(row: Row, limit: int) -> bytes | ImageError:
     """The text of a row that is its listing's own, or why there is none."""
-    if row["fault"] is not None:
-        code, _, detail = row["fault"].partition(": ")
+    if row[FAULT] is not None:
+        code, _, detail = row[FAULT].partition(": ")
         return ImageError(ImageErrorCode(code), detail)
-    if row["text"] is None:
+    if row[TEXT] is None:
         return ImageError(ImageErrorCode.EMPTY, "null instead of a text")
-    if len(row["text"]) > limit:
+    if len(row[TEXT]) > limit:
         return ImageError(ImageErrorCode.TOO_LARGE, f"{len(row['text'])} bytes, more than max_image_bytes {limit}")
-    text: bytes = row["text"]
+    text: bytes = row[TEXT]
     return text
 
 

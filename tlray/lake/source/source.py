@@ -184,7 +184,7 @@ class Source:
         if self.format == "rows":
             for page in self.files(report):
                 for uri in page["uri"].to_pylist():
-                    for rows in read_rows(uri, self.config):
+                    for rows in read_rows(uri, self.config, self.columns):
                         yield in_range(rows, *self._range)
         elif self.listing is not None:
             for page in self.listed(report):
@@ -216,7 +216,7 @@ class Source:
     def listed(self, report: ListingReport) -> Iterator[pa.Table]:
         """What a listing that was made before names below the prefix, whatever the rules for names say."""
         assert self.listing is not None
-        columns = self.columns if self.kind == "images" and self.metadata is None else ()
+        columns = self.columns if self.format == "images" and self.metadata is None else ()
         for page in read_listing(self.listing, self.uri, self.config, columns):
             rows = page.filter(self.is_below(page["uri"]))
             if len(rows) < len(page):

@@ -14,6 +14,7 @@ from tlray.errors import SourceError
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.open import open_images, open_source
 from tlray.lake.source.read_images import ReadSpec, read_images
+from tlray.lake.source.texts.rows import TEXT
 
 TEXTS = ["plain", "two\nlines", 'a "quoted" cell, with a comma', "😀 שלום", "  spaces  ", "tab\tinside", "x" * 300_000, "last"]
 
@@ -52,7 +53,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"x{suffix}", TEXTS, label=[f"l{number % 3}" for number in range(len(TEXTS))])
     rows = listed(path, labels="label")
     assert rows["uri"].to_pylist() == [f"file://{path}#{number}" for number in range(len(TEXTS))]
-    assert [text.decode() for text in rows["text"].to_pylist()] == TEXTS
+    assert [text.decode() for text in rows[TEXT].to_pylist()] == TEXTS
     assert rows["label"].to_pylist() == [f"l{number % 3}" for number in range(len(TEXTS))]
     assert rows["size_bytes"].to_pylist() == [len(text.encode()) for text in TEXTS]
     assert read(path) == {str(number): text for number, text in enumerate(TEXTS)}
@@ -83,7 +84,7 @@ def test_folders_patterns_and_listings_of_tables(tmp_path: Path) -> None:
     write(tmp_path / "t" / "y.jsonl", ["ja"])
     (tmp_path / "t" / "notes.txt").write_text("not a table", encoding="utf-8")
     rows = listed(tmp_path / "t")
-    assert sorted(rows["text"].to_pylist()) == [b"0a", b"0b", b"1a", b"1b", b"2a", b"2b", b"ja"]
+    assert sorted(rows[TEXT].to_pylist()) == [b"0a", b"0b", b"1a", b"1b", b"2a", b"2b", b"ja"]
     assert len(listed(tmp_path / "t", include=["*.jsonl"])) == 1
     assert len(listed(tmp_path / "t" / "x-{0..1}.csv")) == 4
     source = open_source(SourceConfig(uri=str(tmp_path / "t"), text="text", include=("x-*",)))

@@ -1,13 +1,13 @@
-"""The values of columns that travel, out of the rows of a manifest, a listing, or an image folder's metadata."""
+"""The values of columns that travel, out of the rows of manifests, listings, tables of texts and folders' metadata."""
 
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from tlray.columns.column import Column, type_of
 from tlray.columns.inference import TextTypes
-from tlray.columns.values import UnfitError, converted, from_texts
+from tlray.columns.values import UnfitError, converted, fitting, from_texts
 from tlray.errors import SourceError
 from tlray.lake.source.listing.table_file import TableFile, ending_of
 
@@ -30,6 +30,31 @@ def carried_values(batch: pa.RecordBatch, columns: Sequence[Column], uri: str, r
         SourceError: a value is not of its column's type.
     """
     return [_values(batch[column.name], column, uri, row) for column in columns]
+
+
+def carried_fields(documents: Sequence[Mapping[str, Any]], columns: Sequence[Column], uri: str, row: int) -> list[pa.Array]:
+    """The values of some columns, out of objects of JSON; null where one has no such field.
+
+    Args:
+        documents: lines of a file.
+        columns: that travel.
+        uri: of the file, for messages.
+        row: number of the first line from 0 up, likewise.
+
+    Returns:
+        For each column its values, of its type.
+
+    Raises:
+        SourceError: a value is not of its column's type.
+    """
+    found = []
+    for column in columns:
+        values = [document.get(column.name) for document in documents]
+        fits, unfit = fitting(values, column)
+        if unfit:
+            refuse(values[unfit[0]], column, f"{uri}, line {row + unfit[0] + 1} (blank ones not counted)")
+        found.append(fits)
+    return found
 
 
 def _values(values: pa.Array, column: Column, uri: str, row: int) -> pa.Array:

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 
 from tlray.columns.column import NO_VALUE, Column, fields_of, type_of
 from tlray.columns.inference import wider
-from tlray.columns.values import fitting
 from tlray.errors import SourceError
-from tlray.lake.source.listing.carried import carried_values, refuse, types_in
+from tlray.lake.source.listing.carried import carried_fields, carried_values, types_in
 from tlray.lake.source.listing.manifest import URI_COLUMNS, resolve_entry
 from tlray.lake.source.listing.table_file import ending_of, open_table_file
 from tlray.lake.storage.open import open_store
@@ -142,15 +141,9 @@ class MetadataFile:
     def _json_batches(self, columns: Sequence[Column]) -> Iterator[tuple[list[str | None], list[pa.Array]]]:
         row = 0
         for documents in _documents(self.uri):
-            arrays = []
-            for column in columns:
-                values = [document.get(column.name) for document in documents]
-                fits, unfit = fitting(values, column)
-                if unfit:
-                    refuse(values[unfit[0]], column, f"{self.uri}, line {row + unfit[0] + 1}")
-                arrays.append(fits)
             names = [document.get(self._name_column) for document in documents]
-            yield [name if isinstance(name, str) else None for name in names], arrays
+            values = carried_fields(documents, columns, self.uri, row)
+            yield [name if isinstance(name, str) else None for name in names], values
             row += len(documents)
 
 

@@ -6,16 +6,18 @@ file that grows, or of which rows change, is embedded again in those rows alone.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tlray.columns.column import Column
 from tlray.config import SourceConfig
 from tlray.errors import ImageErrorCode, SourceError
 from tlray.lake.source.label_text import folder_labels, label_text, label_texts
+from tlray.lake.source.listing.carried import carried_fields, carried_values
 from tlray.lake.source.listing.table_file import TABLE_ENDINGS, TableFile, ending_of, open_table_file
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import READ_BUFFER_BYTES
@@ -24,11 +26,13 @@ JSON_ENDINGS = (".jsonl", ".ndjson")
 ROW_ENDINGS = (*TABLE_ENDINGS, *JSON_ENDINGS)
 """How the name of a table of texts ends, in lower case."""
 
-TEXT_FIELDS = (pa.field("text", pa.large_binary()), pa.field("fault", pa.string()))
-"""What a listing of rows has beside what any listing has: the text, undecoded, or the code and the reason why there is none."""
+TEXT, FAULT = "its text", "its fault"
+TEXT_FIELDS = (pa.field(TEXT, pa.large_binary()), pa.field(FAULT, pa.string()))
+"""What a listing of rows has beside what any listing has: the text, undecoded, or the code and the reason why there is none.
+Their names have a space, which those of columns that travel cannot have."""
 
-_BATCH_ROWS = 2**12
-_BLOCK_BYTES = 2**25
+BATCH_ROWS = 2**12
+BLOCK_BYTES = 2**25
 """Of a CSV file, read at once; a row has to fit."""
 
 _ETAG_BYTES = 16
@@ -50,23 +54,25 @@ def check_rows(uri: str, config: SourceConfig) -> None:
     next(read_rows(uri, config), None)
 
 
-def read_rows(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
+def read_rows(uri: str, config: SourceConfig, columns: Sequence[Column] = ()) -> Iterator[pa.Table]:
     """The rows of a table of texts, streamed.
 
     Args:
         uri: of the file; its ending tells the format.
         config: of the source: `text`, `id`, `labels` and `encoding`.
+        columns: that travel; null where the file has none of that name.
 
     Yields:
-        uri, etag, size_bytes, label, and TEXT_FIELDS.
+        uri, etag, size_bytes, label, TEXT_FIELDS, and the columns.
 
     Raises:
-        SourceError: no such column, a row without its name, or a file that is not what its ending says.
+        SourceError: no such column, a row without its name, a value of another type than its column's, or a file that is not
+            what its ending says.
         StorageError: the store failed.
     """
-    found = _json_rows(uri, config) if ending_of(uri) in JSON_ENDINGS else _table_rows(uri, config)
+    read = _json_rows if ending_of(uri) in JSON_ENDINGS else _table_rows
     row = 0
-    for texts, faults, names, labels in found:
+    for texts, faults, names, labels, values in read(uri, config, columns):
         numbers = pa.array(np.arange(row, row + len(texts))).cast(pa.string())
         data = texts.to_pylist()
         yield pa.table(
@@ -75,38 +81,59 @@ def read_rows(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
                 "etag": pa.array([_etag(each) for each in data], pa.string()),
                 "size_bytes": pa.array([len(each or b"") for each in data], pa.int64()),
                 "label": folder_labels(pa.array([uri] * len(texts))) if config.labels == "folder" else labels,
-                "text": texts,
-                "fault": faults,
+                TEXT: texts,
+                FAULT: faults,
+                **{column.name: each for column, each in zip(columns, values, strict=True)},
             }
         )
         row += len(texts)
 
 
-_Rows = tuple[pa.Array, pa.Array, pa.Array | None, pa.Array]
-"""Texts, faults, names and labels of some rows; no names where nobody asks for them."""
+class _Rows(NamedTuple):
+    """Some rows; no names where nobody asks for them, and for each column that travels its values."""
+
+    texts: pa.Array
+    faults: pa.Array
+    names: pa.Array | None
+    labels: pa.Array
+    values: list[pa.Array]
 
 
 def _etag(text: bytes | None) -> str:
     return hashlib.blake2b(text or b"", digest_size=_ETAG_BYTES).hexdigest()
 
 
-def _table_rows(uri: str, config: SourceConfig) -> Iterator[_Rows]:
-    file = open_table_file(uri, None if config.encoding.lower() in _UTF8 else config.encoding)
+def open_rows(uri: str, config: SourceConfig) -> TableFile:
+    """Open a table of texts that is a CSV, TSV or Parquet file.
+
+    Raises:
+        SourceError: it is not what its ending says.
+        StorageError: the store failed.
+    """
+    return open_table_file(uri, None if config.encoding.lower() in _UTF8 else config.encoding)
+
+
+def _table_rows(uri: str, config: SourceConfig, columns: Sequence[Column]) -> Iterator[_Rows]:
+    file = open_rows(uri, config)
     label = None if config.labels in ("none", "folder") else config.labels
     assert config.text is not None
     for what, name in (("texts", config.text), ("names", config.id), ("labels", label)):
         if name is not None and name not in file.columns:
             columns = ", ".join(map(repr, file.columns))
             raise SourceError(f"{uri} has no column {name!r} of {what}; its columns are {columns}{file.hint()}")
-    wanted = list(dict.fromkeys(name for name in (config.text, config.id, label) if name is not None))
+    there = [column for column in columns if column.name in file.columns]
+    carried = [column.name for column in there]
+    wanted = list(dict.fromkeys(name for name in (config.text, config.id, label, *carried) if name is not None))
     row = 0
-    for batch in file.batches(wanted, raw=config.text, batch_rows=_BATCH_ROWS, block_bytes=_BLOCK_BYTES):
+    for batch in file.batches(wanted, raw=config.text, batch_rows=BATCH_ROWS, block_bytes=BLOCK_BYTES):
         nothing = pa.nulls(len(batch), pa.string())
-        yield (
+        values = dict(zip(carried, carried_values(batch, there, uri, row), strict=True))
+        yield _Rows(
             _as_bytes(batch[config.text], config.text, file),
             nothing,
             None if config.id is None else _names(batch[config.id], config.id, file, row),
             nothing if label is None else _labels(batch[label], label, file),
+            [values.get(column.name, pa.nulls(len(batch), column.field.type)) for column in columns],
         )
         row += len(batch)
 
@@ -143,40 +170,51 @@ def _labels(column: pa.Array, name: str, file: TableFile) -> pa.Array:
         raise SourceError(f"{file.uri}, column {name!r}: {error}") from error
 
 
-def _json_rows(uri: str, config: SourceConfig) -> Iterator[_Rows]:
-    rows: list[tuple[bytes | None, str | None, str | None, str | None]] = []
+class _JsonRow(NamedTuple):
+    """A line: its text, why it has none, its name, its label, and the object that it is, empty where it is none."""
+
+    text: bytes | None
+    fault: str | None
+    name: str | None
+    label: str | None
+    document: dict[str, Any]
+
+
+def _json_rows(uri: str, config: SourceConfig, columns: Sequence[Column]) -> Iterator[_Rows]:
+    rows: list[_JsonRow] = []
     seen: set[str] = set()
-    is_any = False
-    for number, line in enumerate(_lines(uri, config.max_image_bytes)):
-        row = _json_row(line, config, seen)
-        if config.id is not None and row[2] is None:
+    is_any, row = False, 0
+    for number, line in enumerate(json_lines(uri, config.max_image_bytes)):
+        read = _json_row(line, config, seen)
+        if config.id is not None and read.name is None:
             raise SourceError(
                 f"{uri}, line {number + 1}: no {config.id!r}, which is to name the row (source.id); leave source.id out"
             )
-        rows.append(row)
-        if len(rows) == _BATCH_ROWS:
-            is_any = is_any or any(text is not None for text, *_ in rows)
-            yield _columns(rows, config)
-            rows = []
-    if not is_any and not any(text is not None for text, *_ in rows):
+        rows.append(read)
+        if len(rows) == BATCH_ROWS:
+            is_any = is_any or any(each.text is not None for each in rows)
+            yield _columns(rows, config, carried_fields([each.document for each in rows], columns, uri, row))
+            rows, row = [], number + 1
+    if not is_any and not any(each.text is not None for each in rows):
         raise SourceError(
             f"{uri} has no line with a field {config.text!r} of texts; there are {', '.join(sorted(seen)) or 'none'}"
         )
     if rows:
-        yield _columns(rows, config)
+        yield _columns(rows, config, carried_fields([each.document for each in rows], columns, uri, row))
 
 
-def _columns(rows: list[tuple[bytes | None, str | None, str | None, str | None]], config: SourceConfig) -> _Rows:
-    texts, faults, names, labels = zip(*rows, strict=True)
-    return (
+def _columns(rows: list[_JsonRow], config: SourceConfig, values: list[pa.Array]) -> _Rows:
+    texts, faults, names, labels, _ = zip(*rows, strict=True)
+    return _Rows(
         pa.array(texts, pa.large_binary()),
         pa.array(faults, pa.string()),
         None if config.id is None else pa.array(names, pa.string()),
         pa.array(labels, pa.string()),
+        values,
     )
 
 
-def _lines(uri: str, max_bytes: int) -> Iterator[bytes]:
+def json_lines(uri: str, max_bytes: int) -> Iterator[bytes]:
     """Lines that are not blank; what is longer than a text may be is cut, and so no JSON any more."""
     with open_store(uri).stream(uri)[0] as stream:
         rest, is_first = b"", True
@@ -200,28 +238,34 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-def _json_row(line: bytes, config: SourceConfig, seen: set[str]) -> tuple[bytes | None, str | None, str | None, str | None]:
-    """Text, fault, name and label of a line."""
+def read_object(line: bytes, encoding: str) -> dict[str, Any]:
+    """The object that a line of JSON is.
+
+    Raises:
+        ValueError: it is none; RecursionError: its brackets are too deep.
+    """
+    document = json.loads(line.decode(encoding))
+    if not isinstance(document, dict):
+        raise ValueError(f"a {type(document).__name__}, expected an object")
+    return document
+
+
+def _json_row(line: bytes, config: SourceConfig, seen: set[str]) -> _JsonRow:
     assert config.text is not None
     try:
-        document = json.loads(line.decode(config.encoding))
-        if not isinstance(document, dict):
-            raise ValueError(f"a {type(document).__name__}, expected an object")
-    except (UnicodeError, ValueError, RecursionError) as error:
-        return None, f"{ImageErrorCode.CORRUPT}: a line that is not JSON: {' '.join(str(error).split())[:200]}", None, None
+        document = read_object(line, config.encoding)
+    except (ValueError, RecursionError) as error:
+        fault = f"{ImageErrorCode.CORRUPT}: a line that is not JSON: {' '.join(str(error).split())[:200]}"
+        return _JsonRow(None, fault, None, None, {})
     seen.update(list(document)[:32] if len(seen) < 32 else ())
     text = document.get(config.text)
     name = None if config.id is None else _scalar(document.get(config.id))
     label = None if config.labels in ("none", "folder") else _scalar(document.get(config.labels))
     if text is not None and not isinstance(text, str):
-        return (
-            None,
-            f"{ImageErrorCode.UNSUPPORTED}: {config.text!r} holds a {type(text).__name__}, expected a text",
-            name,
-            label,
-        )
+        fault = f"{ImageErrorCode.UNSUPPORTED}: {config.text!r} holds a {type(text).__name__}, expected a text"
+        return _JsonRow(None, fault, name, label, document)
     # Half of a surrogate pair, which JSON can spell, is no text; it fails where texts are decoded.
-    return None if text is None else text.encode("utf-8", "surrogatepass"), None, name, label
+    return _JsonRow(None if text is None else text.encode("utf-8", "surrogatepass"), None, name, label, document)
 
 
 def _scalar(value: Any) -> str | None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tlray.lake.table.parts import Part, open_part, vectors_of
 from tlray.lake.table.row_identities.external_sort import MEMORY_BYTES, RANGE_ROWS, SortedRuns, cut_ranges
-from tlray.lake.table.row_identities.identities import IDENTITY_SCHEMA, identities
+from tlray.lake.table.row_identities.identities import IDENTITY_SCHEMA, ITEM, PART, ROW, identities
 from tlray.lake.table.table import Table
 
 SAMPLE_ROWS = 64
@@ -39,7 +39,7 @@ def contrast(first: Table, second: Table) -> dict[str, Any]:
             folder.mkdir()
             rows = identities(table, parts[number])
             memory_bytes = sides[0].memory_bytes if sides else MEMORY_BYTES
-            sides.append(SortedRuns(IDENTITY_SCHEMA, "item", folder, memory_bytes=memory_bytes).add_all(rows))
+            sides.append(SortedRuns(IDENTITY_SCHEMA, ITEM, folder, memory_bytes=memory_bytes).add_all(rows))
         for bound in cut_ranges(sides, RANGE_ROWS):
             pairs += _contrast_range(sides[0].pop_below(bound), sides[1].pop_below(bound), parts, counts)
     recipes = first.recipe_file.recipe, second.recipe_file.recipe
@@ -54,11 +54,11 @@ def _contrast_range(
     one: pa.Table, other: pa.Table, parts: tuple[list[Part], list[Part]], counts: Counter[str]
 ) -> list[tuple[_Place, _Place]]:
     """Count rows of a range of names; places of some that both have with a vector of the same bytes."""
-    at = pc.index_in(one["item"], value_set=other["item"])
+    at = pc.index_in(one[ITEM], value_set=other[ITEM])
     is_shared = pc.is_valid(at)
     ours, theirs = one.filter(is_shared), other.take(at.filter(is_shared))
     is_ok = [
-        np.array([part.status == "ok" for part in some], bool)[rows["part"].to_numpy()]
+        np.array([part.status == "ok" for part in some], bool)[rows[PART].to_numpy()]
         for some, rows in zip(parts, (ours, theirs), strict=True)
     ]
     same = np.asarray(pc.equal(pc.fill_null(ours["etag"], ""), pc.fill_null(theirs["etag"], "")), bool)
@@ -71,7 +71,7 @@ def _contrast_range(
     counts["failed"] += int(np.count_nonzero(is_ok[0] != is_ok[1]))
     chosen = pa.array(_spread(np.flatnonzero(is_ok[0] & is_ok[1] & same).tolist()), pa.int64())
     places = [
-        list(zip(rows["part"].to_pylist(), rows["row"].to_pylist(), strict=True))
+        list(zip(rows[PART].to_pylist(), rows[ROW].to_pylist(), strict=True))
         for rows in (ours.take(chosen), theirs.take(chosen))
     ]
     return list(zip(*places, strict=True))

@@ -12,14 +12,17 @@ from tlray.lake.table.carried import with_fields
 from tlray.lake.table.parts import READ_THREADS, Part, read_part
 from tlray.lake.table.table import Table
 
+ITEM, RETRY, PART, ROW = "its item", "is retried", "its part", "its row"
+"""Names with a space, which those of columns that travel cannot have."""
+
 IDENTITY_SCHEMA = pa.schema(
     [
-        ("item", pa.string()),
+        (ITEM, pa.string()),
         ("etag", pa.string()),
         ("label", pa.string()),
-        ("retry", pa.bool_()),
-        ("part", pa.uint32()),
-        ("row", pa.uint32()),
+        (RETRY, pa.bool_()),
+        (PART, pa.uint32()),
+        (ROW, pa.uint32()),
     ]
 )
 """A live row: its image (or the shard that holds it), the version and label it was embedded with, whether it failed for a
