@@ -119,8 +119,8 @@ def _table_rows(uri: str, config: SourceConfig, columns: Sequence[Column]) -> It
     assert config.text is not None
     for what, name in (("texts", config.text), ("names", config.id), ("labels", label)):
         if name is not None and name not in file.columns:
-            columns = ", ".join(map(repr, file.columns))
-            raise SourceError(f"{uri} has no column {name!r} of {what}; its columns are {columns}{file.hint()}")
+            listed = ", ".join(map(repr, file.columns))
+            raise SourceError(f"{uri} has no column {name!r} of {what}; its columns are {listed}{file.hint()}")
     there = [column for column in columns if column.name in file.columns]
     carried = [column.name for column in there]
     wanted = list(dict.fromkeys(name for name in (config.text, config.id, label, *carried) if name is not None))
