@@ -179,7 +179,7 @@ def test_threads_that_expire_together_renew_once(
     for uri in uris:
         store.write(uri, b"x")
     made, expired, connect = [], set(), s3_client._connect
-    monkeypatch.setattr(s3_client, "_connect", lambda pace: made.append(pace) or connect(pace))
+    monkeypatch.setattr(s3_client, "_connect", lambda access, pace: made.append(pace) or connect(access, pace))
     together = threading.Barrier(8)  # before each request, so that all have asked with the old credentials
     monkeypatch.setattr(Pace, "wait", lambda _: together.wait(300))
 

@@ -103,7 +103,7 @@ def test_the_interface_is_described_without_anything_from_elsewhere(shown: Shown
     page, asked = shown.page, []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{address}docs")
-    expect(page.locator("#operations section")).to_have_count(6)
+    expect(page.locator("#operations section")).to_have_count(7)
     expect(page.locator("#operations")).to_contain_text("queries[].vector")
     assert asked and all(url.startswith((address, "data:", f"blob:{address}")) for url in asked), asked
     for width in (1280, 390):

@@ -53,9 +53,15 @@ def test_the_index_its_map_and_its_documents(client: Client) -> None:
     points = client.json("GET", "/api/map")["points"]
     assert len(points) == 30 and all(-1 <= point["x"] <= 1 and -1 <= point["y"] <= 1 for point in points)
     paths = client.json("GET", "/openapi.json")["paths"]
-    assert {"/api/search", "/api/search/image", "/api/index", "/api/random", "/api/map", "/api/thumbnail/{row_id}"} == set(
-        paths
-    )
+    assert {
+        "/api/search",
+        "/api/search/image",
+        "/api/index",
+        "/api/random",
+        "/api/map",
+        "/api/text/{row_id}",
+        "/api/thumbnail/{row_id}",
+    } == set(paths)
     status, text = client("GET", "/metrics")
     assert status == 200 and b'tlray_requests_total{route="/api/index",status="200"}' in text
     assert client.json("GET", "/readyz") == {"status": "ready", "version": 1}

@@ -213,6 +213,6 @@ def test_every_key_of_a_document_counts_or_is_marked() -> None:
     document = identity_of(whole)
     assert set(differences(document, whole.model_dump(mode="json"))) == {
         *("network.workers", "network.max_workers", "network.max_failures", "network.checkpoint_every"),
-        *("out", "memory_bytes", "loggers", "logs", "rebuild", "wait", "lease_seconds", "dry_run", "local"),
+        *("out", "memory_bytes", "loggers", "logs", "rebuild", "wait", "lease_seconds", "dry_run", "local", "stores"),
     }
     assert completed(document, TrainConfig) == document
