@@ -1,10 +1,12 @@
 """Fixtures that tests of several folders share."""
 
+import atexit
 import contextlib
 import os
 import secrets
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,28 @@ def pytest_configure() -> None:
     if worker is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+_EXIT_STATUS = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep how the tests went for the end of the process."""
+    session.config.stash[_EXIT_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_unconfigure(config: pytest.Config) -> Generator[None]:
+    """End the process without taking the interpreter apart, as the commands do it (`tlray.cli.command.script`).
+
+    With Ray, DuckDB and torch inside, that has ended in a segmentation fault after the last test had passed.
+    """
+    yield
+    if _EXIT_STATUS in config.stash and "PYTEST_XDIST_WORKER" not in os.environ:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_EXIT_STATUS])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
