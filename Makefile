@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUTPUT ?= demo-output
 
-.PHONY: help venv light demo test lint types layers clusters hosts unit bench docs pins clean
+.PHONY: help venv light demo test lint types layers clusters hosts unit sweep bench docs pins clean
 
 help:
 	@echo "make demo   set all up and run the main job on real images and weights"
-	@echo "make test   set all up, then lint, type-check, check the layers and run every test"
+	@echo "make test   set all up, then lint, type-check, check the layers and run the tests"
 	@echo "make bench  images per second of extract, of the model alone and of decoding alone"
 	@echo "make docs   the documentation as a site, in site/index.html"
 	@echo "make light  like make venv, without FAISS's GPU build (1.4 GB less to download)"
+	@echo "make sweep  the tests over every model of torchvision and the large ones of Keras"
 	@echo "make venv | lint | types | layers | clusters | hosts | unit | pins | clean"
 
 venv: .venv/installed
@@ -65,7 +66,11 @@ hosts: venv
 	$(BIN)/pytest -m hosts
 
 unit: venv
-	nice -n 19 $(BIN)/pytest -m "not ray" --numprocesses auto --maxprocesses 4 --dist loadfile --durations=15
+	nice -n 19 $(BIN)/pytest -m "not ray and not sweep" --numprocesses auto --maxprocesses 4 --dist loadfile --durations=15
+
+# Every model of torchvision and the large ones of Keras: minutes that only a change of `tlray/models` needs.
+sweep: venv
+	$(BIN)/pytest -m sweep --numprocesses auto --maxprocesses 4
 
 bench: venv
 	$(BIN)/python -m tests.bench.pipeline

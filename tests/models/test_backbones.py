@@ -132,6 +132,7 @@ def check(backbone: Backbone) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_every_torchvision_model_resolves(name: str) -> None:
     entry = torchvision.models.get_model_weights(name).DEFAULT

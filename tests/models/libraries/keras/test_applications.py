@@ -34,6 +34,9 @@ PENULTIMATE = {
 }
 """Of ten applications: the layer before the classifier."""
 
+SMALL = ("MobileNetV2", "EfficientNetB0", "ResNet50")
+"""Each of a kind of its own: depthwise, with its rescaling inside, in mode `caffe`; the others are a sweep."""
+
 IS_REFUSED = Version(keras.__version__) < Version("3.16")
 """NASNetMobile: Keras builds it on torch again once its average pooling is TensorFlow's (keras#23177)."""
 if not IS_REFUSED:
@@ -78,7 +81,7 @@ def test_pixels_are_those_of_load_img(size: tuple[int, int], tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PENULTIMATE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SMALL else pytest.mark.sweep) for name in PENULTIMATE])
 def test_embeddings_are_keras_own(name: str, tmp_path: Path) -> None:
     model, weights = application(name), "random:0"
     if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
