@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tlray.api.runs import advise, build_index, extract, predict, report, train
     from tlray.api.table import TableView as Table
     from tlray.api.table import open  # noqa: A004
-    from tlray.recipe import Recipe
+    from tlray.recipe.images import Recipe
 
 __all__ = [
     "Encoder",
@@ -48,7 +48,7 @@ _MODULES = {
     "Encoder": "tlray.api.encoder",
     "Index": "tlray.api.index",
     "Model": "tlray.api.model",
-    "Recipe": "tlray.recipe",
+    "Recipe": "tlray.recipe.images",
     "Table": "tlray.api.table:TableView",
     "advise": "tlray.api.runs",
     "build_index": "tlray.api.runs",

@@ -167,7 +167,7 @@ class TestManifest:
             ("uri,x\na.jpg,1\n,2\n", {}, r"no URI in row 2"),
             ("uri,x\na.jpg,1\nb.jpg,2,3\n", {}, "cannot be read.*Expected 2 columns, got 3"),
             ("uri,size_bytes\na.jpg,big\n", {}, "column 'size_bytes' is not of whole numbers of bytes: .*big"),
-            ("uri\nhttps://x/a.jpg\n", {}, "row 1 .*scheme 'https'"),
+            ("uri\nftp://x/a.jpg\n", {}, "row 1 .*scheme 'ftp'"),
             ("", {}, "Empty CSV"),
             ("uri\n", {}, "nothing is listed"),
         ],

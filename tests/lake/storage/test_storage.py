@@ -395,7 +395,8 @@ class TestUris:
         assert open_store("file:///").read(f"file://{tmp_path}/\\xff.jpg").data == b""
 
     @pytest.mark.parametrize(
-        ("text", "says"), [("gs://b/k", "scheme 'gs'"), ("", "empty"), ("s3:///k", "no bucket"), ("file://host/x", "absolute")]
+        ("text", "says"),
+        [("ftp://b/k", "scheme 'ftp'"), ("", "empty"), ("s3:///k", "no bucket"), ("file://host/x", "absolute")],
     )
     def test_refused(self, text: str, says: str) -> None:
         with pytest.raises(SourceError, match=says):

@@ -162,7 +162,8 @@ def test_more_than_there_is_and_filters(bench: Bench, tmp_path: Path) -> None:
         ("answers.csv", "answers.parquet"),
         ("answers.JSON", "Parquet"),
         ("file/answers.parquet", "is a file"),
-        ("gs://b/answers.parquet", "scheme"),
+        ("gs://b/answers.parquet", "is only read"),
+        ("ftp://b/answers.parquet", "scheme"),
     ],
 )
 def test_answers_that_cannot_be_written_are_refused_before_any_work(bench: Bench, tmp_path: Path, out: str, said: str) -> None:
