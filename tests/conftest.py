@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -105,6 +106,21 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -
             use_server(s3_server, patch)
             cluster = stack.enter_context(RayCluster(tmp_path_factory.mktemp("ray"), dashboard=True))
         yield cluster
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images or texts each call of the encoder has seen in this process; golden ones are not counted."""
+    from tlray.extraction.worker.pieces import encode_piece  # imports torch
+
+    seen: list[int] = []
+
+    def counted(encoder: Any, piece: Any, file: Any) -> Any:
+        seen.append(len(piece.content.inputs))
+        return encode_piece(encoder, piece, file)
+
+    monkeypatch.setattr("tlray.extraction.worker.unit_worker.encode_piece", counted)
+    return seen
 
 
 def use_server(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
-"""What this machine has: its memory."""
+"""What this process has of its machine: memory, and threads beside its own."""
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _MEMORY_FRACTION = 0.5
 """Of the machine's memory, what an index, vectors or images may take by default; the rest is for the network and the system."""
@@ -9,3 +12,27 @@ _MEMORY_FRACTION = 0.5
 def memory_budget_bytes() -> int:
     """Bytes of memory that a command may fill with data unless its config says otherwise: half of this machine's."""
     return int(_MEMORY_FRACTION * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+@contextmanager
+def repeated(work: Callable[[], object], seconds: float, *, name: str) -> Iterator[None]:
+    """Do something again and again in a thread beside this one, until the context ends.
+
+    Args:
+        work: what is done; the first time after the first wait.
+        seconds: to wait before each time.
+        name: of the thread.
+    """
+    ended = threading.Event()
+
+    def keep_on() -> None:
+        while not ended.wait(seconds):
+            work()
+
+    thread = threading.Thread(target=keep_on, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

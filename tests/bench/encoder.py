@@ -10,15 +10,15 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.bench.harness import finish, ratio, repeated_rate
+from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
@@ -101,11 +101,8 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
     height, width = load(name, "fp32").recipe.preprocessing.crop
     golden = golden_images(height, width)
     images_BHWC = np.ascontiguousarray(np.resize(golden, (arguments.batch_size, *golden.shape[1:])))
-    samples: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(arguments.repetitions):
-        for way, encode in ways.items():
-            samples[way].append(repeated_rate(lambda: encode(images_BHWC), len(images_BHWC), arguments.seconds))  # noqa: B023
-    return {way: median(values) for way, values in samples.items()}
+    works = {way: partial(encode, images_BHWC) for way, encode in ways.items()}
+    return rates_in_turn(works, len(images_BHWC), repetitions=arguments.repetitions, seconds=arguments.seconds)
 
 
 def main() -> None:

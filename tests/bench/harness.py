@@ -114,6 +114,17 @@ def repeated_rate(work: Callable[[], object], images: int, seconds: float) -> fl
     return count * images / elapsed
 
 
+def rates_in_turn(
+    ways: Mapping[str, Callable[[], object]], images: int, *, repetitions: int, seconds: float
+) -> dict[str, float]:
+    """Median images a second of several ways to work on as many images; they take turns, so that load falls on all of them."""
+    samples: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repetitions):
+        for way, work in ways.items():
+            samples[way].append(repeated_rate(work, images, seconds))
+    return {way: median(rates) for way, rates in samples.items()}
+
+
 def engine_main(engines: Mapping[str, Callable[[Job], dict[str, Any]]]) -> None:
     """Run the engine that the command line names; its measurements go to stdout as one JSON line."""
     began = time.perf_counter()

@@ -13,15 +13,15 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 
-from tests.bench.harness import finish, ratio, repeated_rate
+from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import resolve_backbone, to_network_input
@@ -81,11 +81,8 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
         ways[f"bare {cores}x1, {batch}"] = bare(path, 1, cores, batch), inputs_BCHW
     encoder = Encoder(resolve_backbone(RecipeConfig(backbone=f"onnx:{path}"), local_copy), lanes=cores)
     ways["ours"] = encoder.encode, images_BHWC
-    samples: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(arguments.repetitions):
-        for way, (encode, images) in ways.items():
-            samples[way].append(repeated_rate(lambda: encode(images), len(images), arguments.seconds))  # noqa: B023
-    return {way: median(values) for way, values in samples.items()}
+    works = {way: partial(encode, images) for way, (encode, images) in ways.items()}
+    return rates_in_turn(works, arguments.images, repetitions=arguments.repetitions, seconds=arguments.seconds)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from deltalake import DeltaTable
 
 import tlray as library
 from tests.photos import RECIPE, error_of, frame_of, photo, result_of, tlray, write_photos
-from tlray.extraction.worker.pieces import encode_piece
 
 COUNT = 6
 ROWS = [
@@ -61,19 +59,6 @@ TEXTS = ["site", "price", "count", "is_public", "day", "captured_at", "tags::tex
 """Of CSV: only lists have to be declared."""
 JSON = ["site", "price", "count::integer", "is_public", "day::date", "captured_at::timestamp", "tags", "sizes::integer[]"]
 """Of JSON: it has no dates, and in tar files not all is looked at before."""
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many images each call of the encoder has seen; golden images are not counted."""
-    seen: list[int] = []
-
-    def counted(encoder: Any, piece: Any, file: Any) -> Any:
-        seen.append(len(piece.content.inputs))
-        return encode_piece(encoder, piece, file)
-
-    monkeypatch.setattr("tlray.extraction.worker.unit_worker.encode_piece", counted)
-    return seen
 
 
 def extract(source: Path, table: Path, columns: list[str], *more: str) -> dict:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 from functools import cache
+from pathlib import Path
 
 TOPICS = {
     "statistics": ("scipy.stats", "scipy.stats.mstats", "sklearn.metrics", "sklearn.linear_model"),
@@ -27,6 +28,12 @@ def documents() -> list[tuple[str, str, str]]:
                 if text and len(text) > 200:
                     found.setdefault(_prose(text), (f"{place}.{name}", topic))
     return [(name, text, topic) for text, (name, topic) in sorted(found.items(), key=lambda item: item[1])]
+
+
+def source_in(folder: Path) -> list[str | Path]:
+    """Flags for the documents in a folder (the fixture `folder`), their names as ids and their topics as labels."""
+    csv = folder / "documents.csv"
+    return ["--source.uri", csv, "--source.text", "text", "--source.id", "name", "--source.labels", "topic"]
 
 
 def _prose(text: str) -> str:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,11 @@ from tests.texts.documents import documents
 from tlray.columns.column import Column
 from tlray.config import SourceConfig
 from tlray.errors import SourceError
-from tlray.extraction.worker.pieces import encode_piece
 from tlray.lake.source.columns import Settled, with_columns
 from tlray.lake.source.open import open_source
 from tlray.lake.source.read_images import ReadSpec, read_images
 
 REVIEWS = [text for _, text, _ in documents()[: len(ROWS)]]
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many texts each call of the encoder has seen."""
-    seen: list[int] = []
-
-    def counted(encoder: Any, piece: Any, file: Any) -> Any:
-        seen.append(len(piece.content.inputs))
-        return encode_piece(encoder, piece, file)
-
-    monkeypatch.setattr("tlray.extraction.worker.unit_worker.encode_piece", counted)
-    return seen
 
 
 def write(path: Path, rows: list[dict[str, Any]] = ROWS, reviews: list[str] = REVIEWS) -> list[str]:

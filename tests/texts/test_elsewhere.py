@@ -8,7 +8,7 @@ import pytest
 
 from tests.photos import frame_of, result_of, s3_options, tlray
 from tests.ray_cluster import RayCluster
-from tests.texts.documents import documents
+from tests.texts.documents import documents, source_in
 from tlray.lake.storage.open import open_store
 
 
@@ -39,10 +39,9 @@ def test_rays_workers_make_the_same_table(
     folder: Path, tmp_path: Path, ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
-    source = ["--source.uri", folder / "documents.csv", "--source.text", "text", "--source.id", "name"]
     recipe = ["--recipe.backbone", f"gensim:{folder / 'w.bin'}", "--recipe.precision.storage", "full"]
     for where in ("--local", "--no-local"):
-        result_of(tlray("extract", where, *source, "--table", tmp_path / where, *recipe))
+        result_of(tlray("extract", where, *source_in(folder), "--table", tmp_path / where, *recipe))
     here, there = (frame_of(tmp_path / where).sort("uri") for where in ("--local", "--no-local"))
     assert len(here) == len(documents())
     assert here.drop("etag").equals(there.drop("etag"), null_equal=True)

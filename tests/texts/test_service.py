@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from tests.photos import result_of, tlray
 from tests.search.service.browser import IMAGES_SHOWN, PATIENCE_MILLISECONDS, chromium
 from tests.search.service.serving import TOKEN, Client, serving
-from tests.texts.documents import documents
+from tests.texts.documents import documents, source_in
 
 TEXTS = {f"#{name}": text for name, text, _ in documents()}
 
@@ -17,17 +17,11 @@ TEXTS = {f"#{name}": text for name, text, _ in documents()}
 @pytest.fixture(scope="module")
 def client(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     place = tmp_path_factory.mktemp("service")
-    source = [
-        "--source.uri",
-        folder / "documents.csv",
-        "--source.text",
-        "text",
-        "--source.id",
-        "name",
-        "--source.labels",
-        "topic",
-    ]
-    result_of(tlray("extract", "--local", *source, "--table", place / "t", "--recipe.backbone", f"gensim:{folder / 'w.bin'}"))
+    result_of(
+        tlray(
+            "extract", "--local", *source_in(folder), "--table", place / "t", "--recipe.backbone", f"gensim:{folder / 'w.bin'}"
+        )
+    )
     result_of(tlray("index", "--table", place / "t", "--out", place / "i"))
     with serving(place / "i") as (client, _):
         yield client

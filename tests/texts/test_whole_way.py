@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 import tlray as library
 from tests.photos import error_of, frame_of, result_of, tlray
-from tests.texts.documents import documents
+from tests.texts.documents import documents, source_in
 
 CHANCE_MARGIN = 0.2
 """A linear head must be so much above the share of the largest class, with the lower end of its 95 % interval."""
@@ -20,18 +20,8 @@ CHANCE_MARGIN = 0.2
 
 @pytest.fixture(scope="module")
 def table(folder: Path) -> Path:
-    source = [
-        "--source.uri",
-        folder / "documents.csv",
-        "--source.text",
-        "text",
-        "--source.id",
-        "name",
-        "--source.labels",
-        "topic",
-    ]
     recipe = ["--recipe.backbone", f"gensim:{folder / 'w.bin'}", "--recipe.precision.storage", "full"]
-    result = result_of(tlray("extract", "--local", *source, "--table", folder / "t", *recipe))
+    result = result_of(tlray("extract", "--local", *source_in(folder), "--table", folder / "t", *recipe))
     assert (result["listed"], result["ok"], result["failed"]) == (len(documents()), len(documents()), 0)
     return folder / "t"
 
@@ -129,7 +119,15 @@ def test_a_file_that_changes_is_embedded_again_in_those_rows_alone(folder: Path,
     def run() -> dict:
         source = ["--source.uri", tmp_path / "x.csv", "--source.text", "text", "--source.id", "id"]
         return result_of(
-            tlray("extract", "--local", *source, "--table", tmp_path / "t", "--recipe.backbone", f"gensim:{folder}/w.bin")
+            tlray(
+                "extract",
+                "--local",
+                *source,
+                "--table",
+                tmp_path / "t",
+                "--recipe.backbone",
+                f"gensim:{folder}/w.bin",
+            )
         )
 
     pl.DataFrame({"id": ["a", "b", "c"], "text": ["the mean of values", "nodes", "columns of a table"]}).write_csv(

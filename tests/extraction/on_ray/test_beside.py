@@ -2,31 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import use_server
 from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, error_of, frame_of, result_of, s3_options, tlray, write_photos
 from tests.ray_cluster import RayCluster
-from tlray.demo.s3_server import S3Server
 from tlray.extraction.on_ray.waiting import said_while_waiting
 from tlray.lake.storage.open import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
 IMAGES = 120
-
-
-@pytest.fixture(scope="module")
-def lake(s3_server: S3Server, ray_cluster: RayCluster) -> Iterator[str]:
-    """A bucket, and a driver's environment for it and for the cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        use_server(s3_server, patch)
-        patch.setenv("RAY_ADDRESS", ray_cluster.address)
-        yield s3_server.make_bucket("beside-ray")
 
 
 def test_workers_join_parts_while_the_run_goes_on(

@@ -1,27 +1,14 @@
 """Columns that travel through the workers of a cluster, into a table on S3."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import use_server
 from tests.extraction.test_in_process import assert_same
 from tests.extraction.test_travelling_columns import NAMES, ROWS, write_source
 from tests.photos import RECIPE, frame_of, result_of, s3_options, tlray
-from tests.ray_cluster import RayCluster
-from tlray.demo.s3_server import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def lake(s3_server: S3Server, ray_cluster: RayCluster) -> Iterator[str]:
-    """A bucket, and a driver's environment for it and for the cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        use_server(s3_server, patch)
-        patch.setenv("RAY_ADDRESS", ray_cluster.address)
-        yield s3_server.make_bucket("columns-on-ray")
 
 
 @pytest.mark.parametrize("kind", ["manifest.csv", "tars"])

@@ -10,18 +10,15 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from tests.conftest import use_server
 from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, result_of, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster
-from tlray.demo.s3_server import S3Server
 from tlray.extraction.on_ray.run import for_plan, share_out
 from tlray.extraction.plan.plan import Plan, Unit
 from tlray.lake.source.source import PAGE_SCHEMA
@@ -36,18 +33,14 @@ MOMENTS = {"--local": ("begun", "at work"), "--no-local": ("at work",)}
 
 
 @pytest.fixture(scope="module")
-def lake(s3_server: S3Server, ray_cluster: RayCluster) -> Iterator[str]:
+def lake(lake: str) -> str:
     """A bucket with photos, and a driver's environment for it and for the cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        use_server(s3_server, patch)
-        patch.setenv("RAY_ADDRESS", ray_cluster.address)
-        bucket = s3_server.make_bucket("on-ray")
-        store, photos = open_store(bucket), [photo(number, (32, 24)) for number in range(50)]
-        for number in range(IMAGES):
-            store.write(f"{bucket}/photos/{'cat' if number % 2 else 'dog'}/{number:05d}.jpg", photos[number % 50])
-        for number in range(BAD):
-            store.write(f"{bucket}/photos/bad/{number}.jpg", b"not a picture")
-        yield bucket
+    store, photos = open_store(lake), [photo(number, (32, 24)) for number in range(50)]
+    for number in range(IMAGES):
+        store.write(f"{lake}/photos/{'cat' if number % 2 else 'dog'}/{number:05d}.jpg", photos[number % 50])
+    for number in range(BAD):
+        store.write(f"{lake}/photos/bad/{number}.jpg", b"not a picture")
+    return lake
 
 
 def arguments(lake: str, table: str) -> list[str]:

@@ -13,15 +13,13 @@ import pyarrow.compute as pc
 
 from tlray.config import AdviseConfig
 from tlray.errors import ConfigError, ExamplesError, SourceError, TooManyFailuresError
-from tlray.lake.source.listing.report import ListingReport
-from tlray.lake.source.open import check_names_lead_somewhere, open_images
 from tlray.lake.source.read_images import ReadSpec, read_images
 from tlray.lake.source.source import Source
-from tlray.progress import say
 from tlray.recipe import IMAGE_RULE, Preprocessing
 from tlray.scoring import near_duplicate_groups
 from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.labels import shown
+from tlray.training.examples.listed_images import list_images
 
 LEAST_ROWS = 5
 """Images of a class: fewer cannot be trained on, chosen by and measured on at once."""
@@ -203,17 +201,9 @@ def centred(pixels_NHWC: np.ndarray) -> np.ndarray:
 
 def _labelled_images(config: AdviseConfig) -> tuple[Source, pa.Table, Examples]:
     """The source, all its items, and those of them that are examples."""
-    source = open_images(config.source)
-    if source.kind != "images":
-        raise ConfigError(
-            f"{source.uri} is of format {source.format}, of which no sample can be drawn without reading all; give single "
-            "files or a manifest"
-        )
-    check_names_lead_somewhere(source)
-    report = ListingReport()
-    items = source.items(report)
-    for line in (*report.lines(), *report.closing_lines()):
-        say(line)
+    source, items = list_images(
+        config.source, refusal="of which no sample can be drawn without reading all; give single files or a manifest"
+    )
     examples = read_examples(items["uri"].combine_chunks(), items["label"].combine_chunks(), config)
     return source, items, _large_classes(examples, may_skip="rare" in config.skip)
 

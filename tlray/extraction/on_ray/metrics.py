@@ -1,12 +1,12 @@
 """The metrics of a run beside Ray's own, wherever these are scraped from; Ray puts `ray_` before their names."""
 
 import contextlib
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from ray.util import metrics as of_ray
 
+from tlray.machine import repeated
 from tlray.metrics import Metric
 
 UPDATE_SECONDS = 5.0
@@ -20,19 +20,11 @@ def told_to_ray(run_id: str, read: Callable[[], list[Metric]]) -> Iterator[None]
         run_id: of the run.
         read: the values of this moment.
     """
-    teller, ended = _Teller(run_id), threading.Event()
-
-    def tell() -> None:
-        while not ended.wait(UPDATE_SECONDS):
-            teller.tell(read())
-
-    thread = threading.Thread(target=tell, name="metrics", daemon=True)
-    thread.start()
+    teller = _Teller(run_id)
     try:
-        yield
+        with repeated(lambda: teller.tell(read()), UPDATE_SECONDS, name="metrics"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         teller.tell(read())
 
 

@@ -1,17 +1,19 @@
 """Why a run stands still: said while nothing comes from the workers."""
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import ray
 import ray.exceptions
 
+from tlray.machine import repeated
 from tlray.progress import readable_seconds, say
 
 SILENT_SECONDS = 30.0
 """Without a word from the workers; a network of some hundred megabytes is loaded and tried in less."""
+
+WATCH_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -21,27 +23,22 @@ def said_while_waiting() -> Iterator[Callable[[], None]]:
     Yields:
         To be called whenever something has come.
     """
-    ended, last, is_first = threading.Event(), time.monotonic(), True
+    last = said = time.monotonic()
+    is_first = True
 
     def has_come() -> None:
         nonlocal last, is_first
         last, is_first = time.monotonic(), False
 
     def watch() -> None:
-        said = last
-        while not ended.wait(1.0):
-            now = time.monotonic()
-            if now - max(said, last) >= SILENT_SECONDS:
-                said = now
-                say(f"nothing from the workers for {readable_seconds(now - last)}: {_state(is_first)}")
+        nonlocal said
+        now = time.monotonic()
+        if now - max(said, last) >= SILENT_SECONDS:
+            said = now
+            say(f"nothing from the workers for {readable_seconds(now - last)}: {_state(is_first)}")
 
-    thread = threading.Thread(target=watch, name="waiting", daemon=True)
-    thread.start()
-    try:
+    with repeated(watch, WATCH_SECONDS, name="waiting"):
         yield has_come
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _state(is_first: bool) -> str:

@@ -28,6 +28,7 @@ from tlray.errors import GO_ON, ObjectNotFoundError, StorageError, TableLockedEr
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import join
+from tlray.machine import repeated
 
 LEASE_SECONDS = 30.0
 """How long a dead run keeps others out; a store that is away for less does not cost a run its table."""
@@ -167,19 +168,10 @@ def hold(
     token, host = uuid.uuid4().hex, socket.gethostname()
     holder = Holder(run_id=run_id, host=host, process=os.getpid(), token=token, since=since, seconds=seconds)
     lease = _acquire(table_uri, holder, wait=wait, tell=tell)
-    ended = threading.Event()
-
-    def renew() -> None:
-        while not ended.wait(seconds / RENEWALS):
-            lease.heartbeat()
-
-    heart = threading.Thread(target=renew, name="lease", daemon=True)
-    heart.start()
     try:
-        yield lease
+        with repeated(lease.heartbeat, seconds / RENEWALS, name="lease"):
+            yield lease
     finally:
-        ended.set()
-        heart.join()
         lease.release()
 
 

@@ -115,7 +115,7 @@ def split_name(backbone: str) -> tuple[Library, str]:
 
 def _check_path(text: str) -> None:
     """Say how the path of a file is given, where one stands without its library."""
-    foreign = advice(text, lambda address: Path(address).is_file())
+    foreign = advice(text, Path)
     if foreign is not None:
         raise BackboneError(f"backbone {text}: {foreign}")
     if (library := _FILES.get(PurePosixPath(text).suffix.lower())) is not None:

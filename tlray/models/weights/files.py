@@ -1,7 +1,6 @@
 """Files and folders of weights: finding them, and reading their tensors."""
 
 import importlib.util
-import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 
 from tlray.errors import SourceError, WeightsError, first_line
 from tlray.models.weights.digest import State
+from tlray.models.weights.fetched import find_file, read_json
 from tlray.models.weights.foreign import advice
 from tlray.models.weights.pickles import READ_ERRORS, read_pickle
 from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec
@@ -98,9 +98,9 @@ def _find(location: str, fetch: FetchFile) -> str:
         missing = error if isinstance(error, SourceError) else None
     folder = location.rstrip("/")
     for name in _HUB_NAMES:
-        if _is_there(f"{folder}/{name}", fetch):
+        if find_file(f"{folder}/{name}", fetch):
             return f"{folder}/{name}"
-    if (foreign := advice(location, lambda address: _is_there(address, fetch))) is not None:
+    if (foreign := advice(location, fetch)) is not None:
         raise WeightsError(f"weights {location}: {foreign}")
     if (local := Path(folder.removeprefix("file://"))).is_dir():
         return str(_only_file(local, folder, f"{folder}/<file>", FILE_SUFFIXES))
@@ -116,31 +116,13 @@ def _named_foreign(location: str) -> str | None:
     """What to do with a file whose name says that it is no torch file."""
     if location.lower().endswith(".onnx"):
         return f"it is an ONNX model, which is a backbone by itself: give --backbone onnx:{location}, and no weights"
-    return advice(location, lambda _: False)
-
-
-def _is_there(address: str, fetch: FetchFile) -> bool:
-    try:
-        return fetch(address).is_file()
-    except (FileNotFoundError, SourceError):
-        return False
+    return advice(location, None)
 
 
 def _read_config(address: str, fetch: FetchFile) -> Mapping[str, object]:
     beside = address.rpartition("/")[0] + "/" + _HUB_CONFIG if "/" in address else _HUB_CONFIG
-    if not _is_there(beside, fetch):
-        return {}
-    return _read_json(fetch(beside), beside)
-
-
-def _read_json(path: Path, where: str) -> Mapping[str, object]:
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise WeightsError(f"{where} is not valid JSON: {error}; fetch the folder again") from error
-    if not isinstance(document, dict):
-        raise WeightsError(f"{where} holds a JSON {type(document).__name__}, expected an object")
-    return document
+    path = find_file(beside, fetch)
+    return {} if path is None else read_json(path, beside)
 
 
 def package_path(location: str) -> Path:
@@ -200,7 +182,7 @@ def _only_file(root: Path, where: str, example: str, suffixes: Sequence[str]) ->
 
 def _read_shards(address: str, index: Path, where: str, fetch: FetchFile) -> tuple[Mapping[str, State], Sequence[str]]:
     """All tensors of the files that an index names."""
-    shards = _read_json(index, address).get("weight_map")
+    shards = read_json(index, address).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise WeightsError(f"{address} has no weight_map from tensors to files; fetch the folder again")
     folder, state, unread = address.rpartition("/")[0], {}, set()
@@ -208,11 +190,12 @@ def _read_shards(address: str, index: Path, where: str, fetch: FetchFile) -> tup
         if PurePosixPath(name).name != name:
             raise WeightsError(f"{address} names a file outside of its folder: {name}")
         shard = f"{folder}/{name}" if folder else name
-        if not _is_there(shard, fetch):
+        path = find_file(shard, fetch)
+        if path is None:
             raise WeightsError(
                 f"{where}: {name}, which {_INDEX_SUFFIX.lstrip('.')} names, is not there; fetch the whole folder"
             )
-        tables, names = _read(fetch(shard), shard)
+        tables, names = _read(path, shard)
         unread |= set(names)
         state.update({key: tensor for key, tensor in tables.get("", {}).items() if shards.get(key) == name})
     if absent := [key for key in shards if key not in state]:

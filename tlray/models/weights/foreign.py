@@ -1,17 +1,18 @@
 """Networks of frameworks that tlray does not run: how they become files that it does."""
 
-from collections.abc import Callable
+from tlray.models.weights.fetched import find_file
+from tlray.models.weights.spec import FetchFile
 
 _TF2ONNX = "python -m tf2onnx.convert"
 _THEN = "(pip install tf2onnx; TensorFlow too), then give --backbone onnx:model.onnx"
 
 
-def advice(location: str, is_there: Callable[[str], bool]) -> str | None:
+def advice(location: str, fetch: FetchFile | None) -> str | None:
     """What to do with a network that a path names, by its name or by what the folder holds.
 
     Args:
         location: URI or path, as a user wrote it.
-        is_there: whether there is a file at an address.
+        fetch: looks whether it is a folder with a SavedModel; None goes by the name alone.
 
     Returns:
         What it is and the command that makes an ONNX file of it; None where it is nothing of this kind.
@@ -36,7 +37,7 @@ def advice(location: str, is_there: Callable[[str], bool]) -> str | None:
             f"cntk.Function.load('{location}').save('model.onnx', format=cntk.ModelFormat.ONNX), "
             "then give --backbone onnx:model.onnx"
         )
-    if "." not in name and is_there(f"{location.rstrip('/')}/saved_model.pb"):
+    if fetch is not None and "." not in name and find_file(f"{location.rstrip('/')}/saved_model.pb", fetch):
         return _saved_model(location.rstrip("/"))
     return None
 

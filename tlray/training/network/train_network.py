@@ -12,17 +12,15 @@ import pyarrow as pa
 from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
-from tlray.lake.source.listing.report import ListingReport
-from tlray.lake.source.open import check_names_lead_somewhere, open_images
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table
 from tlray.models.backbones import resolve_backbone
-from tlray.progress import say
 from tlray.recipe import IMAGE_RULES, Recipe, of_images
 from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.examples_file import encode_examples, write_examples
 from tlray.training.examples.labels import columns_asked
+from tlray.training.examples.listed_images import list_images
 from tlray.training.examples.table_vectors import read_rows
 from tlray.training.model.loggers import Loggers
 from tlray.training.model.model import ModelCard, model_exists, read_card
@@ -183,17 +181,12 @@ def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Ta
         columns = {name: items[name].combine_chunks() for name in asked}
     else:
         assert config.source is not None
-        source = open_images(config.source)
-        if source.kind != "images":
-            raise ConfigError(
-                f"{source.uri} is of format {source.format}, whose images cannot be read in any order; "
-                "train from single files or a manifest, or from a table of activations"
-            )
-        check_names_lead_somewhere(source)
-        report, trust_listing = ListingReport(), source.format == "manifest"
-        items = source.items(report)
-        for line in (*report.lines(), *report.closing_lines()):
-            say(line)
+        source, items = list_images(
+            config.source,
+            refusal="whose images cannot be read in any order; train from single files or a manifest, or from a table of "
+            "activations",
+        )
+        trust_listing = source.format == "manifest"
     examples = read_examples(items["uri"].combine_chunks(), items["label"].combine_chunks(), config, columns=columns)
     return examples, items.take(pa.array(examples.rows_N)), trust_listing
 

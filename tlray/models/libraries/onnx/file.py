@@ -12,7 +12,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from tlray.errors import BackboneError, SourceError, WeightsError
+from tlray.errors import BackboneError, WeightsError
+from tlray.models.weights.fetched import find_file
 from tlray.models.weights.files import package_file
 from tlray.models.weights.foreign import advice
 from tlray.models.weights.spec import FetchFile
@@ -60,9 +61,9 @@ def read_file(where: str, fetch: FetchFile) -> OnnxFile:
     location = where
     if where.startswith(_PACKAGE):
         location = str(package_file(where.removeprefix(_PACKAGE), _SUFFIXES))
-    if (foreign := advice(location, lambda address: _found(address, fetch) is not None)) is not None:
+    if (foreign := advice(location, fetch)) is not None:
         raise BackboneError(f"{where} is not an ONNX model: {foreign}")
-    path = _found(location, fetch)
+    path = find_file(location, fetch)
     if path is None:
         raise WeightsError(f"there is no file {where}; expected an ONNX model: check the address")
     model = _parse(path, where)
@@ -75,14 +76,6 @@ def read_file(where: str, fetch: FetchFile) -> OnnxFile:
         lines = [f"{digest}  \n", *(f"{_sha256(each)}  {name}\n" for name, each in files.items())]
         digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     return OnnxFile(where, model, _one_folder(path, files, digest), digest)
-
-
-def _found(address: str, fetch: FetchFile) -> Path | None:
-    try:
-        path = fetch(address)
-    except (FileNotFoundError, SourceError):
-        return None
-    return path if path.is_file() else None
 
 
 def _parse(path: Path, where: str) -> onnx.ModelProto:
@@ -124,7 +117,7 @@ def _external(location: str, name: str, where: str, fetch: FetchFile) -> Path:
     if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name:
         raise WeightsError(f"{where} names a file outside of its folder: {name!r}; export it again, into one folder")
     folder, slash, _ = location.rpartition("/")
-    path = _found(f"{folder}{slash}{name}", fetch)
+    path = find_file(f"{folder}{slash}{name}", fetch)
     if path is None:
         raise WeightsError(f"{where} keeps tensors in {name}, which is not there; bring it to the folder of the model")
     return path

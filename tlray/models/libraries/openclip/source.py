@@ -23,6 +23,7 @@ from open_clip.pretrained import (
 
 from tlray.errors import BackboneError, SourceError, WeightsError, first_line
 from tlray.models.libraries.library import Request
+from tlray.models.weights.fetched import find_file
 from tlray.models.weights.files import WeightsFile, read_weights
 from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec
 
@@ -82,7 +83,7 @@ def find_source(request: Request, fetch: FetchFile) -> Source:
         name = f"{_PREFIX}{request.model}" if _is_folder(request.model) else found.backbone
         return replace(found, backbone=name, weights=spec.text, read=None, seed=int(spec.location))
     folder = spec.location.rpartition("/")[0] if spec.location.lower().endswith(FILE_SUFFIXES) else spec.location.rstrip("/")
-    if spec.kind == "file" and _find(f"{folder}/{CONFIG}", fetch):
+    if spec.kind == "file" and find_file(f"{folder}/{CONFIG}", fetch):
         found = replace(_of_folder(folder, fetch), weights=spec.text, read=lambda: read_weights(spec, fetch))
         return _same(found, request)
     if request.model.startswith(_OF_FOLDER):
@@ -157,7 +158,7 @@ def _of_name(name: str, fetch: FetchFile) -> Source:
 
 def _of_folder(location: str, fetch: FetchFile) -> Source:
     folder = location.rstrip("/")
-    path = _find(f"{folder}/{CONFIG}", fetch)
+    path = find_file(f"{folder}/{CONFIG}", fetch)
     if path is None:
         raise WeightsError(f"{location} has no {CONFIG}, which says what model of open_clip it is; give a folder with one")
     model, preprocess = _read_config(path, location)
@@ -251,14 +252,6 @@ def _split(name: str) -> tuple[str, str]:
 
 def _is_folder(name: str) -> bool:
     return "://" in name or name.startswith(("/", "./", "../", "~")) or name in (".", "..")
-
-
-def _find(address: str, fetch: FetchFile) -> Path | None:
-    try:
-        path = fetch(address)
-    except (FileNotFoundError, SourceError):
-        return None
-    return path if path.is_file() else None
 
 
 def _no_model(model: str) -> BackboneError:

@@ -15,10 +15,11 @@ import open_clip
 import torch
 from open_clip.factory import LOCAL_DIR_PREFIX
 
-from tlray.errors import ConfigError, SourceError, first_line
+from tlray.errors import ConfigError, first_line
 from tlray.extras import require
 from tlray.models.libraries.openclip.build import build_text
 from tlray.models.libraries.openclip.source import CONFIG, DOWNLOAD_ERRORS, Source, quiet
+from tlray.models.weights.fetched import find_file
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "spiece.model")
 
@@ -81,10 +82,8 @@ def _tokenizer(source: Source) -> Any:
         address, fetch = source.files
         with quiet(), tempfile.TemporaryDirectory(prefix="tlray-openclip-") as folder:
             for name in (CONFIG, *_TOKENIZER_FILES):
-                try:
-                    shutil.copyfile(fetch(f"{address}/{name}"), Path(folder) / name)
-                except (FileNotFoundError, SourceError):
-                    continue
+                if (path := find_file(f"{address}/{name}", fetch)) is not None:
+                    shutil.copyfile(path, Path(folder) / name)
             return open_clip.get_tokenizer(f"{LOCAL_DIR_PREFIX}{folder}")
     except (*DOWNLOAD_ERRORS, TypeError, AttributeError) as error:
         raise ConfigError(

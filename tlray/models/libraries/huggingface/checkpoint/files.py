@@ -1,6 +1,5 @@
 """A model's files as the Hugging Face hub lays them out: in a folder, on disk or in an object store, or on the hub itself."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from tlray.errors import BackboneError, SourceError, WeightsError, first_line
+from tlray.errors import BackboneError, WeightsError, first_line
+from tlray.models.weights.fetched import find_file, read_json
 from tlray.models.weights.spec import FetchFile
 
 CONFIG = "config.json"
@@ -45,11 +45,7 @@ class ModelFiles:
 
     def find(self, name: str) -> Path | None:
         """The local path of a file; None where there is none of that name."""
-        try:
-            path = self.fetch(f"{self.address}/{name}")
-        except (FileNotFoundError, SourceError):
-            return None
-        return path if path.is_file() else None
+        return find_file(f"{self.address}/{name}", self.fetch)
 
     def config(self) -> Mapping[str, object]:
         """What `config.json` holds.
@@ -62,13 +58,7 @@ class ModelFiles:
             raise WeightsError(
                 f"{self.weights} has no {CONFIG}, which says what network it is; give a folder as the Hugging Face hub has it"
             )
-        try:
-            document = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise WeightsError(f"{self.weights}: {CONFIG} is not valid JSON: {error}; fetch the folder again") from error
-        if not isinstance(document, dict):
-            raise WeightsError(f"{self.weights}: {CONFIG} holds a JSON {type(document).__name__}, expected an object")
-        return document
+        return read_json(path, f"{self.weights}: {CONFIG}")
 
     @contextmanager
     def copied(self, names: Sequence[str]) -> Iterator[Path]:

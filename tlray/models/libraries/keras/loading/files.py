@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tlray.errors import BackboneError, SourceError, WeightsError, first_line
+from tlray.errors import BackboneError, WeightsError, first_line
 from tlray.models.libraries.keras.runtime import Keras
+from tlray.models.weights.fetched import find_file
 from tlray.models.weights.files import package_file
 from tlray.models.weights.foreign import advice
 from tlray.models.weights.spec import FetchFile, WeightsSpec
@@ -41,20 +42,14 @@ def fetch_file(spec: WeightsSpec, fetch: FetchFile) -> Path:
     if spec.kind == "package":
         return package_file(spec.location, SUFFIXES)
     location = spec.location
-
-    def is_there(address: str) -> bool:
-        try:
-            return fetch(address).is_file()
-        except (FileNotFoundError, SourceError):
-            return False
-
-    if (foreign := advice(location, is_there)) is not None:
+    if (foreign := advice(location, fetch)) is not None:
         raise WeightsError(f"{location}: {foreign}")
-    if not is_there(location):
+    path = find_file(location, fetch)
+    if path is None:
         raise WeightsError(f"there is no file {location}; expected a model or weights of Keras ({', '.join(SUFFIXES)})")
     if not is_keras_file(location):
         raise WeightsError(f"{location} has not the name of a file of Keras; expected one that ends in {', '.join(SUFFIXES)}")
-    return fetch(location)
+    return path
 
 
 def model_config(path: Path, where: str) -> Mapping[str, Any] | None:

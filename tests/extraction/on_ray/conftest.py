@@ -1,0 +1,19 @@
+"""A lake that the tests' Ray cluster reaches."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import use_server
+from tests.ray_cluster import RayCluster
+from tlray.demo.s3_server import S3Server
+
+
+@pytest.fixture(scope="module")
+def lake(s3_server: S3Server, ray_cluster: RayCluster) -> Iterator[str]:
+    """A bucket, and a driver's environment for it and for the cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_server(s3_server, patch)
+        patch.setenv("RAY_ADDRESS", ray_cluster.address)
+        yield s3_server.make_bucket(f"on-ray-{uuid.uuid4().hex[:12]}")
