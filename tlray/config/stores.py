@@ -4,7 +4,8 @@ What a command was told holds for its process, and for the workers of its Ray cl
 alone, in many rooms, and a worker opens the same ones.
 """
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,6 +14,7 @@ from pydantic import Field, field_validator
 
 from tlray.config.identity import NOT_IDENTITY
 from tlray.config.section import Section
+from tlray.errors import ConfigError
 
 _SWITCHES = ("anonymous", "requester_pays")
 _VALUES = ("profile", "endpoint_url", "region")
@@ -98,6 +100,9 @@ class WithStores(Section):
 
 
 _in_use: tuple[StoreAccess, ...] = ()
+_calls = 0
+_lock = threading.Lock()
+"""Of the two above: a program may call from several threads."""
 
 
 def stores_in_use() -> tuple[StoreAccess, ...]:
@@ -108,18 +113,39 @@ def stores_in_use() -> tuple[StoreAccess, ...]:
 def use_stores(stores: Sequence[StoreAccess]) -> None:
     """Tell this process, as a worker is told when it starts."""
     global _in_use  # as the environment is, which it stands in for
-    _in_use = tuple(sorted(stores, key=lambda each: -len(each.prefix)))
+    _in_use = _longest_first(stores)
+
+
+def _longest_first(stores: Iterable[StoreAccess]) -> tuple[StoreAccess, ...]:
+    return tuple(sorted(stores, key=lambda each: -len(each.prefix)))
 
 
 @contextmanager
 def using(texts: Sequence[str]) -> Iterator[None]:
-    """Have a command's `stores` hold while it runs."""
-    before = _in_use
-    use_stores([store_access(text) for text in texts] or before)
+    """Have a command's `stores` hold while it runs; without any it goes by what holds already.
+
+    Raises:
+        ConfigError: another call of this process is under way with others, and would read or write by these.
+    """
+    global _in_use, _calls
+    if not texts:
+        yield
+        return
+    stores = _longest_first(map(store_access, texts))
+    with _lock:
+        if _in_use not in ((), stores):
+            raise ConfigError(
+                "another call in this process is under way with other stores; wait for its end, give both calls the same "
+                "stores, or run one of them in a process of its own"
+            )
+        _in_use, _calls = stores, _calls + 1
     try:
         yield
     finally:
-        use_stores(before)
+        with _lock:
+            _calls -= 1
+            if not _calls:
+                _in_use = ()
 
 
 def access_of(uri: str) -> StoreAccess | None:

@@ -33,9 +33,16 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
         Whether it was started here.
 
     Raises:
-        ConfigError: there is none at the address, or none could be started.
+        ConfigError: there is none at the address, none could be started, or one that is joined already cannot be told of
+            the stores in use.
     """
+    stores = stores_in_use()
     if ray.is_initialized():
+        if stores:
+            raise ConfigError(
+                "this process has joined Ray already, whose workers cannot be told of `stores` any more; call ray.shutdown() "
+                "first, or work with local=True"
+            )
         yield False
         return
     is_own = starts_own()
@@ -43,7 +50,6 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     handler = signal.getsignal(signal.SIGTERM) if threading.current_thread() is threading.main_thread() else None
     # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
     own: dict[str, Any] = {"address": "local", "include_dashboard": False} if is_own else {}
-    stores = stores_in_use()
     if stores:
 
         def tell_worker() -> None:

@@ -16,9 +16,10 @@ from tests.factories import make_recipe_file
 from tests.photos import RECIPE, error_of, photo, result_of, tlray
 from tlray.config.stores import access_of, store_access, stores_in_use, using
 from tlray.demo.s3_server import S3Server
-from tlray.errors import AccessError
+from tlray.errors import AccessError, ConfigError
 from tlray.lake.storage.open import delta_options, open_store
 from tlray.lake.table.table import Table
+from tlray.ray_cluster.session import joined
 
 PHOTOS = 40
 
@@ -154,6 +155,31 @@ def test_delta_rs_is_told_the_same(servers: tuple[S3Server, S3Server], buckets: 
         options = delta_options(table.uri)
     assert options["AWS_ACCESS_KEY_ID"] == servers[1].env["AWS_ACCESS_KEY_ID"]
     assert options["AWS_ENDPOINT_URL"] == servers[1].env["AWS_ENDPOINT_URL"]
+
+
+def test_calls_with_other_stores_are_not_mixed() -> None:
+    """Whichever of two calls with the same stores ends first, the other one keeps them."""
+    one, other = ["s3://photos/ region=one"], ["s3://photos/ region=two"]
+    first, second = using(one), using(one)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.raises(ConfigError, match="other stores"), using(other):
+        pass
+    with using(()):
+        assert [each.region for each in stores_in_use()] == ["one"]
+    second.__exit__(None, None, None)
+    with using(other):
+        assert [each.region for each in stores_in_use()] == ["two"]
+    assert stores_in_use() == ()
+
+
+def test_workers_that_cannot_be_told_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    with using(["s3://photos/ region=one"]), pytest.raises(ConfigError, match="joined Ray already"), joined():
+        pass
+    with joined() as is_own:
+        assert not is_own
 
 
 def test_the_longest_prefix_counts_and_names_are_not_cut() -> None:

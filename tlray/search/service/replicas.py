@@ -7,6 +7,7 @@ from typing import Any
 from ray import serve
 
 from tlray.config import ServeConfig
+from tlray.config.stores import store_access, use_stores
 from tlray.progress import say
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
@@ -62,6 +63,7 @@ def application(keys: dict[str, Any]) -> Any:
 
 def _application(config: ServeConfig) -> Any:
     def build() -> Any:
+        use_stores([store_access(text) for text in config.stores])  # of the replica, a process of its own
         service = Service(config)
         return guarded_app(
             service,
