@@ -10,7 +10,10 @@ from tlray.config.section import Section
 class SourceConfig(Section):
     """Where the images or texts are, and which of them count."""
 
-    uri: str = Field(description="a folder, manifest, tar shards or Parquet files of images: s3://bucket/key or a local path")
+    uri: str = Field(
+        description="a folder, manifest, tar shards or Parquet files of images, or texts (--text): a local path, or s3://, "
+        "gs://, az://, https://"
+    )
     format: Literal["auto", "images", "manifest", "webdataset", "parquet"] = Field(
         "auto", description="auto looks at the names (and at a Parquet file's columns)"
     )
