@@ -43,6 +43,12 @@ def load(name: str, compute: str) -> Backbone:
     return resolve_backbone(RecipeConfig(backbone=name, weights="random:0", precision=precision), local_copy)
 
 
+def pictures(crop: tuple[int, int], count: int) -> np.ndarray:
+    """Images_BHWC, uint8: the golden images, again and again."""
+    golden_BHWC = golden_images(*crop)
+    return np.ascontiguousarray(np.resize(golden_BHWC, (count, *golden_BHWC.shape[1:])))
+
+
 def plain(backbone: Backbone, *, amp: bool, compiled: bool = False) -> Variant:
     """What one writes without us: normalise, forward pass, back to NumPy."""
     device = choose_device("auto")
@@ -98,9 +104,7 @@ def flops(backbone: Backbone) -> float:
 def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Median images a second of each variant; the variants take turns."""
     ways = variants(name, folder, compiled=arguments.compiled)
-    height, width = load(name, "fp32").recipe.preprocessing.crop
-    golden = golden_images(height, width)
-    images_BHWC = np.ascontiguousarray(np.resize(golden, (arguments.batch_size, *golden.shape[1:])))
+    images_BHWC = pictures(load(name, "fp32").recipe.preprocessing.crop, arguments.batch_size)
     works = {way: partial(encode, images_BHWC) for way, encode in ways.items()}
     return rates_in_turn(works, len(images_BHWC), repetitions=arguments.repetitions, seconds=arguments.seconds)
 

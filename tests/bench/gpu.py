@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,12 @@ from torch import nn
 
 from tests.bench import encoder as encoders
 from tests.bench.decode import with_tlray
-from tests.bench.harness import finish, ratio, repeated_rate
+from tests.bench.harness import finish, rates_in_turn, ratio, repeated_rate
 from tests.bench.photos import photo_bytes
 from tlray.models.backbones import to_network_input
 from tlray.models.encoder.encoder import choose_device
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.heads import Head, HeadSpec
-from tlray.recipe import golden_images
 from tlray.training.network.learner.transfer_network import TransferNetwork
 from tlray.training.network.worker import anatomy_of
 
@@ -71,16 +71,13 @@ def graph(name: str, images_BHWC: np.ndarray) -> encoders.Variant:
 
 def encoder_step(name: str, arguments: argparse.Namespace) -> Found:
     """Images a second of each way to run one network."""
-    height, width = encoders.load(name, "fp32").recipe.preprocessing.crop
-    golden = golden_images(height, width)
-    images_BHWC = np.ascontiguousarray(np.resize(golden, (arguments.batch_size, *golden.shape[1:])))
-    rates: dict[str, float] = {}
+    images_BHWC = encoders.pictures(encoders.load(name, "fp32").recipe.preprocessing.crop, arguments.batch_size)
     with tempfile.TemporaryDirectory(prefix="tlray-bench-") as folder:
         ways = encoders.variants(name, Path(folder), compiled=arguments.compiled)
         if torch.cuda.is_available():
             ways["CUDA graph bf16"] = graph(name, images_BHWC)
-        for way, encode in ways.items():
-            rates[way] = repeated_rate(lambda: encode(images_BHWC), len(images_BHWC), arguments.seconds)  # noqa: B023
+        works = {way: partial(encode, images_BHWC) for way, encode in ways.items()}
+        rates = rates_in_turn(works, len(images_BHWC), repetitions=1, seconds=arguments.seconds)
     ours = max(rate for way, rate in rates.items() if way.startswith("ours") and "bf16" in way)
     theirs = max(rate for way, rate in rates.items() if not way.startswith("ours"))
     return {"images_per_second": rates, "best_ours": ours, "ratio_to_best_peer": ratio(ours, theirs)}
@@ -139,7 +136,7 @@ def faiss_step(rows: int, lists: int, dimensions: int = 512, k: int = 10, querie
 def suffix_step(batch_size: int, seconds: float) -> Found:
     """Images a second of training a ResNet-50 after CUT: our network in training, and a plain loop's, both in bf16 autocast."""
     device = choose_device("auto")
-    images_BHWC = torch.from_numpy(np.resize(golden_images(224, 224), (batch_size, 224, 224, 3))).contiguous().to(device)
+    images_BHWC = torch.from_numpy(encoders.pictures((224, 224), batch_size)).to(device)
     targets_B = (torch.arange(batch_size) % CLASSES).to(device)
 
     def rate(network: nn.Module, prepare: Callable[[torch.Tensor], torch.Tensor]) -> float:

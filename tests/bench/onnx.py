@@ -21,13 +21,14 @@ import numpy as np
 import onnxruntime
 import torch
 
+from tests.bench.encoder import pictures
 from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.memory import keep_freed_memory
-from tlray.recipe import Preprocessing, golden_images
+from tlray.recipe import Preprocessing
 
 BACKBONES = ("torchvision:resnet50", "timm:tf_efficientnet_lite0")
 BATCHES = (1, 8)
@@ -72,8 +73,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
     """Median images a second of each way; they take turns."""
     path, cores = folder / "network.onnx", os.cpu_count() or 1
     preprocessing = export(name, path)
-    golden_BHWC = golden_images(*preprocessing.crop)
-    images_BHWC = np.ascontiguousarray(np.resize(golden_BHWC, (arguments.images, *golden_BHWC.shape[1:])))
+    images_BHWC = pictures(preprocessing.crop, arguments.images)
     inputs_BCHW = to_network_input(torch.from_numpy(images_BHWC), preprocessing).contiguous().numpy()
     ways: dict[str, tuple[Encode, np.ndarray]] = {}
     for batch in BATCHES:
