@@ -277,7 +277,7 @@ def _text_of(row: Row, limit: int) -> bytes | ImageError:
     if row[TEXT] is None:
         return ImageError(ImageErrorCode.EMPTY, "null instead of a text")
     if len(row[TEXT]) > limit:
-        return ImageError(ImageErrorCode.TOO_LARGE, f"{len(row['text'])} bytes, more than max_image_bytes {limit}")
+        return ImageError(ImageErrorCode.TOO_LARGE, f"{len(row[TEXT])} bytes, more than max_image_bytes {limit}")
     text: bytes = row[TEXT]
     return text
 

@@ -167,6 +167,12 @@ def test_hostile_cells_are_failed_rows_and_the_others_are_right(tmp_path: Path) 
         assert list(read(tmp_path / "x.csv").values()) == list(cells.values())
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_a_text_above_the_limit_is_a_failed_row(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"x{suffix}", ["short", "x" * 101, "x" * 100])
+    assert read(path, max_image_bytes=100) == {"0": "short", "1": "too_large", "2": "x" * 100}
+
+
 def test_a_table_in_another_encoding_is_read_as_declared(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("text\ngröße\n".encode("latin-1"))
     assert read(tmp_path / "x.csv") == {"0": "corrupt"}
