@@ -13,7 +13,14 @@ import pytest
 from deltalake import DeltaTable
 
 from tests.factories import make_recipe_file, make_rows, read_with_polars
-from tlray.errors import ConcurrentWriteError, RecipeMismatchError, StorageError, TableCorruptError, TableError
+from tlray.errors import (
+    AccessError,
+    ConcurrentWriteError,
+    RecipeMismatchError,
+    StorageError,
+    TableCorruptError,
+    TableError,
+)
 from tlray.lake.storage.open import open_store
 from tlray.lake.table import maintenance
 from tlray.lake.table.delta_log import DeltaLog
@@ -108,6 +115,40 @@ def test_a_failing_store_is_tried_again(table: Table, monkeypatch: pytest.Monkey
     monkeypatch.setattr(DeltaLog, "_try_commit", lambda *_: OSError("503 SlowDown"))
     with pytest.raises(StorageError, match="503"):
         add(table, "c", sequence=2)
+
+
+def test_a_log_that_refuses_for_a_moment_is_asked_again(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    really_commit, really_refresh, calls = DeltaLog._try_commit, DeltaLog.refresh, []
+
+    def flaky(self: DeltaLog, *arguments: object) -> Exception | None:
+        calls.append("commit")
+        return OSError("403") if calls.count("commit") < 2 else really_commit(self, *arguments)
+
+    def refused(self: DeltaLog) -> None:
+        calls.append("refresh")
+        if calls.count("refresh") < 2:
+            raise AccessError("credentials have expired")
+        really_refresh(self)
+
+    monkeypatch.setattr(DeltaLog, "_try_commit", flaky)
+    monkeypatch.setattr(DeltaLog, "refresh", refused)
+    monkeypatch.setattr("tlray.lake.table.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.001)
+    add(table, "ab")
+    assert calls == ["commit", "refresh", "commit"]
+    assert read_with_polars(table)["uri"].to_list() == ["a", "b"]
+
+
+def test_a_commit_is_whole_without_its_checkpoint(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlray.lake.table.delta_log.CHECKPOINT_COMMITS", 1)
+
+    def gone(self: DeltaLog) -> DeltaTable:
+        raise TableError("no such version any more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaLog, "_seen", gone)
+        add(table, "ab")
+        table.log.leave_checkpoint()
+    assert read_with_polars(table)["uri"].to_list() == ["a", "b"]
 
 
 def test_another_writer_is_noticed(table: Table) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from tlray.errors import AccessError, ConcurrentWriteError, StorageError, TableError
+from tlray.errors import AccessError, ConcurrentWriteError, StorageError, TableError, TlrayError
 from tlray.lake.storage.open import delta_environment, delta_options, open_store
 from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts
 from tlray.lake.storage.uri import join, to_path
@@ -255,7 +255,7 @@ class DeltaLog:
                 wait_seconds *= 2
             try:
                 self.refresh()
-            except StorageError:
+            except (AccessError, StorageError):  # credentials may be renewed by the next attempt
                 continue
             if (self.committed(app_id) or 0) >= sequence:
                 return
@@ -288,7 +288,7 @@ class DeltaLog:
     def _checkpoint(self) -> None:
         began = time.monotonic()
         # A commit is whole without one, and the next one that is due stands for both.
-        with contextlib.suppress(AccessError, StorageError), delta_errors(f"no checkpoint of {self.uri}"):
+        with contextlib.suppress(TlrayError), delta_errors(f"no checkpoint of {self.uri}"):
             self._seen().create_checkpoint()
             self._last_checkpoint = self.version
         now = time.monotonic()
