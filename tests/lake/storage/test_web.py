@@ -179,8 +179,11 @@ def test_redirects_are_followed_and_judged_anew(server: WebServer) -> None:
     assert store.read(f"{server.url}/old").data == b"abc"
     with pytest.raises(StorageError, match="redirects more than"):
         store.read(f"{server.url}/circle")
-    with pytest.raises(AccessError, match="expected https"):
+    with pytest.raises(AccessError, match=r"/file redirects, .*expected https"):
         store.read(f"{server.url}/file")
+    with pytest.raises(AccessError, match="expected https") as caught, requests.answer_to("GET", "file:///etc/passwd"):
+        pass
+    assert "redirects" not in str(caught.value)
     with WebServer() as inner:  # on loopback too, and nobody allowed it
         inner.files["/secret"] = b"secret", {}
         server.special["/out"] = lambda handler: answer(handler, 302, Location=f"{inner.url}/secret")

@@ -23,7 +23,7 @@ from tlray.version import __version__
 
 _LAST_PLAIN_WRITER = 2
 _HARMLESS_FEATURES = {"appendOnly", "invariants"}
-"""What tables demand of their writers without having it used; the first is looked up where parts are removed."""
+"""What tables demand of their writers without having it used; whether the first is in use, the table's configuration says."""
 
 
 def entry_uri(table_uri: str, version: int) -> str:

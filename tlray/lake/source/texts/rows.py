@@ -151,10 +151,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _names(column: pa.Array, name: str, file: TableFile, row: int) -> pa.Array:
     """What rows are called; all of them are, or a row would be another one in the next run."""
-    try:
-        names = label_texts(column if not _is_binary(column.type) else column.cast(pa.string()))
-    except (SourceError, pa.ArrowException) as error:
-        raise SourceError(f"{file.uri}, column {name!r}: {error}") from error
+    names = _labels(column, name, file)
     if names.null_count:
         missing = row + int(np.argmax(names.is_null().to_numpy(zero_copy_only=False)))
         raise SourceError(
@@ -215,7 +212,16 @@ def _columns(rows: list[_JsonRow], config: SourceConfig, values: list[pa.Array])
 
 
 def json_lines(uri: str, max_bytes: int) -> Iterator[bytes]:
-    """Lines that are not blank; what is longer than a text may be is cut, and so no JSON any more."""
+    """Lines of a file that are not blank, streamed.
+
+    Args:
+        uri: of the file.
+        max_bytes: of a text.
+
+    Raises:
+        SourceError: a line is much longer than a text may be.
+        StorageError: the store failed.
+    """
     with open_store(uri).stream(uri)[0] as stream:
         rest, is_first = b"", True
         for block in _blocks(stream):

@@ -75,6 +75,7 @@ def _passes(error: AgainError) -> bool:
 def _follow(method: str, uri: str) -> BaseHTTPResponse:
     url = uri
     for _ in range(MOST_REDIRECTS + 1):
+        _check_scheme(url, asked=uri)
         answer = _one(method, url)
         if answer.status not in _REDIRECTS:
             return answer
@@ -88,7 +89,6 @@ def _follow(method: str, uri: str) -> BaseHTTPResponse:
 
 def _one(method: str, url: str) -> BaseHTTPResponse:
     """One request, no redirect followed: its answer if that is a good one, or a redirect."""
-    _check_scheme(url)
     host = _HOSTS.of(url)
     host.wait(url)
     began = time.monotonic()
@@ -110,12 +110,14 @@ def _one(method: str, url: str) -> BaseHTTPResponse:
     raise _refusal(url, answer.status)
 
 
-def _check_scheme(url: str) -> None:
+def _check_scheme(url: str, *, asked: str) -> None:
     scheme = url.partition("://")[0].lower()
     if scheme == "https":
         return
     if scheme != "http":
-        raise AccessError(f"{url}: a server redirects there; expected https://")
+        raise AccessError(
+            f"{url}{'' if url == asked else f', to which {asked} redirects,'} is no address of the web; expected https://"
+        )
     access = access_of(url)
     if access is None or not access.unencrypted:
         raise AccessError(
