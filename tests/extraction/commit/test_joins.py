@@ -113,7 +113,7 @@ def test_joins_that_are_slow_hold_nothing_back_for_ever(table: Table) -> None:
     committer, live = run(table, 12, seconds_each=0.5, submit=lambda *_, **__: Future(), finish=False)
     assert max(live) == 0
     committer.flush(now=True)
-    assert not committer.pending
+    assert not committer.flush(now=True), "nothing is left"
     assert_complete(table, 12)
 
 

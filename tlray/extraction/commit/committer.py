@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tlray.errors import TlrayError
 from tlray.extraction.commit.joins import Joins, is_enough
-from tlray.extraction.commit.rewrites import Rewrites
+from tlray.extraction.commit.rewrites import Rewrites, Rewriting
 from tlray.extraction.plan.plan import Group, Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.storage.open import open_store
@@ -119,18 +119,13 @@ class Committer:
             TlrayError: as `flush`.
         """
         while self._replacing:  # each plan names a part's stale rows once, but two may name the same part
-            self._commit_rows(_Batch(), self._some_replacing())
+            self._commit_rows(_Batch(), *self._some_replacing())
         self._group_of = {unit: group for group in plan.groups for unit in group.units}
         self._pieces = {}
         self._piece_counts: dict[int, int] = {}
         self._open_units = {id(group): len(group.units) for group in plan.groups}
         self._replacing += [(group, []) for group in plan.groups if not group.units]
         self._done_units: set[int] = set()
-
-    @property
-    def pending(self) -> bool:
-        """Whether a complete group is not committed yet."""
-        return bool(self._replacing or self._waiting.units or self._joins.units)
 
     @property
     def waiting_units(self) -> int:
@@ -187,13 +182,13 @@ class Committer:
         """
         if self._broken or not (now or self._clock() - self._last_commit >= self._interval_seconds):
             return False
+        began = self._clock()
+        groups, rewriting = self._some_replacing()  # first, as it can fail, and the rest then waits for the next call
         batch = self._gather(now=now)
-        groups = self._some_replacing()
         if not (batch.units or batch.exchanged or groups):
             return False
-        began = self._clock()
         if batch.units or groups:
-            self._commit_rows(batch, groups)
+            self._commit_rows(batch, groups, rewriting)
         if batch.exchanged:
             add = [part for _, joined in batch.exchanged for part in joined]
             remove = [part for small, _ in batch.exchanged for part in small]
@@ -203,8 +198,11 @@ class Committer:
         self._interval_seconds = max(COMMIT_INTERVAL_SECONDS, (self._last_commit - began) / COMMIT_SHARE)
         return True
 
-    def _some_replacing(self) -> list[tuple[Group, list[Part]]]:
-        """Groups for the next commit: all of units that are done, and others until their parts are REWRITTEN_BYTES large."""
+    def _some_replacing(self) -> tuple[list[tuple[Group, list[Part]]], Rewriting]:
+        """Groups for the next commit, and their parts, written again.
+
+        All of units that are done, and others until their parts are REWRITTEN_BYTES large.
+        """
         taken, left, size_bytes = [], [], 0
         for group, parts in self._replacing:
             if group.units or size_bytes < REWRITTEN_BYTES:
@@ -213,7 +211,7 @@ class Committer:
             else:
                 left.append((group, parts))
         self._replacing = left
-        return taken
+        return taken, self._rewrites.without([stale for group, _ in taken for stale in group.stale])
 
     def finish(self, undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """Commit all, when no more pieces come; small parts are joined first, where they are many.
@@ -265,14 +263,13 @@ class Committer:
         rows, size_bytes = sum(part.rows for part in parts), sum(part.size_bytes for part in parts)
         return age_seconds < HOLD_SECONDS and is_whole(int(rows * more), int(size_bytes * more))
 
-    def _commit_rows(self, batch: _Batch, groups: Sequence[tuple[Group, list[Part]]]) -> None:
+    def _commit_rows(self, batch: _Batch, groups: Sequence[tuple[Group, list[Part]]], rewriting: Rewriting) -> None:
         add = [*batch.add, *(part for _, parts in groups for part in parts)]
-        rewrites = self._rewrites.without([stale for group, _ in groups for stale in group.stale])
         units = batch.units + sum(len(group.units) for group, _ in groups)
         self._commit(
-            Change([*add, *rewrites.kept], rewrites.removed, fields=self._fields), {"units": units, **self._describe()}
+            Change([*add, *rewriting.kept], rewriting.removed, fields=self._fields), {"units": units, **self._describe()}
         )
-        self._rewrites.are_committed(rewrites)
+        self._rewrites.are_committed(rewriting)
         self._joins.committed(add)
         if batch.obsolete:
             # Where that is not allowed, they stay until `vacuum` finds them.
