@@ -9,6 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from deltalake import DeltaTable
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.schemas import ROOT
@@ -34,7 +35,7 @@ def samples(text: str) -> dict[str, float]:
 def test_a_runs_totals_as_prometheus_reads_them() -> None:
     totals = Totals(images=10, failures=Counter(corrupt=2, empty=1), seconds=Counter(encode=1.5), resources=Resources(8, 2))
     totals.counts.update({"listed": 12, "new": 10})
-    totals.commits, totals.waiting_units = 3, 4
+    totals.commits, totals.waiting_units = 3, lambda: 4
     found = samples(exposition(metrics_of(totals)))
     assert found.pop("tlray_seconds_since_commit") >= 0
     assert found == {
@@ -78,6 +79,22 @@ def test_a_run_is_scraped_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.M
     done = [each["tlray_images_total[ok]"] + each["tlray_images_total[failed]"] for each in seen]
     assert done[0] == 0 and done == sorted(done) and done[-1] == 41
     assert seen[-1]["tlray_items[new]"] == 41 and seen[-1]["tlray_failures_total[not_an_image]"] == 1
+
+
+def test_commits_are_counted_wherever_a_run_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its end too, where a short run makes all of them; by the log of the table."""
+    paths = write_photos(tmp_path / "photos", 30)
+    totals = [Totals(), Totals()]
+    versions = []
+    for one in totals:
+        monkeypatch.setattr("tlray.extraction.extract.Totals", lambda one=one: one)
+        result_of(tlray("extract", "--local", tmp_path / "photos", tmp_path / "t", *RECIPE))
+        versions.append(DeltaTable(tmp_path / "t").version())
+        paths.pop().unlink()
+    found = [samples(exposition(metrics_of(one))) for one in totals]
+    assert [each["tlray_commits_total"] for each in found] == [versions[0], versions[1] - versions[0]] == [1, 1]
+    assert [each["tlray_waiting_units"] for each in found] == [0, 0]
+    assert all(one.last_commit is not None for one in totals)
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:

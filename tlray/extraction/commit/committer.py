@@ -81,6 +81,7 @@ class Committer:
         submit: has a worker write parts again.
         guard: called right before each commit; raises where the run may not write any more.
         describe: returns what the log keeps of the run so far, beside its id.
+        committed: called after each commit.
         clock: returns seconds.
         fields: that the table is to have, from the first commit of rows on.
     """
@@ -93,6 +94,7 @@ class Committer:
         submit: Submit = in_this_thread,
         guard: Callable[[], None] = lambda: None,
         describe: Callable[[], dict[str, Any]] = dict,
+        committed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         fields: Sequence[pa.Field] = (),
     ) -> None:
@@ -100,6 +102,7 @@ class Committer:
         self._run_id = run_id
         self._guard = guard
         self._describe = describe
+        self._committed = committed
         self._clock = clock
         self._fields = fields
         self._sequence = 0
@@ -282,3 +285,4 @@ class Committer:
         self._guard()
         self._table.commit(change, app_id=self._run_id, sequence=self._sequence, info={"run": self._run_id, **info})
         self._broken = False
+        self._committed()

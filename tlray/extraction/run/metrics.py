@@ -24,7 +24,7 @@ def metrics_of(totals: Totals) -> list[Metric]:
         Metric("tlray_stage_seconds_total", "counter", "seconds of all workers by stage", "stage", _copy(totals.seconds)),
         Metric("tlray_commits_total", "counter", "commits of the run", "", {"": totals.commits}),
         Metric("tlray_seconds_since_commit", "gauge", "since the last commit, or the run's start", "", {"": since}),
-        Metric("tlray_waiting_units", "gauge", "finished units that no reader sees yet", "", {"": totals.waiting_units}),
+        Metric("tlray_waiting_units", "gauge", "finished units that no reader sees yet", "", {"": totals.waiting_units()}),
         Metric(
             "tlray_resources",
             "gauge",

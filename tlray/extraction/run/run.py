@@ -199,14 +199,17 @@ class Run:
 
     @cached_property
     def _committer(self) -> Committer:
-        return Committer(
+        committer = Committer(
             self._table,
             self._run_id,
             submit=self._workplace.submit,
             guard=self._lease.check,
             describe=self._totals.describe,
+            committed=self._totals.has_committed,
             fields=fields_of(self._inputs.source.columns),
         )
+        self._totals.waiting_units = lambda: committer.waiting_units
+        return committer
 
     @cached_property
     def _engine(self) -> Engine:
@@ -243,10 +246,7 @@ class Run:
 
     def _commit(self, *, now: bool) -> None:
         with self._totals.timed("commit"):
-            if self._committer.flush(now=now):
-                self._totals.commits += 1
-                self._totals.last_commit = self._totals.clock()
-        self._totals.waiting_units = self._committer.waiting_units
+            self._committer.flush(now=now)
 
     def _check_hope(self, plan: Plan, *, left: int) -> None:
         """End a run early that cannot end well any more.

@@ -31,7 +31,7 @@ class Totals:
         resources: of its workers.
         commits: made by the run.
         last_commit: when the last one was made, by the monotonic clock; None before it.
-        waiting_units: finished, and not committed yet.
+        waiting_units: returns how many units are finished and not committed yet.
         clock: seconds.
     """
 
@@ -45,7 +45,7 @@ class Totals:
     resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
     commits: int = 0
     last_commit: float | None = None
-    waiting_units: int = 0
+    waiting_units: Callable[[], int] = lambda: 0
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -91,6 +91,11 @@ class Totals:
         """Workers begin on the first images now; where nobody says so, the first piece tells when that was."""
         if self._start_seconds is None:
             self._start_seconds = self._so_far()
+
+    def has_committed(self) -> None:
+        """The run made a commit now."""
+        self.commits += 1
+        self.last_commit = self.clock()
 
     def _so_far(self) -> float:
         return max(0.0, self.run_seconds - self.seconds["list"])
