@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.photos import error_of, frame_of, result_of, tlray
+from tests.advice.pictures import write_stripes
+from tests.photos import RECIPE, error_of, frame_of, result_of, tlray
 from tests.reports.conftest import FAILURES, Things
 from tlray.reports.place import MAX_BYTES
 
@@ -55,6 +56,51 @@ def test_a_model_says_what_its_card_says(things: Things) -> None:
     assert f"accuracy {accuracy['value']:.4f} {accuracy['low']:.4f} to {accuracy['high']:.4f}" in words
     wrong = sum(map(sum, card["metrics"]["test"]["confusion"])) - np.trace(card["metrics"]["test"]["confusion"])
     assert (f"surest of {wrong} mistakes" in words) == bool(wrong) and "rows cannot be predicted" not in words
+
+
+@pytest.fixture(scope="module")
+def odd_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table whose labels, splits and a price are columns; rows of a high price are of other classes, and labels err."""
+    folder = tmp_path_factory.mktemp("odd")
+    write_stripes(folder / "images", 40)
+    generator, lines = np.random.default_rng(0), ["uri,kind,part,price"]
+    for number, path in enumerate(sorted((folder / "images").rglob("*.png"))):
+        price = int(generator.integers(20))
+        kind = path.parent.name if generator.random() < 0.7 else "kind-0"
+        part = ("train", "train", "validation", "test")[number % 4]
+        lines.append(f"{path},{kind if price < 12 else f'other-{number % 2}'},{part},{price}")
+    (folder / "images.csv").write_text("\n".join(lines))
+    small = [*RECIPE, "--local", "--resize", "32", "--crop", "32", "--source.columns", "kind", "part", "price"]
+    result_of(tlray("extract", folder / "images.csv", folder / "table", *small))
+    return folder / "table"
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["--label-columns", "kind", "--where", "price < 12"],
+        ["--label-columns", "kind", "--split.column", "part"],
+        ["--label-columns", "kind", "--split.column", "part", "--where", "price < 12"],
+    ],
+)
+def test_mistakes_are_those_of_the_rows_that_were_trained_on(odd_table: Path, tmp_path: Path, chosen: list[str]) -> None:
+    result_of(tlray("train", odd_table, tmp_path / "model", *chosen, "--report", tmp_path / "report.html"))
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    confusion = np.array(card["metrics"]["test"]["confusion"])
+    wrong = int(confusion.sum() - np.trace(confusion))
+    assert wrong and f"surest of {wrong} mistakes" in words_of(tmp_path / "report.html")
+
+
+def test_labels_that_have_changed_are_told_of(things: Things, tmp_path: Path) -> None:
+    lines = ["uri,label"]
+    lines += [f"{path.resolve().as_uri()},{path.parent.name}" for path in (things.folder / "images").glob("*/0*.png")]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(lines))
+    result_of(tlray("train", things.table, tmp_path / "model", "--labels", labels))
+    labels.write_text("\n".join(lines).replace(",kind-2", ",kind-9"))
+    result_of(tlray("report", tmp_path / "model", tmp_path / "report.html"))
+    words = words_of(tmp_path / "report.html")
+    assert "cannot be predicted again" in words and "have changed since the training" in words
 
 
 def test_an_index_says_what_its_card_says(things: Things) -> None:

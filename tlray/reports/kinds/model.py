@@ -12,15 +12,16 @@ import pyarrow as pa
 import torch
 
 from tlray.config import TrainConfig
-from tlray.errors import TlrayError, first_line
+from tlray.errors import ExamplesError, TlrayError, first_line
 from tlray.lake.table.table import Table
 from tlray.reports.parts import charts
 from tlray.reports.parts.page import Block, Chart, Gallery, Page, Rows, Section, Text, facts, number
 from tlray.reports.parts.pictures import Pictures, Wish
 from tlray.scoring import probabilities_of
-from tlray.training.examples.examples import Split, read_examples
+from tlray.training.examples.examples import Split
 from tlray.training.examples.metrics import ECE_BINS, Evaluation, OutputRow
-from tlray.training.examples.table_vectors import load_vectors, read_rows
+from tlray.training.examples.table_vectors import load_vectors
+from tlray.training.heads.train_heads import examples_of_table
 from tlray.training.model.model import ModelCard, load_model, read_card
 
 MOST_CLASSES = 60
@@ -176,9 +177,10 @@ def _predict(uri: str, card: ModelCard, split: str) -> _Predicted | None:
     if card.table is None or card.training.get("strategy") != "head" or config.split.group_duplicates is not None:
         return None
     table = Table.open(card.table, card.table_version)
-    rows = read_rows(table)
-    examples = read_examples(rows.uris, rows.labels, config)
+    rows, examples = examples_of_table(table, config, lambda _rows: None)
     positions = examples.positions(Split[split.upper()])
+    if examples.classes != tuple(card.classes) or len(positions) != card.metrics[split].rows:
+        raise ExamplesError(f"the labels ({config.labels}) have changed since the training, and with them its rows or classes")
     at = examples.rows_N[positions]
     column = table.recipe_file.recipe.columns[card.tap]
     features_ND = load_vectors(rows, column, at)

@@ -74,11 +74,7 @@ class HeadTraining:
         """Read the vectors of the examples, and choose the heads that are trained."""
         self._began = time.monotonic()
         config = self.config
-        asked = columns_asked(config)
-        rows = read_rows(self._table, asked, config.where)
-        groups_N = self._near_duplicates(rows)
-        columns = {name: rows.items[name].combine_chunks() for name in asked}
-        examples = read_examples(rows.uris, rows.labels, config, groups_N=groups_N, columns=columns)
+        rows, examples = examples_of_table(self._table, config, self._near_duplicates)
         failed = sum(part.rows for part in self._table.parts("failed"))
         self.examples = replace(examples, counts={**examples.counts, "failed": failed})
         vectors = vectors_by_column(rows, self._columns, examples.rows_N, self._memory_bytes)
@@ -163,6 +159,27 @@ class HeadTraining:
                 "name the column with split.group"
             )
         return near_duplicate_groups(load_vectors(rows, column, np.arange(count)), cosine)
+
+
+def examples_of_table(
+    table: Table, config: TrainConfig, near_duplicates: Callable[[TableRows], np.ndarray | None]
+) -> tuple[TableRows, Examples]:
+    """Read which rows of a table are trained on, chosen by and tested on, with their labels; no vectors yet.
+
+    Args:
+        table: at the version that is trained on.
+        config: of the training; its `where` and all that examples are chosen by are used.
+        near_duplicates: gives the group of each row, int64; None where rows stand alone.
+
+    Raises:
+        ExamplesError: rows and labels do not fit together.
+        WhereError: the condition cannot be read.
+        TableError: a part is gone: the table moved on and was vacuumed.
+    """
+    asked = columns_asked(config)
+    rows = read_rows(table, asked, config.where)
+    columns = {name: rows.items[name].combine_chunks() for name in asked}
+    return rows, read_examples(rows.uris, rows.labels, config, groups_N=near_duplicates(rows), columns=columns)
 
 
 def _columns(table: Table, config: TrainConfig) -> tuple[str, ...]:
