@@ -5,6 +5,7 @@ Shape legend: N rows of a sample, D length of a vector.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from tlray.scoring import image_oddities, near_duplicate_groups, nearest_neighbo
 SAMPLE_ROWS = 4000
 """Rows whose vectors are looked at: all pairs of them are compared."""
 
+SAMPLE_PARTS = 16
+"""Parts that these rows are read from: a large table has thousands, of which each takes a request and some seconds."""
+
 HISTORY = 2000
 """Commits of the log that are looked through for those of the last run."""
 
@@ -31,6 +35,9 @@ SAME_COSINE = 0.9999
 
 CONSTANT = 1e-6
 """Standard deviation, relative to the mean one of all dimensions, below which a dimension says nothing."""
+
+EXAMPLES = 3
+"""Images that are named for each code of failure."""
 
 _QUERIES = 4
 _LOOKED_AT = 200
@@ -53,9 +60,11 @@ def page_of(table: Table, pictures: int, result: Mapping[str, Any] | None = None
     ]
     sections += [Section(_of(table, "Vectors", column), list(_vectors(sample, column))) for column in table.columns]
     if table.columns and of_images:
-        sections.append(Section("Some images and their nearest", list(_neighbours(sample, table.columns[0], pictures, made))))
+        sections.append(
+            Section("Some images and their nearest", list(_neighbours(sample.rows, table.columns[0], pictures, made)))
+        )
     if of_images:
-        sections.append(Section("The images themselves", list(_health(sample, pictures, made))))
+        sections.append(Section("The images themselves", list(_health(sample.rows, pictures, made))))
     sections.append(Section("What made it", [facts(about["recipe"])]))
     headline = [
         ("rows", number(about["ok"] + about["failed"])),
@@ -73,19 +82,37 @@ def _of(table: Table, what: str, column: str) -> str:
     return what if len(table.columns) == 1 else f"{what}: {column}"
 
 
-def _sample(table: Table) -> pa.Table:
-    """Up to `SAMPLE_ROWS` good rows, evenly from the parts."""
-    parts = table.parts("ok")
+@dataclass(frozen=True)
+class _Sample:
+    """Some good rows of a table.
+
+    Attributes:
+        rows: with their vectors.
+        parts: how many parts they are of.
+        of: how many parts of good rows there are.
+    """
+
+    rows: pa.Table
+    parts: int
+    of: int
+
+
+def _sample(table: Table) -> _Sample:
+    """About `SAMPLE_ROWS` good rows of at most `SAMPLE_PARTS` parts; of a part with more rows more likely, and more of them."""
+    parts = [part for part in table.parts("ok") if part.rows]
     own = ["width", "height"] if isinstance(table.recipe_file.recipe, Recipe) else []
     columns = ["uri", "etag", "label", *own, *table.columns]
-    total = sum(part.rows for part in parts)
-    generator, taken = np.random.default_rng(0), []
-    for part in parts:
-        count = round(SAMPLE_ROWS * part.rows / max(total, 1)) if total > SAMPLE_ROWS else part.rows
-        if count:
-            rows = read_part(table.uri, part.path, columns)
-            taken.append(rows.take(pa.array(np.sort(generator.permutation(len(rows))[:count]))))
-    return pa.concat_tables(taken) if taken else table.read(columns).slice(0, 0)
+    if not parts:
+        return _Sample(table.read(columns).slice(0, 0), 0, 0)
+    generator = np.random.default_rng(0)
+    rows_P = np.array([part.rows for part in parts], np.float64)
+    chosen = np.sort(generator.choice(len(parts), min(SAMPLE_PARTS, len(parts)), replace=False, p=rows_P / rows_P.sum()))
+    share, taken = min(1.0, SAMPLE_ROWS / rows_P[chosen].sum()), []
+    for part in (parts[at] for at in chosen):
+        rows = read_part(table.uri, part.path, columns)
+        count = max(1, round(part.rows * share))
+        taken.append(rows.take(pa.array(np.sort(generator.permutation(len(rows))[:count]))))
+    return _Sample(pa.concat_tables(taken), len(chosen), len(parts))
 
 
 def _run(table: Table, about: Mapping[str, Any], result: Mapping[str, Any] | None) -> Iterator[Block]:
@@ -147,17 +174,19 @@ def _failures(table: Table, about: Mapping[str, Any]) -> Iterator[Block]:
     yield Chart(charts.bars(rows, what="Failed images by code"), "Failed images by code.")
     shown: dict[str, list[str]] = {}
     for part in table.parts("failed"):
+        if all(len(shown.get(str(code), ())) >= min(count, EXAMPLES) for code, count in about["failures"].items()):
+            break
         for row in read_part(table.uri, part.path, ["uri", "error"]).to_pylist():
-            if len(shown.setdefault(row["error"], [])) < 3:
+            if len(shown.setdefault(row["error"], [])) < EXAMPLES:
                 shown[row["error"]].append(row["uri"])
     yield Rows(["code", "for example"], [[code, name] for code, names in shown.items() for name in names])
 
 
-def _vectors(sample: pa.Table, column: str) -> Iterator[Block]:
-    if not len(sample):
+def _vectors(sample: _Sample, column: str) -> Iterator[Block]:
+    if not len(sample.rows):
         yield Text("There is no vector.", "bad")
         return
-    features_ND = vectors_of(sample[column])
+    features_ND = vectors_of(sample.rows[column])
     spread_D, norms_N = features_ND.std(axis=0), np.linalg.norm(features_ND, axis=1)
     constant = int((spread_D <= CONSTANT * max(float(spread_D.mean()), 1e-30)).sum())
     dead = int((~features_ND.any(axis=0)).sum())
@@ -168,6 +197,7 @@ def _vectors(sample: pa.Table, column: str) -> Iterator[Block]:
     yield Facts(
         [
             ("rows looked at", number(len(features_ND))),
+            ("parts that they are from", f"{sample.parts:,} of {sample.of:,}"),
             ("dimensions", number(features_ND.shape[1])),
             ("always zero", number(dead)),
             ("constant", number(constant)),
@@ -204,8 +234,8 @@ def _neighbours(sample: pa.Table, column: str, pictures: int, made: Pictures) ->
 def _health(sample: pa.Table, pictures: int, made: Pictures) -> Iterator[Block]:
     chosen = sample.take(pa.array(np.random.default_rng(1).permutation(len(sample))[:_LOOKED_AT])).to_pylist()
     counts, examples, read = Counter[str](), dict[str, list[Wish]](), 0
-    for row in chosen if pictures else []:
-        pixels_HWC = made.pixels(row["uri"], row["etag"])
+    keys = [(row["uri"], row["etag"]) for row in chosen if pictures]
+    for row, pixels_HWC in zip(chosen, made.pixels(keys), strict=False):  # none are read where no pictures are wanted
         if pixels_HWC is None:
             continue
         read += 1

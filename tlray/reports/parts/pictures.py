@@ -5,7 +5,7 @@ Shape legend: H height, W width, C channels.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -65,8 +65,16 @@ class Pictures:
             found.append(Shot(source, one.caption, title=one.uri, missing=missing, tone=one.tone))
         return found
 
-    def pixels(self, uri: str, etag: str | None) -> np.ndarray | None:
-        """The pixels of an image made small, HWC, uint8; None where it cannot be had."""
+    def pixels(self, keys: Sequence[tuple[str, str | None]]) -> Iterator[np.ndarray | None]:
+        """The pixels of images made small, HWC, uint8; None where they cannot be had.
+
+        Args:
+            keys: URI and etag of each.
+        """
+        with ThreadPoolExecutor(_THREADS, "pictures") as threads:
+            yield from threads.map(lambda key: self._pixels(*key), keys)
+
+    def _pixels(self, uri: str, etag: str | None) -> np.ndarray | None:
         try:
             return np.asarray(Image.open(io.BytesIO(self._thumbnails.get(uri, etag))).convert("RGB"))
         except TlrayError:
