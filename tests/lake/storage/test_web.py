@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import trustme
 
 from tests.lake.storage.web_server import WebServer, answer
 from tests.photos import RECIPE, error_of, photo, result_of, tlray
-from tlray.config.stores import using
+from tlray.config.stores import store_access, stores_in_use, use_stores
 from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.remote import hosts, requests, web
@@ -22,9 +23,20 @@ from tlray.lake.storage.remote.connections import is_public
 from tlray.lake.storage.uri import to_uri
 
 
+@contextmanager
+def told(*texts: str) -> Iterator[None]:
+    """What a process is told in the place of what it was told before."""
+    before = stores_in_use()
+    use_stores([store_access(text) for text in texts])
+    try:
+        yield
+    finally:
+        use_stores(before)
+
+
 @pytest.fixture
 def server() -> Iterator[WebServer]:
-    with WebServer() as server, using([server.stores]):
+    with WebServer() as server, told(server.stores):
         yield server
 
 
@@ -149,7 +161,7 @@ def test_so_many_at_once_to_a_host(server: WebServer) -> None:
         answer(handler, 200, b"x")
 
     server.special["/a"] = slow
-    with using([f"{server.stores} connections=3"]):
+    with told(f"{server.stores} connections=3"):
         threads = [threading.Thread(target=open_store(server.url).read, args=(f"{server.url}/a",)) for _ in range(12)]
         for thread in threads:
             thread.start()
@@ -163,7 +175,7 @@ def test_a_host_without_a_server_fails_soon_and_is_then_not_asked(server: WebSer
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with using([f"{url} unencrypted private"]):
+    with told(f"{url} unencrypted private"):
         with pytest.raises(StorageError, match="4 attempts"):
             open_store(url).read(f"{url}/a")
         with pytest.raises(StorageError, match="not asked"):
@@ -187,12 +199,12 @@ def test_redirects_are_followed_and_judged_anew(server: WebServer) -> None:
     with WebServer() as inner:  # on loopback too, and nobody allowed it
         inner.files["/secret"] = b"secret", {}
         server.special["/out"] = lambda handler: answer(handler, 302, Location=f"{inner.url}/secret")
-        with using([server.stores, "http:// unencrypted"]), pytest.raises(AccessError, match="no public address"):
+        with told(server.stores, "http:// unencrypted"), pytest.raises(AccessError, match="no public address"):
             store.read(f"{server.url}/out")
         with pytest.raises(AccessError, match="not encrypted"):
             store.read(f"{server.url}/out")
         assert not inner.asked
-        with using([server.stores, inner.stores]):
+        with told(server.stores, inner.stores):
             assert store.read(f"{server.url}/out").data == b"secret"
 
 
@@ -217,7 +229,7 @@ def test_a_name_is_judged_by_what_the_connection_goes_to(server: WebServer, monk
     monkeypatch.setattr("tlray.lake.storage.remote.connections.create_connection", connect)
     port = server.url.rpartition(":")[2]
     url = f"http://rebind.example:{port}/a"
-    with using(["http:// unencrypted"]), pytest.raises(AccessError, match=r"rebind\.example is 127\.0\.0\.1"):
+    with told("http:// unencrypted"), pytest.raises(AccessError, match=r"rebind\.example is 127\.0\.0\.1"):
         open_store(url).read(url)
     assert connected == ["203.0.114.1"]
     assert not server.asked
@@ -243,7 +255,7 @@ def test_public_addresses(address: str, public: bool) -> None:
 
 @pytest.mark.parametrize("url", ["http://2130706433/a", "http://0x7f.1/a", "http://localhost/a", "http://[::1]/a"])
 def test_other_spellings_of_loopback_are_refused(url: str) -> None:
-    with using(["http:// unencrypted"]), pytest.raises(AccessError, match="no public address"):
+    with told("http:// unencrypted"), pytest.raises(AccessError, match="no public address"):
         open_store(url).read(url)
 
 
@@ -251,7 +263,7 @@ def test_certificates_are_checked_by_name(monkeypatch: pytest.MonkeyPatch, tmp_p
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(tls)
-    with WebServer(tls) as server, using([server.stores, f"https://127.0.0.1:{server.port}/ private"]):
+    with WebServer(tls) as server, told(server.stores, f"https://127.0.0.1:{server.port}/ private"):
         server.files["/a"] = b"abc", {}
         with pytest.raises(AccessError, match="not one that this machine trusts"):
             open_store(server.url).read(f"{server.url}/a")
@@ -260,7 +272,7 @@ def test_certificates_are_checked_by_name(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert open_store(server.url).read(f"{server.url}/a").data == b"abc"
         with pytest.raises(AccessError, match="not one that this machine trusts"):
             open_store(server.url).read(f"https://127.0.0.1:{server.port}/a")
-        with using(["s3://none/ anonymous"]), pytest.raises(AccessError, match=rf'"https://localhost:{server.port}/ private"'):
+        with told("s3://none/ anonymous"), pytest.raises(AccessError, match=rf'"https://localhost:{server.port}/ private"'):
             open_store(server.url).read(f"{server.url}/a")
         assert server.asked == {"GET /a": 1}
 
