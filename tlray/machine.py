@@ -1,7 +1,8 @@
-"""What this process has of its machine: memory, and threads beside its own."""
+"""What this process has of its machine: memory, a clock, and threads beside its own."""
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,11 @@ _MEMORY_FRACTION = 0.5
 def memory_budget_bytes() -> int:
     """Bytes of memory that a command may fill with data unless its config says otherwise: half of this machine's."""
     return int(_MEMORY_FRACTION * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def is_past(moment: float | None) -> bool:
+    """Whether this machine's clock has passed a time, in seconds since 1970; never where there is none."""
+    return moment is not None and time.time() >= moment
 
 
 @contextmanager

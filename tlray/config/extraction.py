@@ -1,5 +1,6 @@
 """The configs of `tlray extract` and `tlray predict`, which bring a table to where its source is."""
 
+from datetime import date, datetime, time
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -17,6 +18,20 @@ class PolicyConfig(Section):
     changed: Literal["follow", "keep"] = Field(
         "follow", description="follow: embedded again when their bytes or label change; keep: as they were first seen"
     )
+
+
+def moment_of(by: str) -> time | datetime:
+    """What a text such as 06:00 or 2026-12-01T06:00+01:00 names.
+
+    Raises:
+        ValueError: neither a time of the day nor a date.
+    """
+    try:
+        return time.fromisoformat(by) if by[2:3] == ":" else datetime.fromisoformat(by)
+    except ValueError as error:
+        raise ValueError(
+            "expected a time of the day such as 06:00, or a date with one such as 2026-12-01T06:00+01:00"
+        ) from error
 
 
 class RunConfig(WithStores):
@@ -40,11 +55,32 @@ class RunConfig(WithStores):
     lease_seconds: float = Field(
         30.0, ge=2, description="how long a killed run keeps the next one out; a store may be away for less without harm"
     )
+    by: str | None = Field(
+        None,
+        description="be done by then: the next 06:00 of the driver's clock, or 2026-12-01T06:00+01:00; says in time whether it "
+        "will be; from then on no unit is begun, and the run ends with exit code 4",
+    )
+    budget_hours: float | None = Field(None, gt=0, description="the same, so many hours after the run's start")
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="serve the run's metrics for Prometheus here (0: a free port), without Ray too"
     )
     metrics_host: str = Field("127.0.0.1", description="address that metrics_port listens on; 0.0.0.0 for all")
     dry_run: bool = Field(False, description="show what would be done and an estimate of its time; write nothing")
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """YAML takes 18:30 for 18 times 60 and 30, and a date for one."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return f"{value // 60:02}:{value % 60:02}"
+        return value.isoformat() if isinstance(value, date) else value
+
+    @field_validator("by")
+    @classmethod
+    def _is_a_time(cls, by: str | None) -> str | None:
+        if by is not None:
+            moment_of(by)
+        return by
 
 
 class ExtractConfig(RunConfig):

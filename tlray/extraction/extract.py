@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tlray.config import ExtractConfig, RunConfig
+from tlray.extraction.run.deadline import Deadline, closes_at
 from tlray.extraction.run.inputs import Inputs, require_text
 from tlray.extraction.run.metrics import metrics_of, served_if_asked
 from tlray.extraction.run.process import own_process
@@ -39,7 +40,7 @@ def extract(config: ExtractConfig, stop: Stop | None = None) -> dict[str, Any]:
     Raises:
         ConfigError: the input is wrong; nothing was started.
         TooManyFailuresError: more images failed than allowed; all that was done is committed.
-        StoppedError: `stop` asked for it; likewise.
+        StoppedError: `stop` asked for it, or its time is over; likewise.
         TlrayError: the run could not go on; what was committed stays, and the same command goes on from there.
     """
     require_text(config.recipe.backbone, config.source)
@@ -65,7 +66,7 @@ def bring_up_to_date(
             import.
         stop: see `extract`.
     """
-    totals, dry = Totals(), "a dry run of " if config.dry_run else ""
+    totals, dry, closes = Totals(), "a dry run of " if config.dry_run else "", closes_at(config)
     with (
         named_run(f"{dry}{config.source.uri} into {table}, by tlray {__version__}") as run_id,
         Workplace(config.local, stop or Stop()) as workplace,
@@ -78,11 +79,12 @@ def bring_up_to_date(
             estimate = estimate_seconds(backlogs, inputs.read_spec, inputs.target.backbone, lambda: totals.start_seconds)
             return {**inputs.ids, **totals.counts, **left_out_of(inputs.source, totals), "dry_run": True, **estimate}
         workplace.check_reach(inputs.source, inputs.table_uri)
+        deadline = None if closes is None else Deadline(closes)
         read = partial(metrics_of, totals)
         workplace.tell_of(run_id, read)
         with (
             served_if_asked(config, read),
-            Run.open(inputs, config, workplace, totals, run_id) as run,
+            Run.open(inputs, config, workplace, totals, run_id, deadline) as run,
         ):
             run.work_off()
             return run.result()

@@ -16,7 +16,7 @@ from tlray.models.encoder.golden import make_encoder
 
 
 def engine_in_process(
-    spec: ReadSpec, table: Table, backbone: AnyBackbone, run_id: str
+    spec: ReadSpec, table: Table, backbone: AnyBackbone, run_id: str, closes: float | None = None
 ) -> Callable[[Plan], Generator[Piece[WrittenParts], None, None]]:
     """Load the encoder of a table, once for all plans of a run.
 
@@ -29,5 +29,5 @@ def engine_in_process(
     lanes = os.cpu_count() or 1
     encoder = make_encoder(table.recipe_file, local_copy, where="this machine", backbone=backbone, lanes=lanes)
     scoring = with_head(encoder, table.recipe_file, table.uri)
-    worker = UnitWorker(scoring, encoder, spec, table.uri, table.recipe_file, run_id)
+    worker = UnitWorker(scoring, encoder, spec, table.uri, table.recipe_file, run_id, closes)
     return partial(worker.work_off, lanes=lanes)

@@ -131,6 +131,11 @@ class Committer:
         self._done_units: set[int] = set()
 
     @property
+    def missing_units(self) -> int:
+        """Units of the plan that are yet to come."""
+        return sum(self._open_units.values())
+
+    @property
     def waiting_units(self) -> int:
         """Finished units that are not committed yet."""
         return self._waiting.units + self._joins.units + sum(len(group.units) for group, _ in self._replacing)

@@ -122,7 +122,7 @@ def _own_context() -> Iterator[ray.data.DataContext]:
 
 
 def engine_on_ray(
-    spec: ReadSpec, table: Table, weights: str, run_id: str, workers: Workers
+    spec: ReadSpec, table: Table, weights: str, run_id: str, workers: Workers, closes: float | None = None
 ) -> Callable[[Plan], Generator[Piece[WrittenParts], None, None]]:
     """What works off the plans of a run.
 
@@ -132,8 +132,9 @@ def engine_on_ray(
         weights: where this run has the network's weights, wherever they were when the table was made.
         run_id: of the run.
         workers: of the cluster.
+        closes: seconds since 1970, from when on no unit is begun, by the clocks of the workers; None for no such time.
     """
-    orders = _Orders(spec.model_dump_json(), table.uri, weights, table.recipe_file.table_id, run_id)
+    orders = _Orders(spec.model_dump_json(), table.uri, weights, table.recipe_file.table_id, run_id, closes)
     return lambda plan: run_on_ray(plan, orders, workers)
 
 
@@ -173,6 +174,7 @@ class _Orders:
     weights: str
     recipe_id: str
     run_id: str
+    closes: float | None = None
 
 
 def for_plan(workers: Workers, plan: Plan) -> Workers:
@@ -200,13 +202,17 @@ def _in_whole_units(units: ray.data.Dataset, workers: Workers, orders: _Orders) 
         num_cpus=workers.cpus,
         # Only where it must be: Ray starts a process of its own for it, in seconds, beside those that it has waiting.
         runtime_env={"env_vars": dict(workers.env)} if workers.env else None,
-        fn_constructor_args=(orders.table_uri, orders.weights, orders.spec_json, orders.run_id, workers.lanes),
+        fn_constructor_args=(
+            *(orders.table_uri, orders.weights, orders.spec_json, orders.run_id),
+            *(workers.lanes, orders.closes),
+        ),
     )
 
 
 def _in_stages(units: ray.data.Dataset, workers: Workers, orders: _Orders, *, images_each: int) -> ray.data.Dataset:
     """With GPUs: tasks on all nodes decode and write, the GPUs' actors do nothing but encode."""
-    pieces = units.map_batches(partial(decode, spec_json=orders.spec_json), batch_size=1, batch_format="pyarrow", num_cpus=1)
+    decoding = partial(decode, spec_json=orders.spec_json, closes=orders.closes)
+    pieces = units.map_batches(decoding, batch_size=1, batch_format="pyarrow", num_cpus=1)
     encoded = pieces.map_batches(
         EncoderActor,
         batch_size=1,

@@ -16,6 +16,7 @@ import pyarrow as pa
 from tlray.extraction.plan.plan import Unit
 from tlray.extraction.worker.pieces import EncodedRows, Piece, write_piece
 from tlray.lake.source.read_images import DecodedImages, ReadSpec, read_images
+from tlray.machine import is_past
 
 
 def unit_rows(units: Sequence[Unit]) -> list[pa.Table]:
@@ -28,8 +29,13 @@ def unit_of(row: dict[str, Any]) -> Unit:
     return Unit(row["unit"], _from_ipc(row["items"]))
 
 
-def decode(batch: pa.Table, *, spec_json: str) -> Iterator[pa.Table]:
-    """Fetch and decode the units of a batch of `unit_rows`; a row for each piece, its content DecodedImages."""
+def decode(batch: pa.Table, *, spec_json: str, closes: float | None = None) -> Iterator[pa.Table]:
+    """Fetch and decode the units of a batch of `unit_rows`; a row for each piece, its content DecodedImages.
+
+    From `closes` on, in seconds since 1970, none is begun.
+    """
+    if is_past(closes):
+        return
     spec = ReadSpec.model_validate_json(spec_json)
     for row in batch.to_pylist():
         unit = unit_of(row)

@@ -16,6 +16,7 @@ from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.source.read_images import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
+from tlray.machine import is_past
 from tlray.models.encoder.golden import make_encoder
 from tlray.models.encoder.memory import keep_freed_memory
 
@@ -26,12 +27,21 @@ class UnitActor:
     It loads the network by itself, so a restarted actor needs nothing from the object store.
     """
 
-    def __init__(self, table_uri: str, weights: str, spec_json: str, run_id: str, lanes: int) -> None:
+    def __init__(
+        self,
+        table_uri: str,
+        weights: str,
+        spec_json: str,
+        run_id: str,
+        lanes: int,
+        closes: float | None = None,
+    ) -> None:
         keep_freed_memory()
         self._table_uri, self._weights = table_uri, weights
         self._spec = ReadSpec.model_validate_json(spec_json)
         self._run_id = run_id
         self._lanes = lanes
+        self._closes = closes
         self._lock = threading.Lock()
         self._worker: UnitWorker | None = None
 
@@ -47,7 +57,9 @@ class UnitActor:
             return self._worker
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Work on units; a row for each written piece."""
+        """Work on units; a row for each written piece. When it is time to close, none is begun."""
+        if is_past(self._closes):
+            return
         worker = self._ready()
         for row in batch.to_pylist():
             yield piece_rows(worker.work(unit_of(row)))

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from tlray.columns.column import fields_of
 from tlray.config import RunConfig
-from tlray.errors import ConcurrentWriteError, TlrayError
+from tlray.errors import GO_ON, ConcurrentWriteError, StorageError, TlrayError
 from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.backlogs import find_backlogs
 from tlray.extraction.plan.plan import Backlog, Plan
+from tlray.extraction.run.deadline import Deadline, kept
 from tlray.extraction.run.failures import check_failures, is_hopeless
 from tlray.extraction.run.inputs import Inputs, columns_of
 from tlray.extraction.run.totals import Totals
@@ -114,10 +115,18 @@ class Run:
         totals: of what it has done.
         run_id: that no other run has.
         lease: its hold on the table.
+        deadline: by which it is to be done, if by any.
     """
 
     def __init__(
-        self, inputs: Inputs, config: RunConfig, workplace: Workplace, totals: Totals, run_id: str, lease: Lease
+        self,
+        inputs: Inputs,
+        config: RunConfig,
+        workplace: Workplace,
+        totals: Totals,
+        run_id: str,
+        lease: Lease,
+        deadline: Deadline | None,
     ) -> None:
         self._inputs = inputs
         self._config = config
@@ -125,29 +134,44 @@ class Run:
         self._totals = totals
         self._run_id = run_id
         self._lease = lease
+        self._deadline = deadline
         self._found = Table.open_or_none(inputs.table_uri)  # as it is now that nobody else writes to it
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, inputs: Inputs, config: RunConfig, workplace: Workplace, totals: Totals, run_id: str) -> Iterator["Run"]:
+    def open(
+        cls,
+        inputs: Inputs,
+        config: RunConfig,
+        workplace: Workplace,
+        totals: Totals,
+        run_id: str,
+        deadline: Deadline | None = None,
+    ) -> Iterator["Run"]:
         """Take hold of the table for the time of a run.
 
         Raises:
             TableLockedError: another run has it.
+            StoppedError: it was waited for until the deadline.
         """
-        with hold(inputs.table_uri, run_id, wait=config.wait, seconds=config.lease_seconds, tell=say) as lease:
-            yield cls(inputs, config, workplace, totals, run_id, lease)
+        holding = hold(inputs.table_uri, run_id, wait=config.wait, seconds=config.lease_seconds, tell=say)
+        with contextlib.ExitStack() as stack:
+            with kept(deadline, workplace.stop):
+                lease = stack.enter_context(holding)
+            yield cls(inputs, config, workplace, totals, run_id, lease, deadline)
 
     def work_off(self) -> None:
         """Do all that the table lacks, and commit as it goes; whatever ends it, finished groups are committed first.
 
         Raises:
             TooManyFailuresError: most images fail, and more than may.
+            StoppedError: its time is over.
             TlrayError: the run cannot go on.
         """
         with self._committed_if_it_fails():
-            for backlog in backlogs_of(self._inputs.source, self._found, self._config, self._totals):
-                self._work_off(backlog)
+            with kept(self._deadline, self._workplace.stop):
+                for backlog in backlogs_of(self._inputs.source, self._found, self._config, self._totals):
+                    self._work_off(backlog)
             with self._totals.timed("commit"):
                 self._committer.finish(self._workplace.stop.held)
 
@@ -162,6 +186,8 @@ class Run:
         if rewritten := backlog.counts.get("rewritten"):
             say(f"{rewritten} rows to be written again with other values, and with the vectors that they have")
         committer.start(plan)
+        if self._deadline:
+            self._deadline.expect(plan.todo + backlog.left)
         with (
             contextlib.closing(self._pieces(plan)) as pieces,
             Progress(plan.todo, total_is_known=plan.kind == "images") as progress,
@@ -170,7 +196,11 @@ class Run:
                 if self._take(piece):
                     failed = sum(piece.content.failures.values())
                     progress.update(piece.content.images, failed, self._table.version)
+                    if self._deadline:
+                        self._deadline.has_done(piece.content.images if plan.kind == "images" else int(piece.is_last))
                     self._check_hope(plan, left=backlog.left)
+        if missing := committer.missing_units:
+            raise self._deadline.error() if self._deadline else StorageError(f"{missing} units did not come back; {GO_ON}")
 
     def result(self) -> dict[str, Any]:
         """The command's JSON object, when all backlogs are worked off; small parts are joined first.
@@ -191,7 +221,8 @@ class Run:
         check_failures(totals, self._config.max_failed_fraction, self._table.uri)
         run, version = {"run": self._run_id}, {"version": self._table.version}
         columns = columns_in(self._inputs.source, totals)
-        return {**self._inputs.ids, **run, **totals.counts, **left_out, **columns, **version, **totals.result()}
+        in_time = {"deadline": self._deadline.result()} if self._deadline else {}
+        return {**self._inputs.ids, **run, **totals.counts, **left_out, **columns, **version, **in_time, **totals.result()}
 
     @cached_property
     def _table(self) -> Table:
@@ -214,7 +245,8 @@ class Run:
     @cached_property
     def _engine(self) -> Engine:
         inputs = self._inputs
-        return self._workplace.engine(inputs.read_spec, self._table, inputs.target.backbone, self._run_id)
+        closes = self._deadline.closes if self._deadline else None
+        return self._workplace.engine(inputs.read_spec, self._table, inputs.target.backbone, self._run_id, closes)
 
     def _pieces(self, plan: Plan) -> Generator["Piece[WrittenParts]", None, None]:
         """Written pieces, none of a plan that only deletes; closed early, their making ends."""

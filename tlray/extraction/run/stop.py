@@ -13,6 +13,11 @@ from typing import Self
 from tlray.errors import GO_ON, StoppedError
 
 
+def stopped(why: str) -> StoppedError:
+    """What ends a run that was asked to end."""
+    return StoppedError(f"{why}; finished units are committed: {GO_ON}")
+
+
 class Stop:
     """Turns SIGTERM into a StoppedError in the main thread, wherever the run is, but not while it is held.
 
@@ -22,6 +27,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._requested = False
+        self._error = stopped("asked to stop (SIGTERM)")
         self._holders = 0
         self._is_listening = False
 
@@ -41,6 +47,20 @@ class Stop:
         if self._is_listening:
             signal.signal(signal.SIGTERM, self._take)
 
+    def ask(self, error: StoppedError) -> None:
+        """Ask the run to stop, from any thread; where signals are listened to, it is interrupted in its main thread.
+
+        Args:
+            error: that it is to end with.
+        """
+        if self._requested:
+            return
+        self._error = error
+        if self._is_listening:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        else:
+            self._requested = True
+
     def check(self) -> None:
         """Raise if the run was asked to stop.
 
@@ -48,7 +68,7 @@ class Stop:
             StoppedError: it was.
         """
         if self._requested:
-            raise StoppedError(f"asked to stop (SIGTERM); finished units are committed: {GO_ON}")
+            raise self._error
 
     @contextmanager
     def held(self) -> Iterator[None]:

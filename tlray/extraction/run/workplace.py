@@ -79,15 +79,23 @@ class Workplace:
             _ = self._workers
             return making.result()
 
-    def engine(self, spec: ReadSpec, table: Table, backbone: "AnyBackbone", run_id: str) -> Engine:
-        """What works off plans, one after the other; in this process the encoder is loaded now, once for all of them."""
+    def engine(self, spec: ReadSpec, table: Table, backbone: "AnyBackbone", run_id: str, closes: float | None = None) -> Engine:
+        """What works off plans, one after the other; in this process the encoder is loaded now, once for all of them.
+
+        Args:
+            spec: how items become pixels.
+            table: that parts are written to.
+            backbone: of the run.
+            run_id: of the run.
+            closes: seconds since 1970, from when on no unit is begun; None for no such time.
+        """
         if self._workers is None:
             from tlray.extraction.in_process import engine_in_process
 
-            return engine_in_process(spec, table, backbone, run_id)
+            return engine_in_process(spec, table, backbone, run_id, closes)
         from tlray.extraction.on_ray.run import engine_on_ray
 
-        return engine_on_ray(spec, table, backbone.recipe.weights, run_id, self._workers)
+        return engine_on_ray(spec, table, backbone.recipe.weights, run_id, self._workers, closes)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> "Future[Any]":
         """Have a part written again beside the other work, on a cluster by one of its nodes (`Submit`)."""

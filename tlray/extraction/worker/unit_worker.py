@@ -28,6 +28,7 @@ from tlray.extraction.worker.pieces import (
 )
 from tlray.lake.source.containers.fetched_image import FetchedImage
 from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
+from tlray.machine import is_past
 from tlray.recipe import RecipeFile
 
 LANES_PER_PROCESS = 8
@@ -62,6 +63,7 @@ class UnitWorker:
         table_uri: where parts go.
         recipe_file: of the table.
         run_id: of this run.
+        closes: seconds since 1970, from when on no unit is begun; None for no such time.
         stopped: asked between images; once it says so, units are dropped.
     """
 
@@ -71,6 +73,7 @@ class UnitWorker:
     table_uri: str
     recipe_file: RecipeFile
     run_id: str
+    closes: float | None = None
     stopped: Callable[[], bool] = lambda: False
 
     def work_off(self, plan: Plan, lanes: int) -> Generator[Piece[WrittenParts], None, None]:
@@ -81,7 +84,8 @@ class UnitWorker:
             lanes: cores to use; the encoder has as many lanes.
 
         Yields:
-            Written pieces as they are finished, in no particular order. Closed early, units under way are dropped.
+            Written pieces as they are finished, in no particular order. Closed early, units under way are dropped; from
+            `closes` on, those that are not begun are left out.
         """
         stopped = threading.Event()
         worker = replace(self, stopped=stopped.is_set)
@@ -90,6 +94,8 @@ class UnitWorker:
         with ThreadPoolExecutor(lanes + THREADS_AHEAD, thread_name_prefix="unit") as threads:
             try:
                 while waiting or running:
+                    if is_past(self.closes):
+                        waiting.clear()
                     while waiting and len(running) < lanes + THREADS_AHEAD:
                         running.add(threads.submit(worker.work, waiting.popleft()))
                     done, running = wait(running, return_when=FIRST_COMPLETED)
