@@ -84,6 +84,25 @@ class TestTar:
         for labels, label in expected.items():
             assert [member.label for member in members(path, labels=labels)] == [label, None], labels
 
+    def test_what_is_no_label_is_left_out_and_said(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.tar"
+        odd = [("1.cls", "Brücke".encode("latin-1")), ("1.json", b'{"l": ["a"], "half": "\\ud83d", "both": "\\ud83d\\ude00"}')]
+        even = [("2.cls", b"\xef\xbb\xbfBr\xc3\xbccke\n"), ("2.json", '{"l": "Brücke"}'.encode("utf-16"))]
+        latin = [("3.json", '{"l": "Brücke"}'.encode("latin-1"))]
+        path.write_bytes(make_tar([("1.jpg", b"x"), *odd, ("2.jpg", b"y"), *even, ("3.jpg", b"z"), *latin]))
+        for labels, found, said in (
+            ("cls", [None, "Brücke", None], "1.cls is not UTF-8 (b'Br\\xfccke'); save it as UTF-8: no label"),
+            ("json.l", [None, "Brücke", None], "in 1.json, 'l' holds a list, expected one label"),
+            ("json.half", [None, None, None], "'\\ud83d' has half of a surrogate pair"),
+            ("json.both", ["😀", None, None], ""),
+        ):
+            images = members(path, labels=labels)
+            assert [image.label for image in images] == found
+            assert images[0].note.startswith(said) and bool(images[0].note) == bool(said)
+            assert [image.note for image in images[1:]] == ["", ""]
+        with pytest.raises(SourceError, match=r"x\.tar: 1\.cls is not UTF-8 .* save it as UTF-8"):
+            open_source(SourceConfig(uri=str(path), labels="cls"))
+
     def test_labels_that_are_found_nowhere_are_refused_with_what_is_there(self, tmp_path: Path) -> None:
         for number in range(3):
             texts = [(f"{number}.cls", b"7"), (f"{number}.json", b'{"n": [1]}')] if number == 2 else []

@@ -7,8 +7,6 @@ schema of a Parquet file, all cells of a text file, the first images of tar file
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import pyarrow.parquet as pq
-
 from tlray.columns.column import NO_VALUE, TYPES, Column, requested, type_of, why_not
 from tlray.columns.inference import wider
 from tlray.errors import SourceError
@@ -23,7 +21,6 @@ from tlray.lake.source.listing.table_file import TABLE_ENDINGS, ending_of, open_
 from tlray.lake.source.open import some_files
 from tlray.lake.source.source import Source
 from tlray.lake.source.texts.columns import RowColumns
-from tlray.lake.storage.open import open_store
 
 _DOCUMENTS_LOOKED_AT = 250
 """Images of each tar file whose JSON documents tell what fields there are, as where labels are looked for."""
@@ -174,10 +171,7 @@ def _look(source: Source, file: MetadataFile | None, wanted: Mapping[str, str | 
     table = open_table_file(uri)
     own = own_columns(table, source.config, is_listing=source.listing is not None)
     names = [name for name in table.columns if name not in own]
-    if table.delimiter is not None:
-        return _Found(uri, names, types_in(table, None, unknown(names)))
-    with open_store(uri).open(uri) as stream:
-        return _Found(uri, names, types_in(table, pq.read_schema(stream), names))
+    return _Found(uri, names, types_in(table, names if table.schema is not None else unknown(names)))
 
 
 def _in_rows(source: Source, wanted: Mapping[str, str | None], unknown: Callable[[Sequence[str]], list[str]]) -> _Found:

@@ -59,10 +59,18 @@ def label_texts(values: Column) -> Column:
 
 
 def label_text(value: str | float | bool | None) -> str | None:
-    """The text of one label, as `label_texts` has it; None where there is none."""
+    """The text of one label, as `label_texts` has it; None where there is none.
+
+    Raises:
+        SourceError: it is no text, as there is half of a surrogate pair in it, which JSON can spell.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # of any size
-    text: str | None = label_texts(pa.array([value], None if value is not None else pa.string()))[0].as_py()
+    try:
+        values = pa.array([value], None if value is not None else pa.string())
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{value!r} has half of a surrogate pair, which is no text") from error
+    text: str | None = label_texts(values)[0].as_py()
     return text
 
 

@@ -10,10 +10,10 @@ from tlray.errors import AccessError, SourceError, StorageError
 from tlray.lake.source.containers.members import SUFFIXES
 from tlray.lake.source.containers.parquet import check_image_column, check_label_column, holds_images, read_schema
 from tlray.lake.source.containers.tar import TarLabels, look_for_labels
-from tlray.lake.source.listing.names import IMAGE_SUFFIXES, is_other_name
+from tlray.lake.source.listing.names import IMAGE_SUFFIXES, expanded, is_other_name
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.listing.table_file import TABLE_ENDINGS, ending_of
-from tlray.lake.source.source import Format, Kind, Source, expanded
+from tlray.lake.source.source import Format, Kind, Source
 from tlray.lake.source.texts.decode import check_encoding
 from tlray.lake.source.texts.rows import ROW_ENDINGS, check_rows
 from tlray.lake.storage.open import open_store

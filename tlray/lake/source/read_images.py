@@ -342,6 +342,8 @@ class _Batch:
                 self.notes.append(f"{image.uri}: {error}")
         else:
             self.rows.append({**row, **size})
+            if image.note:
+                self.notes.append(f"{image.uri}: {image.note}")
             if self.inputs is None:
                 self.inputs = self.spec.room(self.capacity)
             self.inputs[self.decoded] = decoded

@@ -5,7 +5,6 @@ of bytes, and `rows` of tables that hold texts. What is below a prefix is asked 
 before (`tlray.lake.source.listing.inventory`).
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +22,7 @@ from tlray.lake.source.label_text import folder_labels
 from tlray.lake.source.listing.inventory import read_listing
 from tlray.lake.source.listing.manifest import read_manifest
 from tlray.lake.source.listing.metadata import Metadata
-from tlray.lake.source.listing.names import NameFilter
+from tlray.lake.source.listing.names import NameFilter, expanded
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.member_uri import containers_of
 from tlray.lake.source.texts.rows import ROW_ENDINGS, TEXT_FIELDS, read_rows
@@ -35,8 +34,6 @@ Format = Literal["images", "manifest", "webdataset", "parquet", "rows"]
 Kind = Literal["images", "webdataset", "parquet"]
 
 PAGE_SCHEMA = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size_bytes", pa.int64()), ("label", pa.string())])
-
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
@@ -292,18 +289,6 @@ class Source:
         looked = "the name of a folder" if self.config.labels == "folder" else f"a value in the column {self.config.labels!r}"
         items_of = "images" if self.config.text is None else "texts"
         return f"none of the {items} {items_of} of {self._where()} has a label; looked for {looked} (source.labels)"
-
-
-def expanded(uri: str) -> list[str]:
-    """The files of a brace pattern: `x-{000..012}.tar` is thirteen names, as wide as the first number."""
-    braces = _BRACES.search(uri)
-    if braces is None:
-        return [uri]
-    numbers = range(int(braces[1]), int(braces[2]) + 1)
-    names = [f"{uri[: braces.start()]}{number:0{len(braces[1])}}{uri[braces.end() :]}" for number in numbers]
-    if not names:
-        raise SourceError(f"{uri} names no file: {braces[0]} runs backwards")
-    return [file for name in names for file in expanded(name)]
 
 
 def _folder(uri: str) -> str:

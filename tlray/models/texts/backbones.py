@@ -246,7 +246,7 @@ def _probabilities(vectors: WordVectors, frequencies: str | None, fetch: FetchFi
     path = _file(frequencies, fetch)
     if path.stat().st_size > _FREQUENCY_BYTES:
         raise WeightsError(f"{frequencies} has {path.stat().st_size} bytes; expected a file of words and counts")
-    index = {word: position for position, word in enumerate(vectors.words)}
+    index = {word.encode(): position for position, word in enumerate(vectors.words)}
     probability_V, total = np.zeros(len(index), np.float64), 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -254,7 +254,7 @@ def _probabilities(vectors: WordVectors, frequencies: str | None, fetch: FetchFi
             if not word or not count.isdigit():
                 raise WeightsError(f"{frequencies}, line {number}: expected a word, a space and its count, found {line[:60]!r}")
             total += int(count)
-            position = index.get(word.decode(errors="replace"))
+            position = index.get(word)
             if position is not None:
                 probability_V[position] = int(count)
     if not probability_V.any():

@@ -17,6 +17,7 @@ class FetchedImage:
         label: None where it has none, or none was asked for.
         data: the encoded image.
         values: of the columns that travel, by name, as they were found; a column that is not named has none.
+        note: why it has no label though there is something in its place, for people.
     """
 
     uri: str
@@ -24,3 +25,4 @@ class FetchedImage:
     label: str | None
     data: bytes | ImageError
     values: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""

@@ -26,9 +26,9 @@ def is_json(extension: str) -> bool:
 
 
 def read_document(data: bytes) -> Any:
-    """What a JSON document says; UNREADABLE where it is none."""
+    """What a JSON document says, in any of Unicode's encodings; UNREADABLE where it is none."""
     try:
-        return json.loads(data.decode(errors="replace"))
+        return json.loads(data)
     except (ValueError, RecursionError):
         return UNREADABLE
 

@@ -80,19 +80,18 @@ def refuse(value: object, column: Column, where: str) -> NoReturn:
     )
 
 
-def types_in(file: TableFile, schema: pa.Schema | None, names: Sequence[str]) -> dict[str, str | None]:
-    """The types of some columns of a table file.
+def types_in(file: TableFile, names: Sequence[str]) -> dict[str, str | None]:
+    """The types of some columns of a table file, by its schema, or by all cells of a text file.
 
     Args:
         file: that has them.
-        schema: of a Parquet file; None reads the cells of a text file, all of them.
         names: of the columns.
 
     Returns:
         The type by name: `null` where no value is, None where it is one that does not travel.
     """
-    if schema is not None:
-        return {name: type_of(schema.field(name).type) for name in names}
+    if file.schema is not None:
+        return {name: type_of(file.schema.field(name).type) for name in names}
     if not names:
         return {}
     found = {name: TextTypes() for name in names}

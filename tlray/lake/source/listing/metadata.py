@@ -4,18 +4,17 @@ A row belongs to the image that its `file_name` names, relative to the file
 (https://huggingface.co/docs/datasets/image_dataset#imagefolder). All rows are kept in memory.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tlray.columns.column import NO_VALUE, Column, fields_of, type_of
 from tlray.columns.inference import wider
 from tlray.errors import SourceError
 from tlray.lake.source.listing.carried import carried_fields, carried_values, types_in
+from tlray.lake.source.listing.json_lines import json_lines, read_object
 from tlray.lake.source.listing.manifest import URI_COLUMNS, resolve_entry
 from tlray.lake.source.listing.table_file import ending_of, open_table_file
 from tlray.lake.storage.open import open_store
@@ -111,11 +110,7 @@ class MetadataFile:
         """The types of some columns; `null` where no value is, None where it is one that does not travel."""
         if self._file is None:
             return _types_of_fields(self.uri, names)
-        schema = None
-        if self._file.delimiter is None:
-            with open_store(self.uri).open(self.uri) as stream:
-                schema = pq.read_schema(stream)
-        return types_in(self._file, schema, names)
+        return types_in(self._file, names)
 
     def read(self, columns: Sequence[Column]) -> Metadata:
         """Read some columns.
@@ -154,20 +149,17 @@ def _documents(uri: str) -> Iterator[list[dict[str, Any]]]:
         SourceError: a line is none.
     """
     some: list[dict[str, Any]] = []
-    with open_store(uri).stream(uri)[0] as stream:
-        for number, line in enumerate(stream.read().decode("utf-8-sig", errors="replace").splitlines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                document = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise SourceError(f"{uri}, line {number} is no JSON: {error}") from error
-            if not isinstance(document, dict):
-                raise SourceError(f"{uri}, line {number} is no JSON object; expected one with {_NAME_COLUMN} in each line")
-            some.append(document)
-            if len(some) >= _LINES_AT_ONCE:
-                yield some
-                some = []
+    for number, line in enumerate(json_lines(uri), start=1):
+        try:
+            some.append(read_object(line))
+        except (ValueError, RecursionError) as error:
+            raise SourceError(
+                f"{uri}, line {number} (blank ones not counted) is no JSON object in UTF-8: {error}; expected one with "
+                f"{_NAME_COLUMN} in each line"
+            ) from error
+        if len(some) >= _LINES_AT_ONCE:
+            yield some
+            some = []
     if some:
         yield some
 

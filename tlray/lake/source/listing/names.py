@@ -10,7 +10,7 @@ Left out by default, as other tools make them beside the images:
   with an unknown one, are taken: their bytes tell.
 
 A pattern of `include` that names such a name itself (`_raw/**`, `.thumbs/*.jpg`, `*.txt`) takes what it matches, and opens
-nothing else; `source.also` opens a whole rule.
+nothing else; `source.also` opens a whole rule. A source may also name its files itself, by a pattern of numbers (`expanded`).
 """
 
 import re
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from pathspec import GitIgnoreSpec
 
 from tlray.config import SourceConfig
+from tlray.errors import SourceError
 from tlray.lake.source.listing.report import LeftOutReason, ListingReport
 
 IMAGE_SUFFIXES = frozenset({
@@ -64,6 +65,8 @@ _RULES: dict[str, LeftOutReason] = {"hidden": "hidden", "underscore": "underscor
 
 _NAMED: dict[LeftOutReason, str] = {"hidden": _HIDDEN, "underscore": _UNDERSCORE, "ending": _OTHER_NAME}
 """What a pattern that names such names itself looks like."""
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class NameFilter:
@@ -155,6 +158,18 @@ class NameFilter:
 def is_other_name(name: str) -> bool:
     """Whether a name says that its file is no image."""
     return re.search(_OTHER_NAME, name) is not None
+
+
+def expanded(uri: str) -> list[str]:
+    """The files of a brace pattern: `x-{000..012}.tar` is thirteen names, as wide as the first number."""
+    braces = _BRACES.search(uri)
+    if braces is None:
+        return [uri]
+    numbers = range(int(braces[1]), int(braces[2]) + 1)
+    names = [f"{uri[: braces.start()]}{number:0{len(braces[1])}}{uri[braces.end() :]}" for number in numbers]
+    if not names:
+        raise SourceError(f"{uri} names no file: {braces[0]} runs backwards")
+    return [file for name in names for file in expanded(name)]
 
 
 def _matches(relative: pa.Array, pattern: str) -> np.ndarray:

@@ -46,12 +46,14 @@ class TableFile:
         columns: their names, in the file's order; a name may come twice.
         delimiter: between the cells of a row; None in a Parquet file.
         encoding: of a text file.
+        schema: of a Parquet file, whose footer is read once; None of a text file, whose cells have no types.
     """
 
     uri: str
     columns: tuple[str, ...]
     delimiter: str | None
     encoding: str = "utf-8"
+    schema: pa.Schema | None = None
 
     def check_once(self, columns: Iterable[str]) -> None:
         """Refuse columns whose name is there more than once: which of them is meant would be a guess.
@@ -167,7 +169,8 @@ def open_table_file(uri: str, encoding: str | None = None) -> TableFile:
     try:
         if ending == ".parquet":
             with open_store(uri).open(uri) as stream:
-                return TableFile(uri, tuple(pq.read_schema(stream).names), None)
+                schema = pq.read_schema(stream)
+            return TableFile(uri, tuple(schema.names), None, schema=schema)
         if encoding is None:
             with open_store(uri).stream(uri)[0] as stream:
                 encoding = _encoding(stream.read(4), uri)

@@ -8,15 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from tlray.columns.column import NO_VALUE, type_of
 from tlray.columns.inference import TextTypes, wider
 from tlray.config import SourceConfig
+from tlray.lake.source.listing.json_lines import json_lines, read_object
 from tlray.lake.source.listing.metadata import type_of_values
 from tlray.lake.source.listing.table_file import ending_of
-from tlray.lake.source.texts.rows import BATCH_ROWS, BLOCK_BYTES, JSON_ENDINGS, json_lines, open_rows, read_object
-from tlray.lake.storage.open import open_store
+from tlray.lake.source.texts.rows import BATCH_ROWS, BLOCK_BYTES, JSON_ENDINGS, open_rows
 
 
 class RowColumns:
@@ -72,12 +70,10 @@ class RowColumns:
             self._having[name] = self._having.get(name, 0) + 1
         asked = [name for name in self._beside(file.columns) if not self._wanted or name in self._wanted]
         untyped = self._untyped(asked)
-        if file.delimiter is None:
+        if file.schema is not None:
             file.check_once(asked)
-            with open_store(uri).open(uri) as stream:
-                schema = pq.read_schema(stream)
             for name in asked:
-                self._add_type(name, type_of(schema.field(name).type))
+                self._add_type(name, type_of(file.schema.field(name).type))
         elif untyped:
             for batch in file.batches(untyped, block_bytes=BLOCK_BYTES):
                 for name in untyped:
