@@ -25,7 +25,7 @@ from tlray.lake.table.parts import Change, write_part
 from tlray.lake.table.table import Table
 from tlray.search.build.build_index import index
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 
 FACTORIES = ["HNSW32", "IVF1024,Flat", "IVF1024,PQ32"]
 SHARES = [0.5, 0.01, 0.0001]

@@ -21,8 +21,8 @@ from tlray.errors import ConfigError, QueryError
 from tlray.lake.storage.uri import to_uri
 from tlray.recipe import of_images
 from tlray.search.query.searcher import Hit, Hits, Searcher
-from tlray.search.rows.row_table import Filter
 from tlray.search.rows.row_texts import RowTexts, is_of_texts
+from tlray.search.rows.selection import Filter
 
 if TYPE_CHECKING:
     import pandas as pd

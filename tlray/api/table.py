@@ -18,10 +18,9 @@ from tlray.api.html import gallery, rows_of
 from tlray.api.keywords import texts
 from tlray.errors import ConfigError, TableError
 from tlray.lake.storage.uri import join, to_uri
-from tlray.lake.table.carried import with_fields
 from tlray.lake.table.columns import column_of
 from tlray.lake.table.maintenance import show
-from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, vectors_of
+from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, vectors_of
 from tlray.lake.table.table import Table
 from tlray.recipe import AnyRecipe, TextRecipe
 from tlray.where.condition import Condition, read_condition
@@ -238,11 +237,11 @@ class TableView:
 
     def _read_columns(self, part: Part, names: list[str]) -> pa.Table:
         """Columns of a part, the partition's own among them, which its file does not hold."""
-        fields = [self.schema.field(name) for name in names]
-        rows = read_part(self.uri, part.path, [name for name in names if name != STATUS_FIELD.name])
+        in_file = [name for name in names if name != STATUS_FIELD.name] or ["uri"]  # of no column there are no rows
+        rows = self._table.read_part(part.path, in_file)
         if STATUS_FIELD.name in names:
             rows = rows.append_column(STATUS_FIELD, pa.array([part.status] * len(rows), pa.string()))
-        return with_fields(rows, fields)
+        return rows.select(names)
 
 
 def _fulfilling(rows: pa.Table, conditions: "Sequence[pc.Expression | Condition]") -> pa.Table:

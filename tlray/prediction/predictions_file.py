@@ -20,8 +20,7 @@ from tlray.config import PredictConfig
 from tlray.errors import ConfigError, PlaceTakenError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.carried import with_fields
-from tlray.lake.table.parts import read_part
+from tlray.lake.table.parts import STATUS_FIELD
 from tlray.lake.table.place import occupant_of
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
@@ -149,9 +148,9 @@ def _blocks(table: Table) -> Iterator[pa.Table]:
         both = [table.read(status=status) for status in ("ok", "failed")]
         yield pa.concat_tables(both, promote_options="default").sort_by("uri")
         return
-    fields = [field for field in table.schema if field.name != "status"]
+    names = [name for name in table.schema.names if name != STATUS_FIELD.name]
     for part in parts:
-        yield with_fields(read_part(table.uri, part.path, [field.name for field in fields]), fields)
+        yield table.read_part(part.path, names)
 
 
 def _flat(rows: pa.Table, output: Output, *, has_labels: bool) -> pa.Table:

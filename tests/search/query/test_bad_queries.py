@@ -15,7 +15,7 @@ from tlray.errors import QueryError
 from tlray.lake.table.table import Table
 from tlray.search.query.searcher import Searcher
 from tlray.search.query.vector_file import read_vector_file
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 
 QUERIES = vectors_for(range(4), "q")
 

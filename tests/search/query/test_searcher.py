@@ -11,7 +11,7 @@ from tests.photos import RECIPE, error_of, photo, result_of, tlray, write_photos
 from tests.search.tables import Bench, exact, rows_for, vectors_for
 from tlray.errors import GoldenMismatchError, QueryError, TableError
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 
 FACTORIES = ["Flat", "HNSW16", "IVF32,Flat", "IVF16,SQ4"]
 

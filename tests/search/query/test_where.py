@@ -17,7 +17,7 @@ from tlray.columns.column import Column
 from tlray.errors import QueryError, WhereError
 from tlray.lake.table.table import Table
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 
 FACTORIES = ["Flat", "HNSW16", "IVF32,Flat", "IVF16,SQ4"]
 COLUMNS = [

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from tlray.search.rows.copies import NO_NODE
-from tlray.search.rows.row_table import ROWS_SCHEMA, Filter, RowTable, Selection
+from tlray.search.rows.row_table import ROWS_SCHEMA, RowTable
+from tlray.search.rows.selection import Filter, Selection
 
 
 def rows_of(nodes: list[int], labels: list[str | None] | None = None) -> RowTable:

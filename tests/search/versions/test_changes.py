@@ -11,7 +11,7 @@ from tlray.errors import IndexCorruptError
 from tlray.lake.table.parts import vector_column
 from tlray.lake.table.table import Table
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 from tlray.search.versions.card import Card, read_card
 
 

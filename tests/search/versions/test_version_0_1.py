@@ -13,7 +13,7 @@ from tests.search.tables import Bench, exact, rows_for, vectors_for
 from tlray.errors import ConfigError, IndexCorruptError
 from tlray.lake.table.parts import vector_column
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 from tlray.search.versions.card import Card, read_card
 
 CARD = {

@@ -189,11 +189,22 @@ class Table:
         """
         schema = self.schema
         wanted = [name for name in schema.names if name != STATUS_FIELD.name] if columns is None else columns
-        fields = [schema.field(name) for name in wanted]
-        paths = [part.path for part in self.parts(status)]
+        nothing = pa.schema([schema.field(name) for name in wanted]).empty_table()
         with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="parts") as threads:
-            tables = list(threads.map(lambda path: with_fields(read_part(self.uri, path, wanted), fields), paths))
-        return pa.concat_tables([pa.schema(fields).empty_table(), *tables])
+            return pa.concat_tables([nothing, *threads.map(lambda part: self.read_part(part.path, wanted), self.parts(status))])
+
+    def read_part(self, path: str, columns: Sequence[str]) -> pa.Table:
+        """Read some columns of one of its parts; null in one that travelled into the table after the part was written.
+
+        Args:
+            path: of the part, relative to the table.
+            columns: names, but for that of the partition.
+
+        Raises:
+            ObjectNotFoundError: the file is gone: the table moved on and was vacuumed.
+        """
+        schema = self.schema
+        return with_fields(read_part(self.uri, path, columns), [schema.field(name) for name in columns])
 
     def commit(self, change: Change, *, app_id: str, sequence: int, info: dict[str, Any]) -> None:
         """Commit a change, exactly once (`DeltaLog.commit`)."""

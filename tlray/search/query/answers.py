@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from tlray.lake.table.parts import read_part, vectors_of
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 
 
 def answer_part(searcher: Searcher, table_uri: str, path: str, k: int, where: Filter) -> pa.Table:

@@ -12,7 +12,7 @@ from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
 from tlray.search.query.answers import answer_part
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 
 
 class _Answerer:

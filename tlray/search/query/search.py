@@ -27,8 +27,8 @@ from tlray.search.query.answer_file import check_place, write_answers
 from tlray.search.query.answers import answer_part
 from tlray.search.query.searcher import ANSWER_SCHEMA, Hits, Searcher
 from tlray.search.query.vector_file import read_vector_file
-from tlray.search.rows.row_table import Filter
 from tlray.search.rows.row_texts import RowTexts, is_of_texts
+from tlray.search.rows.selection import Filter
 
 MAX_IMAGE_BYTES = 256 * 2**20
 TEXT_CHARACTERS = 500

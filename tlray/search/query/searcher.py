@@ -16,7 +16,8 @@ from tlray.search.neighbours.exact import as_queries, exact_neighbours, nearest_
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
 from tlray.search.neighbours.parameters import Parameters
 from tlray.search.query.opened_index import OpenedIndex, check_texts
-from tlray.search.rows.row_table import Filter, RowTable, Selection
+from tlray.search.rows.row_table import RowTable
+from tlray.search.rows.selection import Filter, Selection
 from tlray.search.versions.load import LoadedIndex
 
 EXACT_ROWS = 10_000

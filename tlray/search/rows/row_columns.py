@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tlray.columns.column import fields_of
 from tlray.errors import ObjectNotFoundError, TableError
 from tlray.lake.table.carried import with_fields
-from tlray.lake.table.parts import READ_THREADS, read_part
+from tlray.lake.table.parts import READ_THREADS
 from tlray.lake.table.table import Table
 
 ROW_GROUP_ROWS = 131_072
@@ -110,7 +110,7 @@ def columns_of(table: Table, rows: pa.Table, before: tuple[pa.Table, RowColumns]
     def read(part: int) -> pa.Table:
         path = paths[part].as_py()
         try:
-            return with_fields(read_part(table.uri, path, [field.name for field in fields]), fields)
+            return table.read_part(path, [field.name for field in fields])
         except ObjectNotFoundError as error:
             raise TableError(
                 f"{table.uri} has no part {path} any more: the table moved on and was vacuumed; run `tlray index` again"

@@ -1,7 +1,9 @@
 """The texts of rows of an index, read out of its table by row; never by an address that somebody sends."""
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
+from itertools import accumulate
 
 import pyarrow as pa
 
@@ -29,6 +31,7 @@ class RowTexts:
     def __init__(self, table_uri: str) -> None:
         self._table_uri = table_uri
         self._kept: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
+        self._firsts: dict[str, list[int]] = {}  # by part, the rows at which its row groups begin; two or three numbers a part
         self._size_bytes = 0
         self._lock = threading.Lock()
 
@@ -50,21 +53,26 @@ class RowTexts:
             raise QueryError(f"{self._table_uri} has no part {part} any more: run `tlray index` again") from error
 
     def _read(self, part: str, row: int) -> str:
-        with open_part(self._table_uri, part) as file:
-            group = 0
-            while row >= (count := file.metadata.row_group(group).num_rows):
-                row, group = row - count, group + 1
-            with self._lock:
-                texts = self._kept.get((part, group))
-            if texts is None:
-                texts = file.read_row_group(group, ["text"])["text"]
-                self._keep((part, group), texts)
-        return str(texts[row].as_py())
-
-    def _keep(self, key: tuple[str, int], texts: pa.ChunkedArray) -> None:
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = texts
+            firsts = self._firsts.get(part, [])
+            group = bisect_right(firsts, row) - 1
+            texts = self._kept.get((part, group))
+        if texts is None:
+            with open_part(self._table_uri, part) as file:
+                counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+                firsts = list(accumulate(counts, initial=0))
+                if row >= firsts.pop():
+                    raise IndexError(row)
+                group = bisect_right(firsts, row) - 1
+                texts = file.read_row_group(group, ["text"])["text"]
+            self._keep(part, group, firsts, texts)
+        return str(texts[row - firsts[group]].as_py())
+
+    def _keep(self, part: str, group: int, firsts: list[int], texts: pa.ChunkedArray) -> None:
+        with self._lock:
+            self._firsts[part] = firsts
+            if (part, group) not in self._kept:
+                self._kept[part, group] = texts
                 self._size_bytes += texts.nbytes
             while self._size_bytes > KEPT_BYTES and len(self._kept) > 1:
                 self._size_bytes -= self._kept.popitem(last=False)[1].nbytes

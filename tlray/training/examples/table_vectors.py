@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.errors import ExamplesError, ObjectNotFoundError, TableError
-from tlray.lake.table.carried import with_fields
-from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, read_part, stream_part, vectors_of
+from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, stream_part, vectors_of
 from tlray.lake.table.table import Table
 from tlray.where.condition import read_condition
 
@@ -104,7 +103,7 @@ def read_columns(table: Table, part: Part, columns: Sequence[str]) -> pa.Table:
         TableError: it is gone.
     """
     try:
-        return with_fields(read_part(table.uri, part.path, columns), [table.schema.field(name) for name in columns])
+        return table.read_part(part.path, columns)
     except ObjectNotFoundError as error:
         raise vacuumed(table.uri, part) from error
 

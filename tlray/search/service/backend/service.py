@@ -18,8 +18,8 @@ from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
 from tlray.search.neighbours.faiss_index import set_threads
 from tlray.search.query.searcher import Hits, Searcher
-from tlray.search.rows.row_table import Filter
 from tlray.search.rows.row_texts import RowTexts, is_of_texts
+from tlray.search.rows.selection import Filter
 from tlray.search.service.backend.follower import IndexFollower
 from tlray.search.service.backend.images.decoding import DecodingLimits
 from tlray.search.service.backend.images.thumbnails import Thumbnails

@@ -20,7 +20,7 @@ from tlray.errors import (
     ServiceBusyError,
     ServiceUnavailableError,
 )
-from tlray.search.rows.row_table import Filter
+from tlray.search.rows.selection import Filter
 from tlray.search.service.backend.schema import MAX_FILTERS, Hit, IndexInfo, Map, SearchRequest, SearchResponse, Text
 from tlray.search.service.backend.service import Service
 from tlray.search.service.web.access import Access
