@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 from tests import corpora
 from tests.photos import RECIPE, error_of, frame_of, photo, plain_embeddings, result_of, tlray, write_photos
 from tlray.config import ExtractConfig, RecipeConfig, SourceConfig
-from tlray.errors import ImageErrorCode
+from tlray.errors import ImageErrorCode, StorageError
 from tlray.extraction.extract import extract as in_library
 from tlray.extraction.plan import estimate as sample
 from tlray.extraction.run import run as run_module
@@ -276,6 +276,17 @@ def test_several_taps_are_several_columns(tmp_path: Path) -> None:
     frame = frame_of(tmp_path / "t")
     assert {column for column in frame.columns if column.startswith("embedding")} == {"embedding_layer4", "embedding_layer2"}
     assert np.allclose(np.linalg.norm(np.array(frame["embedding_layer4"].to_list()), axis=1), 1, atol=1e-3)
+
+
+def test_small_parts_that_cannot_be_joined_do_not_fail_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise StorageError("the store is away")
+
+    write_photos(tmp_path / "photos", 3)
+    monkeypatch.setattr("tlray.extraction.run.run.optimize", away)
+    outcome = tlray("extract", "--local", tmp_path / "photos", tmp_path / "t", *RECIPE)
+    assert result_of(outcome)["ok"] == 3 and len(frame_of(tmp_path / "t")) == 3
+    assert "small parts stay as they are until the next run: the store is away" in outcome.stderr
 
 
 def test_a_dry_run_writes_nothing_and_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -349,6 +349,43 @@ def test_values_of_json_that_do_not_fit_are_null_and_counted(tmp_path: Path) -> 
     assert "has no site; it has price" in error_of(tlray(*command(tmp_path / "tars", tmp_path / "t2", ["site"])))
 
 
+def test_lines_of_metadata_end_with_line_feeds_alone_and_are_utf_8(tmp_path: Path) -> None:
+    """JSON may hold the other line separators of Unicode as they are, which `str.splitlines` takes for ends of lines."""
+    paths = write_photos(tmp_path / "photos", 3)
+    sites = ["A\u2028B", "C\u0085D", "größe"]
+    lines = [
+        json.dumps({"file_name": str(path.relative_to(tmp_path / "photos")), "site": site}, ensure_ascii=False)
+        for path, site in zip(paths, sites, strict=True)
+    ]
+    metadata = tmp_path / "photos/metadata.jsonl"
+    metadata.write_bytes("\r\n\n".join(lines).encode("utf-8-sig"))
+    extract(tmp_path / "photos", tmp_path / "t", ["site"])
+    assert sorted(frame_of(tmp_path / "t")["site"]) == sorted(sites)
+    metadata.write_bytes("\n".join(lines[::-1]).encode("latin-1", "xmlcharrefreplace"))
+    said = error_of(tlray(*command(tmp_path / "photos", tmp_path / "t2", ["site"])))
+    assert "metadata.jsonl, line 1 (blank ones not counted) is no JSON object in UTF-8" in said
+
+
+@pytest.mark.parametrize("kind", ["tars", "parquet"])
+def test_a_column_that_comes_later_is_said_to_be_null_in_files_that_are_not_read_again(
+    tmp_path: Path, kind: str, encoded: list[int]
+) -> None:
+    source, _ = write_source(kind, tmp_path)
+    files = sum(path.suffix in (".tar", ".parquet") for path in source.iterdir())
+    first = extract(source, tmp_path / "t", ["price::number"])
+    assert first["unfilled"] == {}
+    encoded.clear()
+    later = tlray(*command(source, tmp_path / "t", ["price", "site"]))
+    assert result_of(later)["unfilled"] == {"site": files} and encoded == []
+    assert "site: null for images of files that the table has and that have not changed" in later.stderr
+    assert "price: null" not in later.stderr
+    for path in source.iterdir():
+        path.touch()
+    assert extract(source, tmp_path / "t", ["price", "site"])["unfilled"] == {"site": 0}
+    assert extract(source, tmp_path / "t", ["price", "site"])["unfilled"] == {}
+    assert frame_of(tmp_path / "t")["site"].null_count() == sum(row["site"] is None for row in ROWS)
+
+
 def test_nested_fields_of_json(tmp_path: Path) -> None:
     paths = write_photos(tmp_path / "photos", 2)
     (tmp_path / "tars").mkdir()

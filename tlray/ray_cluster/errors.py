@@ -29,10 +29,10 @@ def own_error(error: BaseException) -> TlrayError:
             return candidate
     if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
         return StorageError(
-            f"a node's object store or the disk that it spills to is full: {_last_line(error)}; free room there, "
+            f"a node's object store or the disk that it spills to is full: {last_line(error)}; free room there, "
             f"or start Ray with a larger --object-store-memory; {GO_ON}"
         )
-    return StorageError(f"the workers failed: {_last_line(error)}; {GO_ON}")
+    return StorageError(f"the workers failed: {last_line(error)}; {GO_ON}")
 
 
 def _wrapped(error: BaseException) -> Iterator[BaseException]:
@@ -50,5 +50,6 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Of an error of Ray's, which carries a remote traceback, what it comes to."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

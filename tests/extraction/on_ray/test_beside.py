@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, error_of, frame_of, result_of, s3_options, tlray, write_photos
 from tests.ray_cluster import RayCluster
+from tlray.extraction.on_ray.aside import NOBODY, on_each
 from tlray.extraction.on_ray.waiting import said_while_waiting
 from tlray.lake.storage.open import open_store
 
@@ -66,13 +69,19 @@ def test_a_cluster_that_says_nothing_is_asked_why(
 
     caplog.set_level("INFO", "tlray")
     monkeypatch.setattr("tlray.extraction.on_ray.waiting.SILENT_SECONDS", 0.5)
+
+    def nothing_at_first() -> Iterator[int]:
+        while "nothing from the workers for" not in caplog.text:
+            time.sleep(0.01)
+        yield 0
+
     ray.init(log_to_driver=False)
     try:
-        with said_while_waiting() as has_come:
-            while "nothing from the workers for" not in caplog.text:
-                pass
-            has_come()
+        assert list(said_while_waiting(nothing_at_first())) == [0]
         assert "2 of 2 CPUs free; no worker has started" in caplog.text
+        node = ray.nodes()[0]["NodeID"]
+        assert on_each([node], int, "no number") == {node: NOBODY}
+        assert f"node {node} could not be asked: ValueError: invalid literal" in caplog.text
     finally:
         ray.shutdown()
 

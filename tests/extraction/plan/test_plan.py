@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tests.factories import make_recipe_file, make_rows, read_with_polars, vector_of
 from tlray.config import PolicyConfig
 from tlray.extraction.commit.committer import Committer
+from tlray.extraction.plan.backlog import Backlog
 from tlray.extraction.plan.backlogs import find_backlogs
-from tlray.extraction.plan.plan import Backlog, Plan
+from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.source import PAGE_SCHEMA

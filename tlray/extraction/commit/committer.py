@@ -15,12 +15,10 @@ from tlray.extraction.plan.plan import Group, Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
+from tlray.lake.table.delta_log import COMMIT_INTERVAL_SECONDS
 from tlray.lake.table.parts import Change, Part
-from tlray.lake.table.rewrite import Submit, in_this_thread, is_whole
+from tlray.lake.table.rewrite import MANY_SMALL_PARTS, Submit, in_this_thread, is_whole
 from tlray.lake.table.table import Table
-
-COMMIT_INTERVAL_SECONDS = 5.0
-"""A killed run repeats at most this much finished work, or what is held back; over S3 one takes some tenths of a second."""
 
 COMMIT_SHARE = 0.01
 """Of a run's time, what its commits may take: where they take long, they come less often."""
@@ -31,9 +29,6 @@ seconds, is what a killed run repeats at most."""
 
 HOLD_SECONDS = 30.0
 """Units wait so long for others with which they make a whole part, if at their pace it will be made in that time."""
-
-MANY_SMALL_PARTS = 16
-"""At the end of a run: from so many small parts on, joining them pays."""
 
 
 @dataclass

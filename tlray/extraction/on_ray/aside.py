@@ -1,6 +1,5 @@
 """Small work of a run beside its units, such as joining parts: by the nodes in turn, whatever else they do."""
 
-import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -11,7 +10,8 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tlray.lake.table.rewrite import Submit
-from tlray.ray_cluster.errors import own_error
+from tlray.progress import readable_seconds, say
+from tlray.ray_cluster.errors import last_line, own_error
 
 ANSWER_SECONDS = 60.0
 """A node that starts a process for the question takes some seconds; one that has gone never answers."""
@@ -62,16 +62,20 @@ def on_each(nodes: Sequence[str], function: Callable[..., Any], /, *arguments: A
     """Have every one of some nodes call a function, and wait for them.
 
     Returns:
-        What each returned, by the node's id; NOBODY of those that did not answer in ANSWER_SECONDS, as they have gone.
+        What each returned, by the node's id; NOBODY of those that did not answer, which is said.
     """
     calls = {
         node: _call.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(function, *arguments)
         for node in nodes
     }
     done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=ANSWER_SECONDS)
-    answered, answers = set(done), dict.fromkeys(nodes, NOBODY)
+    answered, answers = set(done), dict[str, Any].fromkeys(nodes, NOBODY)
     for node, call in calls.items():
-        if call in answered:
-            with contextlib.suppress(ray.exceptions.RayError):
-                answers[node] = ray.get(call)
+        if call not in answered:
+            say(f"node {node} did not answer within {readable_seconds(ANSWER_SECONDS)}, so it is taken for gone")
+            continue
+        try:
+            answers[node] = ray.get(call)
+        except ray.exceptions.RayError as error:  # it has gone, or lacks what the function needs
+            say(f"node {node} could not be asked: {last_line(error)}")
     return answers

@@ -4,7 +4,7 @@ Without GPUs, actors take a unit from its listing to its parts; with GPUs, tasks
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -156,10 +156,10 @@ def run_on_ray(plan: Plan, orders: "_Orders", workers: Workers) -> Generator[Pie
     else:
         written = _in_whole_units(units, workers, orders)
     try:
-        with unwrapped(), said_while_waiting() as has_come:
-            for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        batches = written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        with unwrapped(), closing(said_while_waiting(batches)) as arriving:
+            for batch in arriving:
                 assert isinstance(batch, pa.Table)
-                has_come()
                 yield from pieces_of(batch)
     except ExecutionTimeoutError as error:  # which is none of Ray's own errors
         raise StorageError(f"the workers made no progress: {first_line(error)}; look at the cluster, then {GO_ON}") from error

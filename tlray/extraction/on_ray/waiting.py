@@ -1,8 +1,8 @@
-"""Why a run stands still: said while nothing comes from the workers."""
+"""Why a run stands still: said while it waits for the workers and nothing comes from them."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterable
+from typing import TypeVar
 
 import ray
 import ray.exceptions
@@ -15,30 +15,34 @@ SILENT_SECONDS = 30.0
 
 WATCH_SECONDS = 1.0
 
+Result = TypeVar("Result")
 
-@contextlib.contextmanager
-def said_while_waiting() -> Iterator[Callable[[], None]]:
-    """Say every SILENT_SECONDS what the cluster is doing, as long as nothing comes.
 
-    Yields:
-        To be called whenever something has come.
+def said_while_waiting(results: Iterable[Result]) -> Generator[Result, None, None]:
+    """What workers give, and every SILENT_SECONDS a word on what the cluster is doing, as long as the next of it does not come.
+
+    While whoever takes a result is busy with it, with a commit say, nobody waits.
     """
-    last = said = time.monotonic()
-    is_first = True
-
-    def has_come() -> None:
-        nonlocal last, is_first
-        last, is_first = time.monotonic(), False
+    since: float | None = None
+    said, is_first = 0.0, True
 
     def watch() -> None:
         nonlocal said
-        now = time.monotonic()
-        if now - max(said, last) >= SILENT_SECONDS:
+        now, began = time.monotonic(), since
+        if began is not None and now - max(said, began) >= SILENT_SECONDS:
             said = now
-            say(f"nothing from the workers for {readable_seconds(now - last)}: {_state(is_first)}")
+            say(f"nothing from the workers for {readable_seconds(now - began)}: {_state(is_first)}")
 
+    upcoming = iter(results)
     with repeated(watch, WATCH_SECONDS, name="waiting"):
-        yield has_come
+        while True:
+            since = time.monotonic()
+            try:
+                result = next(upcoming)
+            except StopIteration:
+                return
+            since, is_first = None, False
+            yield result
 
 
 def _state(is_first: bool) -> str:

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from tlray.columns.column import Column
 from tlray.columns.differences import differ
 from tlray.config import PolicyConfig
-from tlray.extraction.plan.plan import Backlog, Revalued, StaleItems, Where, positions
+from tlray.extraction.plan.backlog import Backlog, positions
+from tlray.extraction.plan.plan import Revalued, StaleItems, Where
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.member_uri import containers_of
 from tlray.lake.source.source import PAGE_SCHEMA

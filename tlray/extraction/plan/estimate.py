@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tlray.extraction.plan.plan import Backlog, Plan
+from tlray.extraction.plan.backlog import Backlog
+from tlray.extraction.plan.plan import Plan
 from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
 from tlray.models.any_backbone import AnyBackbone
 from tlray.models.encoder.golden import open_encoder

@@ -80,7 +80,20 @@ class Inputs:
         recipe = target.backbone.recipe
         if table is not None:
             check_recipe(table.recipe_file, recipe, table_uri, output=target.output)
-        return cls(source, table_uri, table, target, _read_spec(source, table, recipe))
+        inputs = cls(source, table_uri, table, target, _read_spec(source, table, recipe))
+        if late := inputs.late_columns:
+            say(
+                f"{', '.join(late)}: null for images of files that the table has and that have not changed, as these are not "
+                "read again; extract to a new table to have values for all"
+            )
+        return inputs
+
+    @property
+    def late_columns(self) -> list[str]:
+        """Columns that the table does not have yet, and that are in tar and Parquet files, which are not all read again."""
+        if self.table is None or self.source.kind == "images":
+            return []
+        return [column.name for column in self.source.columns if column not in self.table.carried]
 
     @property
     def ids(self) -> dict[str, str]:

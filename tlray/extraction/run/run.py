@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from tlray.columns.column import fields_of
 from tlray.config import RunConfig
-from tlray.errors import GO_ON, ConcurrentWriteError, StorageError, TlrayError
+from tlray.errors import GO_ON, AccessError, ConcurrentWriteError, StorageError, TlrayError
 from tlray.extraction.commit.committer import Committer
+from tlray.extraction.plan.backlog import Backlog
 from tlray.extraction.plan.backlogs import find_backlogs
-from tlray.extraction.plan.plan import Backlog, Plan
+from tlray.extraction.plan.plan import Plan
 from tlray.extraction.run.deadline import Deadline, kept
 from tlray.extraction.run.failures import check_failures, is_hopeless
 from tlray.extraction.run.inputs import Inputs, columns_of
@@ -68,12 +69,16 @@ def backlogs_of(source: Source, table: Table | None, config: RunConfig, totals: 
             yield backlog
 
 
-def columns_in(source: Source, totals: Totals) -> dict[str, Any]:
-    """What a result says of columns that travel: their types, rows that were written again, and values that did not fit."""
-    if not source.config.columns:
+def columns_in(inputs: Inputs, totals: Totals) -> dict[str, Any]:
+    """What a result says of columns that travel.
+
+    That is their types, rows that were written again, values that did not fit, and files of which all rows stay without one.
+    """
+    if not inputs.source.config.columns:
         return {}
-    types = {column.name: column.type for column in source.columns}
-    return {"columns": types, "rewritten": totals.counts["rewritten"], "unfit": dict(totals.unfit)}
+    types = {column.name: column.type for column in inputs.source.columns}
+    unfilled = dict.fromkeys(inputs.late_columns, totals.counts["unchanged"])
+    return {"columns": types, "rewritten": totals.counts["rewritten"], "unfit": dict(totals.unfit), "unfilled": unfilled}
 
 
 def left_out_of(source: Source, totals: Totals) -> dict[str, Any]:
@@ -220,7 +225,7 @@ class Run:
             say(f"{left_out['unlabelled']} of the images embedded have no label")
         check_failures(totals, self._config.max_failed_fraction, self._table.uri)
         run, version = {"run": self._run_id}, {"version": self._table.version}
-        columns = columns_in(self._inputs.source, totals)
+        columns = columns_in(self._inputs, totals)
         in_time = {"deadline": self._deadline.result()} if self._deadline else {}
         return {**self._inputs.ids, **run, **totals.counts, **left_out, **columns, **version, **in_time, **totals.result()}
 
@@ -291,7 +296,8 @@ class Run:
                 check_failures(self._totals, self._config.max_failed_fraction, self._table.uri, most)
 
     def _compact(self) -> None:
+        """Join small parts. All is committed, and the next run tries again, so a store that fails now does not fail the run."""
         try:
             optimize(self._table, only_if_many=True, submit=self._workplace.submit, tell=say)
-        except ConcurrentWriteError as error:
+        except (AccessError, ConcurrentWriteError, StorageError) as error:
             say(f"small parts stay as they are until the next run: {error}")

@@ -30,6 +30,10 @@ opening slow (`tests.bench.backfill`)."""
 CHECKPOINT_SHARE = 0.01
 """Of a writer's time, what its checkpoints may take: one takes longer the more parts there are, and then comes less often."""
 
+COMMIT_INTERVAL_SECONDS = 5.0
+"""Between the commits of a run, or of a joining of small parts: who is killed repeats at most so much finished work, or what is
+held back; over S3 a commit takes some tenths of a second."""
+
 COMMIT_ATTEMPTS = 4
 COMMIT_FIRST_WAIT_SECONDS = 0.5
 """Doubled after each failed attempt; within each, the store itself tries for as long as its restart takes."""
@@ -132,6 +136,7 @@ class DeltaLog:
             raise StorageError(f"the log of {self.uri} is gone; restore it, or extract to a new table")
         self._delta, self.version = delta, int(delta.version())
         self._added: list[pa.Field] = []
+        self._schema: pa.Schema | None = None
 
     def _seen(self) -> DeltaTable:
         """What delta-rs knows of this version: after commits of our own it is read again only when somebody asks."""
@@ -147,7 +152,10 @@ class DeltaLog:
     @property
     def schema(self) -> pa.Schema:
         """Names and types of all columns, as other engines see them."""
-        return pa.schema(self._seen().schema().to_arrow())
+        seen = self._seen()
+        if self._schema is None:
+            self._schema = pa.schema(seen.schema().to_arrow())
+        return self._schema
 
     def refresh(self) -> None:
         """Move on to the newest version.

@@ -15,6 +15,7 @@ from tlray.columns.column import Column, fields_of
 from tlray.errors import ObjectNotFoundError, TableCorruptError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
+from tlray.lake.table.delta_log import COMMIT_INTERVAL_SECONDS
 from tlray.lake.table.parts import (
     READ_THREADS,
     RECIPE_KEY,
@@ -27,7 +28,7 @@ from tlray.lake.table.parts import (
     rows_of,
     vectors_of,
 )
-from tlray.lake.table.rewrite import MOST_PART_BYTES, PART_ROWS, Submit, in_this_thread, join_parts
+from tlray.lake.table.rewrite import MANY_SMALL_PARTS, MOST_PART_BYTES, PART_ROWS, Submit, in_this_thread, join_parts
 from tlray.lake.table.table import Table
 
 LEAST_PART_BYTES = 2**19
@@ -35,14 +36,8 @@ PARTS = 256
 """`optimize` keeps a smaller table in about so many parts, few of them under a quarter of a MiB: a folder of changed images is
 then a small share of it to rewrite, and so many files no engine is slow to open."""
 
-MANY_SMALL_PARTS = 16
-"""From this many parts under half the target size, joining them pays."""
-
 JOINS_AHEAD = 16
 """Groups that are given to the workers before the first of them is back: enough for some nodes, and little memory."""
-
-COMMIT_INTERVAL_SECONDS = 5.0
-"""A join that is killed loses this much work, as a run does."""
 
 
 def show(table: Table) -> dict[str, Any]:

@@ -18,6 +18,9 @@ PART_ROWS = 20_480
 MOST_PART_BYTES = 128 * 2**20
 """Fewer rows are enough from this size on: Delta's own default for optimised files is of this order, and it fits a worker."""
 
+MANY_SMALL_PARTS = 16
+"""From so many small parts on, joining them pays though they do not make a whole one."""
+
 
 class Submit(Protocol):
     """Has a worker call a function, on this machine or on a cluster."""
