@@ -7,7 +7,8 @@ import polars as pl
 import pyarrow as pa
 
 from tlray.columns.column import Column, fields_of
-from tlray.lake.table.parts import FIXED_FIELDS, Change, vector_column
+from tlray.lake.table.parts import Change, vector_column
+from tlray.lake.table.schema import FIXED_FIELDS
 from tlray.lake.table.table import Table
 from tlray.recipe import Preprocessing, Recipe, RecipeFile
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from tlray.config import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
 from tlray.errors import TableError
+from tlray.lake.place import alias as aliases
+from tlray.lake.place.lease import hold
+from tlray.lake.place.occupant import occupant_of, read_card
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table import alias as aliases
 from tlray.lake.table import maintenance
-from tlray.lake.table.lease import hold
-from tlray.lake.table.place import occupant_of, read_card
 from tlray.lake.table.row_identities import diff as contrast
 from tlray.lake.table.row_identities.arrow_memory import keep_freed_buffers
 from tlray.lake.table.table import Table

@@ -32,14 +32,15 @@ from tests.factories import make_recipe_file
 from tests.photos import RECIPE, result_of, tlray
 from tlray.config import RecipeConfig, SourceConfig
 from tlray.extraction.commit.committer import Committer
-from tlray.extraction.plan.backlogs import find_backlogs
+from tlray.extraction.plan.compare import find_backlogs
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.open import open_source
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.maintenance import optimize
-from tlray.lake.table.parts import FIXED_FIELDS, Change, Part, vector_column, write_part
+from tlray.lake.table.parts import Change, Part, vector_column, write_part
+from tlray.lake.table.schema import FIXED_FIELDS
 from tlray.lake.table.table import Table
 
 BUCKET, PREFIX = "photo-archive-eu-west-1", "uploads/2026/"

@@ -27,9 +27,10 @@ from tests.factories import make_recipe_file
 from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.plan import Group, Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
-from tlray.lake.table import delta_log
-from tlray.lake.table.parts import FIXED_FIELDS, Change, Part, vector_column, write_part
+from tlray.lake.table.log import delta_log
+from tlray.lake.table.parts import Change, Part, vector_column, write_part
 from tlray.lake.table.rewrite import join_parts
+from tlray.lake.table.schema import FIXED_FIELDS
 from tlray.lake.table.table import Table
 
 UNIT_IMAGES, PLAN_UNITS, FAILED_OF_UNIT = 512, 2000, 5

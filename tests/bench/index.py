@@ -25,7 +25,8 @@ import pyarrow as pa
 from tests.bench.harness import finish, ratio
 from tests.search.tables import recipe_file
 from tlray.config import IndexConfig
-from tlray.lake.table.parts import FIXED_FIELDS, Change, Part, vector_column, vectors_of, write_part
+from tlray.lake.table.parts import Change, Part, vector_column, vectors_of, write_part
+from tlray.lake.table.schema import FIXED_FIELDS
 from tlray.lake.table.table import Table
 from tlray.search.build.build_index import index
 from tlray.search.neighbours.factory import training_rows

@@ -28,12 +28,13 @@ import pyarrow.parquet as pq
 from tests.bench.harness import finish, print_json, ratio, run_json
 from tests.factories import make_recipe_file
 from tlray.config import SourceConfig
-from tlray.extraction.plan.backlogs import Listed, find_backlogs
+from tlray.extraction.plan.compare import Listed, find_backlogs
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.open import open_source
 from tlray.lake.source.source import PAGE_SCHEMA
-from tlray.lake.table.parts import FIXED_FIELDS, Change, vector_column, write_part
+from tlray.lake.table.parts import Change, vector_column, write_part
 from tlray.lake.table.row_identities.arrow_memory import keep_freed_buffers
+from tlray.lake.table.schema import FIXED_FIELDS
 from tlray.lake.table.table import Table
 
 PAGE_ROWS = 1000

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from tests.bench.harness import finish, ratio
 from tests.factories import make_recipe_file
-from tlray.lake.table.parts import FIXED_FIELDS, Change, Part, vector_column, vectors_of, write_part
+from tlray.lake.table.parts import Change, Part, vector_column, vectors_of, write_part
+from tlray.lake.table.schema import FIXED_FIELDS
 from tlray.lake.table.table import Table
 
 COLUMNS = ["uri", "embedding"]

@@ -25,12 +25,12 @@ from tests.extraction.plan.test_plan import ListedSource, Listing, pieces_of
 from tests.factories import make_recipe_file, vector_of
 from tlray.errors import ConcurrentWriteError, TableLockedError
 from tlray.extraction.commit.committer import Committer
-from tlray.extraction.plan.backlogs import find_backlogs
+from tlray.extraction.plan.compare import find_backlogs
+from tlray.lake.place import lease as lease_module
+from tlray.lake.place.lease import Lease, hold
 from tlray.lake.storage.local import LocalStore
-from tlray.lake.table import lease as lease_module
 from tlray.lake.table import maintenance
-from tlray.lake.table.delta_log import DeltaLog
-from tlray.lake.table.lease import Lease, hold
+from tlray.lake.table.log.delta_log import DeltaLog
 from tlray.lake.table.parts import round_to_half, write_part
 from tlray.lake.table.table import Change as TableChange
 from tlray.lake.table.table import Table
@@ -135,7 +135,7 @@ class Backfill(RuleBasedStateMachine):
         self.clock, self.faults = Clock(), Faults()
         self.patch.setattr(lease_module, "time", self.clock)
         self.patch.setattr(lease_module, "threading", SimpleNamespace(Event=Event, Lock=Lock, Thread=NoHeart))
-        self.patch.setattr("tlray.lake.table.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.0)
+        self.patch.setattr("tlray.lake.table.log.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.0)
         self.patch.setattr("tlray.lake.table.rewrite.PART_ROWS", 3)  # so that runs join what they write
         self.faults.patch(self.patch)
         self.listing: Listing = {}

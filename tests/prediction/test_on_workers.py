@@ -12,7 +12,7 @@ from tlray.extraction.on_ray import encoder_actor as ray_encoder
 from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
 from tlray.extraction.plan.plan import Unit
 from tlray.lake.source.open import open_source
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.table.parts import read_part
 from tlray.lake.table.table import Table
 

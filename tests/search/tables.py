@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from tests.factories import make_recipe
 from tlray.config import IndexConfig
-from tlray.lake.table.parts import FIXED_FIELDS, Change, Part, read_part, vector_column, vectors_of, write_part
+from tlray.lake.table.parts import Change, Part, read_part, vector_column, vectors_of, write_part
+from tlray.lake.table.schema import FIXED_FIELDS
 from tlray.lake.table.table import Table
 from tlray.recipe import RecipeFile
 from tlray.search.build.build_index import index

@@ -24,7 +24,8 @@ from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.source.columns import Settled, with_columns
 from tlray.lake.source.open import open_source
-from tlray.lake.source.read_images import ReadSpec, read_images
+from tlray.lake.source.read_images import read_images
+from tlray.lake.source.read_spec import ReadSpec
 
 REVIEWS = [text for _, text, _ in documents()[: len(ROWS)]]
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tlray.lake.table.lease import hold
+from tlray.lake.place.lease import hold
 from tlray.machine import repeated
 
 LEASE_SECONDS = 60.0

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from tests.factories import make_recipe
 from tlray.config import TrainConfig
-from tlray.lake.table.parts import FIXED_FIELDS, Change, vector_column, write_part
+from tlray.lake.table.parts import Change, vector_column, write_part
+from tlray.lake.table.schema import FIXED_FIELDS
 from tlray.lake.table.table import Table
 from tlray.recipe import RecipeFile
 

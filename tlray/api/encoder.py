@@ -18,7 +18,6 @@ from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.config.recipe import AnyPool, TokensConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.recipe import AnyRecipe, Precision, RecipeFile
 
@@ -267,7 +266,7 @@ class Encoder:
         """The recipe file of the table whose encoder it is, and the column."""
         table, weights = Table.open(to_uri(os.fspath(self._parameters["table"]))), self._parameters["weights"]
         file = table.recipe_file if weights == "default" else table.recipe_file.with_weights(weights)
-        return file, column_of(table, self._parameters["column"])
+        return file, table.column_of(self._parameters["column"])
 
     @property
     def _placement(self) -> Placement:

@@ -18,9 +18,9 @@ from tlray.api.html import gallery, rows_of
 from tlray.api.keywords import texts
 from tlray.errors import ConfigError, TableError
 from tlray.lake.storage.uri import join, to_uri
-from tlray.lake.table.columns import column_of
 from tlray.lake.table.maintenance import show
-from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, vectors_of
+from tlray.lake.table.parts import READ_THREADS, Part, vectors_of
+from tlray.lake.table.schema import STATUS_FIELD
 from tlray.lake.table.table import Table
 from tlray.recipe import AnyRecipe, TextRecipe
 from tlray.where.condition import Condition, read_condition
@@ -156,7 +156,7 @@ class TableView:
             ConfigError: it has no such column, or several embedding columns and none is named.
             TableError: it is a table of predictions without vectors, and no column is named.
         """
-        name = column_of(self._table, column) if column is None else column
+        name = self._table.column_of(column) if column is None else column
         values = self.to_arrow([name])[name]
         length = self._table.recipe_file.lengths.get(name)
         if length is None:

@@ -9,7 +9,8 @@ from tlray.extraction.run.deadline import Deadline, closes_at
 from tlray.extraction.run.inputs import Inputs, require_text
 from tlray.extraction.run.metrics import metrics_of, served_if_asked
 from tlray.extraction.run.process import own_process
-from tlray.extraction.run.run import Run, backlogs_of, left_out_of, named_run
+from tlray.extraction.run.result import left_out_of
+from tlray.extraction.run.run import Run, backlogs_of, named_run
 from tlray.extraction.run.stop import Stop
 from tlray.extraction.run.totals import Totals
 from tlray.extraction.run.workplace import Workplace

@@ -8,7 +8,7 @@ from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.scoring_encoder import with_head
 from tlray.extraction.worker.unit_worker import UnitWorker
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
 from tlray.models.any_backbone import AnyBackbone

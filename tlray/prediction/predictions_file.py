@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from tlray.config import PredictConfig
 from tlray.errors import ConfigError, PlaceTakenError
+from tlray.lake.place.occupant import occupant_of
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.parts import STATUS_FIELD
-from tlray.lake.table.place import occupant_of
+from tlray.lake.table.schema import STATUS_FIELD
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
 from tlray.predictor import Output

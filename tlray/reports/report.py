@@ -6,10 +6,10 @@ from typing import Any
 
 from tlray.config import ReportConfig
 from tlray.errors import ConfigError, ObjectNotFoundError, TableError
+from tlray.lake.place.alias import read_alias
+from tlray.lake.place.occupant import occupant_of
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.alias import read_alias
-from tlray.lake.table.place import occupant_of
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.reports.parts.page import Page, Section, facts, render

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
+from tlray.lake.place.lease import Lease, hold
+from tlray.lake.place.occupant import require_place
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.lease import Lease, hold
-from tlray.lake.table.place import require_place
 from tlray.progress import say
 from tlray.recipe import AnyRecipe
 from tlray.training.examples.examples import Examples

@@ -14,7 +14,7 @@ from tests.extraction.test_in_process import assert_same
 from tests.fault_proxy import Fault, FaultProxy, Request
 from tests.photos import RECIPE, SHORT_LEASE, error_of, frame_of, photo, result_of, s3_options, tlray
 from tlray.demo.s3_server import S3Server
-from tlray.lake.source import read_images
+from tlray.lake.source import read_spec
 from tlray.lake.storage import retry
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.s3 import delta
@@ -110,7 +110,7 @@ def test_nothing_is_lost_and_nothing_twice(lake: tuple[S3Server, str], monkeypat
     reference = rows_of(bucket, "reference")
     gone = {f"{number:05d}.jpg" for number in range(100, 105)}
     # Small units, and a thread that is slow enough for the server to be killed in the middle of the work.
-    monkeypatch.setattr(read_images, "BATCH_BYTES", 40 * 160 * 160 * 3)
+    monkeypatch.setattr(read_spec, "BATCH_BYTES", 40 * 160 * 160 * 3)
     # Also where the server takes minutes to start.
     monkeypatch.setattr(retry, "PATIENCE_SECONDS", 240.0)
     monkeypatch.setattr(delta, "RETRIES", delta.RETRIES | {"retry_timeout": "240s"})
@@ -149,7 +149,7 @@ def test_a_run_of_which_most_images_fail_ends_at_once_and_loses_nothing(
     lake: tuple[S3Server, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, bucket = lake
-    monkeypatch.setattr(read_images, "BATCH_BYTES", 20 * 160 * 160 * 3)
+    monkeypatch.setattr(read_spec, "BATCH_BYTES", 20 * 160 * 160 * 3)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)  # so many units and one are fetched at once
 
     odd = ("1.jpg", "3.jpg", "4.jpg", "5.jpg", "7.jpg", "9.jpg")
@@ -176,7 +176,7 @@ def test_a_store_that_goes_away_ends_the_run_without_failed_rows(
     lake: tuple[S3Server, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, bucket = lake
-    monkeypatch.setattr(read_images, "BATCH_BYTES", 20 * 160 * 160 * 3)
+    monkeypatch.setattr(read_spec, "BATCH_BYTES", 20 * 160 * 160 * 3)
     monkeypatch.setattr(retry, "PATIENCE_SECONDS", 2.0)
     # So that the last commit, which cannot succeed, does not outlast this test.
     monkeypatch.setattr(delta, "RETRIES", {"max_retries": "1", "retry_timeout": "1s"})

@@ -17,7 +17,7 @@ from tests.factories import make_recipe_file, make_rows, vector_of
 from tlray.columns.column import Column
 from tlray.config import PolicyConfig
 from tlray.extraction.commit.committer import Committer
-from tlray.extraction.plan.backlogs import find_backlogs
+from tlray.extraction.plan.compare import find_backlogs
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.source import PAGE_SCHEMA

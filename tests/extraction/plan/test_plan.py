@@ -18,7 +18,7 @@ from tests.factories import make_recipe_file, make_rows, read_with_polars, vecto
 from tlray.config import PolicyConfig
 from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.backlog import Backlog
-from tlray.extraction.plan.backlogs import find_backlogs
+from tlray.extraction.plan.compare import find_backlogs
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.listing.report import ListingReport
@@ -222,7 +222,7 @@ def test_a_large_backlog_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_
     """Runs of several batches on local disk, ranges of names, and positions in a part that an earlier piece rewrote."""
     monkeypatch.setattr("tlray.lake.table.row_identities.external_sort.RUN_ROWS", 7)
     monkeypatch.setattr("tlray.lake.table.row_identities.external_sort.BATCH_ROWS", 3)
-    monkeypatch.setattr("tlray.extraction.plan.backlogs.STEP_ROWS", 4)
+    monkeypatch.setattr("tlray.extraction.plan.compare.STEP_ROWS", 4)
     table = Table.create(f"file://{tmp_path}/t", make_recipe_file())
     names = [f"s3://b/{number:03d}" for number in range(100)]
     random.Random(0).shuffle(names)  # a manifest's order

@@ -16,8 +16,8 @@ from tlray.config import SourceConfig
 from tlray.extraction.plan.plan import Unit
 from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.image.decode import decode_image
-from tlray.lake.source import read_images
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source import read_spec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.source.source import PAGE_SCHEMA
 
 
@@ -58,8 +58,8 @@ def test_turns_decode_and_embed_and_pieces_of_whole_turns_are_written(tmp_path: 
         assert cores.held.locked()
         return decode_image(*arguments, **options)
 
-    monkeypatch.setattr(read_images, "decode_image", decode)
-    monkeypatch.setattr(read_images, "BATCH_BYTES", 40 * 8 * 8 * 3)
+    monkeypatch.setattr(read_spec, "decode_image", decode)
+    monkeypatch.setattr(read_spec, "BATCH_BYTES", 40 * 8 * 8 * 3)
     spec = ReadSpec(
         kind="images", source=SourceConfig(uri=str(tmp_path)), preprocessing=file.recipe.preprocessing, trust_listing=False
     )

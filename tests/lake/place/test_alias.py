@@ -7,8 +7,8 @@ import pytest
 
 from tests.factories import make_recipe_file
 from tlray.errors import ConcurrentWriteError, TableError
+from tlray.lake.place.alias import point, read_alias
 from tlray.lake.storage.open import open_store
-from tlray.lake.table.alias import point, read_alias
 from tlray.lake.table.table import Table
 
 

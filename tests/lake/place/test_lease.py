@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tlray.errors import TableLockedError
-from tlray.lake.table import lease as lease_module
-from tlray.lake.table.lease import Lease, hold
+from tlray.lake.place import lease as lease_module
+from tlray.lake.place.lease import Lease, hold
 
 HOLDER = """
 import sys, time
-from tlray.lake.table import lease
+from tlray.lake.place import lease
 lease.RENEWALS = int(sys.argv[3])
 with lease.hold(sys.argv[1], "dead", seconds=float(sys.argv[2])):
     print("held", flush=True)

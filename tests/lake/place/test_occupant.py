@@ -11,12 +11,12 @@ from deltalake import DeltaTable, write_deltalake
 from tests.factories import make_recipe_file, make_rows
 from tests.photos import RECIPE, error_of, result_of, tlray, write_photos
 from tlray.errors import PlaceTakenError, TableError
+from tlray.lake.place.alias import point
+from tlray.lake.place.lease import hold
+from tlray.lake.place.occupant import occupant_of, require_new_table_place, require_place
 from tlray.lake.storage.open import open_store
-from tlray.lake.table.alias import point
-from tlray.lake.table.delta_log import delta_uri
-from tlray.lake.table.lease import hold
+from tlray.lake.table.log.delta import delta_uri
 from tlray.lake.table.parts import Change, write_part
-from tlray.lake.table.place import occupant_of, require_new_table_place, require_place
 from tlray.lake.table.table import Table
 
 HASH = "0" * 64

@@ -13,8 +13,9 @@ from tests.photos import photo
 from tlray.config import SourceConfig
 from tlray.errors import AccessError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError, TlrayError
 from tlray.lake.image.decode import decode_image
-from tlray.lake.source import read_images as reading
-from tlray.lake.source.read_images import ReadSpec, read_images
+from tlray.lake.source import fetch
+from tlray.lake.source.read_images import read_images
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.source.source import PAGE_SCHEMA
 from tlray.lake.storage.store import Blob
 
@@ -53,7 +54,7 @@ def test_what_an_object_does_is_its_rows_affair(monkeypatch: pytest.MonkeyPatch)
         "s3://b/text": b"text",
         "s3://b/last": photo(2),
     }
-    monkeypatch.setattr(reading, "open_store", lambda uri: Store(objects))
+    monkeypatch.setattr(fetch, "open_store", lambda uri: Store(objects))
     (batch,) = read_images(items_of(list(objects)), spec_for())
     assert batch.rows["uri"].to_pylist() == list(objects)
     expected = [None, "not_found", "not_found", "too_large", "fetch_failed", "fetch_failed", "not_an_image", None]
@@ -68,7 +69,7 @@ def test_what_an_object_does_is_its_rows_affair(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_listed_size_over_the_limit_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "open_store", lambda uri: Store({}))
+    monkeypatch.setattr(fetch, "open_store", lambda uri: Store({}))
     (batch,) = read_images(items_of(["s3://b/x"], size_bytes=101), spec_for(max_image_bytes=100))
     assert batch.rows["error"].to_pylist() == ["too_large"]
 
@@ -97,7 +98,7 @@ def test_slow_local_files_are_fetched_by_threads(monkeypatch: pytest.MonkeyPatch
             time.sleep(0.002)
             return super().read(uri, max_bytes=max_bytes)
 
-    monkeypatch.setattr(reading, "open_store", lambda uri: Mount(dict.fromkeys(names, photo(1))))
+    monkeypatch.setattr(fetch, "open_store", lambda uri: Mount(dict.fromkeys(names, photo(1))))
     (batch,) = read_images(items_of(names), spec_for())
     assert batch.rows["uri"].to_pylist() == names
     assert readers[0] == threading.current_thread().name and all(name.startswith("fetch") for name in readers[-40:])

@@ -11,10 +11,10 @@ import pytest
 
 from tests.conftest import forget_aws
 from tlray.errors import StorageError, StoreUnfitError
+from tlray.lake.place.alias import point
+from tlray.lake.place.lease import hold
 from tlray.lake.storage.local import LocalStore
 from tlray.lake.storage.open import open_store
-from tlray.lake.table.alias import point
-from tlray.lake.table.lease import hold
 
 HEADERS = ("If-None-Match", "If-Match")
 

@@ -23,7 +23,7 @@ from tlray.errors import (
 )
 from tlray.lake.storage.open import open_store
 from tlray.lake.table import maintenance
-from tlray.lake.table.delta_log import DeltaLog
+from tlray.lake.table.log.delta_log import DeltaLog
 from tlray.lake.table.parts import Change, Part, write_part
 from tlray.lake.table.table import Table
 
@@ -109,7 +109,7 @@ def test_a_failing_store_is_tried_again(table: Table, monkeypatch: pytest.Monkey
         return OSError("503 SlowDown") if len(calls) < 3 else really(self, *arguments)
 
     monkeypatch.setattr(DeltaLog, "_try_commit", flaky)
-    monkeypatch.setattr("tlray.lake.table.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("tlray.lake.table.log.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.001)
     add(table, "ab")
     assert len(calls) == 3 and table.version == 1
     monkeypatch.setattr(DeltaLog, "_try_commit", lambda *_: OSError("503 SlowDown"))
@@ -132,14 +132,14 @@ def test_a_log_that_refuses_for_a_moment_is_asked_again(table: Table, monkeypatc
 
     monkeypatch.setattr(DeltaLog, "_try_commit", flaky)
     monkeypatch.setattr(DeltaLog, "refresh", refused)
-    monkeypatch.setattr("tlray.lake.table.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("tlray.lake.table.log.delta_log.COMMIT_FIRST_WAIT_SECONDS", 0.001)
     add(table, "ab")
     assert calls == ["commit", "refresh", "commit"]
     assert read_with_polars(table)["uri"].to_list() == ["a", "b"]
 
 
 def test_a_commit_is_whole_without_its_checkpoint(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tlray.lake.table.delta_log.CHECKPOINT_COMMITS", 1)
+    monkeypatch.setattr("tlray.lake.table.log.delta_log.CHECKPOINT_COMMITS", 1)
 
     def gone(self: DeltaLog) -> DeltaTable:
         raise TableError("no such version any more")

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from tlray.config import AdviseConfig
 from tlray.errors import ConfigError, ExamplesError, SourceError, TooManyFailuresError
-from tlray.lake.source.read_images import ReadSpec, read_images
+from tlray.lake.source.read_images import read_images
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.source.source import Source
 from tlray.recipe import IMAGE_RULE, Preprocessing
 from tlray.scoring import near_duplicate_groups

@@ -18,7 +18,7 @@ from tlray.advice.inputs.candidates import Candidate
 from tlray.advice.inputs.sample import Sample
 from tlray.advice.measuring.probes import held_out
 from tlray.config import AdviseConfig, NetworkConfig, RecipeConfig, TrainConfig
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone
 from tlray.models.encoder.precision import precision

@@ -15,7 +15,7 @@ from tlray.extraction.plan.plan import Group, Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
-from tlray.lake.table.delta_log import COMMIT_INTERVAL_SECONDS
+from tlray.lake.table.log.delta_log import COMMIT_INTERVAL_SECONDS
 from tlray.lake.table.parts import Change, Part
 from tlray.lake.table.rewrite import MANY_SMALL_PARTS, Submit, in_this_thread, is_whole
 from tlray.lake.table.table import Table

@@ -22,7 +22,7 @@ from tlray.extraction.on_ray.waiting import said_while_waiting
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS, THREADS_AHEAD
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.table.table import Table
 from tlray.models.encoder.memory import as_environment
 from tlray.progress import say

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from tlray.extraction.plan.plan import Unit
 from tlray.extraction.worker.pieces import EncodedRows, Piece, write_piece
-from tlray.lake.source.read_images import DecodedImages, ReadSpec, read_images
+from tlray.lake.source.read_images import DecodedImages, read_images
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.machine import is_past
 
 

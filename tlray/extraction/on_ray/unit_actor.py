@@ -13,7 +13,7 @@ from tlray.extraction.on_ray.encoder_actor import on_this_node
 from tlray.extraction.on_ray.tasks import piece_rows, unit_of
 from tlray.extraction.worker.scoring_encoder import with_head
 from tlray.extraction.worker.unit_worker import UnitWorker
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
 from tlray.machine import is_past

@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from tlray.extraction.plan.backlog import Backlog
 from tlray.extraction.plan.plan import Plan
-from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
+from tlray.lake.source.fetch import fetch_images
+from tlray.lake.source.read_images import decode_images
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.models.any_backbone import AnyBackbone
 from tlray.models.encoder.golden import open_encoder
 from tlray.progress import readable_seconds, say

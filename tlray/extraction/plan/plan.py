@@ -1,6 +1,6 @@
 """The plan: what a run has to do so that the table holds what the source lists. Pure data, made before any work.
 
-`tlray.extraction.plan.backlogs` holds the listing against the table; `tlray.extraction.plan.backlog` makes units of what is to
+`tlray.extraction.plan.compare` holds the listing against the table; `tlray.extraction.plan.backlog` makes units of what is to
 be done.
 """
 

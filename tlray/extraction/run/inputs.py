@@ -9,13 +9,13 @@ from tlray.config import SourceConfig
 from tlray.errors import ConfigError, SourceError
 from tlray.extraction.run.workplace import Workplace
 from tlray.lake.image.resize import check_preprocessing
+from tlray.lake.place.occupant import require_new_table_place
 from tlray.lake.source.columns import with_columns
 from tlray.lake.source.open import check_names_lead_somewhere, open_source
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.source.source import Source
-from tlray.lake.table.parts import table_schema
-from tlray.lake.table.place import require_new_table_place
 from tlray.lake.table.recipe_check import check_recipe
+from tlray.lake.table.schema import table_schema
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.recipe import AnyRecipe, Recipe

@@ -14,15 +14,16 @@ from tlray.config import RunConfig
 from tlray.errors import GO_ON, AccessError, ConcurrentWriteError, StorageError, TlrayError
 from tlray.extraction.commit.committer import Committer
 from tlray.extraction.plan.backlog import Backlog
-from tlray.extraction.plan.backlogs import find_backlogs
+from tlray.extraction.plan.compare import find_backlogs
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.run.deadline import Deadline, kept
 from tlray.extraction.run.failures import check_failures, is_hopeless
 from tlray.extraction.run.inputs import Inputs, columns_of
+from tlray.extraction.run.result import columns_in, left_out_of
 from tlray.extraction.run.totals import Totals
 from tlray.extraction.run.workplace import Engine, Workplace
+from tlray.lake.place.lease import Lease, hold
 from tlray.lake.source.source import Source
-from tlray.lake.table.lease import Lease, hold
 from tlray.lake.table.maintenance import optimize
 from tlray.lake.table.row_identities.external_sort import RANGE_ROWS, TEXT_RANGE_ROWS
 from tlray.lake.table.table import Table
@@ -67,28 +68,6 @@ def backlogs_of(source: Source, table: Table | None, config: RunConfig, totals: 
             left = f"; {backlog.left} more to compare" if backlog.left else ""
             say(", ".join(f"{count} {name}" for name, count in backlog.counts.items()) + left)
             yield backlog
-
-
-def columns_in(inputs: Inputs, totals: Totals) -> dict[str, Any]:
-    """What a result says of columns that travel.
-
-    That is their types, rows that were written again, values that did not fit, and files of which all rows stay without one.
-    """
-    if not inputs.source.config.columns:
-        return {}
-    types = {column.name: column.type for column in inputs.source.columns}
-    unfilled = dict.fromkeys(inputs.late_columns, totals.counts["unchanged"])
-    return {"columns": types, "rewritten": totals.counts["rewritten"], "unfit": dict(totals.unfit), "unfilled": unfilled}
-
-
-def left_out_of(source: Source, totals: Totals) -> dict[str, Any]:
-    """What a result says of names that were left out, by reason, and of images without the label that was asked for.
-
-    A source that knows labels before it reads files counts all that it lists; of tar and Parquet files, those of the images
-    that were embedded.
-    """
-    unlabelled = totals.listing.unlabelled if source.gives_labels else totals.unlabelled
-    return {"left_out": dict(totals.listing.left_out), "unlabelled": 0 if source.config.labels == "none" else unlabelled}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from tlray.extraction.plan.plan import Plan
 from tlray.extraction.run.report import Resources
 from tlray.extraction.run.stop import Stop
 from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.source.source import Source
 from tlray.lake.table.table import Table
 from tlray.progress import say

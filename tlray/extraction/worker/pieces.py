@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from tlray.errors import ImageErrorCode
 from tlray.extraction.worker.prediction_columns import prediction_columns
 from tlray.lake.source.read_images import NOTES, DecodedImages
-from tlray.lake.table.parts import ERROR_FIELD, FIXED_FIELDS, Part, own_fields, vector_column, write_part
+from tlray.lake.table.parts import Part, vector_column, write_part
+from tlray.lake.table.schema import ERROR_FIELD, FIXED_FIELDS, own_fields
 from tlray.recipe import RecipeFile, TextRecipe
 from tlray.recipe.texts import UNKNOWN_FRACTION
 

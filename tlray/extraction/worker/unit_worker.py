@@ -27,7 +27,9 @@ from tlray.extraction.worker.pieces import (
     write_piece,
 )
 from tlray.lake.source.containers.fetched_image import FetchedImage
-from tlray.lake.source.read_images import ReadSpec, decode_images, fetch_images
+from tlray.lake.source.fetch import fetch_images
+from tlray.lake.source.read_images import decode_images
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.machine import is_past
 from tlray.recipe import RecipeFile
 

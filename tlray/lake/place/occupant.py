@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tlray.errors import AccessError, PlaceTakenError, TableError
+from tlray.lake.place.alias import read_alias
+from tlray.lake.place.lease import LEASE_FOLDER
 from tlray.lake.storage.open import open_store, require_writable
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import join
-from tlray.lake.table.alias import read_alias
-from tlray.lake.table.lease import LEASE_FOLDER
 
 Kind = Literal["table", "index", "model", "alias", "delta", "lease", "other"]
 

@@ -42,9 +42,8 @@ class LocalStore:
     ) -> Iterator[pa.Table]:
         """List the files below a folder (see `Store.list`).
 
-        Symbolic links are followed, but not into a folder above them.
-
-        Each folder's names are sorted, so the order is the same every time and one folder's names are held in memory.
+        Symbolic links are followed, but not into a folder above them. Each folder's names are sorted, so the order is the same
+        every time and one folder's names are held in memory.
         """
         for page in self._list(uri, walk or _EVERYTHING):
             rows = in_range(page, first, end)
@@ -163,11 +162,7 @@ def _refuse_long_paths(reason: NoObject, uri: str) -> None:
         raise StorageError(f"{uri}: the path is longer than the operating system takes; move it nearer to the root")
 
 
-def _every_folder(_uri: str) -> bool:
-    return True
-
-
-_EVERYTHING = Walk(_every_folder, _refuse_long_paths)
+_EVERYTHING = Walk(lambda _folder: True, _refuse_long_paths)
 
 
 def _walk(root: str, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:

@@ -15,7 +15,7 @@ from tlray.columns.column import Column, fields_of
 from tlray.errors import ObjectNotFoundError, TableCorruptError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
-from tlray.lake.table.delta_log import COMMIT_INTERVAL_SECONDS
+from tlray.lake.table.log.delta_log import COMMIT_INTERVAL_SECONDS
 from tlray.lake.table.parts import (
     READ_THREADS,
     RECIPE_KEY,

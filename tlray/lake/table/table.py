@@ -10,22 +10,17 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 
 from tlray.columns.column import Column, fields_of
-from tlray.errors import ObjectNotFoundError, StorageError, TableError
+from tlray.errors import ConfigError, ObjectNotFoundError, StorageError, TableError
+from tlray.lake.place.alias import read_alias
+from tlray.lake.place.occupant import occupant_of, require_new_table_place
 from tlray.lake.storage.open import delta_environment, delta_options, open_store, require_writable
 from tlray.lake.storage.uri import join, to_path
-from tlray.lake.table.alias import read_alias
 from tlray.lake.table.carried import carried_columns, with_fields
-from tlray.lake.table.delta_log import (
-    CHECKPOINT_COMMITS,
-    COMMIT_ATTEMPTS,
-    COMMIT_FIRST_WAIT_SECONDS,
-    DeltaLog,
-    delta_uri,
-    open_delta,
-)
-from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Change, Part, read_part, table_schema
-from tlray.lake.table.place import occupant_of, require_new_table_place
+from tlray.lake.table.log.delta import delta_uri, open_delta
+from tlray.lake.table.log.delta_log import CHECKPOINT_COMMITS, COMMIT_ATTEMPTS, COMMIT_FIRST_WAIT_SECONDS, DeltaLog
+from tlray.lake.table.parts import READ_THREADS, Change, Part, read_part
 from tlray.lake.table.recipe_check import check_recipe, held_in
+from tlray.lake.table.schema import STATUS_FIELD, table_schema
 from tlray.recipe import RecipeFile
 
 RECIPE_NAME = "recipe.json"
@@ -153,6 +148,28 @@ class Table:
     def columns(self) -> list[str]:
         """Names of the columns that hold embeddings."""
         return list(self.recipe_file.embedding_columns)
+
+    def column_of(self, name: str | None) -> str:
+        """The column of embeddings that is meant.
+
+        Args:
+            name: of it; None for the only one.
+
+        Raises:
+            TableError: a table of predictions, with no embeddings in it.
+            ConfigError: there is none of that name, or there are several and none was named.
+        """
+        if not self.columns:
+            raise TableError(
+                f"{self.uri} is a table of predictions without embeddings; expected a table of embeddings: name one that "
+                "`tlray extract` made, or run `tlray predict` with --embeddings and another --out, which keeps them"
+            )
+        if name is None and len(self.columns) == 1:
+            return self.columns[0]
+        if name not in self.columns:
+            given = "not given, and the table has several" if name is None else f"{name}"
+            raise ConfigError(f"column is {given}; expected one of {self.uri}'s: {', '.join(self.columns)}")
+        return str(name)
 
     @property
     def carried(self) -> tuple[Column, ...]:

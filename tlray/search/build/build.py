@@ -15,7 +15,6 @@ import numpy as np
 
 from tlray.config import IndexConfig
 from tlray.errors import TableError
-from tlray.lake.table.columns import column_of
 from tlray.lake.table.parts import Part
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
@@ -89,7 +88,7 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
         ConfigError: a factory or a metric that does not fit.
     """
     watch = Stopwatch()
-    dimensions = math.prod(table.recipe_file.shapes[column_of(table, config.column)])
+    dimensions = math.prod(table.recipe_file.shapes[table.column_of(config.column)])
     parts = table.parts("ok")
     with _vectors(table, config, parts, dimensions, scratch, watch) as vectors:
         _say_what_is_special(table, vectors)
@@ -133,7 +132,7 @@ def _vectors(
     # Before vectors are read: what does not fit in memory or is not known to FAISS.
     factory = choice_for(config, count, dimensions).factory
     kind_made_by(factory, dimensions, config.metric)
-    column, metric = column_of(table, config.column), config.metric
+    column, metric = table.column_of(config.column), config.metric
     if config.shards > 1:
         from tlray.search.build.shards_on_ray import vectors_in_shards  # Ray only where work is spread out
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tlray.config import IndexConfig
+from tlray.lake.place.occupant import require_place
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.columns import column_of
-from tlray.lake.table.place import require_place
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.build.build import build, choice_for
@@ -38,7 +37,7 @@ def index(config: IndexConfig) -> dict[str, Any]:
     began = time.monotonic()
     index_uri = to_uri(config.out)
     table = Table.open(to_uri(config.table))
-    column_of(table, config.column)
+    table.column_of(config.column)
     newest = newest_version(index_uri)
     if newest is None:
         require_place(index_uri, "index")
@@ -97,7 +96,7 @@ def _plan(table: Table, config: IndexConfig, index_uri: str, newest: int | None,
     plan: dict[str, Any] = {"index": index_uri, "table": table.uri, "table_version": table.version, "dry_run": True}
     if newest is None or config.rebuild:
         rows = sum(part.rows for part in table.parts("ok"))
-        dimensions = math.prod(table.recipe_file.shapes[column_of(table, config.column)])
+        dimensions = math.prod(table.recipe_file.shapes[table.column_of(config.column)])
         choice = choice_for(config, rows, dimensions)
         return plan | {"action": "build", "rows": rows, "factory": choice.factory, "reasons": list(choice.reasons)}
     card = read_card(index_uri, newest)

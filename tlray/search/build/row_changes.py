@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from tlray.config import IndexConfig
 from tlray.errors import ConfigError, RecipeMismatchError
-from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.search.neighbours.exact import prepared
 from tlray.search.rows.copies import NO_NODE, digests_of, nodes_of
@@ -125,7 +124,7 @@ def check_same(card: Card, table: Table, config: IndexConfig, index_uri: str) ->
             f"{index_uri} is an index of recipe {card.recipe_id[:12]}, but {table.uri} holds recipe "
             f"{table.recipe_file.recipe_id[:12]}; name another place for its index"
         )
-    if column_of(table, config.column) != card.column:
+    if table.column_of(config.column) != card.column:
         raise RecipeMismatchError(f"{index_uri} is an index of column {card.column}; name another place for {config.column}'s")
     if config.metric != card.metric or config.factory not in ("auto", card.factory):
         raise ConfigError(

@@ -20,7 +20,6 @@ from tlray.errors import (
 )
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
-from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.query.answer_file import check_place, write_answers
@@ -165,7 +164,7 @@ def _answer_table(searcher: Searcher, config: SearchConfig, where: Filter) -> di
     table = Table.open(to_uri(config.queries))
     if table.columns:
         searcher.check_recipe(table.recipe_file.recipe_id)
-    column_of(table, searcher.card.column)
+    table.column_of(searcher.card.column)
     parts = table.parts("ok")
     count = sum(part.rows for part in parts)
     if not count:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import numpy as np
 
 from tlray.config import IndexConfig
-from tlray.lake.table.columns import column_of
 from tlray.lake.table.table import Table
 from tlray.search.neighbours.factory import Choice
 from tlray.search.neighbours.faiss_index import LIBRARY_VERSION, FaissIndex
@@ -89,7 +88,7 @@ def publish_whole(
         table_id=table.id,
         table_version=table.version,
         recipe_id=table.recipe_file.recipe_id,
-        column=column_of(table, config.column),
+        column=table.column_of(config.column),
         dimensions=index.dimensions,
         metric=index.metric,
         factory=choice.factory,

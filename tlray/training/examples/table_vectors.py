@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tlray.errors import ExamplesError, ObjectNotFoundError, TableError
-from tlray.lake.table.parts import READ_THREADS, STATUS_FIELD, Part, stream_part, vectors_of
+from tlray.lake.table.parts import READ_THREADS, Part, stream_part, vectors_of
+from tlray.lake.table.schema import STATUS_FIELD
 from tlray.lake.table.table import Table
 from tlray.where.condition import read_condition
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tlray.config import TrainConfig
 from tlray.errors import ConfigError
-from tlray.lake.table.lease import Lease
+from tlray.lake.place.lease import Lease
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
 from tlray.models.heads import Head

@@ -12,8 +12,8 @@ import pyarrow as pa
 from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
+from tlray.lake.place.lease import Lease
 from tlray.lake.storage.local_copy import local_copy
-from tlray.lake.table.lease import Lease
 from tlray.lake.table.table import Table
 from tlray.models.backbones import resolve_backbone
 from tlray.recipe import IMAGE_RULES, Recipe, of_images

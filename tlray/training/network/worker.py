@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tlray.config import NetworkConfig, TrainConfig
 from tlray.errors import TlrayError, first_line
-from tlray.lake.source.read_images import ReadSpec
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import join
 from tlray.lake.table.table import Table

@@ -13,7 +13,8 @@ from tlray.config import SourceConfig
 from tlray.errors import SourceError
 from tlray.lake.source.listing.report import ListingReport
 from tlray.lake.source.open import open_images, open_source
-from tlray.lake.source.read_images import ReadSpec, read_images
+from tlray.lake.source.read_images import read_images
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.source.texts.rows import TEXT
 
 TEXTS = ["plain", "two\nlines", 'a "quoted" cell, with a comma', "😀 שלום", "  spaces  ", "tab\tinside", "x" * 300_000, "last"]

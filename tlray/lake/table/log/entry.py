@@ -16,9 +16,9 @@ import pyarrow as pa
 from deltalake import DeltaTable, Schema
 
 from tlray.errors import TableError
+from tlray.lake.place.occupant import LOG
 from tlray.lake.storage.uri import join
 from tlray.lake.table.parts import Change, Part
-from tlray.lake.table.place import LOG
 from tlray.version import __version__
 
 _LAST_PLAIN_WRITER = 2

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from tlray.errors import ExamplesError
-from tlray.lake.source.read_images import ReadSpec, read_images
+from tlray.lake.source.read_images import read_images
+from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.table.table import Table
 from tlray.machine import memory_budget_bytes
 from tlray.training.examples.table_vectors import read_rows, read_vectors
