@@ -7,6 +7,7 @@ file that grows, or of which rows change, is embedded again in those rows alone.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -74,12 +75,11 @@ def read_rows(uri: str, config: SourceConfig, columns: Sequence[Column] = ()) ->
     row = 0
     for texts, faults, names, labels, values in read(uri, config, columns):
         numbers = pa.array(np.arange(row, row + len(texts))).cast(pa.string())
-        data = texts.to_pylist()
         yield pa.table(
             {
                 "uri": pc.binary_join_element_wise(uri, numbers if names is None else names, "#"),
-                "etag": pa.array([_etag(each) for each in data], pa.string()),
-                "size_bytes": pa.array([len(each or b"") for each in data], pa.int64()),
+                "etag": pa.array(_etags(texts), pa.string()),
+                "size_bytes": pc.binary_length(texts).cast(pa.int64()).fill_null(0),
                 "label": folder_labels(pa.array([uri] * len(texts))) if config.labels == "folder" else labels,
                 TEXT: texts,
                 FAULT: faults,
@@ -99,8 +99,15 @@ class _Rows(NamedTuple):
     values: list[pa.Array]
 
 
-def _etag(text: bytes | None) -> str:
-    return hashlib.blake2b(text or b"", digest_size=_ETAG_BYTES).hexdigest()
+def _etags(texts: pa.Array) -> list[str]:
+    """Of large_binary, none of which is copied for it: together they may be most of the memory in use."""
+    if not len(texts):
+        return []
+    texts = texts.fill_null(b"")
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist()
+    view = memoryview(data or b"")
+    return [hashlib.blake2b(view[start:end], digest_size=_ETAG_BYTES).hexdigest() for start, end in pairwise(ends)]
 
 
 def open_rows(uri: str, config: SourceConfig) -> TableFile:

@@ -240,9 +240,9 @@ def _copy(rows: pa.Table) -> pa.Table:
 
 def _sorted_pieces(rows: pa.Table, key: str) -> list[pa.Table]:
     """Rows by their key in pieces of a batch's length, each in one chunk."""
-    pieces = [piece.combine_chunks() for piece in _slices(rows)]
+    pieces = list(_slices(rows))
     if all(_is_sorted(piece[key]) for piece in pieces) and _follow(pieces, key):
-        return pieces
+        return [piece.combine_chunks() for piece in pieces]
     return list(_slices(_sort(rows, key)))
 
 
