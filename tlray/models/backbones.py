@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+import tlray.models.vision_libraries  # noqa: F401  # before any other module imports timm or torchvision, in its own way
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
 from tlray.models.libraries.library import Pretrained, Request

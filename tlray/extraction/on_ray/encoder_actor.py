@@ -1,25 +1,22 @@
 """The actors that embed on GPUs, where decoding and writing are tasks of their own."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from time import perf_counter
 
 import pyarrow as pa
 import ray
-import torch
 
 from tlray.extraction.on_ray.tasks import decoded_piece, piece_rows
 from tlray.extraction.worker.pieces import TimedEncoder, encode_piece
-from tlray.extraction.worker.scoring_encoder import with_head
-from tlray.extraction.worker.tuning_encoder import TuningEncoder
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
-from tlray.models.encoder.golden import make_encoder
 from tlray.recipe import TextRecipe
 
 
 def on_this_node() -> str:
     """The node that this process runs on, as error messages name it."""
-    return f"the encoder on node {ray.get_runtime_context().get_node_id()[:12]} (torch {torch.__version__})"
+    return f"the encoder on node {ray.get_runtime_context().get_node_id()[:12]} (torch {version('torch')})"
 
 
 class EncoderActor:
@@ -31,7 +28,12 @@ class EncoderActor:
         self._ready = False
 
     def _prepare(self) -> None:
-        # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
+        # Not in __init__: an error there would reach the driver as the death of an actor, not as itself. Nor above, as the
+        # driver imports this module to name the actor, before it starts Ray: torch takes seconds.
+        from tlray.extraction.worker.scoring_encoder import with_head
+        from tlray.extraction.worker.tuning_encoder import TuningEncoder
+        from tlray.models.encoder.golden import make_encoder
+
         self._recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)
         where = on_this_node()
         encoder: TimedEncoder

@@ -11,13 +11,11 @@ import pyarrow as pa
 
 from tlray.extraction.on_ray.encoder_actor import on_this_node
 from tlray.extraction.on_ray.tasks import piece_rows, unit_of
-from tlray.extraction.worker.scoring_encoder import with_head
 from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
 from tlray.machine import is_past
-from tlray.models.encoder.golden import make_encoder
 from tlray.models.encoder.memory import keep_freed_memory
 
 
@@ -49,6 +47,10 @@ class UnitActor:
         # Not in __init__: an error there would reach the driver as the death of an actor, not as itself.
         with self._lock:
             if self._worker is None:
+                # Not above, as the driver imports this module to name the actor, before it starts Ray: torch takes seconds.
+                from tlray.extraction.worker.scoring_encoder import with_head
+                from tlray.models.encoder.golden import make_encoder
+
                 recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)
                 where = on_this_node()
                 encoder = make_encoder(recipe_file, local_copy, where=where, lanes=self._lanes)
