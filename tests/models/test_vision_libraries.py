@@ -64,4 +64,5 @@ print(sys.modules["torchvision.ops.roi_align"].is_compile_supported is utils.is_
 
 
 def test_the_driver_names_its_actors_without_torch() -> None:
-    assert printed("import sys, tlray.extraction.on_ray.run; print('torch' in sys.modules, 'ray' in sys.modules)") == "False True"
+    code = "import sys, tlray.extraction.on_ray.run; print('torch' in sys.modules, 'ray' in sys.modules)"
+    assert printed(code) == "False True"
