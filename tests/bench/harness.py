@@ -139,8 +139,13 @@ def engine_main(engines: Mapping[str, Callable[[Job], dict[str, Any]]]) -> None:
     print_json({**measured, "total_seconds": time.perf_counter() - began})
 
 
-def run_json(module: str, *arguments: str) -> dict[str, Any]:
+def run_json(module: str, *arguments: str, seconds: float = ENGINE_TIMEOUT_SECONDS) -> dict[str, Any]:
     """Run a module in a process of its own.
+
+    Args:
+        module: ends with a line of JSON.
+        arguments: its own.
+        seconds: that it may take.
 
     Returns:
         The JSON object of its last line.
@@ -151,11 +156,9 @@ def run_json(module: str, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", module, *arguments]
     environment = os.environ | {"RAY_ADDRESS": "local"}  # an engine's own cluster, whatever else runs on this machine
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_SECONDS, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"not finished after {ENGINE_TIMEOUT_SECONDS} s") from error
+        raise EngineError(f"not finished after {seconds:g} s") from error
     if done.returncode:
         raise EngineError("\n".join(done.stderr.strip().splitlines()[-5:]))
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
