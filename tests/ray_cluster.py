@@ -1,4 +1,4 @@
-"""A Ray cluster of one node on this machine, ended by process id."""
+"""A Ray cluster on this machine, of one node or more, ended by process id."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ START_SECONDS = 600
 START_ATTEMPTS = 3
 GAVE_UP = "timed out during startup"
 """What `ray start` says where a node was not there within 30 s, which cannot be set; on a busy machine that happens."""
+OBJECT_STORE_BYTES = 512 * 2**20
 PORTS = range(23_000, 30_000)
 """Under those that Linux gives to whoever asks for any, over those of Ray's own workers and of `tlray.demo.s3_server`."""
 
@@ -30,58 +31,103 @@ class RayCluster:
         dashboard: its URL, where `ray job submit` goes; there is one only when asked for, as it takes seconds of two cores.
     """
 
-    def __init__(self, folder: Path, *, cpus: int = 2, gpus: int = 0, dashboard: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cpus: int = 2,
+        gpus: int = 0,
+        dashboard: bool = False,
+        env: Mapping[str, str] | None = None,
+        object_store_bytes: int = OBJECT_STORE_BYTES,
+        within: Sequence[str] = (),
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            folder: for logs.
+            cpus: of the head.
+            gpus: of the head, be there any or not.
+            dashboard: whether it has one.
+            env: more environment variables of all nodes, and so of their workers.
+            object_store_bytes: of each node.
+            within: a command that runs `ray start` in surroundings of its own.
+        """
         self._folder = folder
         self._cpus, self._gpus, self._has_dashboard = cpus, gpus, dashboard
+        self._node_env, self._object_store_bytes = {**os.environ, **(env or {})}, object_store_bytes
+        self._within = within
         self._port, self._dashboard_port, self._agent_port = free_ports(3)
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
         self.address = f"127.0.0.1:{self._port}"
         self.env = {"RAY_ADDRESS": self.address}
 
     def __enter__(self) -> "RayCluster":
-        for _ in range(START_ATTEMPTS):
-            if self._starts():
-                return self
-            self.__exit__()
-            if GAVE_UP not in self.log_path.read_text():
-                break
-        raise RuntimeError(f"Ray did not start: {self.log_path.read_text()[-3000:]}")
-
-    def _starts(self) -> bool:
-        self.log_path = self._folder / "ray.log"
         # Of its own: there Ray notes the latest cluster, which its jobs join whichever they were submitted to. Its sockets'
         # names are too long for pytest's folders.
         self._temporary = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-        with self.log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    str(Path(sysconfig.get_path("scripts")) / "ray"),
-                    *("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={self._port}"),
-                    f"--temp-dir={self._temporary.name}",
-                    *(f"--num-cpus={self._cpus}", f"--num-gpus={self._gpus}", "--disable-usage-stats"),
-                    *("--dashboard-host=127.0.0.1", f"--dashboard-port={self._dashboard_port}"),
-                    f"--dashboard-agent-listen-port={self._agent_port}",  # else it is the same one for all clusters
-                    *(f"--include-dashboard={self._has_dashboard}", f"--object-store-memory={512 * 2**20}"),
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return started(self._process, self.log_path)
+        head = ["--head", f"--port={self._port}", f"--temp-dir={self._temporary.name}", f"--num-gpus={self._gpus}"]
+        head += [f"--include-dashboard={self._has_dashboard}", "--dashboard-host=127.0.0.1"]
+        head += [f"--dashboard-port={self._dashboard_port}", f"--dashboard-agent-listen-port={self._agent_port}"]
+        try:
+            self._process = self._start("ray", [*head, f"--num-cpus={self._cpus}"], {})
+        except BaseException:
+            self._temporary.cleanup()
+            raise
+        return self
 
     def __exit__(self, *_: object) -> None:
-        # `--block` ends its own children on SIGTERM; `ray stop` would end everybody's.
-        self._process.terminate()
-        try:
-            self._process.wait(3)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        _end(self._process)
         self._temporary.cleanup()
 
-    def pids(self, named: str) -> list[int]:
-        """Processes of this cluster whose title contains a text; Ray names its workers after what they run."""
-        return [pid for pid in processes_named(named) if self._process.pid in _ancestors(pid)]
+    @contextlib.contextmanager
+    def node(self, cpus: int, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """One node more, on this machine as well; yields its `ray start`."""
+        (agent_port,) = free_ports(1)
+        # Any ports for its workers: the head's have the range that is Ray's default.
+        ports = [f"--dashboard-agent-listen-port={agent_port}", "--min-worker-port=0", "--max-worker-port=0"]
+        arguments = [f"--address={self.address}", f"--num-cpus={cpus}", "--num-gpus=0", *ports]
+        process = self._start(f"node-{agent_port}", arguments, env or {})
+        try:
+            yield process
+        finally:
+            _end(process)
+
+    def _start(self, name: str, arguments: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        log_path = self._folder / f"{name}.log"
+        command = [*self._within, str(Path(sysconfig.get_path("scripts")) / "ray"), "start", "--block", *arguments]
+        command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={self._object_store_bytes}", "--disable-usage-stats"]
+        for _ in range(START_ATTEMPTS):
+            with log_path.open("wb") as log:
+                process = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, env={**self._node_env, **env}, start_new_session=True
+                )
+            if started(process, log_path):
+                return process
+            _end(process)
+            if GAVE_UP not in log_path.read_text():
+                break
+        raise RuntimeError(f"Ray did not start: {log_path.read_text()[-3000:]}")
+
+    @property
+    def pid(self) -> int:
+        """Of the head's `ray start`."""
+        return self._process.pid
+
+    def pids(self, named: str, of: "subprocess.Popen[bytes] | None" = None) -> list[int]:
+        """Processes of the head, or of another node, whose title contains a text; Ray names workers after what they run."""
+        return [pid for pid in processes_named(named) if (of or self._process).pid in _ancestors(pid)]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # `--block` ends its own children on SIGTERM; `ray stop` would end everybody's.
+    process.terminate()
+    try:
+        process.wait(3)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def started(process: subprocess.Popen[bytes], log_path: Path) -> bool:

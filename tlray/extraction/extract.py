@@ -79,7 +79,7 @@ def bring_up_to_date(
             backlogs = backlogs_of(inputs.source, inputs.table, config, totals)
             estimate = estimate_seconds(backlogs, inputs.read_spec, inputs.target.backbone, lambda: totals.start_seconds)
             return {**inputs.ids, **totals.counts, **left_out_of(inputs.source, totals), "dry_run": True, **estimate}
-        workplace.check_reach(inputs.source, inputs.table_uri)
+        workplace.check_workers(inputs.source, inputs.table_uri)
         deadline = None if closes is None else Deadline(closes)
         read = partial(metrics_of, totals)
         workplace.tell_of(run_id, read)

@@ -16,6 +16,7 @@ import ray.exceptions
 from tlray.config.stores import stores_in_use, use_stores
 from tlray.errors import ConfigError
 from tlray.ray_cluster.address import starts_own
+from tlray.ray_cluster.same_code import require_same_code
 
 _LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
@@ -33,8 +34,8 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
         Whether it was started here.
 
     Raises:
-        ConfigError: there is none at the address, none could be started, or one that is joined already cannot be told of
-            the stores in use.
+        ConfigError: there is none at the address, none could be started, its nodes run other code, or one that is joined
+            already cannot be told of the stores in use.
     """
     stores = stores_in_use()
     if ray.is_initialized():
@@ -43,6 +44,7 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
                 "this process has joined Ray already, whose workers cannot be told of `stores` any more; call ray.shutdown() "
                 "first, or work with local=True"
             )
+        require_same_code()
         yield False
         return
     is_own = starts_own()
@@ -62,10 +64,12 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
             ray.init(logging_level=logging.WARNING, log_to_driver=False, **own)
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"cannot join or start a Ray cluster: {error}; check RAY_ADDRESS (and RAY_AUTH_TOKEN), or do without Ray, which "
-            "--local does where a command has it"
+            f"cannot join or start a Ray cluster: {' '.join(str(error).split())}; check RAY_ADDRESS "
+            "(and RAY_AUTH_TOKEN), or do without Ray, which --local does where a command has it"
         ) from error
     try:
+        if not is_own:
+            require_same_code()
         yield is_own
     finally:
         ray.shutdown()

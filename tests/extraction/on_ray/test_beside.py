@@ -11,9 +11,9 @@ import pytest
 from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, error_of, frame_of, result_of, s3_options, tlray, write_photos
 from tests.ray_cluster import RayCluster
-from tlray.extraction.on_ray.aside import NOBODY, on_each
-from tlray.extraction.on_ray.waiting import said_while_waiting
 from tlray.lake.storage.open import open_store
+from tlray.ray_cluster.nodes import NOBODY, on_each
+from tlray.ray_cluster.waiting import said_while_waiting
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
@@ -68,7 +68,7 @@ def test_a_cluster_that_says_nothing_is_asked_why(
     import ray
 
     caplog.set_level("INFO", "tlray")
-    monkeypatch.setattr("tlray.extraction.on_ray.waiting.SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("tlray.ray_cluster.waiting.SILENT_SECONDS", 0.5)
 
     def nothing_at_first() -> Iterator[int]:
         while "nothing from the workers for" not in caplog.text:

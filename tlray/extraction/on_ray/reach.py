@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 from tlray.errors import SourceError, TlrayError
-from tlray.extraction.on_ray.aside import NOBODY, on_each
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_path
+from tlray.ray_cluster.nodes import NOBODY, on_each
 
 
 def check_reach(nodes: Sequence[str], *, source_uri: str | None, table_uri: str | None) -> None:

@@ -18,7 +18,6 @@ from tlray.errors import GO_ON, StorageError, first_line
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
 from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
 from tlray.extraction.on_ray.unit_actor import UnitActor
-from tlray.extraction.on_ray.waiting import said_while_waiting
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS, THREADS_AHEAD
@@ -28,6 +27,7 @@ from tlray.models.encoder.memory import as_environment
 from tlray.progress import say
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import address, joined, quiet_data
+from tlray.ray_cluster.waiting import said_while_waiting
 
 IMAGE_BYTES = 100_000
 """A guess at the size of an image in a shard, to tell about how many there are; ImageNet's have 110 kB on average."""

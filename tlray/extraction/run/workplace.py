@@ -113,14 +113,19 @@ class Workplace:
 
             self._stack.enter_context(told_to_ray(*self._told))
 
-    def check_reach(self, source: Source, table_uri: str) -> None:
-        """Make sure that workers on other machines see what is local here, before anything is written.
+    def check_workers(self, source: Source, table_uri: str) -> None:
+        """Make sure that workers on other machines can do the work, before anything is written.
+
+        A cluster that is there already is joined now, though there may turn out to be nothing to do.
 
         Raises:
-            SourceError: they do not.
+            ConfigError: they run other code than this process.
+            SourceError: they do not see what is local here.
         """
+        if self._local or (starts_own() and not has_joined()) or self._workers is None or self._workers.is_own:
+            return
         source_is_local, table_is_local = (uri.startswith("file://") for uri in (source.uri, table_uri))
-        if not (source_is_local or table_is_local) or self._workers is None or self._workers.is_own:
+        if not (source_is_local or table_is_local):
             return
         from tlray.extraction.on_ray.reach import check_reach
 
@@ -169,9 +174,8 @@ def works_here(local: bool | None) -> bool:
     """
     if local is not None:
         return local
-    has_joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     cores = os.cpu_count() or 1
-    if has_joined or is_there() or cores > LANES_PER_PROCESS:
+    if has_joined() or is_there() or cores > LANES_PER_PROCESS:
         return False
     import torch  # takes seconds
 
@@ -179,3 +183,8 @@ def works_here(local: bool | None) -> bool:
         return False
     say(f"in this process, as there is no Ray cluster and {cores} cores need none; --no-local starts one")
     return True
+
+
+def has_joined() -> bool:
+    """Whether this process is part of a cluster already."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())

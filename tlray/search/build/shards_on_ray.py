@@ -16,6 +16,7 @@ from tlray.lake.table.parts import Part
 from tlray.lake.table.table import Table
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
+from tlray.ray_cluster.waiting import said_while_waiting
 from tlray.search.build.sample import chosen_rows
 from tlray.search.neighbours.exact import ExactVectors, Metric, exact_neighbours, nearest_of, prepared
 from tlray.search.neighbours.faiss_index import FaissIndex
@@ -107,8 +108,8 @@ class VectorsInShards:
     def _in_pieces(self, task: Callable[..., Any], at_M: np.ndarray) -> list[Any]:
         """What a task says of some rows, ascending, piece by piece."""
         shared = ray.put(at_M)
-        results: list[Any] = ray.get([_remote(task)(self._source, piece, shared) for piece in self._pieces])
-        return results
+        asked = [_remote(task)(self._source, piece, shared) for piece in self._pieces]
+        return list(said_while_waiting(map(ray.get, asked)))
 
     def fill(self, index: FaissIndex, factory: str) -> ExactVectors:
         """Train an empty index and have all vectors added to it.
@@ -139,9 +140,10 @@ class VectorsInShards:
             shared = [ray.put(value) for value in (index.to_bytes(), self._queries_QD, self._first_row_U)]
             made = [_remote(_shard)(self._source, piece, *shared) for piece in self._pieces]
         self._found = []
-        for reference in made:
+        filled = said_while_waiting(map(ray.get, made))
+        for _ in made:
             with self._watch.stage("add"):
-                data, ids_QK, nearness_QK = ray.get(reference)
+                data, ids_QK, nearness_QK = next(filled)
             with self._watch.stage("merge"):  # while others are still being filled
                 index.merge(FaissIndex.from_bytes(data, index.metric))
             self._found.append((ids_QK, nearness_QK))

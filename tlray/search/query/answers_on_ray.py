@@ -10,6 +10,7 @@ from ray.util import ActorPool
 
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined
+from tlray.ray_cluster.waiting import said_while_waiting
 from tlray.search.query.answers import answer_part
 from tlray.search.query.searcher import Searcher
 from tlray.search.rows.selection import Filter
@@ -52,9 +53,15 @@ def answers_on_ray(
         pool: Any = ActorPool([actor.remote(index, version) for _ in range(min(workers, max(1, len(paths))))])
         # Ahead of what is read by a few parts only, so that answers do not pile up.
         waiting = iter(paths)
-        for path in itertools.islice(waiting, 2 * workers):
-            pool.submit(lambda each, one: each.answer.remote(table_uri, one, k, where), path)
-        while pool.has_next():
-            yield pool.get_next()
-            for path in itertools.islice(waiting, 1):
+
+        def submit(count: int) -> None:
+            for path in itertools.islice(waiting, count):
                 pool.submit(lambda each, one: each.answer.remote(table_uri, one, k, where), path)
+
+        def in_order() -> Iterator[pa.Table]:
+            submit(2 * workers)
+            while pool.has_next():
+                yield pool.get_next()
+                submit(1)
+
+        yield from said_while_waiting(in_order())

@@ -1,4 +1,4 @@
-"""Why a run stands still: said while it waits for the workers and nothing comes from them."""
+"""Why work on a cluster stands still: said while it waits for the workers and nothing comes from them."""
 
 import time
 from collections.abc import Generator, Iterable
@@ -54,7 +54,6 @@ def _state(is_first: bool) -> str:
     kinds = [(name, total.get(name, 0.0), free.get(name, 0.0)) for name in ("CPU", "GPU")]
     said = ", ".join(f"{left:g} of {count:g} {name}s free" for name, count, left in kinds if count)
     if any(count and left < count for _, count, left in kinds):
-        return (
-            f"{said}; {'they load the network, or' if is_first else 'they are at work, or'} other jobs hold what it waits for"
-        )
+        at = "they are starting" if is_first else "they are at work"
+        return f"{said}; {at}, or other jobs hold what it waits for"
     return f"{said or 'no CPU at all'}; no worker has started: the nodes may be coming or going (`ray status` says)"
