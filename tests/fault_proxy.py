@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Self
@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 Fault = Literal[
     "slow_down",
     "expired",
+    "skewed",
     "denied",
     "missing",
     "full",
@@ -36,6 +37,7 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
     "slow_down": (503, "SlowDown", "Please reduce your request rate."),
     "unavailable": (500, "InternalError", "We encountered an internal error. Please try again."),
     "expired": (403, "ExpiredToken", "The provided token has expired."),
+    "skewed": (403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."),
     "denied": (403, "AccessDenied", "Access Denied."),
     "full": (507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold."),
     "missing": (404, "NoSuchKey", "The specified key does not exist."),
@@ -44,13 +46,17 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is known of a request before it passes: `key` is `<bucket>/<key>`, decoded; `agent` names the client."""
+    """What is known of a request before it passes.
+
+    `key` is `<bucket>/<key>`, decoded; `agent` names the client, `access_key` who signed.
+    """
 
     number: int
     method: str
     key: str
     query: str
     agent: str
+    access_key: str
 
 
 class FaultProxy:
@@ -81,11 +87,13 @@ class FaultProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def fault_for(self, method: str, target: str, agent: str) -> Fault | None:
+    def fault_for(self, method: str, target: str, headers: Mapping[str, str]) -> Fault | None:
         path, _, query = target.partition("?")
+        signed = headers.get("Authorization", "").partition("Credential=")[2]
         with self._lock:
             self.requests += 1
-            fault = self.decide(Request(self.requests, method, unquote(path.removeprefix("/")), query, agent))
+            key, agent = unquote(path.removeprefix("/")), headers.get("User-Agent", "")
+            fault = self.decide(Request(self.requests, method, key, query, agent, signed.partition("/")[0]))
             if fault is not None:
                 self.faults[fault] += 1
         return fault
@@ -123,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.proxy.fault_for(self.command, self.path, self.headers.get("User-Agent", ""))
+        fault = self.proxy.fault_for(self.command, self.path, self.headers)
         if fault in ("reset", "broken_upload"):
             if fault == "broken_upload":
                 self.proxy.ask(self.command, self.path, self.headers.items(), None)

@@ -30,7 +30,15 @@ def answers(noted: Path = CURRENT_CLUSTER) -> bool:
     """
     try:
         host, _, port = noted.read_text().strip().rpartition(":")  # which may be another user's, and not for us to read
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        return is_listening(host, int(port))
     except (OSError, ValueError):
+        return False
+
+
+def is_listening(host: str, port: int) -> bool:
+    """Whether a connection is taken there."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError:
         return False
     return True

@@ -15,8 +15,11 @@ import ray.exceptions
 
 from tlray.config.stores import stores_in_use, use_stores
 from tlray.errors import ConfigError
+from tlray.progress import say
 from tlray.ray_cluster.address import starts_own
+from tlray.ray_cluster.heard import heard, shortened
 from tlray.ray_cluster.same_code import require_same_code
+from tlray.ray_cluster.watch import said_if_gone
 
 _LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
@@ -68,9 +71,10 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
             "(and RAY_AUTH_TOKEN), or do without Ray, which --local does where a command has it"
         ) from error
     try:
-        if not is_own:
-            require_same_code()
-        yield is_own
+        with heard(), said_if_gone():
+            if not is_own:
+                require_same_code()
+            yield is_own
     finally:
         ray.shutdown()
         if handler is not None:
@@ -115,20 +119,39 @@ def address() -> str:
 
 @contextmanager
 def quiet_data() -> Iterator[None]:
-    """Have Ray Data tell its warnings alone, for a while: plans and progress are ours to report; its own log has them all."""
-    shown = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
+    """Have Ray Data tell its warnings alone, in our log, for a while.
+
+    Plans and progress are ours to report; Ray Data's own log has them all.
+    """
+    data, ours = logging.getLogger("ray.data"), _Warnings(logging.WARNING)
+    shown = [handler for handler in data.handlers if handler.name == "console"]
     levels = [handler.level for handler in shown]
     progress = logging.getLogger("ray.data._internal.progress")
     level = progress.level
     try:
         for handler in shown:
-            handler.setLevel(logging.WARNING)
+            handler.setLevel(logging.CRITICAL)
+        data.addHandler(ours)
         progress.setLevel(logging.ERROR)
         yield
     finally:
+        data.removeHandler(ours)
         for handler, before in zip(shown, levels, strict=True):
             handler.setLevel(before)
         progress.setLevel(level)
+
+
+class _Warnings(logging.Handler):
+    """Says what Ray Data warns of, but not what is as it should be: that pools which start whole do not grow.
+
+    Its errors come as exceptions, and what it logs of them beside is a traceback.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say a record in a line."""
+        text = " ".join(record.getMessage().split())
+        if record.levelno < logging.ERROR and "will not allow it to scale up" not in text:
+            say(f"Ray Data says: {shortened(text)}")
 
 
 @contextmanager

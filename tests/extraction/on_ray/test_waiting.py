@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tlray.extraction.on_ray import waiting
-from tlray.extraction.on_ray.waiting import said_while_waiting
+from tlray.ray_cluster import waiting
+from tlray.ray_cluster.waiting import said_while_waiting
 
 pytestmark = pytest.mark.ray
 

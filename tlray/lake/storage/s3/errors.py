@@ -1,7 +1,10 @@
 """What boto3 says, in tlray's words: no exception of botocore leaves the storage modules."""
 
 import contextlib
+import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import urllib3
 from botocore import exceptions as boto
@@ -25,6 +28,7 @@ _BAD_CREDENTIALS = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
     "TokenRefreshRequired", "UnrecognizedClientException",
 }  # fmt: skip
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _UNEXPLAINED = {"400", "401", "403"}
 _BUSY = {
     "BandwidthLimitExceeded", "RequestLimitExceeded", "RequestThrottled", "SlowDown", "Throttling", "ThrottlingException",
@@ -32,6 +36,9 @@ _BUSY = {
 }  # fmt: skip
 _FULL = {"QuotaExceeded", "StorageFull", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 """What Ceph and MinIO say; AWS has no such limit."""
+
+MOST_SKEW_SECONDS = 900.0
+"""S3 takes no signature that is further off (https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html)."""
 
 _CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
 _NO_CREDENTIALS = (
@@ -47,6 +54,11 @@ BROKEN_BODY = (boto.BotoCoreError, urllib3.exceptions.HTTPError, OSError)
 """What reading a body raises when the connection ends before it."""
 
 LOG_IN = "check the AWS credentials (environment, profile, SSO login or instance role)"
+
+_STALE = (
+    f"What gives them out (credential_process, a role, an instance's metadata) gives old ones, or the clock of "
+    f"{socket.gethostname()} is wrong; mend that, then {GO_ON}"
+)
 
 
 class AgainError(StorageError):
@@ -87,6 +99,10 @@ def s3_errors(uri: str) -> Iterator[None]:
         raise _translated(uri, error) from error
     except _NO_CREDENTIALS as error:
         raise CredentialsError(f"{uri}: {error}; {LOG_IN}") from error
+    except RuntimeError as error:
+        if "refreshed credentials are still expired" not in str(error):  # which botocore says in this way alone
+            raise
+        raise CredentialsError(f"{uri}: {error} {_STALE}") from error
     except boto.ParamValidationError as error:
         raise SourceError(f"{uri} is not a URI that S3 can have: {error}") from error
     except boto.SSLError as error:
@@ -107,12 +123,17 @@ def _translated(uri: str, error: boto.ClientError) -> TlrayError:
         return SourceError(f"{uri}: there is no bucket {split_s3(uri)[0]!r} ({code}); check the name and the endpoint")
     if code in NOT_FOUND:
         return ObjectNotFoundError(f"{uri} does not exist")
-    if code in _CLOCK:
-        return AccessError(
-            f"{uri}: S3 refuses ({said}): the clock of this machine is wrong; set it (chrony, systemd-timesyncd)"
-        )
     refusal = _refusal(code)
+    if code in _CLOCK or (refusal is UnexplainedError and _is_clock_wrong(error)):
+        return AccessError(
+            f"{uri}: S3 refuses ({said}): the clock of {socket.gethostname()} is wrong; set it (chrony, systemd-timesyncd), "
+            f"then {GO_ON}"
+        )
+    if refusal is UnexplainedError:
+        return refusal(f"{uri}: S3 refuses ({said}): the session has expired, or this is not allowed; {LOG_IN}, then {GO_ON}")
     if refusal is not None:
+        if code in _EXPIRED:
+            return refusal(f"{uri}: S3 refuses ({said}): the session has expired; {LOG_IN}, log in anew, then {GO_ON}")
         return refusal(f"{uri}: S3 refuses ({said}); {LOG_IN}, and that they allow this")
     if status == 412:
         return ObjectChangedError(f"{uri} has another etag than expected: it changed since it was listed")
@@ -121,6 +142,15 @@ def _translated(uri: str, error: boto.ClientError) -> TlrayError:
     if code in _FULL or status == 507:
         return StorageError(f"{uri}: the object store is full ({said}); make room there, then {GO_ON}")
     return _passing(code, status)(f"{uri}: {said} (HTTP {status})")
+
+
+def _is_clock_wrong(error: boto.ClientError) -> bool:
+    """Whether the answer was made at another time than it came here, as far as it says."""
+    try:
+        made = parsedate_to_datetime(error.response["ResponseMetadata"]["HTTPHeaders"]["date"])
+    except (KeyError, ValueError):
+        return False
+    return abs((datetime.now(UTC) - made).total_seconds()) > MOST_SKEW_SECONDS
 
 
 def _refusal(code: str) -> type[AccessError] | None:
