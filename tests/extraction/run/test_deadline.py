@@ -145,6 +145,7 @@ def test_a_run_that_is_overtaken_ends_with_its_units_done_and_goes_on(tmp_path: 
     with monkeypatch.context() as patch:
         patch.setattr("tlray.extraction.worker.unit_worker.is_past", is_past)
         said = error_of(tlray(*ARGUMENTS, tmp_path / "photos", tmp_path / "t", "--budget-hours", "1"), 4)
+    print(said)
     done = len(frame_of(tmp_path / "t"))
     assert 0 < done < 400
     assert f"and {400 - done} are left to do; finished units are committed: run the same command again" in said
