@@ -1,10 +1,8 @@
 """Fixtures that tests of several folders share."""
 
-import atexit
 import contextlib
 import os
 import secrets
-import sys
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.ray_cluster import RayCluster
+from tlray.cli.command import end_process
 from tlray.demo.s3_server import S3Server, find_weed
 from tlray.errors import StorageError
 
@@ -49,16 +48,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_unconfigure(config: pytest.Config) -> Generator[None]:
-    """End the process without taking the interpreter apart, as the commands do it (`tlray.cli.command.script`).
+    """End the process as the commands do it, without taking the interpreter apart.
 
     With Ray, DuckDB and torch inside, that has ended in a segmentation fault after the last test had passed.
     """
     yield
     if _EXIT_STATUS in config.stash and "PYTEST_XDIST_WORKER" not in os.environ:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(config.stash[_EXIT_STATUS])
+        end_process(config.stash[_EXIT_STATUS])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -59,12 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def script(*command: str) -> NoReturn:
-    """Run what the process's own arguments say, after the words of `command`, and end the process.
+    """Run what the process's own arguments say, after the words of `command`, and end the process."""
+    end_process(main([*command, *sys.argv[1:]]))
 
-    Without taking the interpreter apart: with torch and Ray inside that takes two seconds, and threads of delta-rs have aborted
-    it, which a scheduler would take for a failed command.
+
+def end_process(code: int) -> NoReturn:
+    """End the process with an exit code, without taking the interpreter apart.
+
+    With torch and Ray inside that takes two seconds, and threads of delta-rs have aborted it, which a scheduler would take for
+    a failed command.
     """
-    code = main([*command, *sys.argv[1:]])
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,5 +1,7 @@
 """The configs of `tlray advise` and `tlray report`."""
 
+from typing import Literal
+
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tlray.config.recipe import PreprocessingConfig
@@ -17,10 +19,19 @@ class AdviseConfig(ExamplesConfig, WithStores):
         (),
         description="networks to compare: BACKBONE or BACKBONE@WEIGHTS; default some known ones whose weights can be had here",
     )
+    skip: tuple[Literal["unlabelled", "missing", "rare"], ...] = Field(
+        (),
+        description="leave out and count, instead of refusing: unlabelled (images without label), missing (labels without "
+        "image), rare (classes of fewer than 5 images; `tlray train` leaves out those of a single one)",
+    )
     preprocessing: PreprocessingConfig = PreprocessingConfig.model_construct()
     images: int = Field(2000, ge=20, description="of the sample at most; drawn from each class alike")
     layers: int = Field(6, ge=1, le=32, description="of each network that are tried as features, the penultimate included")
-    minutes: PositiveFloat = Field(10.0, description="that all of it may take; what does not fit is left out and said")
+    minutes: PositiveFloat = Field(
+        10.0,
+        description="that all of it may take, by estimates: candidates, images and trials that do not fit are left out, and "
+        "said; scores and the learning curve come before trials, and a trial ends when the minutes do",
+    )
     trials: bool = Field(True, description="also train networks on the sample, where the minutes allow it")
     epochs: PositiveInt = Field(
         12, description="of each network that is trained, in a trial and in the command that is advised"

@@ -113,7 +113,9 @@ class ExamplesConfig(_Seeded):
     separator: str = Field(";", min_length=1, description="between the labels of one image; for task multi")
     task: Literal["single", "multi", "regression"] = Field("single", description="one label an image, any number, or numbers")
     skip: tuple[Literal["unlabelled", "missing", "rare"], ...] = Field(
-        (), description="leave out and count, instead of refusing: images without label, labels without image, too rare classes"
+        (),
+        description="leave out and count, instead of refusing: unlabelled (images without label), missing (labels without "
+        "image), rare (classes of a single image)",
     )
     split: SplitConfig = SplitConfig.model_construct()
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tlray.advice import KIND
 from tlray.config import ReportConfig
 from tlray.errors import ConfigError, ObjectNotFoundError, TableError
 from tlray.lake.place.alias import read_alias
@@ -17,9 +18,6 @@ from tlray.reports.place import check_place, write
 
 PICTURES = 24
 """Of each kind, in the report that a command writes beside its result."""
-
-ADVICE = "advice"
-"""`kind` of the document that `tlray advise` writes."""
 
 MAX_ADVICE_BYTES = 64 * 2**20
 
@@ -95,7 +93,7 @@ def _read_advice(uri: str) -> dict[str, Any]:
         raise ConfigError(f"no file at {uri}; expected the one that `tlray advise --out` wrote") from error
     except ValueError as error:
         raise ConfigError(f"{uri} is not JSON: {error}; expected the file that `tlray advise --out` wrote") from error
-    if not isinstance(document, dict) or document.get("kind") != ADVICE:
+    if not isinstance(document, dict) or document.get("kind") != KIND:
         raise ConfigError(f"{uri} is not advice; expected the file that `tlray advise --out` wrote")
     return document
 

@@ -18,7 +18,7 @@ from tlray.training.heads.adamw import train_adamw
 from tlray.training.heads.conjugate_gradients import MAX_COMPONENTS, conjugate_gradients, heads_at_once
 from tlray.training.heads.objective import product
 from tlray.training.heads.ridge import train_ridge
-from tlray.training.heads.trials import Data, Fit, Log, Schedule, Solver, Trial, row_of
+from tlray.training.heads.trials import Data, Fit, Log, Schedule, Solver, Trial, row_of, unlogged
 
 DEFAULT_RATES = (1e-4, 1e-3, 1e-2)
 DEFAULT_DECAYS: dict[Solver, tuple[float, ...]] = {
@@ -105,7 +105,7 @@ def trained_again(fit: Fit, data: Data, schedule: Schedule, head: HeadConfig, me
     if fit.trial.solver == "ridge":
         (again,) = train_ridge(data, [fit.trial], [fit.factor])
     else:
-        (again,) = train_trials(data, [fit.trial], schedule, head, memory_bytes, lambda _epoch, _metrics: None)
+        (again,) = train_trials(data, [fit.trial], schedule, head, memory_bytes, unlogged)
     return replace(again, validation_losses=fit.validation_losses)
 
 

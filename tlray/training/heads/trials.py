@@ -23,6 +23,11 @@ Solver = Literal["cg", "adamw", "ridge"]
 Log = Callable[[int, dict[str, float]], None]
 """Is told of each epoch and its numbers."""
 
+
+def unlogged(_epoch: int, _metrics: dict[str, float]) -> None:
+    """Take no note of an epoch."""
+
+
 IMPROVEMENT = 1e-2
 """Least share by which a validation loss must fall to count as better: less is far below its own standard error, and heads
 with little weight decay would creep on for dozens of epochs."""
