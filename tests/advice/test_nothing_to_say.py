@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from tests.advice.pictures import SIZE, write_shuffled
 from tlray.advice.advise import advise
-from tlray.advice.measuring.race import Difference
+from tlray.advice.measuring.difference import Difference
 from tlray.advice.verdict.judge import chance_of
 from tlray.config import AdviseConfig
 

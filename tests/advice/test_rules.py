@@ -14,8 +14,11 @@ from tlray.advice.advise import attempts_of, freezing_point
 from tlray.advice.inputs.candidates import choose_layers, find_candidates
 from tlray.advice.inputs.sample import FOLDS, LEAST_ROWS, folds, stratified
 from tlray.advice.measuring.budget import Clock, fit_to_budget
+from tlray.advice.measuring.race import rungs_of
 from tlray.advice.verdict.commands import head_commands
-from tlray.advice.verdict.judge import Strategy, judge, scenario_of
+from tlray.advice.verdict.judge import judge
+from tlray.advice.verdict.scenario import scenario_of
+from tlray.advice.verdict.strategies import Strategy
 from tlray.cli.flags import parse
 from tlray.commands import COMMANDS
 from tlray.config import AdviseConfig, ExtractConfig, TrainConfig
@@ -58,6 +61,18 @@ def test_layers_are_cuts_over_the_depth_and_the_penultimate_last() -> None:
         assert choose_layers(candidate.anatomy, 1) == (candidate.anatomy.tap,)
 
 
+@pytest.mark.parametrize(
+    ("images", "classes", "sizes"),
+    [(2000, 10, [500, 1000, 2000]), (240, 10, [120, 240]), (600, 3, [150, 300, 600]), (30, 3, [30])],
+)
+def test_rungs_differ_enough_to_be_worth_their_probes(images: int, classes: int, sizes: list[int]) -> None:
+    targets = np.arange(images) % classes
+    sample: Any = FakeSample(images)
+    sample.examples = SimpleNamespace(classes=range(classes))
+    sample.first = lambda count: stratified(targets, count)
+    assert [len(rows) for rows in rungs_of(sample)] == sizes
+
+
 def racer(accuracies: dict[str, float], *, pretrained: bool = True, fixed: bool = False) -> Any:
     probes = {tap: SimpleNamespace(right_N=np.arange(100) < 100 * accuracy) for tap, accuracy in accuracies.items()}
     taps = tuple(accuracies)
@@ -74,8 +89,8 @@ def test_freezing_goes_up_to_the_layer_that_tells_most() -> None:
 
 def test_what_is_tried_depends_on_the_network_and_on_likeness() -> None:
     some = {"a": 0.5, "b": 0.9}
-    assert [one.kind for one in attempts_of(racer(some), 0.8)] == ["fine-tune", "freeze"]
-    assert [one.kind for one in attempts_of(racer(some), 0.1)] == ["fine-tune", "freeze", "scratch"]
+    assert [one.kind for one in attempts_of(racer(some), 0.8)] == ["freeze", "fine-tune"]
+    assert [one.kind for one in attempts_of(racer(some), 0.1)] == ["freeze", "fine-tune", "scratch"]
     assert [one.kind for one in attempts_of(racer(some, pretrained=False), None)] == ["scratch"]
     assert attempts_of(racer(some, fixed=True), 0.8) == []
 
@@ -129,7 +144,8 @@ def test_a_small_budget_takes_fewer_images_then_fewer_candidates() -> None:
 def strategy(name: str, right: np.ndarray, cost: float, kind: Any = "head") -> Strategy:
     candidate: Any = SimpleNamespace(name=name)
     rows = np.arange(len(right))
-    return Strategy(kind, candidate, "layer", rows, right, wilson(int(right.sum()), len(right)), cost, ["tlray ..."])
+    expected = wilson(int(right.sum()), len(right))
+    return Strategy(kind, candidate, "layer", rows, right, expected.value, expected, cost, ["tlray ..."])
 
 
 def test_it_cannot_tell_what_differs_by_a_few_images() -> None:
@@ -185,7 +201,7 @@ def test_commands_carry_everything_that_was_asked_for(tmp_path: Path) -> None:
     assert (one.recipe.backbone, one.recipe.weights) == ("timm:test_resnet", "random:1")
     other = read_config(TrainConfig, parse("train", COMMANDS["train"], train[1:]).given)
     assert other.table == one.table and (other.labels, other.label_columns) == ("labels.csv", ("kind",))
-    assert (other.split, other.skip, other.seed) == (config.split, config.skip, 7)
+    assert (other.split, other.skip, other.seed, other.refit) == (config.split, config.skip, 7, True)
 
 
 def test_near_duplicates_across_splits_are_counted(tmp_path: Path) -> None:

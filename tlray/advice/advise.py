@@ -4,23 +4,25 @@ Shape legend: N images of the sample.
 """
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tlray.advice import KIND
 from tlray.advice.inputs.candidates import Candidate, Embedder, find_candidates
 from tlray.advice.inputs.sample import Sample, take_sample
 from tlray.advice.measuring.budget import Clock, estimate_of, fit_to_budget
+from tlray.advice.measuring.difference import Difference
 from tlray.advice.measuring.evidence import data_of, floors_of, likeness_of, row_of
 from tlray.advice.measuring.probes import learning_curve
 from tlray.advice.measuring.race import Finish, Racer, run_race
-from tlray.advice.measuring.trials import Attempt, seconds_per_image, try_out
-from tlray.advice.verdict import judge as verdict
-from tlray.advice.verdict.commands import head_commands, network_commands
-from tlray.advice.verdict.judge import Strategy
+from tlray.advice.measuring.trials import Attempt, Try
+from tlray.advice.verdict.judge import LEAST_GAIN, judge
+from tlray.advice.verdict.outlook import Outlook
+from tlray.advice.verdict.scenario import LIKE, scenario_of
+from tlray.advice.verdict.strategies import Strategy, of_head, of_trial
 from tlray.config import AdviseConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.open import open_store
@@ -28,9 +30,6 @@ from tlray.lake.storage.uri import to_uri
 from tlray.progress import readable_seconds, say
 from tlray.recipe import Preprocessing
 from tlray.version import __version__
-
-KIND = "advice"
-"""Of the document, by which `tlray report` knows it."""
 
 
 def advise(config: AdviseConfig) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def advise(config: AdviseConfig) -> dict[str, Any]:
     candidates, left_out = find_candidates(config)
     floors, probe_seconds = floors_of(sample, config.seed)
     embedders = _embedders(sample, candidates)
-    estimate = estimate_of(embedders, len(sample), probe_seconds)
+    estimate = estimate_of(embedders, sample, probe_seconds)
     say(f"estimated {readable_seconds(estimate['seconds'])} for all candidates on all images of the sample, trials apart")
     result: dict[str, Any] = {
         "kind": KIND,
@@ -65,7 +64,7 @@ def advise(config: AdviseConfig) -> dict[str, Any]:
         "labels": config.labels,
         "sample": sample.describe(),
         "estimate": estimate,
-        "floors": {name: verdict.rounded(one) for name, one in floors.items()},
+        "floors": {name: one.rounded() for name, one in floors.items()},
         "left_out": left_out,
     }
     if config.dry_run:
@@ -108,105 +107,94 @@ def _embedders(sample: Sample, candidates: Sequence[Candidate]) -> list[Embedder
 
 
 def _advice(finish: Finish, floors: dict[str, Any], config: AdviseConfig, clock: Clock) -> dict[str, Any]:
-    """What the race and the trials after it say."""
-    sample, best = finish.sample, finish.racers[0]
-    heads = [_head(one, config) for one in finish.racers]
-    probes = sum(len(one.probes) for one in (*finish.racers, *finish.out)) + 1
-    majority = floors["majority"].value
-    is_hopeless = verdict.judge(heads[:1], majority, probes)["verdict"] == "nothing"
-    likeness = likeness_of(finish, floors["pixels_linear"].value)
-    trials = _Trials([], []) if is_hopeless else _run_trials(finish, heads[0], likeness["value"], config, clock)
-    curve = learning_curve(best.candidate.features[best.best_tap], sample.examples, sample.folds_N, config.seed)
+    """What the race and the trials after it say; trials come last, as they take what is left of the minutes."""
+    sample, best, pixels = finish.sample, finish.racers[0], floors["pixels_linear"].value
+    whole = best.probes[best.best_tap]
+    likeness = likeness_of(finish, pixels)
+    measured = {
+        "data": data_of(sample, best, config),
+        "candidates": [row_of(one) for one in (*finish.racers, *finish.out)],
+        "likeness": likeness,
+        "scenario": scenario_of(float(np.median(list(sample.class_sizes.values()))), likeness["value"]),
+    }
+    curve = learning_curve(best.candidate.features[best.best_tap], sample.examples, sample.folds_N, whole, config.seed)
+    points = [{"labels_per_class": labels, "accuracy": probe.accuracy.rounded()} for labels, probe in curve]
+    right = [probe.right_N for one in finish.racers for probe in one.probes.values()]
+    outlook = Outlook.of(right, whole.right_N, curve[-2][1].right_N if len(curve) > 1 else None, config.seed)
+    heads = [of_head(one, outlook, config) for one in finish.racers]
+    majority, compared = floors["majority"].value, sum(len(one.probes) for one in (*finish.racers, *finish.out)) + 1
+    is_hopeless = judge(heads[:1], majority, compared)["verdict"] == "nothing"
+    trials = _Trials([], []) if is_hopeless else _run_trials(finish, heads[0], outlook, likeness["value"], config, clock)
     strategies = [*heads, *trials.strategies]
-    judged = verdict.judge(strategies, majority, probes)
-    pixels = floors["pixels_linear"].value
-    if judged["verdict"] != "nothing" and pixels >= heads[0].expected.value:
+    judged = judge(strategies, majority, compared)
+    if judged["verdict"] != "nothing" and pixels >= heads[0].measured:
         judged["reason"] += f"; a linear model of raw pixels is as good as any head ({pixels:.3f})"
     say(judged["reason"])
-    rows = [row_of(one) for one in (*finish.racers, *finish.out)]
     return {
-        "data": data_of(sample, best, config),
-        "candidates": rows,
-        "learning_curve": [{"labels_per_class": labels, "accuracy": verdict.rounded(one)} for labels, one in curve],
-        "likeness": likeness,
-        "scenario": verdict.scenario_of(float(np.median(list(sample.class_sizes.values()))), likeness["value"]),
+        **measured,
+        "learning_curve": points,
+        "outlook": outlook.describe(),
         "strategies": [one.describe() for one in strategies],
         "not_tried": trials.not_tried,
         **judged,
     }
 
 
-def _head(racer: Racer, config: AdviseConfig) -> Strategy:
-    candidate, sample = racer.candidate, racer.sample
-    return Strategy(
-        kind="head",
-        candidate=candidate,
-        layer=racer.best_tap,
-        rows=np.arange(len(sample)),
-        right=racer.right,
-        expected=racer.probes[racer.best_tap].accuracy,
-        cost_seconds=candidate.seconds_per_image * sample.labelled,
-        commands=head_commands(config, candidate, racer.best_tap),
-    )
-
-
 @dataclass(frozen=True)
 class _Trials:
-    """What came of trials, and why others were left out."""
+    """What came of trials, and why others were not made, or not to their end."""
 
     strategies: list[Strategy]
     not_tried: list[dict[str, str]]
 
+    def leave_out(self, attempt: Attempt, why: str) -> None:
+        """Note why there is nothing of an attempt."""
+        self.not_tried.append({"strategy": attempt.kind, "candidate": attempt.candidate.name, "reason": why})
+        say(f"no result of {attempt.kind} of {attempt.candidate.name}: {why}")
 
-def _run_trials(finish: Finish, head: Strategy, likeness: float | None, config: AdviseConfig, clock: Clock) -> _Trials:
-    """Train the best candidate's network in the ways that may win, as far as the minutes go."""
-    sample, found = finish.sample, _Trials([], [])
-    for attempt in attempts_of(finish.racers[0], likeness):
-        why = _why_not(attempt, head, sample, config, clock)
-        if why:
-            found.not_tried.append({"strategy": attempt.kind, "candidate": attempt.candidate.name, "reason": why})
-            say(f"not tried: {attempt.kind} of {attempt.candidate.name}: {why}")
+
+def _run_trials(
+    finish: Finish, head: Strategy, outlook: Outlook, likeness: float | None, config: AdviseConfig, clock: Clock
+) -> _Trials:
+    """Train the network of the best candidate that can be trained in the ways that may win, as far as the minutes go."""
+    sample, found, lost = finish.sample, _Trials([], []), ""
+    trainable = next((one for one in finish.racers if one.candidate.anatomy is not None), None)
+    for attempt in attempts_of(trainable, likeness) if trainable else ():
+        if not config.trials or 1 - head.measured < LEAST_GAIN:
+            why = f"the head leaves less than {LEAST_GAIN:.0%} to win" if config.trials else "trials is false"
+            found.leave_out(attempt, why)
             continue
-        trial = try_out(attempt, sample, config)
-        say(f"{attempt.kind} of {attempt.candidate.name}: {trial.right.mean():.3f} right in {readable_seconds(trial.seconds)}")
-        found.strategies.append(
-            Strategy(
-                kind=attempt.kind,
-                candidate=attempt.candidate,
-                layer=attempt.cut or attempt.candidate.tap,
-                rows=trial.rows,
-                right=trial.right,
-                expected=verdict.expected_of_trial(head, trial.rows, trial.right),
-                cost_seconds=trial.seconds * sample.labelled / trial.trained_on,
-                commands=network_commands(config, attempt),
+        if lost:
+            found.leave_out(attempt, f"{lost} is no better than the best head, and this has more to learn from the same labels")
+            continue
+        begun = Try(attempt, sample, config)
+        seconds = begun.seconds()
+        if not clock.has(seconds):
+            enough = (clock.seconds + seconds) / 60
+            found.leave_out(
+                attempt,
+                f"it would take {readable_seconds(seconds)}, and {readable_seconds(max(clock.left, 0))} are left; --minutes "
+                f"{enough:.0f} would be enough",
             )
-        )
+            continue
+        trial = begun.run(head.right, clock.has)
+        if trial.is_behind or (not trial.given_up and Difference.of(trial.right, head.right[trial.rows]).mean <= 0):
+            lost = attempt.kind
+        if trial.given_up:
+            found.leave_out(attempt, trial.given_up)
+            continue
+        say(f"{attempt.kind} of {attempt.candidate.name}: {trial.right.mean():.3f} right in {readable_seconds(trial.seconds)}")
+        found.strategies.append(of_trial(attempt, trial, head, sample, outlook, config))
     return found
 
 
-def _why_not(attempt: Attempt, head: Strategy, sample: Sample, config: AdviseConfig, clock: Clock) -> str:
-    """Why an attempt is not made; nothing where it is."""
-    if not config.trials:
-        return "trials is false"
-    if 1 - head.expected.value < verdict.LEAST_GAIN:
-        return f"the head leaves less than {verdict.LEAST_GAIN:.0%} to win"
-    began = time.monotonic()
-    seconds = seconds_per_image(attempt, sample, config) * len(sample) * config.epochs
-    if not clock.has(seconds):
-        return (
-            f"it would take {readable_seconds(seconds)}, and {readable_seconds(clock.left)} are left; --minutes "
-            f"{(clock.seconds + seconds + time.monotonic() - began) / 60:.0f} would be enough"
-        )
-    return ""
-
-
 def attempts_of(racer: Racer, likeness: float | None) -> list[Attempt]:
-    """What is worth trying after the race, the most promising first.
+    """What is worth trying after the race, in the order of how much is learned: each only where the one before it won.
 
-    Of a pretrained network: fine-tuning all of it; freezing up to the layer whose features tell the classes best, as those
-    after it serve the pretraining more than this task (how features turn from general to specific: Yosinski et al. 2014, arXiv
-    1411.1792), or up to the one before where that is the penultimate; and from scratch, where pretrained features are hardly
-    better than raw pixels. Of a network with random weights: training it from scratch.
+    Of a pretrained network: freezing up to the layer whose features tell the classes best, as those after it serve the
+    pretraining more than this task (how features turn from general to specific: Yosinski et al. 2014, arXiv 1411.1792), or up
+    to the one before where that is the penultimate; fine-tuning all of it; and from scratch, where pretrained features are
+    hardly better than raw pixels. Of a network with random weights: training it from scratch.
 
     Args:
         racer: the best candidate.
@@ -217,11 +205,10 @@ def attempts_of(racer: Racer, likeness: float | None) -> list[Attempt]:
         return []
     if not candidate.is_pretrained:
         return [Attempt("scratch", candidate)]
-    attempts = [Attempt("fine-tune", candidate)]
     cut = freezing_point(racer)
-    if cut is not None:
-        attempts.append(Attempt("freeze", candidate, cut))
-    if likeness is not None and likeness < verdict.LIKE / 2:
+    attempts = [Attempt("freeze", candidate, cut)] if cut is not None else []
+    attempts.append(Attempt("fine-tune", candidate))
+    if likeness is not None and likeness < LIKE / 2:
         attempts.append(Attempt("scratch", candidate))
     return attempts
 

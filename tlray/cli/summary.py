@@ -100,7 +100,7 @@ def _of_advice(result: Result) -> Iterator[str]:
     pixels, majority = floors["pixels_linear"]["value"], floors["majority"]["value"]
     yield f"  {pixels:.3f} a linear model of raw pixels, {majority:.3f} the largest class"
     for one in result["not_tried"]:
-        yield f"not tried: {one['strategy']} of {one['candidate']}: {one['reason']}"
+        yield f"no result of {one['strategy']} of {one['candidate']}: {one['reason']}"
     data = result["data"]
     yield (
         f"data: {data['suspected_labels']['count']:,} labels that are probably wrong, {data['near_duplicates']['images']:,} "

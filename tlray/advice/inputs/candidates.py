@@ -6,7 +6,7 @@ Shape legend: N images, H height, W width, C channels, D length of a vector, Z c
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone, with_taps
 from tlray.models.classifier import own_classifier
-from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.encoder import Encoder, choose_device, default_batch_size, recipe_at_fp32
 from tlray.models.freezing import Anatomy
 from tlray.models.weights.spec import WeightsSpec
 from tlray.progress import say
@@ -35,6 +35,12 @@ cannot be had on this machine are left out, and said."""
 
 SEPARATOR = "@"
 
+FEW = 500
+"""Images under which a sample is embedded at fp32: to find out which layers may be rounded takes as long as some hundreds."""
+
+BATCH_IMAGES = 32
+"""At most: of small images batches would be larger, and rungs of a few hundred images would be half padding."""
+
 
 @dataclass
 class Candidate:
@@ -43,6 +49,7 @@ class Candidate:
     Attributes:
         name: as the user says it.
         config: of its recipe, with the penultimate layer as its only tap.
+        single: the backbone with that tap alone.
         backbone: whose taps are the layers that are tried, in order of depth, the penultimate last; and its classifier.
         anatomy: up to the penultimate layer; None of a network that cannot be trained, of which only that layer is tried.
         taps: the layers that are tried.
@@ -55,6 +62,7 @@ class Candidate:
 
     name: str
     config: RecipeConfig
+    single: Backbone
     backbone: Backbone
     anatomy: Anatomy | None
     taps: tuple[str, ...]
@@ -95,22 +103,40 @@ class Embedder:
 
     def __init__(self, candidate: Candidate, images_NHWC: np.ndarray) -> None:
         self.candidate, self._images_NHWC = candidate, images_NHWC
-        self._encoder = Encoder(candidate.backbone, lanes=os.cpu_count() or 1)
+        backbone, self._lanes = candidate.backbone, os.cpu_count() or 1
+        if len(images_NHWC) < FEW:
+            backbone = replace(backbone, recipe=recipe_at_fp32(backbone.recipe))
+        batch_size = min(BATCH_IMAGES, default_batch_size(backbone.recipe, choose_device("auto")))
+        self._encoder = Encoder(backbone, batch_size=batch_size, lanes=self._lanes)
         self._row_of: dict[int, int] = {}
         self._columns: dict[str, list[np.ndarray]] = {}
 
     def restrict(self, rows: np.ndarray) -> None:
-        """Go on with some of the images, before any is embedded."""
+        """Go on with some of the images; what is known of them stays."""
         self._images_NHWC = self._images_NHWC[rows]
+        self._row_of = {at: self._row_of[row] for at, row in enumerate(rows.tolist()) if row in self._row_of}
 
-    def time(self) -> float:
-        """Seconds that an image takes, measured on a batch after another one that warms up."""
-        count = min(len(self._images_NHWC), self._encoder.batch_size * (os.cpu_count() or 1))
-        self._encoder.encode(self._images_NHWC[:count])
-        began = time.perf_counter()
-        self._encoder.encode(self._images_NHWC[:count])
-        self.candidate.seconds_per_image = (time.perf_counter() - began) / count
+    @property
+    def timed_images(self) -> int:
+        """Of how many images it can tell how long it takes: a batch a lane to warm up, and another."""
+        return 2 * self._lanes * self._encoder.batch_size
+
+    def time(self, rows: np.ndarray) -> float:
+        """Seconds that an image takes, measured on the second half of some rows, which are not embedded again.
+
+        Args:
+            rows: `timed_images` or, of a small sample, all.
+        """
+        self._encode(rows[: len(rows) // 2])
+        began, rest = time.perf_counter(), rows[len(rows) // 2 :]
+        self._encode(rest)
+        self.candidate.seconds_per_image = (time.perf_counter() - began) / len(rest)
         return self.candidate.seconds_per_image
+
+    def _encode(self, rows: np.ndarray) -> None:
+        for column, features_ND in self._encoder.encode(self._images_NHWC[rows]).items():
+            self._columns.setdefault(column, []).append(features_ND)
+        self._row_of |= {int(row): len(self._row_of) + at for at, row in enumerate(rows)}
 
     def embed(self, rows: np.ndarray) -> None:
         """Have the candidate's features of these rows, in their order; those that it had are not computed again.
@@ -121,9 +147,7 @@ class Embedder:
         candidate, columns = self.candidate, self.candidate.backbone.recipe.columns
         new = np.array([row for row in rows if row not in self._row_of], np.int64)
         if len(new):
-            for column, features_ND in self._encoder.encode(self._images_NHWC[new]).items():
-                self._columns.setdefault(column, []).append(features_ND)
-            self._row_of |= {int(row): len(self._row_of) + at for at, row in enumerate(new)}
+            self._encode(new)
         at = np.array([self._row_of[int(row)] for row in rows], np.int64)
         whole = {column: np.concatenate(parts) for column, parts in self._columns.items()}
         self._columns = {column: [features_ND] for column, features_ND in whole.items()}
@@ -185,7 +209,7 @@ def _load(name: str, config: AdviseConfig) -> Candidate:
             pass
         else:
             chosen, classifier = own.backbone, own.column
-    return Candidate(name, recipe, chosen, anatomy, taps, classifier)
+    return Candidate(name, recipe, single, chosen, anatomy, taps, classifier)
 
 
 def _fitting(backbone: Backbone, taps: Sequence[str]) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ from typing import Any
 
 from tlray.advice.inputs.candidates import Embedder
 from tlray.advice.inputs.sample import LEAST_ROWS, Sample
+from tlray.advice.measuring.race import RUNGS
 from tlray.errors import ConfigError
 from tlray.progress import readable_seconds, say
 
-RACE_PASSES = 1.75
-"""Times that probes go over the sample in a race that drops nobody: a quarter, a half, all of it."""
+RACE_PASSES = sum(RUNGS)
+"""Times that probes go over the sample in a race that drops nobody."""
 
 
 class Clock:
@@ -39,20 +40,20 @@ class Clock:
         return seconds <= self.left
 
 
-def estimate_of(embedders: Sequence[Embedder], images: int, probe_seconds: float) -> dict[str, Any]:
+def estimate_of(embedders: Sequence[Embedder], sample: Sample, probe_seconds: float) -> dict[str, Any]:
     """Measure what an image takes in each network, and add up.
 
     Args:
         embedders: of the candidates.
-        images: of the sample.
+        sample: of labelled images.
         probe_seconds: that one probe of the sample takes.
 
     Returns:
         `seconds` in all, `embedding` and `probing` of them, and `per_image` by candidate.
     """
-    per_image = {one.candidate.name: one.time() for one in embedders}
+    per_image = {one.candidate.name: one.time(sample.first(one.timed_images)) for one in embedders}
     layers = sum(len(one.candidate.taps) for one in embedders)
-    embedding, probing = sum(per_image.values()) * images, layers * probe_seconds * RACE_PASSES
+    embedding, probing = sum(per_image.values()) * len(sample), layers * probe_seconds * RACE_PASSES
     return {
         "seconds": round(embedding + probing, 3),
         "embedding": round(embedding, 3),

@@ -54,8 +54,8 @@ def row_of(racer: Racer) -> dict[str, Any]:
                 "layer": tap,
                 "depth": round(candidate.depth(tap), 4),
                 "dimensions": features_ND.shape[1],
-                "linear": _rounded(probe.accuracy),
-                "knn": _rounded(neighbours.accuracy),
+                "linear": probe.accuracy.rounded(),
+                "knn": neighbours.accuracy.rounded(),
                 "logme": round(logme(features_ND, targets_N), 4),
                 "h_score": round(h_score(features_ND, targets_N), 4),
             }
@@ -165,7 +165,3 @@ def _suspects(best: Racer) -> dict[str, Any]:
             for row in rows[:SHOWN]
         ],
     }
-
-
-def _rounded(estimate: Estimate) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in estimate.model_dump().items()}

@@ -6,7 +6,9 @@ are held out of the training rows, then trained again on both.
 Shape legend: N images, D length of a vector, K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,11 +21,17 @@ from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.metrics import Estimate, wilson
 from tlray.training.examples.table_vectors import LoadedVectors
 from tlray.training.heads.grid import best_of, train_trials, trained_again, trials_of
-from tlray.training.heads.trials import Data, Schedule, scores_of, to_head
+from tlray.training.heads.trials import Data, Schedule, scores_of, to_head, unlogged
 
 NEIGHBOURS = 20
 CURVE = (5, 20, 100)
-"""Labels a class of the learning curves."""
+"""Labels a class of the learning curve, where they are fewer than half of those that there are."""
+
+HALF = 0.5
+"""Share of the labels of the curve's last point but one, by which it is told how errors fall as labels grow."""
+
+Some = Callable[[np.ndarray], np.ndarray]
+"""Gives some of the rows that it takes; both ascending."""
 
 _HELD = 0.2
 """Share of each class's training rows that the weight decay is chosen by."""
@@ -62,7 +70,7 @@ def neighbour_probe(features_ND: np.ndarray, targets_N: np.ndarray, folds_N: np.
 
 
 def linear_probe(
-    features_ND: np.ndarray, examples: Examples, folds_N: np.ndarray, *, labels_per_class: int | None = None, seed: int = 0
+    features_ND: np.ndarray, examples: Examples, folds_N: np.ndarray, *, seed: int, learn_from: Some | None = None
 ) -> Probe:
     """Judge by a linear head that is trained on the other folds.
 
@@ -70,34 +78,48 @@ def linear_probe(
         features_ND: float32.
         examples: their targets and classes.
         folds_N: of each image.
-        labels_per_class: train on so many of each class at most; None for all.
-        seed: of the rows that decays are chosen by, and of the few that are trained on.
+        seed: of the rows that decays are chosen by.
+        learn_from: takes the rows of the other folds, and gives those that are trained on; None for all.
     """
     likely_NK = np.zeros((len(examples), len(examples.classes)), np.float32)
     for fold in range(FOLDS):
         test = np.flatnonzero(folds_N == fold)
         if not len(test):
             continue
-        train = few_of_each(examples.targets, np.flatnonzero(folds_N != fold), labels_per_class, seed)
-        likely_NK[test] = _fold(features_ND, examples, train, test, seed)
+        others = np.flatnonzero(folds_N != fold)
+        likely_NK[test] = _fold(features_ND, examples, others if learn_from is None else learn_from(others), test, seed)
     return Probe(likely_NK.argmax(axis=1) == examples.targets, likely_NK)
 
 
-def learning_curve(features_ND: np.ndarray, examples: Examples, folds_N: np.ndarray, seed: int) -> list[tuple[int, Estimate]]:
-    """Accuracies by labels a class, up to the most that the classes of middling size have to train on."""
-    trained_on = int(np.median(np.bincount(examples.targets)) * (FOLDS - 1) / FOLDS)
-    found = []
-    for labels in CURVE:
-        if labels < trained_on:
-            probe = linear_probe(features_ND, examples, folds_N, labels_per_class=labels, seed=seed)
-            found.append((labels, probe.accuracy))
-    return [*found, (trained_on, linear_probe(features_ND, examples, folds_N, seed=seed).accuracy)]
+def learning_curve(
+    features_ND: np.ndarray, examples: Examples, folds_N: np.ndarray, whole: Probe, seed: int
+) -> list[tuple[int, Probe]]:
+    """Probes by labels a class: some, half of those that there are to train on, and all of them.
+
+    Args:
+        features_ND: of the images.
+        examples: their targets and classes.
+        folds_N: of each image.
+        whole: the probe of all labels, which the race has made.
+        seed: of the labels that are drawn.
+
+    Returns:
+        In ascending order; numbers are those of the class of middling size, the last two of half and of all. Half of fewer
+        than four labels is left out.
+    """
+    targets_N = examples.targets
+    trained_on = int(np.median(np.bincount(targets_N)) * (FOLDS - 1) / FOLDS)
+    draws: list[tuple[int, Some]] = [
+        (labels, partial(few_of_each, targets_N, count=labels, seed=seed)) for labels in CURVE if labels < trained_on // 2
+    ]
+    if trained_on >= 4:
+        draws.append((trained_on // 2, partial(held_out, targets_N, share=HALF, seed=seed)))
+    found = [(labels, linear_probe(features_ND, examples, folds_N, seed=seed, learn_from=draw)) for labels, draw in draws]
+    return [*found, (trained_on, whole)]
 
 
-def few_of_each(targets_N: np.ndarray, rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+def few_of_each(targets_N: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     """At most `count` of the rows of each class, drawn at random; ascending."""
-    if count is None:
-        return rows
     shuffled = np.random.default_rng(seed).permutation(rows)
     chosen = [shuffled[targets_N[shuffled] == one][:count] for one in np.unique(targets_N)]
     return np.sort(np.concatenate(chosen))
@@ -122,11 +144,7 @@ def _fold(features_ND: np.ndarray, examples: Examples, train: np.ndarray, test: 
     some = replace(take_examples(examples, rows), splits_N=splits_N[rows])
     data = Data(LoadedVectors(np.ascontiguousarray(features_ND[rows])), some, torch.ones(len(rows)))
     memory_bytes, head = memory_budget_bytes(), HeadConfig()
-    fits = train_trials(data, trials_of("embedding", "cg", GridConfig()), _SCHEDULE, head, memory_bytes, _say_nothing)
+    fits = train_trials(data, trials_of("embedding", "cg", GridConfig()), _SCHEDULE, head, memory_bytes, unlogged)
     best = trained_again(best_of(fits), data, _SCHEDULE, head, memory_bytes)
     scores_NK = scores_of(to_head(best, data, dropout=0.0), data)
     return probabilities_of(scores_NK[len(train) :], "single")
-
-
-def _say_nothing(_epoch: int, _metrics: dict[str, float]) -> None:
-    """Take no note of an epoch."""

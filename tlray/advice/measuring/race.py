@@ -9,56 +9,26 @@ Talwalkar 2016, arXiv 1502.07943), which drops half of the candidates whatever t
 Shape legend: N images.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from tlray.advice.inputs.candidates import Candidate, Embedder
 from tlray.advice.inputs.sample import LEAST_ROWS, Sample
+from tlray.advice.measuring.difference import Difference
 from tlray.advice.measuring.probes import Probe, linear_probe
 from tlray.progress import say
-from tlray.training.examples.metrics import Estimate
 
 RUNGS = (0.25, 0.5, 1.0)
 """Shares of the sample."""
 
+GROWTH = 1.5
+"""Least factor from one rung to the next: of a small sample, whose first rungs have the least number of images of each class,
+those that would hardly differ from the one after them are left out."""
+
 LEVEL = 0.01
 """Chance that a rung drops the candidate which would have won."""
-
-Z95 = NormalDist().inv_cdf(0.975)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much more of the same images one probe tells right than another.
-
-    Attributes:
-        mean: share of images.
-        error: its standard error.
-    """
-
-    mean: float
-    error: float
-
-    @classmethod
-    def of(cls, right_N: np.ndarray, other_N: np.ndarray) -> "Difference":
-        """Compare image by image. The error is that of one more image on each side, so that it is never 0."""
-        rows = len(right_N)
-        better, worse = int((right_N & ~other_N).sum()), int((~right_N & other_N).sum())
-        mean = (better - worse) / rows
-        variance = (better + worse + 2) / rows - mean**2
-        return cls(mean, math.sqrt(max(variance, 0.0) / rows))
-
-    def exceeds(self, level: float) -> bool:
-        """Whether it is over 0 by more than chance explains at a one-sided level."""
-        return self.mean > NormalDist().inv_cdf(1 - level) * self.error
-
-    def estimate(self) -> Estimate:
-        """The mean with its interval of 95 %."""
-        return Estimate(value=self.mean, low=self.mean - Z95 * self.error, high=self.mean + Z95 * self.error)
 
 
 @dataclass(frozen=True)
@@ -133,7 +103,7 @@ def run_race(sample: Sample, embedders: Sequence[Embedder], seed: int, has_time:
     Returns:
         How it ended.
     """
-    rungs = _rungs(sample)
+    rungs = rungs_of(sample)
     racing, out = [Racer(one, {}, sample) for one in embedders], list[Racer]()
     for number, rows in enumerate(rungs):
         some, count = sample.take(rows), len(rows)
@@ -158,11 +128,15 @@ def run_race(sample: Sample, embedders: Sequence[Embedder], seed: int, has_time:
     return Finish(tuple(racing), tuple(out), some)
 
 
-def _rungs(sample: Sample) -> list[np.ndarray]:
+def rungs_of(sample: Sample) -> list[np.ndarray]:
     """Positions of the images of each rung; a small sample has fewer rungs."""
     least = 2 * LEAST_ROWS * len(sample.examples.classes)
-    found = [sample.first(max(round(len(sample) * share), least)) for share in RUNGS]
-    return [rows for at, rows in enumerate(found) if at == 0 or len(rows) > len(found[at - 1])]
+    rungs = [np.arange(len(sample))]
+    for share in reversed(RUNGS[:-1]):
+        rows = sample.first(max(round(len(sample) * share), least))
+        if len(rows) * GROWTH <= len(rungs[0]):
+            rungs.insert(0, rows)
+    return rungs
 
 
 def _seconds_of(racing: Sequence[Racer], images: int) -> float:

@@ -1,12 +1,15 @@
 """Trials: a network really trained on three quarters of the sample, and measured on the fourth that it has not seen.
 
-A trial is the training that `tlray train` would do with the command that is advised, by the same loop, without its files.
+A trial is the training that `tlray train` would do with the command that is advised, by the same loop, without its files; but
+all three quarters are trained on, to its end, so that a small sample leaves it about as many steps as the command has.
 
 Shape legend: N images of the sample, K classes.
 """
 
 import tempfile
 import time
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,17 +19,17 @@ import torch
 
 from tlray.advice.inputs.candidates import Candidate
 from tlray.advice.inputs.sample import Sample
-from tlray.advice.measuring.probes import held_out
+from tlray.advice.measuring.watch import Watch
 from tlray.config import AdviseConfig, NetworkConfig, RecipeConfig, TrainConfig
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone
 from tlray.models.encoder.precision import precision
 from tlray.models.heads import Head, HeadSpec
+from tlray.progress import readable_seconds
 from tlray.recipe import IMAGE_RULE
 from tlray.training.examples.examples import Split
 from tlray.training.network.inputs.inputs import ImageRows
-from tlray.training.network.learner.cut import anatomy_of
 from tlray.training.network.learner.transfer_network import TransferNetwork
 from tlray.training.network.loop import Training
 from tlray.training.network.processes import Alone
@@ -41,7 +44,7 @@ BACKBONE_RATE = 0.25
 would hardly move a network."""
 
 TEST_FOLD = 0
-_HELD = 0.15
+
 _TIMED_IMAGES = 16
 
 
@@ -77,18 +80,20 @@ class Trial:
     """What came of an attempt.
 
     Attributes:
-        attempt: what was tried.
         rows: positions of the images in the sample that it was measured on, ascending.
         right: bool, which of these it tells right.
         trained_on: images.
         seconds: that training took.
+        given_up: why it was ended early, so that nothing follows from `right`; nothing where it was not.
+        is_behind: whether it was given up as it cannot reach the head, and not because the minutes are over.
     """
 
-    attempt: Attempt
     rows: np.ndarray
     right: np.ndarray
     trained_on: int
     seconds: float
+    given_up: str
+    is_behind: bool
 
 
 class _NoCheckpoints(Checkpoints):
@@ -105,43 +110,79 @@ class _NoCheckpoints(Checkpoints):
         return -1
 
 
-def try_out(attempt: Attempt, sample: Sample, config: AdviseConfig) -> Trial:
-    """Train on three folds of a sample, and measure on the fourth."""
-    test = np.flatnonzero(sample.folds_N == TEST_FOLD)
-    train = np.flatnonzero(sample.folds_N != TEST_FOLD)
-    splits_N = np.full(len(sample), Split.TRAIN, np.uint8)
-    splits_N[test], splits_N[held_out(sample.targets, train, _HELD, config.seed)] = Split.TEST, Split.VALIDATION
-    examples = replace(sample.examples, splits_N=splits_N)
-    fit = _train_config(attempt, config)
-    began, world = time.monotonic(), Alone()
-    backbone, network = _network(attempt, sample, config, world.device)
-    spec = ReadSpec.of(sample.source, backbone.recipe.preprocessing, IMAGE_RULE)
-    with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
-        rows = ImageRows(
-            sample.items, spec, kinds=attempt.network.augment or (), seed=config.seed, memory_bytes=None, scratch=Path(scratch)
-        )
-        with Training(network, examples, rows, fit, attempt.network, world, _NoCheckpoints()) as training:
-            training.run()
-            with precision(world.device, "fp32"):
-                scores_NK, is_read_N = training.scores(test)
-    right = (scores_NK.argmax(axis=1) == sample.targets[test]) & is_read_N
-    return Trial(attempt, test, right, int((splits_N == Split.TRAIN).sum()), time.monotonic() - began)
+class Try:
+    """An attempt with its network, which is trained on three folds of a sample, and measured on the fourth.
 
+    Args:
+        attempt: what is tried.
+        sample: of labelled images.
+        config: of the advice.
 
-def seconds_per_image(attempt: Attempt, sample: Sample, config: AdviseConfig) -> float:
-    """Time that an image takes in one epoch of training, measured on a few steps of a network of its own."""
-    device = Alone().device
-    backbone, network = _network(attempt, sample, config, device)
-    height, width = backbone.recipe.preprocessing.crop
-    images_BHWC = torch.randint(0, 256, (_TIMED_IMAGES, height, width, 3), dtype=torch.uint8, device=device)
-    network.train()
-    seconds = []
-    with precision(device, "fp32"), torch.random.fork_rng(devices=[]):
-        for _ in range(2):
-            began = time.monotonic()
-            network(images_BHWC).logsumexp(dim=1).sum().backward()
-            seconds.append(time.monotonic() - began)
-    return seconds[-1] / _TIMED_IMAGES
+    Attributes:
+        network: that is trained.
+    """
+
+    def __init__(self, attempt: Attempt, sample: Sample, config: AdviseConfig) -> None:
+        self._attempt, self._sample, self._config, self._world = attempt, sample, config, Alone()
+        self._backbone, self.network = _network(attempt, sample, config, self._world.device)
+
+    def seconds(self) -> float:
+        """What the whole training would take, measured on a few steps; the network stays as it is."""
+        network, device = self.network, self._world.device
+        before = deepcopy(network.state_dict())
+        height, width = self._backbone.recipe.preprocessing.crop
+        images_BHWC = torch.randint(0, 256, (_TIMED_IMAGES, height, width, 3), dtype=torch.uint8, device=device)
+        network.train()
+        seconds = []
+        with precision(device, "fp32"), torch.random.fork_rng(devices=[]):
+            for _ in range(2):
+                began = time.monotonic()
+                network(images_BHWC).logsumexp(dim=1).sum().backward()
+                seconds.append(time.monotonic() - began)
+        network.zero_grad(set_to_none=True)
+        network.load_state_dict(before)
+        return seconds[-1] / _TIMED_IMAGES * len(self._sample) * self._config.epochs
+
+    def run(self, head_right_N: np.ndarray, has_time: Callable[[float], bool]) -> Trial:
+        """Train, unless it turns out that the head cannot be reached.
+
+        Args:
+            head_right_N: which images of the sample the best head tells right.
+            has_time: whether so many more seconds are left.
+        """
+        sample, config, began = self._sample, self._config, time.monotonic()
+        test = np.flatnonzero(sample.folds_N == TEST_FOLD)
+        train = np.flatnonzero(sample.folds_N != TEST_FOLD)
+        splits_N = np.where(sample.folds_N == TEST_FOLD, Split.TEST, Split.TRAIN).astype(np.uint8)
+        examples = replace(sample.examples, splits_N=splits_N)
+        spec = ReadSpec.of(sample.source, self._backbone.recipe.preprocessing, IMAGE_RULE)
+        network = self._attempt.network
+        with tempfile.TemporaryDirectory(prefix="tlray-") as scratch:
+            rows = ImageRows(
+                sample.items, spec, kinds=network.augment or (), seed=config.seed, memory_bytes=None, scratch=Path(scratch)
+            )
+            fit = _train_config(self._attempt, config)
+            with Training(self.network, examples, rows, fit, network, self._world, _NoCheckpoints()) as training:
+
+                def right() -> np.ndarray:
+                    with precision(self._world.device, "fp32"):
+                        scores_NK, is_read_N = training.scores(test)
+                    right_N: np.ndarray = (scores_NK.argmax(axis=1) == sample.targets[test]) & is_read_N
+                    return right_N
+
+                largest = np.bincount(sample.targets[train]).argmax()
+                watch = Watch(config.epochs, head_right_N[test], float((sample.targets[test] == largest).mean()))
+
+                def goes_on() -> bool:
+                    done = training.progress.epoch
+                    left = (config.epochs - done) * (time.monotonic() - began) / max(done, 1)
+                    if done and not has_time(left):
+                        watch.end(f"after {done} of {config.epochs} epochs the rest would take {readable_seconds(left)} more")
+                    return watch.goes_on(done, right)
+
+                training.run(goes_on)
+                seconds = time.monotonic() - began
+                return Trial(test, right(), len(train), seconds, watch.given_up, is_behind=watch.is_behind)
 
 
 def _train_config(attempt: Attempt, config: AdviseConfig) -> TrainConfig:
@@ -166,12 +207,14 @@ def recipe_of(attempt: Attempt, seed: int) -> RecipeConfig:
 
 def _network(attempt: Attempt, sample: Sample, config: AdviseConfig, device: torch.device) -> tuple[Backbone, TransferNetwork]:
     """A network of its own: the candidate's is left as it is."""
-    backbone = resolve_backbone(recipe_of(attempt, config.seed), local_copy)
+    candidate, recipe = attempt.candidate, recipe_of(attempt, config.seed)
+    backbone = candidate.single if recipe == candidate.config else resolve_backbone(recipe, local_copy)
+    backbone = replace(backbone, module=deepcopy(backbone.module))
     (shape,) = backbone.shapes.values()
     spec = HeadSpec(kind="linear", inputs=int(np.prod(shape)), outputs=len(sample.examples.classes), hidden=(), dropout=0.0)
-    anatomy = anatomy_of(backbone)
+    assert candidate.anatomy is not None
     backbone.module.to(device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        network = TransferNetwork(backbone, anatomy, attempt.cut, Head.of(spec))
+        network = TransferNetwork(backbone, candidate.anatomy, attempt.cut, Head.of(spec))
     return backbone, network.to(device)

@@ -10,7 +10,7 @@ from tlray.config import AdviseConfig, PreprocessingConfig, RecipeConfig, Source
 
 
 def head_commands(config: AdviseConfig, candidate: Candidate, tap: str) -> list[str]:
-    """Extract a table of a layer, and train a head on it.
+    """Extract a table of a layer, and train a head on it, at last on the rows too that its decay was chosen by, as probes do.
 
     Args:
         config: of the advice.
@@ -27,7 +27,7 @@ def head_commands(config: AdviseConfig, candidate: Candidate, tap: str) -> list[
     train = ["tlray", "train", table, f"{table}-head"]
     if own == "none":
         train += ["--labels", config.labels]
-    return [_joined(extract), _joined([*train, *_examples_flags(config)])]
+    return [_joined(extract), _joined([*train, *_examples_flags(config), "--refit"])]
 
 
 def network_commands(config: AdviseConfig, attempt: Attempt) -> list[str]:

@@ -1,111 +1,19 @@
-"""The verdict: what is recommended, how sure that is, and where the task lies on the map of four scenarios.
-
-Shape legend: N images of the sample, T of them in a trial.
-"""
+"""The verdict: what is recommended, and how sure that is."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tlray.advice.inputs.candidates import Candidate
-from tlray.advice.measuring.race import Z95, Difference
-from tlray.training.examples.metrics import Estimate
-
-LITTLE = 100
-"""Labels a class under which data are called little: a rule of thumb, as the textbooks' map gives no number. Kornblith, Shlens
-and Le 2019 (Do Better ImageNet Models Transfer Better?, arXiv 1805.08974) see fine-tuning gain on fixed features as labels a
-class grow from a few to hundreds."""
-
-LIKE = 0.5
-"""Share of the errors of a linear probe on raw pixels that one on pretrained features avoids, from which on a task is called
-like the pretraining's; likewise."""
+from tlray.advice.verdict.strategies import Strategy
+from tlray.training.examples.metrics import Z95
 
 CHANCE = 0.001
 """Chance that something is recommended where features say nothing of the labels: over all probes together."""
 
 LEAST_GAIN = 0.01
 """Accuracy that is worth a trial: heads that leave less to win are not challenged."""
-
-SCENARIOS = {
-    ("little", "like"): "little data, like the pretraining's: train a head on the last features",
-    ("little", "unlike"): "little data, unlike the pretraining's: train a head on earlier features, or freeze the first layers",
-    ("much", "like"): "much data, like the pretraining's: fine-tune, with small rates",
-    ("much", "unlike"): "much data, unlike the pretraining's: fine-tune all of it; training from scratch may do as well",
-}
-"""The map of the CS231n notes on transfer learning (cs231n.github.io/transfer-learning), which has these four corners."""
-
-Kind = Literal["head", "freeze", "fine-tune", "scratch"]
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A way to get a model, as it was measured.
-
-    Attributes:
-        kind: what is trained.
-        candidate: the network.
-        layer: that the head is on, or up to which all is frozen; the penultimate where nothing is.
-        rows: positions of the images that it was measured on, ascending; T.
-        right: bool, which of them it tells right; T.
-        expected: accuracy and interval.
-        cost_seconds: of it on all labelled images, on this machine.
-        commands: that do it.
-    """
-
-    kind: Kind
-    candidate: Candidate
-    layer: str
-    rows: np.ndarray
-    right: np.ndarray
-    expected: Estimate
-    cost_seconds: float
-    commands: Sequence[str]
-
-    def less(self, other: "Strategy") -> Difference:
-        """How much more of the images that both were measured on it tells right than another one."""
-        both, ours, theirs = np.intersect1d(self.rows, other.rows, return_indices=True)
-        assert len(both)
-        return Difference.of(self.right[ours], other.right[theirs])
-
-    def describe(self) -> dict[str, Any]:
-        """As the result has it."""
-        return {
-            "strategy": self.kind,
-            "candidate": self.candidate.name,
-            "layer": self.layer,
-            "expected_accuracy": rounded(self.expected),
-            "images_measured": len(self.rows),
-            "cost_seconds": round(self.cost_seconds, 1),
-            "commands": list(self.commands),
-        }
-
-
-def rounded(estimate: Estimate) -> dict[str, float]:
-    """An estimate as the result has it."""
-    return {name: round(value, 4) for name, value in estimate.model_dump().items()}
-
-
-def expected_of_trial(head: Strategy, rows: np.ndarray, right: np.ndarray) -> Estimate:
-    """Accuracy of a trial on the whole sample: the head's, plus the paired difference on the images that both were measured on.
-
-    The difference of two that err on the same images varies less than either; the head's own accuracy is known from more
-    images.
-
-    Args:
-        head: on the same network, measured on all images.
-        rows: of the trial, ascending.
-        right: which of them it tells right.
-    """
-    _, ours, theirs = np.intersect1d(rows, head.rows, return_indices=True)
-    difference = Difference.of(right[ours], head.right[theirs])
-    value = head.expected.value + difference.mean
-    own = (head.expected.high - head.expected.low) / (2 * Z95)
-    half = Z95 * math.hypot(difference.error, own)
-    value = min(1.0, max(0.0, value))
-    return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, max(value, value + half)))
 
 
 def chance_of(right: int, rows: int, share: float) -> float:
@@ -140,7 +48,7 @@ def judge(strategies: Sequence[Strategy], majority: float, probes: int) -> dict[
             "verdict": "nothing",
             "reason": (
                 f"no features tell the labels better than always answering the largest class ({majority:.3f}); the best are "
-                f"right in {head.expected.value:.3f}: the labels may be shuffled or wrong, the images may not show "
+                f"right in {head.measured:.3f}: the labels may be shuffled or wrong, the images may not show "
                 "them, or more are needed"
             ),
             "recommendation": None,
@@ -150,7 +58,7 @@ def judge(strategies: Sequence[Strategy], majority: float, probes: int) -> dict[
     ordered = sorted(strategies, key=lambda one: (-one.expected.value, one.cost_seconds))
     best, others = ordered[0], ordered[1:]
     alike = [(one, best.less(one)) for one in others]
-    alike = [(one, difference) for one, difference in alike if abs(difference.mean) <= Z95 * difference.error]
+    alike = [(one, difference) for one, difference in alike if difference.mean <= Z95 * difference.error]
     cheaper = [one for one, _ in alike if one.cost_seconds < best.cost_seconds]
     needed = None
     if alike:
@@ -187,20 +95,3 @@ def _words(one: Strategy) -> str:
         "scratch": "training from scratch",
     }[one.kind]
     return f"{what} of {one.candidate.name}"
-
-
-def scenario_of(labels_per_class: float, likeness: float | None) -> dict[str, Any]:
-    """Place a task on the map of four scenarios.
-
-    Args:
-        labels_per_class: of the class of middling size.
-        likeness: see `LIKE`; None where no pretrained network was tried.
-    """
-    amount = "little" if labels_per_class < LITTLE else "much"
-    kind = None if likeness is None else "like" if likeness >= LIKE else "unlike"
-    return {
-        "labels_per_class": labels_per_class,
-        "likeness": None if likeness is None else round(likeness, 4),
-        "corner": None if kind is None else f"{amount}, {kind}",
-        "map_says": None if kind is None else SCENARIOS[amount, kind],
-    }

@@ -239,9 +239,12 @@ def default_batch_size(recipe: Recipe, device: torch.device) -> int:
 
 def at_fp32(backbone: Backbone) -> Encoder:
     """An encoder of the same network at fp32 on the CPU, whatever the recipe's precision is."""
-    recipe = backbone.recipe
-    exact = recipe.model_copy(update={"precision": Precision(compute="fp32", storage=recipe.precision.storage)})
-    return Encoder(replace(backbone, recipe=exact), device="cpu", batch_size=GOLDEN_IMAGE_COUNT)
+    return Encoder(replace(backbone, recipe=recipe_at_fp32(backbone.recipe)), device="cpu", batch_size=GOLDEN_IMAGE_COUNT)
+
+
+def recipe_at_fp32(recipe: Recipe) -> Recipe:
+    """The same recipe at fp32, whatever its precision is."""
+    return recipe.model_copy(update={"precision": Precision(compute="fp32", storage=recipe.precision.storage)})
 
 
 def choose_device(name: str) -> torch.device:

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from typing import Any
 
+from tlray.advice.verdict.scenario import SCENARIOS
 from tlray.progress import readable_seconds
 from tlray.reports.parts import charts
 from tlray.reports.parts.page import Block, Chart, Code, Facts, Gallery, Page, Rows, Section, Text, facts, number
@@ -18,12 +20,9 @@ _NAMES = {
     "scratch": "from scratch",
 }
 _TONES = {"recommended": "good", "cannot tell": "plain", "nothing": "bad"}
-_CORNERS = (
-    "little data, like\na head on the\nlast features",
-    "much data, like\nfine-tune, with\nsmall rates",
-    "little data, unlike\na head on earlier\nfeatures, or freeze",
-    "much data, unlike\nfine-tune all, or\nfrom scratch",
-)
+_CORNER_CHARACTERS = 20
+"""Of a line in a corner of the map."""
+
 _MOST_LABELS = 10_000
 
 
@@ -73,7 +72,7 @@ def _verdict(advice: Advice) -> Iterator[Block]:
     for one in advice["left_out"].items():
         yield Text(f"Left out: {one[0]}: {one[1]}.")
     for one in advice["not_tried"]:
-        yield Text(f"Not tried: {_NAMES[one['strategy']]} of {one['candidate']}: {one['reason']}.")
+        yield Text(f"No result of {_NAMES[one['strategy']]}, {one['candidate']}: {one['reason']}.")
 
 
 def _map(advice: Advice) -> Iterator[Block]:
@@ -83,9 +82,8 @@ def _map(advice: Advice) -> Iterator[Block]:
         return
     labels = scenario["labels_per_class"]
     x = min(1.0, max(0.0, math.log10(max(labels, 1)) / math.log10(_MOST_LABELS)))
-    chart = charts.quadrants(
-        x, max(scenario["likeness"], 0.0), _CORNERS, x_label="labels a class", y_label="like the pretraining", mark="this task"
-    )
+    y = max(scenario["likeness"], 0.0)
+    chart = charts.quadrants(x, y, _corners(), x_label="labels a class", y_label="like the pretraining", mark="this task")
     yield Chart(
         chart, f"{labels:,.0f} labels a class; {scenario['map_says']}. The map is the textbooks'; what was measured decides."
     )
@@ -94,6 +92,13 @@ def _map(advice: Advice) -> Iterator[Block]:
         rows.append((f"mean confidence of {likeness['candidate']}'s own classifier", number(likeness["confidence"])))
         rows.append(("classes that it uses", number(likeness["classes_used"])))
     yield Facts(rows)
+
+
+def _corners() -> list[str]:
+    """What the map says in its corners, from the top left on, in lines that fit in."""
+    order = [(amount, kind) for kind in ("like", "unlike") for amount in ("little", "much")]
+    texts = [[f"{amount} data, {kind}", *wrap(SCENARIOS[amount, kind], _CORNER_CHARACTERS)] for amount, kind in order]
+    return ["\n".join(lines) for lines in texts]
 
 
 def _strategies(advice: Advice) -> Iterator[Block]:
@@ -105,10 +110,10 @@ def _strategies(advice: Advice) -> Iterator[Block]:
     yield Chart(charts.intervals(rows, marks, what="Expected accuracy"), "Expected accuracy with its 95 % interval.")
     cells = [
         [_NAMES[one["strategy"]], one["candidate"], one["layer"], f"{one['expected_accuracy']['value']:.3f}",
-         number(one["images_measured"]), readable_seconds(one["cost_seconds"])]
+         f"{one['measured_accuracy']:.3f}", number(one["images_measured"]), readable_seconds(one["cost_seconds"])]
         for one in advice["strategies"]
     ]  # fmt: skip
-    yield Rows(["way", "network", "layer", "accuracy", "measured on", "cost here"], cells, frozenset({3, 4, 5}))
+    yield Rows(["way", "network", "layer", "expected", "measured", "on images", "cost here"], cells, frozenset({3, 4, 5, 6}))
 
 
 def _ends(estimate: Mapping[str, float]) -> tuple[float, float, float]:

@@ -39,6 +39,10 @@ class Estimate(_Strict):
     low: float
     high: float
 
+    def rounded(self) -> dict[str, float]:
+        """As results have it, of four digits."""
+        return {name: round(value, 4) for name, value in self.model_dump().items()}
+
 
 class OutputRow(_Strict):
     """One class or one output; what does not apply to the task is None."""
@@ -106,7 +110,11 @@ def evaluate(scores_NK: np.ndarray, targets: np.ndarray, task: Task, classes: tu
 
 def wilson(right: int, rows: int) -> Estimate:
     """A share and its 95 % interval by Wilson's score (Wilson 1927), which holds for few rows and near 0 and 1."""
-    share = right / rows
+    return wilson_of_share(right / rows, rows)
+
+
+def wilson_of_share(share: float, rows: float) -> Estimate:
+    """As `wilson`, of a share of so many rows; they may be a number of rows in effect, which is no whole one."""
     middle = (share + Z95**2 / (2 * rows)) / (1 + Z95**2 / rows)
     half = Z95 / (1 + Z95**2 / rows) * np.sqrt(share * (1 - share) / rows + Z95**2 / (4 * rows**2))
     return Estimate(value=share, low=float(min(share, middle - half)), high=float(max(share, middle + half)))

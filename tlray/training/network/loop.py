@@ -10,7 +10,7 @@ Shape legend: B rows of a batch, N rows of a split, K outputs, X 1 or K.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
@@ -88,13 +88,17 @@ class Training:
         self._threads.shutdown(cancel_futures=True)
         self._rows.close()
 
-    def run(self) -> Progress:
-        """Train to the end, or go on with it; leaves the best epoch's weights in the network."""
+    def run(self, goes_on: Callable[[], bool] = lambda: True) -> Progress:
+        """Train to the end, or go on with it; leaves the best epoch's weights in the network.
+
+        Args:
+            goes_on: asked before each epoch, in all processes alike; False ends the training there.
+        """
         device = self._world.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), precision(device, "fp32"):
             if not self._resume() and not self._network.frozen.trained:
                 self._standardise()
-            while not self.progress.is_done:
+            while not self.progress.is_done and goes_on():
                 self._run_epoch()
             if self._best:
                 self._network.load_learned(self._best)

@@ -1,0 +1,36 @@
+"""How much more of the same images one way tells right than another, and what chance explains of it.
+
+Shape legend: N images.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more of the same images one way tells right than another.
+
+    Attributes:
+        mean: share of images.
+        error: its standard error.
+    """
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, right_N: np.ndarray, other_N: np.ndarray) -> "Difference":
+        """Compare image by image. The error is that of one more image on each side, so that it is never 0."""
+        rows = len(right_N)
+        better, worse = int((right_N & ~other_N).sum()), int((~right_N & other_N).sum())
+        mean = (better - worse) / rows
+        variance = (better + worse + 2) / rows - mean**2
+        return cls(mean, math.sqrt(max(variance, 0.0) / rows))
+
+    def exceeds(self, level: float, least: float = 0.0) -> bool:
+        """Whether it is over a least one by more than chance explains at a one-sided level."""
+        return self.mean - least > NormalDist().inv_cdf(1 - level) * self.error
