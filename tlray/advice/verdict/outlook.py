@@ -63,7 +63,7 @@ class Outlook:
         rows = len(right_NP)
         counts_BN = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
         chosen_B = (counts_BN @ right_NP).argmax(axis=1)
-        out_BN = counts_BN == 0
+        out_BN = (counts_BN == 0).astype(np.float64)
         left_B = out_BN.sum(axis=1)
         accuracy_B = (out_BN @ right_NP)[np.arange(RESAMPLES), chosen_B] / left_B
         optimism = max(0.0, float(best_N.mean() - accuracy_B.mean())) if len(right) > 1 else 0.0
