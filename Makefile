@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUTPUT ?= demo-output
 
-.PHONY: help venv light demo test lint types layers clusters hosts unit sweep bench docs pins clean
+.PHONY: help venv light demo test lint types layers clusters hosts unit sweep bench docs pins prometheus clean
 
 help:
 	@echo "make demo   set all up and run the main job on real images and weights"
@@ -12,6 +12,7 @@ help:
 	@echo "make docs   the documentation as a site, in site/index.html"
 	@echo "make light  like make venv, without FAISS's GPU build (1.4 GB less to download)"
 	@echo "make sweep  the tests over every model of torchvision and the large ones of Keras"
+	@echo "make prometheus  Debian's Prometheus into .venv, for the tests of cluster/monitoring, which skip without it"
 	@echo "make venv | lint | types | layers | clusters | hosts | unit | pins | clean"
 
 venv: .venv/installed
@@ -83,6 +84,12 @@ docs: venv
 pins: venv
 	$(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal --python-version 3.11 \
 		--no-emit-index-url --no-annotate --no-header --output-file requirements.txt
+
+# Two programs of Debian's package, unpacked: nothing is installed on the machine, and no service starts.
+prometheus: venv
+	cd .venv && apt-get download --quiet prometheus \
+		&& dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 --directory=bin ./usr/bin/prometheus ./usr/bin/promtool \
+		&& rm prometheus_*.deb
 
 clean:
 	rm -rf .venv demo-output site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -110,6 +110,11 @@ class RayCluster:
         raise RuntimeError(f"Ray did not start: {log_path.read_text()[-3000:]}")
 
     @property
+    def service_discovery(self) -> Path:
+        """The file in which its head node, with a dashboard, keeps the metrics addresses of all nodes for Prometheus."""
+        return Path(self._temporary.name) / "prom_metrics_service_discovery.json"
+
+    @property
     def pid(self) -> int:
         """Of the head's `ray start`."""
         return self._process.pid

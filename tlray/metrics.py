@@ -21,7 +21,7 @@ class Metric:
         name: as Prometheus has it.
         kind: a counter only grows during a run.
         about: what it counts.
-        label: the name of its one label; empty for none.
+        label: the name of its one label beside the run's; empty for none.
         values: by the label's value.
     """
 
@@ -32,24 +32,25 @@ class Metric:
     values: Mapping[str, float]
 
 
-def exposition(metrics: Sequence[Metric]) -> str:
-    """Metrics in Prometheus' text format."""
-    lines = []
+def exposition(metrics: Sequence[Metric], run_id: str) -> str:
+    """Metrics in Prometheus' text format, with the label `run`."""
+    lines, run = [], f'run="{run_id}"'
     for metric in metrics:
         lines += [f"# HELP {metric.name} {metric.about}", f"# TYPE {metric.name} {metric.kind}"]
         for value, number in sorted(metric.values.items()):
-            label = f'{{{metric.label}="{value}"}}' if metric.label else ""
-            lines.append(f"{metric.name}{label} {float(number)!r}")
+            label = f',{metric.label}="{value}"' if metric.label else ""
+            lines.append(f"{metric.name}{{{run}{label}}} {float(number)!r}")
     return "\n".join([*lines, ""])
 
 
 @contextlib.contextmanager
-def served(host: str, port: int, read: Callable[[], list[Metric]]) -> Iterator[str]:
-    """Serve metrics while something goes on, at `/metrics`.
+def served(host: str, port: int, run_id: str, read: Callable[[], list[Metric]]) -> Iterator[str]:
+    """Serve a run's metrics while it goes on, at `/metrics`.
 
     Args:
         host: address to listen on.
         port: 0 takes a free one.
+        run_id: of the run.
         read: the values of this moment.
 
     Yields:
@@ -61,7 +62,7 @@ def served(host: str, port: int, read: Callable[[], list[Metric]]) -> Iterator[s
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = exposition(read()).encode()
+            body = exposition(read(), run_id).encode()
             self.send_response(200 if self.path == "/metrics" else 404)
             self.send_header("Content-Type", CONTENT_TYPE)
             self.send_header("Content-Length", str(len(body)))

@@ -84,7 +84,7 @@ def bring_up_to_date(
         read = partial(metrics_of, totals)
         workplace.tell_of(run_id, read)
         with (
-            served_if_asked(config, read),
+            served_if_asked(config, run_id, read),
             Run.open(inputs, config, workplace, totals, run_id, deadline) as run,
         ):
             run.work_off()

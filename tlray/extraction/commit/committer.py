@@ -76,7 +76,7 @@ class Committer:
         submit: has a worker write parts again.
         guard: called right before each commit; raises where the run may not write any more.
         describe: returns what the log keeps of the run so far, beside its id.
-        committed: called after each commit.
+        committed: called after each commit with the number of rows of written units that it added.
         clock: returns seconds.
         fields: that the table is to have, from the first commit of rows on.
     """
@@ -89,7 +89,7 @@ class Committer:
         submit: Submit = in_this_thread,
         guard: Callable[[], None] = lambda: None,
         describe: Callable[[], dict[str, Any]] = dict,
-        committed: Callable[[], None] = lambda: None,
+        committed: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         fields: Sequence[pa.Field] = (),
     ) -> None:
@@ -270,7 +270,9 @@ class Committer:
         add = [*batch.add, *(part for _, parts in groups for part in parts)]
         units = batch.units + sum(len(group.units) for group, _ in groups)
         self._commit(
-            Change([*add, *rewriting.kept], rewriting.removed, fields=self._fields), {"units": units, **self._describe()}
+            Change([*add, *rewriting.kept], rewriting.removed, fields=self._fields),
+            {"units": units, **self._describe()},
+            rows=sum(part.rows for part in add),
         )
         self._rewrites.are_committed(rewriting)
         self._joins.committed(add)
@@ -279,10 +281,10 @@ class Committer:
             with suppress(TlrayError):
                 open_store(self._table.uri).delete(join(self._table.uri, part.path) for part in batch.obsolete)
 
-    def _commit(self, change: Change, info: dict[str, Any]) -> None:
+    def _commit(self, change: Change, info: dict[str, Any], *, rows: int = 0) -> None:
         self._sequence += 1
         self._broken = True  # whatever goes wrong in a commit, nothing may be committed on top of it
         self._guard()
         self._table.commit(change, app_id=self._run_id, sequence=self._sequence, info={"run": self._run_id, **info})
         self._broken = False
-        self._committed()
+        self._committed(rows)

@@ -155,8 +155,9 @@ class Run:
         with self._committed_if_it_fails():
             with kept(self._deadline, self._workplace.stop):
                 for backlog in backlogs_of(self._inputs.source, self._found, self._config, self._totals):
-                    self._work_off(backlog)
-            with self._totals.timed("commit"):
+                    with self._totals.work():
+                        self._work_off(backlog)
+            with self._totals.work(), self._totals.timed("commit"):
                 self._committer.finish(self._workplace.stop.held)
 
     def _work_off(self, backlog: Backlog) -> None:
@@ -169,6 +170,7 @@ class Run:
             say(f"{plan.todo} to embed in {units}, {readable_size(plan.todo_bytes, unknown=plan.unsized)}")
         if rewritten := backlog.counts.get("rewritten"):
             say(f"{rewritten} rows to be written again with other values, and with the vectors that they have")
+        self._totals.units_left = len(plan.units)
         committer.start(plan)
         if self._deadline:
             self._deadline.expect(plan.todo + backlog.left)

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from tlray.extraction.run.report import Resources, report
@@ -30,9 +31,12 @@ class Totals:
         seconds: by stage, summed over all workers.
         resources: of its workers.
         commits: made by the run.
-        last_commit: when the last one was made, by the monotonic clock; None before it.
+        committed_rows: that these added, of images that it worked on.
+        written_bytes: of the parts that workers wrote.
+        units_left: that are planned and not finished.
         waiting_units: returns how many units are finished and not committed yet.
         clock: seconds.
+        lock: held while images and failures are counted, so that another thread sees both or neither.
     """
 
     images: int = 0
@@ -44,7 +48,9 @@ class Totals:
     seconds: Counter[str] = field(default_factory=Counter)
     resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
     commits: int = 0
-    last_commit: float | None = None
+    committed_rows: int = 0
+    written_bytes: int = 0
+    units_left: int = 0
     waiting_units: Callable[[], int] = lambda: 0
     clock: Callable[[], float] = time.monotonic
 
@@ -52,6 +58,8 @@ class Totals:
         self.began = self.clock()
         self._start_seconds: float | None = None
         self._notes_shown = 0
+        self.lock = Lock()
+        self._uncommitted_since: float | None = None
 
     @property
     def has_changes(self) -> bool:
@@ -92,10 +100,27 @@ class Totals:
         if self._start_seconds is None:
             self._start_seconds = self._so_far()
 
-    def has_committed(self) -> None:
-        """The run made a commit now."""
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        """There is work in a block, whose results are to be committed."""
+        self._uncommitted_since = self.clock()
+        try:
+            yield
+        finally:
+            self._uncommitted_since, self.units_left = None, 0
+
+    @property
+    def seconds_since_commit(self) -> float:
+        """Seconds since the last commit, or since there is work, whichever is later; 0 while there is none, as in a listing."""
+        since = self._uncommitted_since
+        return 0.0 if since is None else self.clock() - since
+
+    def has_committed(self, rows: int) -> None:
+        """The run made a commit now, which added so many rows of images that it worked on."""
         self.commits += 1
-        self.last_commit = self.clock()
+        self.committed_rows += rows
+        if self._uncommitted_since is not None:
+            self._uncommitted_since = self.clock()
 
     def _so_far(self) -> float:
         return max(0.0, self.run_seconds - self.seconds["list"])
@@ -104,9 +129,12 @@ class Totals:
         """Count what was written, and tell of some of its failures."""
         if self._start_seconds is None:
             self._start_seconds = max(0.0, self._so_far() - sum(piece.seconds.values()))
-        self.images += piece.content.images
+        with self.lock:
+            self.images += piece.content.images
+            self.failures.update(piece.content.failures)
+        self.units_left -= piece.is_last
+        self.written_bytes += sum(part.size_bytes for part in piece.content.parts)
         self.unlabelled += piece.content.unlabelled
-        self.failures.update(piece.content.failures)
         self.unfit.update(piece.unfit)
         for uri in piece.content.without_images:
             self.listing.leave_out("no_images", uri)
