@@ -162,7 +162,7 @@ COMMANDS = {
         "tlray.search.query.search:search",
         "find the nearest images to an image, words, a row, a label or a vector",
         words=("index",),
-        common=("image", "text", "uri", "by_label", "vector", "queries", "k", "label", "prefix", "where", "out"),
+        common=("image", "text", "uri", "by_label", "vector", "queries", "k", "label", "prefix", "where", "columns", "out"),
         example="photos-index --image cat.jpg -k 5",
         computes=True,
     ),

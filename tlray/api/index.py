@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from tlray.api.html import galleries, rows_of
 from tlray.api.images import each_image, name_of
@@ -20,9 +21,11 @@ from tlray.api.running import Runner
 from tlray.errors import ConfigError, QueryError
 from tlray.lake.storage.uri import to_uri
 from tlray.recipe import of_images
-from tlray.search.query.searcher import Hit, Hits, Searcher
+from tlray.search.query.hits import Hit, Hits
+from tlray.search.query.searcher import Searcher
 from tlray.search.rows.row_texts import RowTexts, is_of_texts
 from tlray.search.rows.selection import Filter
+from tlray.search.rows.shown_columns import shown_fields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +41,8 @@ class Answer:
 
     Attributes:
         query: the query in words: an address, a label, its own text, or the position of what was given.
-        hits: nearest first; each has `uri`, `label`, `score`, `rank` and `id`.
+        hits: nearest first; each has `uri`, `label`, `score`, `rank` and `id`, and `columns`, values by name, where some were
+            asked for.
     """
 
     query: str
@@ -56,11 +60,20 @@ class Answers(Sequence[Answer]):
         about: what the index is.
         answers: one a query.
         found: the same as arrays.
+        shown: the columns that were asked for.
         texts: of the rows, where they are texts.
     """
 
-    def __init__(self, about: dict[str, Any], answers: Sequence[Answer], found: Hits, texts: RowTexts | None = None) -> None:
-        self._about, self._answers, self._found, self._texts = about, tuple(answers), found, texts
+    def __init__(
+        self,
+        about: dict[str, Any],
+        answers: Sequence[Answer],
+        found: Hits,
+        shown: Sequence[pa.Field] | None = None,
+        texts: RowTexts | None = None,
+    ) -> None:
+        self._about, self._answers, self._found = about, tuple(answers), found
+        self._shown, self._texts = shown, texts
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -76,29 +89,34 @@ class Answers(Sequence[Answer]):
         return {**copy.deepcopy(self._about), "answers": [answer.to_dict() for answer in self]}
 
     def to_pandas(self) -> "pd.DataFrame":
-        """All hits, one row each: query, rank, uri, label, score."""
-        return self._found.to_table([answer.query for answer in self]).to_pandas()
+        """All hits, one row each: query, rank, uri, label, score, and the columns that were asked for."""
+        return self._found.to_table([answer.query for answer in self], self._shown).to_pandas()
 
     def __repr__(self) -> str:
         return f"<tlray.Answers to {len(self)} queries: {', '.join(answer.query for answer in self[:_SHOWN_QUERIES])}>"
 
     def _repr_html_(self) -> str:
         if self._texts is not None:
-            return "".join(rows_of(answer.query, self._shown(number)) for number, answer in enumerate(self[:_SHOWN_QUERIES]))
+            return "".join(rows_of(answer.query, self._lines(number)) for number, answer in enumerate(self[:_SHOWN_QUERIES]))
         return galleries(
-            (answer.query, [(hit.uri, None, f"{hit.score:.3f} {hit.label or ''}") for hit in answer.hits[:_SHOWN_HITS]])
+            (answer.query, [(hit.uri, None, f"{hit.score:.3f} {_said(hit)}") for hit in answer.hits[:_SHOWN_HITS]])
             for answer in self[:_SHOWN_QUERIES]
         )
 
-    def _shown(self, number: int) -> list[dict[str, Any]]:
+    def _lines(self, number: int) -> list[dict[str, Any]]:
         """The first hits of a query, with how their texts begin."""
         assert self._texts is not None
         rows, hits = self._found.rows, self._answers[number].hits[:_SHOWN_HITS]
         texts = [self._texts.get(rows, int(position)) for position in self._found.positions_BK[number][: len(hits)]]
         return [
-            {"score": hit.score, "label": hit.label or "", "text": text[:_SHOWN_CHARACTERS]}
+            {"score": hit.score, "label": _said(hit), "text": text[:_SHOWN_CHARACTERS]}
             for hit, text in zip(hits, texts, strict=True)
         ]
+
+
+def _said(hit: Hit) -> str:
+    """The label of a hit, and the columns that were asked for."""
+    return ", ".join([*filter(None, [hit.label]), *(f"{name} {value}" for name, value in (hit.columns or {}).items())])
 
 
 class Index:
@@ -142,7 +160,7 @@ class Index:
 
     @property
     def columns(self) -> dict[str, str]:
-        """What `where` may name: columns of the table, and their types."""
+        """What `where` and `columns` may name: columns of the table, and their types."""
         return dict(self._searcher.columns)
 
     def search(
@@ -157,6 +175,7 @@ class Index:
         label: str | Sequence[str] = (),
         prefix: str | Sequence[str] = (),
         where: str = "",
+        columns: str | Sequence[str] = (),
     ) -> Answers:
         """The nearest rows to images, texts, rows, labels or vectors; one of these kinds a call.
 
@@ -170,12 +189,14 @@ class Index:
             k: answers to each query.
             label: only rows with one of these labels.
             prefix: only rows whose URI begins with one of these.
-            where: only rows of which this holds, such as `price < 10 and site = 'A'`; `columns` are what it may name.
+            where: only rows of which this holds, such as `price < 10 and site = 'A'`; `Index.columns` are what it may
+                name.
+            columns: whose values each hit has, by name; `all` for each that travelled into the table.
 
         Raises:
             WhereError: `where` cannot be read, or names a column that is not there.
             ConfigError: none or several kinds of queries, or a text where there is no text tower.
-            QueryError: an unknown uri or label, vectors of another length, or a k under 1.
+            QueryError: an unknown uri, label or column, vectors of another length, or a k under 1.
             ImageError: an image cannot be used.
             GoldenMismatchError: this machine computes other numbers than the table holds.
         """
@@ -184,10 +205,11 @@ class Index:
         if len(given) != 1:
             raise ConfigError(f"expected one of {', '.join(kinds)}, given {' and '.join(given) or 'none'}")
         allowed = Filter(texts("label", label), texts("prefix", prefix), where)
-        self._searcher.count(allowed)  # a condition is refused before images are embedded
+        shown = shown_fields(self._searcher.rows, texts("columns", columns))
+        self._searcher.count(allowed)  # both are refused before images are embedded
         names, found = getattr(self, f"_by_{given[0].removeprefix('by_')}")(kinds[given[0]], k, allowed)
-        answers = [Answer(*each) for each in zip(names, map(tuple, found.records()), strict=True)]
-        return Answers(self.about, answers, found, self._texts)
+        answers = [Answer(*each) for each in zip(names, map(tuple, found.records(shown)), strict=True)]
+        return Answers(self.about, answers, found, shown, self._texts)
 
     def __len__(self) -> int:
         return len(self._searcher.rows)

@@ -77,7 +77,8 @@ def _of_search(result: Result) -> Iterator[str]:
         yield f"{answer['query']}"
         for hit in answer["hits"]:
             label = str(hit.get("label") or "-")
-            yield f"  {hit['score']:8.4f}  {label[:_LABEL_CHARACTERS]:<{_LABEL_CHARACTERS}} {hit['uri']}"
+            columns = "".join(f"  {name}={value}" for name, value in hit.get("columns", {}).items())
+            yield f"  {hit['score']:8.4f}  {label[:_LABEL_CHARACTERS]:<{_LABEL_CHARACTERS}} {hit['uri']}{columns}"
         if not answer["hits"]:
             yield "  nothing found"
 

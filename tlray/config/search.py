@@ -43,6 +43,7 @@ class SearchConfig(WithStores):
     label: tuple[str, ...] = Field((), description="only rows with one of these labels")
     prefix: tuple[str, ...] = Field((), description="only rows whose URI begins with one of these")
     where: str | None = Field(None, description="only rows of which this holds: price < 10 and site = 'A'")
+    columns: tuple[str, ...] = Field((), description="columns of the table to show with each hit; all for each that travelled")
     workers: int = Field(0, ge=0, description="processes on Ray that answer queries; 0: this one, without Ray")
 
 

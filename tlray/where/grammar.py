@@ -10,6 +10,7 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel
 
 from tlray.columns.column import is_list
+from tlray.columns.naming import meant, no_column
 from tlray.columns.values import from_texts
 from tlray.errors import WhereError
 from tlray.where import terms
@@ -129,15 +130,9 @@ class _Binder:
 
     def _column(self, node: Node) -> Term:
         name = ".".join(part.name for part in node.parts) if isinstance(node, exp.Column) else node.sql()
-        found = name if name in self._types else None
+        found = meant(name, self._types)
         if found is None:
-            alike = [known for known in self._types if known.lower() == name.lower()]
-            found = alike[0] if len(alike) == 1 else None
-        if found is None:
-            near = difflib.get_close_matches(name, self._types, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            there = ", ".join(f"{known} ({word})" for known, word in self._types.items())
-            raise WhereError(f"where: {self._what} has no column {name}; {hint}it has {there}")
+            raise WhereError(f"where: {no_column(self._what, name, self._types)}")
         self.columns.add(found)
         return terms.column(found, self._types[found])
 

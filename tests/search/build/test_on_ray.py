@@ -83,10 +83,12 @@ def test_a_table_of_queries_is_answered_by_workers_as_by_one_process(bench: Benc
     frames = []
     for workers in (0, 2):
         out = tmp_path / f"{workers}.parquet"
-        given = SearchConfig(index=str(bench.index_path), queries=bench.table.uri, out=str(out), k=3, workers=workers)
+        given = SearchConfig(
+            index=str(bench.index_path), queries=bench.table.uri, out=str(out), k=3, workers=workers, columns=("etag",)
+        )
         assert search(given)["queries"] == 3000
         frames.append(pl.read_parquet(out))
-    assert len(frames[1]) == 9000 and frames[0].equals(frames[1])
+    assert len(frames[1]) == 9000 and frames[0].equals(frames[1]) and frames[1]["etag"].to_list() == ["1"] * 9000
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -22,13 +22,20 @@ class _Answerer:
     def __init__(self, index: str, version: int) -> None:
         self._searcher = Searcher.open(index, version)
 
-    def answer(self, table_uri: str, path: str, k: int, where: Filter) -> pa.Table:
+    def answer(self, table_uri: str, path: str, k: int, where: Filter, columns: Sequence[str]) -> pa.Table:
         """Answers to the rows of a part."""
-        return answer_part(self._searcher, table_uri, path, k, where)
+        return answer_part(self._searcher, table_uri, path, k, where, columns)
 
 
 def answers_on_ray(
-    index: str, version: int, table_uri: str, paths: Sequence[str], k: int, where: Filter, workers: int
+    index: str,
+    version: int,
+    table_uri: str,
+    paths: Sequence[str],
+    k: int,
+    where: Filter,
+    columns: Sequence[str],
+    workers: int,
 ) -> Iterator[pa.Table]:
     """Answer parts of a table of queries, each with the whole index in the memory of every worker.
 
@@ -39,6 +46,7 @@ def answers_on_ray(
         paths: of its parts.
         k: answers to each query.
         where: which rows may be found.
+        columns: whose values are shown.
         workers: processes.
 
     Yields:
@@ -56,7 +64,7 @@ def answers_on_ray(
 
         def submit(count: int) -> None:
             for path in itertools.islice(waiting, count):
-                pool.submit(lambda each, one: each.answer.remote(table_uri, one, k, where), path)
+                pool.submit(lambda each, one: each.answer.remote(table_uri, one, k, where, columns), path)
 
         def in_order() -> Iterator[pa.Table]:
             submit(2 * workers)

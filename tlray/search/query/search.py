@@ -24,10 +24,12 @@ from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.search.query.answer_file import check_place, write_answers
 from tlray.search.query.answers import answer_part
-from tlray.search.query.searcher import ANSWER_SCHEMA, Hits, Searcher
+from tlray.search.query.hits import Hits, answer_schema
+from tlray.search.query.searcher import Searcher
 from tlray.search.query.vector_file import read_vector_file
 from tlray.search.rows.row_texts import RowTexts, is_of_texts
 from tlray.search.rows.selection import Filter
+from tlray.search.rows.shown_columns import shown_fields
 
 MAX_IMAGE_BYTES = 256 * 2**20
 TEXT_CHARACTERS = 500
@@ -106,18 +108,27 @@ def _versions_ahead(searcher: Searcher) -> int | None:
 
 def _answer_some(searcher: Searcher, config: SearchConfig, where: Filter) -> dict[str, Any]:
     """The answers to the queries on the command line, or in a file of vectors."""
+    shown = _shown(searcher, config)
     names, hits = _hits(searcher, config, where)
     if config.out:
-        write_answers(config.out, [hits.to_table(names)], ANSWER_SCHEMA)
+        write_answers(config.out, [hits.to_table(names, shown)], answer_schema(shown))
         return {"queries": len(names), "out": config.out}
     texts = RowTexts(searcher.card.table) if is_of_texts(searcher.recipe_file) else None
     answers = []
-    for name, found, positions_K in zip(names, hits.to_lists(), hits.positions_BK, strict=True):
+    for name, found, positions_K in zip(names, hits.to_lists(shown), hits.positions_BK, strict=True):
         if texts is not None:
             for hit, position in zip(found, positions_K, strict=False):  # which are fewer where fewer rows were found
                 hit["text"] = texts.get(searcher.rows, int(position))[:TEXT_CHARACTERS]
         answers.append({"query": name, "hits": found})
     return {"answers": answers}
+
+
+def _shown(searcher: Searcher, config: SearchConfig) -> list[pa.Field] | None:
+    """The columns that are asked for, which a file can have beside its own; refused before anything is embedded."""
+    shown = shown_fields(searcher.rows, config.columns)
+    if config.out:
+        answer_schema(shown)
+    return shown
 
 
 def _hits(searcher: Searcher, config: SearchConfig, where: Filter) -> tuple[list[str], Hits]:
@@ -169,14 +180,15 @@ def _answer_table(searcher: Searcher, config: SearchConfig, where: Filter) -> di
     count = sum(part.rows for part in parts)
     if not count:
         raise QueryError(f"{table.uri} version {table.version} has no rows with an embedding, so there is nothing to answer")
-    write_answers(config.out, _answers(searcher, config, table.uri, [part.path for part in parts], where), ANSWER_SCHEMA)
+    paths, schema = [part.path for part in parts], answer_schema(_shown(searcher, config))
+    write_answers(config.out, _answers(searcher, config, table.uri, paths, where), schema)
     return {"queries": count, "out": config.out}
 
 
 def _answers(searcher: Searcher, config: SearchConfig, table_uri: str, paths: list[str], where: Filter) -> Iterable[pa.Table]:
     if not config.workers:
-        return (answer_part(searcher, table_uri, path, config.k, where) for path in paths)
+        return (answer_part(searcher, table_uri, path, config.k, where, config.columns) for path in paths)
     from tlray.search.query.answers_on_ray import answers_on_ray  # Ray only where work is spread out
 
     version = searcher.card.version
-    return answers_on_ray(to_uri(config.index), version, table_uri, paths, config.k, where, config.workers)
+    return answers_on_ray(to_uri(config.index), version, table_uri, paths, config.k, where, config.columns, config.workers)

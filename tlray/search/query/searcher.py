@@ -5,18 +5,15 @@ Shape legend: B queries, K neighbours, D dimensions.
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from tlray.errors import QueryError
 from tlray.search.neighbours.exact import as_queries, exact_neighbours, nearest_of, prepare, scores_of
 from tlray.search.neighbours.faiss_index import MAX_EF_SEARCH
 from tlray.search.neighbours.parameters import Parameters
+from tlray.search.query.hits import Hits
 from tlray.search.query.opened_index import OpenedIndex, check_texts
-from tlray.search.rows.row_table import RowTable
 from tlray.search.rows.selection import Filter, Selection
 from tlray.search.versions.load import LoadedIndex
 
@@ -30,92 +27,6 @@ _MORE = 4
 """Times more lists, where those looked into have fewer than k rows."""
 
 EVERYTHING = Filter()
-
-
-ANSWER_SCHEMA = pa.schema(
-    [
-        pa.field("query", pa.string()),
-        pa.field("rank", pa.int32()),
-        pa.field("uri", pa.string()),
-        pa.field("label", pa.string()),
-        pa.field("score", pa.float32()),
-    ]
-)
-"""A file of answers, one row a hit; `rank` counts from 0."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One row of the index that a query found.
-
-    Attributes:
-        rank: 0 for the nearest.
-        uri: of the image.
-        label: of the image, None where it has none.
-        score: cosine or inner product, larger for nearer ones; or L2 distance, smaller for nearer ones.
-        id: of the row in its index.
-    """
-
-    rank: int
-    uri: str
-    label: str | None
-    score: float
-    id: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The hit as the command's JSON has it: its place in the list is its rank."""
-        fields = asdict(self)
-        del fields["rank"]
-        return fields
-
-
-@dataclass(frozen=True)
-class Hits:
-    """What was found for each of B queries.
-
-    Attributes:
-        rows: the index's rows.
-        positions_BK: in `rows`, nearest first; -1 where there are fewer.
-        scores_BK: cosine, inner product, or L2 distance.
-    """
-
-    rows: RowTable
-    positions_BK: np.ndarray
-    scores_BK: np.ndarray
-
-    def records(self) -> list[list[Hit]]:
-        """The hits of each query, nearest first."""
-        uris, labels, ids = self.rows.table["uri"], self.rows.table["label"], self.rows.ids_N
-        return [
-            [
-                Hit(rank, uris[at].as_py(), labels[at].as_py(), float(score), int(ids[at]))
-                for rank, (at, score) in enumerate(zip(positions_K.tolist(), scores_K.tolist(), strict=True))
-                if at >= 0
-            ]
-            for positions_K, scores_K in zip(self.positions_BK, self.scores_BK, strict=True)
-        ]
-
-    def to_lists(self) -> list[list[dict[str, Any]]]:
-        """The hits of each query as the command's JSON has them: uri, label, score, id."""
-        return [[hit.to_dict() for hit in hits] for hits in self.records()]
-
-    def to_table(self, names: Sequence[str]) -> pa.Table:
-        """All hits as an Arrow table of ANSWER_SCHEMA.
-
-        Args:
-            names: of the queries.
-        """
-        there_BK = self.positions_BK >= 0
-        query_of, rank_of = np.nonzero(there_BK)
-        found = self.rows.table.select(["uri", "label"]).take(pa.array(self.positions_BK[there_BK]))
-        columns = [
-            pa.array(names, pa.string()).take(pa.array(query_of)),
-            pa.array(rank_of, pa.int32()),
-            found["uri"],
-            found["label"],
-            pa.array(self.scores_BK[there_BK], pa.float32()),
-        ]
-        return pa.table(columns, schema=ANSWER_SCHEMA)
 
 
 class Searcher(OpenedIndex):

@@ -69,6 +69,19 @@ class RowColumns:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, list(names), use_threads=False)
 
+    def take(self, names: Sequence[str], positions_M: np.ndarray) -> pa.Table:
+        """Some columns of M rows given by position, which are read with the rows that are in a row group with them."""
+        file = pq.ParquetFile(self._source, metadata=self._metadata)
+        counts = [self._metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        starts = np.cumsum([0, *counts])
+        group_M = np.searchsorted(starts, positions_M, side="right") - 1
+        taken, order = [self.fields.empty_table().select(list(names))], [np.empty(0, np.int64)]
+        for group in np.unique(group_M):
+            order.append(np.flatnonzero(group_M == group))
+            block = file.read_row_group(int(group), list(names), use_threads=False)
+            taken.append(block.select(list(names)).take(pa.array(positions_M[order[-1]] - starts[group])))
+        return pa.concat_tables(taken).take(pa.array(np.argsort(np.concatenate(order))))
+
     def read(self, fields: Sequence[pa.Field]) -> pa.Table:
         """Some columns of all rows; null where it does not have them."""
         there = [field.name for field in fields if field.name in self.fields.names]

@@ -164,7 +164,7 @@ class RowTable:
     @property
     def fields(self) -> list[pa.Field]:
         """The columns that a condition may name."""
-        own = [self.table.schema.field(name) for name in _ASKED]
+        own = [self.table.schema.field(name) for name in ASKED]
         return own if self.columns is None else [*own, *self.columns.fields]
 
     def mask(self, labels: Sequence[str] = (), prefixes: Sequence[str] = (), where: str = "") -> np.ndarray:
@@ -198,8 +198,8 @@ class RowTable:
 
     def _fulfil(self, condition: Condition) -> np.ndarray:
         """For each row whether it fulfils a condition; the columns that it asks are read a block at a time."""
-        own = [name for name in condition.columns if name in _ASKED]
-        others = [name for name in condition.columns if name not in _ASKED]
+        own = [name for name in condition.columns if name in ASKED]
+        others = [name for name in condition.columns if name not in ASKED]
         if self.columns is None or not others:
             return condition.mask(self.table.select(own or ["uri"]))
         masks, start = [np.empty(0, bool)], 0
@@ -226,5 +226,5 @@ def with_ids(
     return pa.table([ids, *rows.columns, nodes, keys], schema=ROWS_SCHEMA)
 
 
-_ASKED = ("uri", "etag", "label")
+ASKED = ("uri", "etag", "label")
 """The columns of an index's own that a condition may name."""

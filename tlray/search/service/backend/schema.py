@@ -57,6 +57,12 @@ class SearchRequest(_Strict):
         [], max_length=MAX_FILTERS, fail_fast=True, description="only rows whose URI begins with one of these"
     )
     where: Text = Field("", description="only rows of which this holds: price < 10 and site = 'A'")
+    columns: list[Text] = Field(
+        [],
+        max_length=MAX_FILTERS,
+        fail_fast=True,
+        description="of the table, to show with each row; all for each that travelled",
+    )
     recipe_id: Text | None = Field(None, description="of what embedded the vectors; another than the index's is refused")
 
     @property
@@ -71,6 +77,9 @@ class Row(_Strict):
     id: int
     uri: str
     label: str | None
+    columns: dict[str, Any] | None = Field(
+        None, exclude_if=lambda columns: columns is None, description="values by name, where the request asks for columns"
+    )
 
 
 class Hit(Row):
@@ -104,7 +113,7 @@ class IndexInfo(_Strict):
     measured_version: int = Field(description="the version of the index that the recall was measured on")
     labels: dict[str, int] = Field(description="rows of each label, the most frequent ones")
     label_count: int = Field(description="how many labels there are, those that are not listed included")
-    columns: dict[str, str] = Field(description="what where may name, and of which type it is")
+    columns: dict[str, str] = Field(description="what where and columns may name, and of which type it is")
     images: bool = Field(description="whether images can be searched by")
     words: bool = Field(description="whether words can be searched by")
     texts: bool = Field(description="whether rows are texts, which /api/text gives, and not images")

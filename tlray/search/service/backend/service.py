@@ -7,7 +7,7 @@ stores (thumbnails, new versions of the index) has threads of its own, so that a
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -17,15 +17,18 @@ from tlray.errors import QueryError
 from tlray.lake.storage.uri import to_uri
 from tlray.progress import say
 from tlray.search.neighbours.faiss_index import set_threads
-from tlray.search.query.searcher import Hits, Searcher
+from tlray.search.query.hits import Hits
+from tlray.search.query.searcher import Searcher
 from tlray.search.rows.row_texts import RowTexts, is_of_texts
 from tlray.search.rows.selection import Filter
+from tlray.search.rows.shown_columns import shown_fields
+from tlray.search.service.backend.answering import response_of, vector_of
 from tlray.search.service.backend.follower import IndexFollower
 from tlray.search.service.backend.images.decoding import DecodingLimits
 from tlray.search.service.backend.images.thumbnails import Thumbnails
 from tlray.search.service.backend.map.collection_map import CollectionMap
 from tlray.search.service.backend.metrics import Metrics
-from tlray.search.service.backend.schema import Hit, IndexInfo, Map, Query, Row, RowText, SearchRequest, SearchResponse
+from tlray.search.service.backend.schema import Hit, IndexInfo, Map, RowText, SearchRequest, SearchResponse
 from tlray.search.service.backend.words import Words
 from tlray.search.service.backend.workers import Workers
 
@@ -157,6 +160,7 @@ class Service:
         if len(request.queries) > self._limits.max_batch or request.k > self._limits.max_k:
             most = f"{self._limits.max_batch} queries and k {self._limits.max_k}"
             raise QueryError(f"{len(request.queries)} queries with k {request.k}; expected at most {most}")
+        shown_fields(self.searcher.rows, request.columns)  # refused before words are embedded
         return request if request.texts else self.search(request)
 
     def search(self, request: SearchRequest, texts_BD: np.ndarray | None = None) -> SearchResponse:
@@ -174,17 +178,17 @@ class Service:
         if request.recipe_id is not None:
             searcher.check_recipe(request.recipe_id)
         of_texts = iter(() if texts_BD is None else texts_BD)
-        vectors, positions = zip(*(_vector_of(searcher, query, of_texts) for query in request.queries), strict=True)
+        vectors, positions = zip(*(vector_of(searcher, query, of_texts) for query in request.queries), strict=True)
         where = Filter(tuple(request.labels), tuple(request.prefixes), request.where)
         hits = searcher.search(np.stack(vectors), request.k, where, leave_out_B=np.array(positions))
-        return _response(searcher, hits, [_row_at(searcher, position) for position in positions])
+        return response_of(searcher, hits, positions, request.columns)
 
-    async def search_image(self, data: bytes, k: int, where: Filter) -> SearchResponse:
+    async def search_image(self, data: bytes, k: int, where: Filter, columns: Sequence[str] = ()) -> SearchResponse:
         """Answer an image; given up between decoding, embedding and searching when nobody waits any more.
 
         Raises:
             ImageError: it cannot be used.
-            QueryError: over the limits, or the service was started without its network.
+            QueryError: over the limits, a column that is not there, or the service was started without its network.
             ServiceBusyError: `max_concurrency` requests are at work or waiting.
         """
         encoder = self._encoder
@@ -193,21 +197,23 @@ class Service:
         if not 1 <= k <= self._limits.max_k:
             raise QueryError(f"k is {k}; expected 1 to {self._limits.max_k}")
         searcher = self.searcher
+        shown_fields(searcher.rows, columns)
         async with self.workers.place() as place:
             pixels_HWC = await place.run(lambda: self._decoding.decode(lambda most: encoder.decode(data, max_pixels=most)))
             features_BD = await place.run(lambda: encoder.encode(pixels_HWC[None]))
-            return await place.run(lambda: _response(searcher, searcher.search(features_BD, k, where), [None]))
+            return await place.run(lambda: response_of(searcher, searcher.search(features_BD, k, where), [-1], columns))
 
-    def random(self, count: int, where: Filter, seed: int | None = None) -> list[Hit]:
+    def random(self, count: int, where: Filter, seed: int | None = None, columns: Sequence[str] = ()) -> list[Hit]:
         """Rows drawn at random: anew at each call, or the same ones for the same seed and version of the index."""
         searcher = self.searcher
+        shown = shown_fields(searcher.rows, columns)
         rows = np.flatnonzero(searcher.rows.mask(where.labels, where.prefixes, where.where)) if where else len(searcher.rows)
         available = rows if isinstance(rows, int) else len(rows)
         if not available:
             return []
         drawn = np.random.default_rng(seed).choice(rows, min(count, available), replace=False)
         hits = Hits(searcher.rows, drawn[None, :], np.zeros((1, len(drawn)), np.float32))
-        return [Hit(**hit) for hit in hits.to_lists()[0]]
+        return [Hit(**hit) for hit in hits.to_lists(shown)[0]]
 
     async def thumbnail(self, row_id: int) -> bytes:
         """The JPEG of a live row.
@@ -255,34 +261,3 @@ def _say_why_it_ended(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         error = task.exception()
         say(f"new versions of the index are not followed any more, restart the service: {type(error).__name__}: {error}")
-
-
-def _vector_of(searcher: Searcher, query: Query, of_texts: Iterator[np.ndarray]) -> tuple[np.ndarray, int]:
-    """A query's vector, and the position of the row that it is, or -1."""
-    if query.text is not None:
-        return next(of_texts), -1
-    if query.vector is not None:
-        if len(query.vector) != searcher.card.dimensions:
-            raise QueryError(f"a vector has {len(query.vector)} floats; expected {searcher.card.dimensions}")
-        return np.array(query.vector, np.float32), -1
-    if query.label is not None:
-        return searcher.centroid(query.label), -1
-    if query.uri is not None:
-        position = searcher.rows.position_of_uri(query.uri)
-    else:
-        position = int(searcher.rows.positions(np.array([query.id]))[0])
-        if position < 0:
-            raise QueryError(f"the index has no row {query.id}")
-    return searcher.vectors(np.array([position]))[0], position
-
-
-def _row_at(searcher: Searcher, position: int) -> Row | None:
-    rows = searcher.rows
-    if position < 0:
-        return None
-    return Row(id=int(rows.ids_N[position]), uri=rows.uri(position), label=rows.label(position))
-
-
-def _response(searcher: Searcher, hits: Hits, queries: list[Row | None]) -> SearchResponse:
-    answers = [[Hit(**hit) for hit in found] for found in hits.to_lists()]
-    return SearchResponse(version=searcher.card.version, metric=searcher.card.metric, queries=queries, answers=answers)

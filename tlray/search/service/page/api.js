@@ -17,6 +17,12 @@ export async function call(path, options = {}) {
   }
 }
 
+// The JSON of an answer. Whole numbers that are too large for JavaScript's own (numbers of products, say) stay as they are written.
+export async function read(response) {
+  const isTooLarge = (value) => Number.isInteger(value) && !Number.isSafeInteger(value);
+  return JSON.parse(await response.text(), (_, value, context) => (isTooLarge(value) ? context?.source ?? value : value));
+}
+
 export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 async function errorOf(response) {

@@ -1,12 +1,13 @@
 // The page: modules without a build step. All texts from the service go in as text, never as HTML.
-import { call, look, setTexts } from "/static/api.js";
-import { card, scaleOf, walk } from "/static/cards.js";
+import { call, look, read, setTexts } from "/static/api.js";
+import { card, scaleOf, valuesOf, walk } from "/static/cards.js";
 import { MapPanel } from "/static/map.js";
 import { fromHash, imageOf, keepImage, nameOf, newRandom, titleOf, toHash } from "/static/views.js";
 
 const RESULTS = 60;
+const COLUMNS_AT_FIRST = 3;
 const element = (id) => document.getElementById(id);
-const state = { info: null, view: null, turn: 0 };
+const state = { info: null, view: null, turn: 0, shown: "" };
 const say = (text) => { element("message").textContent = text; };
 const map = new MapPanel({ choose: (point) => go({ kind: "row", id: point.id }), say });
 
@@ -15,16 +16,18 @@ const labels = () => Object.entries(state.info.labels).sort(([, a], [, b]) => b 
 
 async function answersTo(view) {
   const k = Math.min(RESULTS, state.info.max_k);
-  const asked = { label: view.filter, where: view.where };
-  const filter = Object.entries(asked).map(([name, text]) => (text ? `&${name}=${encodeURIComponent(text)}` : "")).join("");
-  if (view.kind === "random") return { hits: await (await call(`/api/random?count=${k}&seed=${view.seed}${filter}`)).json() };
+  const columns = namesIn(view.show ?? state.shown);
+  const asked = [["label", view.filter], ["where", view.where], ...columns.map((name) => ["columns", name])];
+  const filter = asked.map(([name, text]) => (text ? `&${name}=${encodeURIComponent(text)}` : "")).join("");
+  if (view.kind === "random") return { hits: await read(await call(`/api/random?count=${k}&seed=${view.seed}${filter}`)) };
   if (view.kind === "image") {
     const answer = await call(`/api/search/image?k=${k}${filter}`, { method: "POST", body: imageOf(view).blob });
-    return { hits: (await answer.json()).answers[0], isScored: true };
+    return { hits: (await read(answer)).answers[0], isScored: true };
   }
   const query = view.kind === "text" ? { text: view.text } : view.id === undefined ? { uri: view.uri } : { id: view.id };
-  const body = JSON.stringify({ queries: [query], k, labels: view.filter ? [view.filter] : [], where: view.where ?? "" });
-  const answer = await (await call("/api/search", { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
+  const labels = view.filter ? [view.filter] : [];
+  const body = JSON.stringify({ queries: [query], k, labels, where: view.where ?? "", columns });
+  const answer = await read(await call("/api/search", { method: "POST", body, headers: { "Content-Type": "application/json" } }));
   Object.assign(view, answer.queries[0]);
   return { hits: answer.answers[0], isScored: true, isCut: answer.cut_texts > 0 };
 }
@@ -42,6 +45,7 @@ async function show(view, keep) {
     if (turn === state.turn) {
       say(error.message);
       element("where").value = view.where ?? "";
+      element("show").value = view.show ?? state.shown;
       state.view ??= view; // so that a bad condition in the address can be mended
     }
     return;
@@ -55,6 +59,7 @@ async function show(view, keep) {
   element("label").value = view.filter ?? "";
   element("words").value = view.text ?? "";
   element("where").value = view.where ?? "";
+  element("show").value = view.show ?? state.shown;
   element("grid").replaceChildren(...hits.map((hit) => card(hit, scale, (chosen) => go({ kind: "row", ...chosen }))));
   const milliseconds = Math.round(performance.now() - began);
   const bars = scale && hits.length > 1 ? `; bars compare the ${scale.name === "distance" ? "nearness" : scale.name} of these` : "";
@@ -85,14 +90,21 @@ function remember(view, keep, opened) {
   element("back").disabled = !history.state?.depth;
 }
 
-const filters = () => ({ filter: element("label").value, where: element("where").value.trim() });
+// Names have neither commas nor spaces.
+const namesIn = (text) => text.split(/[\s,]+/).filter(Boolean);
+
+function filters() {
+  const show = namesIn(element("show").value).join(", ");
+  return { filter: element("label").value, where: element("where").value.trim(), show: show === state.shown ? undefined : show };
+}
+
 const go = (view) => show({ ...filters(), ...view }, "push");
 
 // The address changed by Back, Forward or by hand.
 async function follow() {
   let [view, withMap] = fromHash(location.hash);
   const isLost = view.kind === "image" && !imageOf(view);
-  if (isLost) view = newRandom({ filter: view.filter, where: view.where });
+  if (isLost) view = newRandom({ filter: view.filter, where: view.where, show: view.show });
   map.toggle(withMap, labels());
   await show(view, history.state && !isLost && location.hash.length > 1 ? "" : "replace");
   if (isLost) say("An image of yours is not kept in the address: choose it again. These are random ones.");
@@ -124,7 +136,7 @@ function showQuery(view, isCut) {
     const uri = document.createElement("small");
     uri.textContent = view.uri;
     label.dir = uri.dir = "auto";
-    text.append(label, uri);
+    text.append(label, uri, ...valuesOf(view));
   }
   section.replaceChildren(image, text);
 }
@@ -163,7 +175,7 @@ function toggleMap() {
 
 function filter() {
   const asked = filters();
-  const isNew = asked.filter !== (state.view?.filter ?? "") || asked.where !== (state.view?.where ?? "");
+  const isNew = asked.filter !== (state.view?.filter ?? "") || asked.where !== (state.view?.where ?? "") || asked.show !== state.view?.show;
   if (state.view && isNew) show({ ...state.view, ...asked }, "push");
 }
 
@@ -202,6 +214,7 @@ element("toggle-map").addEventListener("click", toggleMap);
 element("label").addEventListener("change", filter);
 element("words-form").addEventListener("submit", (event) => { event.preventDefault(); searchByWords(); });
 element("where").addEventListener("change", filter);
+element("show").addEventListener("change", filter);
 element("controls").addEventListener("submit", (event) => { event.preventDefault(); filter(); });
 
 function introduce() {
@@ -219,13 +232,16 @@ function introduce() {
   element("label").placeholder = `all ${labelCount.toLocaleString()}`;
   element("label").parentElement.hidden = !labelCount;
   const columns = Object.entries(state.info.columns).filter(([name]) => !["uri", "etag", "label"].includes(name));
-  element("where").title = `A condition on ${columns.map(([name, type]) => `${name} (${type})`).join(", ")}`;
-  element("where").parentElement.hidden = !columns.length;
+  const described = columns.map(([name, type]) => `${name} (${type})`).join(", ");
+  element("where").title = `A condition on ${described}`;
+  element("show").title = `Columns to show: some of ${described}`;
+  for (const name of ["where", "show"]) element(name).parentElement.hidden = !columns.length;
+  state.shown = columns.slice(0, COLUMNS_AT_FIRST).map(([name]) => name).join(", ");
 }
 
 history.scrollRestoration = "manual";
 try {
-  state.info = await (await call("/api/index")).json();
+  state.info = await read(await call("/api/index"));
   setTexts(state.info.texts);
   introduce();
   await follow();

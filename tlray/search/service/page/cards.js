@@ -35,6 +35,18 @@ function make(tag, name, text) {
   return node;
 }
 
+const textOf = (value) => (Array.isArray(value) ? value.map(textOf).join(", ") : value === null ? "–" : String(value));
+
+// The columns of a row that are shown, a line each.
+export function valuesOf(row) {
+  return Object.entries(row.columns ?? {}).map(([name, value]) => {
+    const line = make("small", "value");
+    line.title = `${name}: ${textOf(value)}`;
+    line.append(`${name} `, make("bdi", "", textOf(value)));
+    return line;
+  });
+}
+
 // `scale` is null where nothing was searched for.
 export function card(hit, scale, choose) {
   const button = make("button", "card");
@@ -59,7 +71,9 @@ export function card(hit, scale, choose) {
   const name = make("small", "", nameOf(hit.uri));
   if (hit.label) label.title = hit.label;
   label.dir = name.dir = "auto";
-  caption.append(label, name);
+  const values = valuesOf(hit);
+  caption.append(label, name, ...values);
+  spoken.push(...values.map((line) => line.title));
   button.append(caption);
   button.setAttribute("aria-label", spoken.join(", "));
   button.addEventListener("click", () => choose(hit));

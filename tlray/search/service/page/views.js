@@ -1,7 +1,8 @@
 // What is shown, as the part of the address after #, so that Back, reload and bookmarks work; it is never sent to the service.
 //
 // A view is { kind: "random", seed }, { kind: "row", uri, id, label }, { kind: "text", text } or { kind: "image", key }, each with
-// the label (`filter`) and the condition on columns (`where`) that it is filtered by ("" for all). A row's URI names it for ever,
+// the label (`filter`) and the condition on columns (`where`) that it is filtered by ("" for all), and the columns that its rows
+// show (`show`; undefined for those of a start). A row's URI names it for ever,
 // its id only in this index. An image of the user's own is kept in this tab alone.
 
 const images = new Map();
@@ -24,6 +25,7 @@ export function toHash(view, withMap) {
   else parts.set("random", view.seed);
   if (view.filter) parts.set("label", view.filter);
   if (view.where) parts.set("where", view.where);
+  if (view.show !== undefined) parts.set("show", view.show);
   if (withMap) parts.set("map", "1");
   return `#${parts}`;
 }
@@ -31,7 +33,7 @@ export function toHash(view, withMap) {
 // The view of an address, and whether it shows the map; an address that says nothing is a random view.
 export function fromHash(hash) {
   const parts = new URLSearchParams(hash.slice(1));
-  const filters = { filter: parts.get("label") ?? "", where: parts.get("where") ?? "" };
+  const filters = { filter: parts.get("label") ?? "", where: parts.get("where") ?? "", show: parts.get("show") ?? undefined };
   const withMap = parts.has("map");
   if (parts.get("like")) return [{ kind: "row", uri: parts.get("like"), ...filters }, withMap];
   if (parts.get("text")) return [{ kind: "text", text: parts.get("text"), ...filters }, withMap];

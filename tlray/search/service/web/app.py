@@ -36,6 +36,10 @@ Labels = Annotated[tuple[Text, ...], Query(max_length=MAX_FILTERS, description="
 Prefixes = Annotated[
     tuple[Text, ...], Query(max_length=MAX_FILTERS, description="only rows whose URI begins with one of these")
 ]
+Columns = Annotated[
+    tuple[Text, ...],
+    Query(max_length=MAX_FILTERS, description="of the table, to show with each row; all for each that travelled"),
+]
 Where = Annotated[Text, Query(description="only rows of which this holds: price < 10 and site = 'A'")]
 
 
@@ -116,10 +120,15 @@ def _add_search(app: FastAPI, service: Service) -> None:
         openapi_extra=_body("image/*", {"type": "string", "format": "binary"}),
     )
     async def search_image(
-        request: Request, k: Annotated[int, Query(ge=1)] = 10, label: Labels = (), prefix: Prefixes = (), where: Where = ""
+        request: Request,
+        k: Annotated[int, Query(ge=1)] = 10,
+        label: Labels = (),
+        prefix: Prefixes = (),
+        where: Where = "",
+        columns: Columns = (),
     ) -> Response:
         """The nearest rows of the image that is the request's body."""
-        return _json(await service.search_image(await request.body(), k, Filter(label, prefix, where)))
+        return _json(await service.search_image(await request.body(), k, Filter(label, prefix, where), columns))
 
 
 def _add_collection(app: FastAPI, service: Service) -> None:
@@ -134,10 +143,11 @@ def _add_collection(app: FastAPI, service: Service) -> None:
         label: Labels = (),
         prefix: Prefixes = (),
         where: Where = "",
+        columns: Columns = (),
         seed: Annotated[int | None, Query(ge=0, lt=2**53, description="the same rows for the same seed and version")] = None,
     ) -> list[Hit]:
         """Some rows drawn at random, to start from."""
-        return await service.in_thread(lambda: service.random(count, Filter(label, prefix, where), seed))
+        return await service.in_thread(lambda: service.random(count, Filter(label, prefix, where), seed, columns))
 
     @app.get("/api/map", response_model=Map)
     async def map_() -> Response:
