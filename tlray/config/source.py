@@ -12,7 +12,7 @@ class SourceConfig(Section):
 
     uri: str = Field(
         description="a folder, manifest, tar shards or Parquet files of images, or texts (--text): a local path, or s3://, "
-        "gs://, az://, https://"
+        "gs://, az://, hf://datasets/, https://"
     )
     format: Literal["auto", "images", "manifest", "webdataset", "parquet"] = Field(
         "auto", description="auto looks at the names (and at a Parquet file's columns)"

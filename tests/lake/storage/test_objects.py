@@ -145,8 +145,3 @@ def test_the_account_of_azure_is_asked_for(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.delenv(name)
     said = error_of(tlray("extract", "--source.uri", "az://photos/a", "--table", str(tmp_path / "t"), *RECIPE, "--local"))
     assert "AZURE_STORAGE_ACCOUNT_NAME" in said
-
-
-def test_hf_says_what_to_do_instead(tmp_path: Path) -> None:
-    said = error_of(tlray("extract", "--source.uri", "hf://datasets/a/b", "--table", str(tmp_path / "t"), *RECIPE, "--local"))
-    assert "hf:// is not read" in said and "resolve/main" in said

@@ -33,6 +33,11 @@ def open_store(uri: str) -> Store:
         from tlray.lake.storage.remote.objects import ObjectStore
 
         return ObjectStore()
+    if normal.startswith("hf://"):
+        require("hub", "huggingface_hub", "httpx2", what="hf://")
+        from tlray.lake.storage.remote.hub import HubStore
+
+        return HubStore()
     from tlray.lake.storage.local import LocalStore
 
     return LocalStore()

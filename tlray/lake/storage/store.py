@@ -6,7 +6,7 @@ of everything below `<uri>/`; so `s3://b/photos` does not reach into `s3://b/pho
 A local file name that is not UTF-8 has its odd bytes written as `\xNN` in its URI, and is found again by it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, Protocol
 
@@ -147,3 +147,11 @@ def in_range(page: pa.Table, first: str | None, end: str | None) -> pa.Table:
     if first is not None:
         page = page.filter(pc.greater_equal(page["uri"], first))
     return page if end is None else page.filter(pc.less(page["uri"], end))
+
+
+def pages_of(found: Sequence[ObjectInfo], first: str | None, end: str | None) -> Iterator[pa.Table]:
+    """Objects as a page of a listing, of those whose URI is not before `first` and before `end`; none if that is none."""
+    columns = [[one.uri for one in found], [one.etag for one in found], [one.size_bytes for one in found]]
+    page = in_range(pa.table(columns, schema=LISTING_SCHEMA), first, end)
+    if len(page):
+        yield page

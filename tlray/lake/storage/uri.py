@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from tlray.errors import SourceError
 
@@ -11,7 +11,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SHORT_FILE = re.compile(r"file:(/[^/].*)", re.DOTALL | re.IGNORECASE)
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
-_SCHEMES = {"file": "file", "s3": "s3", "s3a": "s3", "s3n": "s3", "https": "https", "http": "http", "gs": "gs", "az": "az"}
+_SCHEMES = {name: name for name in ("file", "s3", "https", "http", "gs", "az", "hf")} | {"s3a": "s3", "s3n": "s3"}
+_HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(.*))?", re.DOTALL)
 
 
 def to_uri(text: str) -> str:
@@ -31,15 +32,10 @@ def to_uri(text: str) -> str:
     if match is None:
         return "file://" + printable(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - keep `\\xNN` bytes
     scheme, rest = _SCHEMES.get(match[1].lower()), match[2]
-    if match[1].lower() == "hf":
-        raise SourceError(
-            f"{text!r}: hf:// is not read; name the files of a public dataset by their URLs in a manifest, "
-            "https://huggingface.co/datasets/<owner>/<name>/resolve/main/<file>, or download it first"
-        )
     if scheme is None:
         raise SourceError(
             f"{text!r} has the scheme {match[1]!r}; expected s3://bucket/key, file:///path or a local path, "
-            "or for a source https://host/path, gs://bucket/key or az://container/path"
+            "or for a source https://host/path, gs://bucket/key, az://container/path or hf://datasets/owner/name/path"
         )
     if scheme == "file":
         rest = _decoded(rest.removeprefix("localhost"))
@@ -49,7 +45,10 @@ def to_uri(text: str) -> str:
         raise SourceError(f"{text!r} names no bucket; expected {scheme}://bucket/key")
     if scheme in ("https", "http"):
         _check_host(scheme, rest)
-    return f"{scheme}://{rest}"
+    uri = f"{scheme}://{rest}"
+    if scheme == "hf":
+        split_hub(uri)
+    return uri
 
 
 def _check_host(scheme: str, rest: str) -> None:
@@ -95,6 +94,22 @@ def split_s3(uri: str) -> tuple[str, str]:
     """Bucket and key of an `s3://` URI; the key is empty for a bucket."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
+
+
+def split_hub(uri: str) -> tuple[str, str | None, str]:
+    """Dataset, revision (None where none is named) and path of an `hf://` URI; the path is empty for a whole dataset.
+
+    A slash of a revision's name is written `%2F`, but for the Hub's own `refs/convert/...` and `refs/pr/...`.
+
+    Raises:
+        SourceError: it is no place in a dataset.
+    """
+    match = _HUB.fullmatch(uri)
+    if match is None:
+        raise SourceError(
+            f"{uri!r} names no dataset; expected hf://datasets/owner/name/path, or .../name@revision/path with a revision"
+        )
+    return match[1], None if match[2] is None else unquote(match[2]), match[3] or ""
 
 
 def printable(name: str) -> str:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import obstore
@@ -30,17 +31,15 @@ from tlray.errors import (
     StoreAwayError,
     TlrayError,
 )
+from tlray.lake.storage.remote.ranges import STREAM_BYTES, RangeReader
 from tlray.lake.storage.remote.read_only import ReadOnlyStore
-from tlray.lake.storage.store import LISTING_SCHEMA, READ_BUFFER_BYTES, Blob, ObjectInfo, Walk, in_range
+from tlray.lake.storage.store import READ_BUFFER_BYTES, Blob, ObjectInfo, Walk, pages_of
 
 _PAGE_ROWS = 1000
 _NOT_THERE = (said.NotFoundError, FileNotFoundError)
 
 _QUERY = re.compile(r"\?\S+")
 _LOG_IN = "check the credentials of Google or Azure (environment, files, the machine's own account)"
-
-STREAM_BYTES = 8 * 2**20
-"""Of a range that a file read from front to back asks for: a request's latency is little beside it."""
 
 
 class ObjectStore(ReadOnlyStore):
@@ -63,7 +62,7 @@ class ObjectStore(ReadOnlyStore):
         root = uri[: len(uri) - len(key)]
         root = root if root.endswith("/") else f"{root}/"
         if info is not None:
-            yield from _not_empty(in_range(_page([info]), first, end))
+            yield from pages_of([info], first, end)
         with _errors(uri):
             pages = iter(obstore.list(_client(bucket), key.rstrip("/") or None, chunk_size=_PAGE_ROWS))
         while True:
@@ -73,7 +72,7 @@ class ObjectStore(ReadOnlyStore):
                 return
             found = [ObjectInfo(f"{root}{one['path']}", _etag(cast("Any", one)), one["size"]) for one in page]
             there = [one for one in found if one.size_bytes or self.stat(one.uri) is not None]
-            yield from _not_empty(in_range(_page(there), first, end))
+            yield from pages_of(there, first, end)
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """Tell an object's etag and size (see `Store.stat`)."""
@@ -111,41 +110,16 @@ class ObjectStore(ReadOnlyStore):
         if info is None:
             raise ObjectNotFoundError(f"{uri} does not exist")
         _require(info, if_match)
-        return io.BufferedReader(_RangeReader(info), buffer_bytes), info.etag
+        return io.BufferedReader(RangeReader(info.size_bytes, partial(_range, info)), buffer_bytes), info.etag
 
 
-class _RangeReader(io.RawIOBase):
-    """One version of an object as a raw file: a range for each read."""
-
-    def __init__(self, info: ObjectInfo) -> None:
-        self._info, self._position = info, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._info.size_bytes}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any, /) -> int:  # typeshed's Buffer has no length
-        wanted = min(len(buffer), self._info.size_bytes - self._position)
-        if wanted <= 0:
-            return 0
-        bucket, key = _split(self._info.uri)
-        with _errors(self._info.uri):
-            answer = obstore.get(_client(bucket), key, options={"range": (self._position, self._position + wanted)})
-            _require(ObjectInfo(self._info.uri, _etag(cast("Any", answer.meta)), wanted), self._info.etag)
-            data = bytes(answer.bytes())
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+def _range(info: ObjectInfo, start: int, end: int) -> bytes:
+    """Bytes of one version of an object."""
+    bucket, key = _split(info.uri)
+    with _errors(info.uri):
+        answer = obstore.get(_client(bucket), key, options={"range": (start, end)})
+        _require(ObjectInfo(info.uri, _etag(cast("Any", answer.meta)), end - start), info.etag)
+        return bytes(answer.bytes())
 
 
 def _client(bucket: str) -> GCSStore | AzureStore:
@@ -176,16 +150,6 @@ def _etag(meta: dict[str, Any]) -> str:
 def _require(info: ObjectInfo, if_match: str | None) -> None:
     if if_match not in (None, info.etag):
         raise ObjectChangedError(f"{info.uri} has the etag {info.etag}, expected {if_match}: it changed since it was listed")
-
-
-def _page(found: list[ObjectInfo]) -> pa.Table:
-    columns = [[one.uri for one in found], [one.etag for one in found], [one.size_bytes for one in found]]
-    return pa.table(columns, schema=LISTING_SCHEMA)
-
-
-def _not_empty(page: pa.Table) -> Iterator[pa.Table]:
-    if len(page):
-        yield page
 
 
 @contextmanager

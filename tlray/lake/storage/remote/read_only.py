@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from tlray.errors import StoreUnfitError
 
-READ_ONLY = ("https", "http", "gs", "az")
+READ_ONLY = ("https", "http", "gs", "az", "hf")
 """Schemes of places that hold sources, and no table, index, model or other result."""
 
 

@@ -27,7 +27,7 @@ from tlray.errors import (
 from tlray.lake.storage.remote.read_only import ReadOnlyStore
 from tlray.lake.storage.remote.requests import NoHeadError, answer_to
 from tlray.lake.storage.retry import BODY_ATTEMPTS, Attempts
-from tlray.lake.storage.store import LISTING_SCHEMA, Blob, ObjectInfo, Walk, in_range
+from tlray.lake.storage.store import Blob, ObjectInfo, Walk, pages_of
 
 _BLOCK_BYTES = 2**18
 
@@ -62,9 +62,7 @@ class WebStore(ReadOnlyStore):
                 f"{uri} is not there, or a folder, which the web cannot list; name its files in a manifest (.csv, .tsv, "
                 ".parquet), or in a list with --source.listing"
             )
-        page = in_range(pa.table([[info.uri], [info.etag], [info.size_bytes]], schema=LISTING_SCHEMA), first, end)
-        if len(page):
-            yield page
+        yield from pages_of([info], first, end)
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """Tell an object's etag and size (see `Store.stat`); 0 where the server does not say the size."""
