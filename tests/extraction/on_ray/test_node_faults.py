@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import use_server
-from tests.extraction.on_ray.faulty import HEALTH, IMAGES, Lake, Way, slow_way, started, stray_lines
+from tests.extraction.on_ray.faulty import HEALTH, IMAGES, WAIT_SECONDS, Lake, Way, slow_way, started, stray_lines
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
 
@@ -96,7 +96,10 @@ def test_a_driver_that_is_killed_leaves_no_worker_and_goes_on(
         way.photo_seconds = 0
         with started(lake.arguments("driver"), env | cluster.env, tmp_path / "again") as command:
             assert 0 < command.result()["ok"] <= IMAGES
-        assert not cluster.pids("UnitActor")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while cluster.pids("UnitActor"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     lake.assert_exact("driver")
 
 

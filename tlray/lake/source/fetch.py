@@ -149,7 +149,8 @@ def _as_image_error(error: TlrayError) -> ImageError:
         StorageError: it is none of this object's.
     """
     if isinstance(error, CredentialsError):
-        raise StorageError(f"{error}; then {GO_ON}") from error
+        said = str(error)
+        raise StorageError(said if GO_ON in said else f"{said}; then {GO_ON}") from error
     if isinstance(error, StoreAwayError):
         raise error
     if isinstance(error, ObjectTooLargeError):

@@ -85,7 +85,7 @@ def s3_errors(uri: str) -> Iterator[None]:
         uri: what the request was about.
 
     Raises:
-        CredentialsError: none, or S3 does not take them (any more).
+        CredentialsError: none, or S3 does not take them (any more), or not at this time.
         AccessError: S3 takes them, and does not allow this.
         SourceError: there is no such bucket, or none can be of that name.
         ObjectNotFoundError: there is no such object.
@@ -125,7 +125,7 @@ def _translated(uri: str, error: boto.ClientError) -> TlrayError:
         return ObjectNotFoundError(f"{uri} does not exist")
     refusal = _refusal(code)
     if code in _CLOCK or (refusal is UnexplainedError and _is_clock_wrong(error)):
-        return AccessError(
+        return CredentialsError(
             f"{uri}: S3 refuses ({said}): the clock of {socket.gethostname()} is wrong; set it (chrony, systemd-timesyncd), "
             f"then {GO_ON}"
         )

@@ -1,0 +1,58 @@
+"""What is said of a cluster that loses workers, nodes or its head: messages as Ray 2.60 sent them, and a port that closes."""
+
+import socket
+
+from tlray.ray_cluster.heard import MOST_LETTERS, Heard
+from tlray.ray_cluster.watch import FAILURES, _Place
+
+SHORT_OF_MEMORY = """Task code failed due to oom. There are infinite oom retries remaining, so the task will be retried. \
+Error: 1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 3addb588) \
+was 8.60GB used / 23.54GB limit (0.365207)
+OOM kill reason: Memory usage 9221304320B exceeded threshold of 252765104B (1.0% of 25276510208B limit)
+Object store memory usage: [- objects spillable: 0"""
+DIED = """A worker died or was killed while executing a task by an unexpected system error. To troubleshoot the problem,\
+ check the logs for the dead worker. Lease ID: 03 Worker ID: f2 Node ID: a5 Worker IP address: 192.0.2.2 \
+Worker port: 13855 Worker PID: 20368 Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly \
+exits with a connection error code 2. End of file."""
+GONE = """The node with node id: 26f1 and address: 192.0.2.2 and node name: 192.0.2.2 has been marked dead because the \
+detector has missed too many heartbeats from it. This can happen when a (1) raylet crashes unexpectedly"""
+RETRIED = "Task _map_task failed. There are infinite retries remaining, so the task will be retried. Error: "
+
+
+def test_a_kind_is_said_in_a_line_and_not_too_often() -> None:
+    said, now = list[str](), [100.0]
+    heard = Heard(said.append, lambda: now[0])
+    for text in (DIED, RETRIED, DIED, DIED, SHORT_OF_MEMORY, GONE):
+        heard.hear(text)
+    assert len(said) == 3 and not any("\n" in line for line in said)
+    assert said[0].startswith("a worker on 192.0.2.2 died (process 20368): its work is done again;")
+    assert said[1].startswith(
+        "a worker on 192.0.2.2 was ended by Ray, as the machine's memory is nearly full (8.60GB of 23.54GB):"
+    )
+    assert said[2].startswith("the node at 192.0.2.2 is gone")
+    now[0] += 30
+    heard.hear(DIED)
+    assert said[3].endswith("(3 times since it was last said)")
+    heard.hear(DIED.replace("192.0.2.2", "192.0.2.3"))
+    assert said[4].startswith("a worker on 192.0.2.3 died") and len(said) == 5
+
+
+def test_what_is_unknown_is_said_but_not_all_of_it() -> None:
+    said = list[str]()
+    Heard(said.append).hear("Something new:\n" + "x" * 1000)
+    assert said == [f"Ray says: Something new: {'x' * (MOST_LETTERS - 15)}..."]
+
+
+def test_a_head_that_does_not_answer_is_said_once_and_again_when_it_does() -> None:
+    said = list[str]()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        place = _Place("the head", "127.0.0.1", port, "wait for it")
+        place.look(said.append)
+    for _ in range(FAILURES + 2):
+        place.look(said.append)
+    assert said == [f"the head (127.0.0.1:{port}) does not answer: wait for it"]
+    with socket.create_server(("127.0.0.1", port)):
+        place.look(said.append)
+        place.look(said.append)
+    assert said[1:] == [f"the head (127.0.0.1:{port}) answers again"]
