@@ -15,6 +15,7 @@ from tlray.api.keywords import config_of, texts
 from tlray.api.networks import Placement, of_recipe, of_table, texts_of_recipe, texts_of_table
 from tlray.api.running import OnError, Runner, check_on_error
 from tlray.config import PreprocessingConfig, RecipeConfig
+from tlray.config.extraction import Engine
 from tlray.config.recipe import AnyPool, TokensConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
@@ -47,6 +48,8 @@ class Encoder:
         column: of the table's embedding columns, the one to compute; default the only one.
         device: `auto` (CUDA, else Apple's MPS, else the CPU) or a name that torch knows.
         batch_size: images of one forward pass, the last one padded; default by the device. For single images ask for 1.
+        engine: what computes on a CPU: `torch`, `openvino` (an extra), or `auto`, what a run of `tlray extract` found to be the
+            faster one on this machine; without one torch.
         on_error: `raise` an ImageError that names the image that cannot be used, or `nan`: a row of NaN, and a warning in
             the log that counts them.
         keys: other keys of a recipe by their short spelling, such as `compute="fp32"` or `crop=224`.
@@ -74,6 +77,7 @@ class Encoder:
         column: str | None = None,
         device: str = "auto",
         batch_size: int | None = None,
+        engine: Engine = "torch",
         on_error: OnError = "raise",
         **keys: Any,
     ) -> None:
@@ -270,7 +274,7 @@ class Encoder:
 
     @property
     def _placement(self) -> Placement:
-        return Placement(self._parameters["device"], self._parameters["batch_size"])
+        return Placement(*(self._parameters[name] for name in ("device", "batch_size", "engine")))
 
 
 _DEFAULTS = {
@@ -278,5 +282,5 @@ _DEFAULTS = {
     for name, parameter in inspect.signature(Encoder.__init__).parameters.items()
     if parameter.kind not in (parameter.VAR_KEYWORD,) and name != "self"
 }
-_OWN = ("table", "column", "device", "batch_size", "on_error")
+_OWN = ("table", "column", "device", "batch_size", "engine", "on_error")
 """Parameters that are no keys of a recipe."""

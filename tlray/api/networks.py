@@ -15,6 +15,7 @@ from tlray.api.images import ImageInputs
 from tlray.api.running import Runner
 from tlray.api.texts import TextInputs
 from tlray.config import RecipeConfig
+from tlray.config.extraction import Engine
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.storage.local_copy import local_copy
@@ -36,17 +37,24 @@ class Placement:
     Attributes:
         device: `auto` or a name that torch knows.
         batch_size: of one forward pass; None chooses by the device.
+        engine: what computes on a CPU, as the key of `tlray extract`.
     """
 
     device: str = "auto"
     batch_size: int | None = None
+    engine: Engine = "torch"
 
     def network(self, backbone: "AnyBackbone", exact_below: int | None) -> "Network":
         """The network of a backbone, with a lane for each core where it runs on the CPU."""
         from tlray.models.encoder.golden import open_encoder  # imports torch
 
         return open_encoder(
-            backbone, device=self.device, batch_size=self.batch_size, exact_below=exact_below, lanes=os.cpu_count() or 1
+            backbone,
+            device=self.device,
+            batch_size=self.batch_size,
+            exact_below=exact_below,
+            lanes=os.cpu_count() or 1,
+            engine=self.engine,
         )
 
 

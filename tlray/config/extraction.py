@@ -10,6 +10,9 @@ from tlray.config.section import FailureCode, Section
 from tlray.config.source import SourceConfig
 from tlray.config.stores import WithStores
 
+Engine = Literal["auto", "torch", "openvino"]
+"""What computes networks of images on CPUs."""
+
 
 class PolicyConfig(Section):
     """What a run does about images that are gone from the source, or are other ones than they were."""
@@ -52,6 +55,10 @@ class RunConfig(WithStores):
         None, description="one process, no Ray; default: where no cluster and no GPU is found, on up to 8 cores"
     )
     wait: bool = Field(False, description="where another run holds the table, wait until it is free")
+    engine: Engine = Field(
+        "torch",
+        description="what computes on CPUs: torch, openvino (an extra), or auto: the faster one, by a trial where that pays",
+    )
     lease_seconds: float = Field(
         30.0, ge=2, description="how long a killed run keeps the next one out; a store may be away for less without harm"
     )

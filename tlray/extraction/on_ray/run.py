@@ -14,6 +14,7 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 
+from tlray.config.extraction import Engine
 from tlray.errors import GO_ON, StorageError, first_line
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
 from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
@@ -28,9 +29,6 @@ from tlray.progress import say
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import address, joined, quiet_data
 from tlray.ray_cluster.waiting import said_while_waiting
-
-IMAGE_BYTES = 100_000
-"""A guess at the size of an image in a shard, to tell about how many there are; ImageNet's have 110 kB on average."""
 
 NODES_SHOWN = 8
 
@@ -122,7 +120,14 @@ def _own_context() -> Iterator[ray.data.DataContext]:
 
 
 def engine_on_ray(
-    spec: ReadSpec, table: Table, weights: str, run_id: str, workers: Workers, closes: float | None = None
+    spec: ReadSpec,
+    table: Table,
+    weights: str,
+    run_id: str,
+    workers: Workers,
+    closes: float | None = None,
+    *,
+    computed_by: Engine = "torch",
 ) -> Callable[[Plan], Generator[Piece[WrittenParts], None, None]]:
     """What works off the plans of a run.
 
@@ -133,8 +138,11 @@ def engine_on_ray(
         run_id: of the run.
         workers: of the cluster.
         closes: seconds since 1970, from when on no unit is begun, by the clocks of the workers; None for no such time.
+        computed_by: the config's `engine`.
     """
-    orders = _Orders(spec.model_dump_json(), table.uri, weights, table.recipe_file.table_id, run_id, closes)
+    orders = _Orders(
+        spec.model_dump_json(), table.uri, weights, table.recipe_file.table_id, run_id, closes, computed_by=computed_by
+    )
     return lambda plan: run_on_ray(plan, orders, workers)
 
 
@@ -150,11 +158,8 @@ def run_on_ray(plan: Plan, orders: "_Orders", workers: Workers) -> Generator[Pie
     """
     units = ray.data.from_blocks(unit_rows(plan.units))  # `from_arrow` would start a task for each
     workers = for_plan(workers, plan)
-    images = plan.todo if plan.kind == "images" else plan.todo_bytes // IMAGE_BYTES
-    if workers.gpus:
-        written = _in_stages(units, workers, orders, images_each=images // workers.actors)
-    else:
-        written = _in_whole_units(units, workers, orders)
+    work = _in_stages if workers.gpus else _in_whole_units
+    written = work(units, workers, orders, images_each=plan.about_images // workers.actors)
     try:
         batches = written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         with unwrapped(), closing(said_while_waiting(batches)) as arriving:
@@ -175,6 +180,7 @@ class _Orders:
     recipe_id: str
     run_id: str
     closes: float | None = None
+    computed_by: Engine = "torch"
 
 
 def for_plan(workers: Workers, plan: Plan) -> Workers:
@@ -182,7 +188,7 @@ def for_plan(workers: Workers, plan: Plan) -> Workers:
     return replace(workers, actors=min(workers.actors, len(plan.units)))
 
 
-def _in_whole_units(units: ray.data.Dataset, workers: Workers, orders: _Orders) -> ray.data.Dataset:
+def _in_whole_units(units: ray.data.Dataset, workers: Workers, orders: _Orders, *, images_each: int) -> ray.data.Dataset:
     """On CPUs: each actor takes units from listing to parts."""
     assert workers.lanes is not None
     calls = workers.lanes + THREADS_AHEAD + 1  # as the next unit comes only when the driver has heard of the last one's end
@@ -204,7 +210,7 @@ def _in_whole_units(units: ray.data.Dataset, workers: Workers, orders: _Orders) 
         runtime_env={"env_vars": dict(workers.env)} if workers.env else None,
         fn_constructor_args=(
             *(orders.table_uri, orders.weights, orders.spec_json, orders.run_id),
-            *(workers.lanes, orders.closes),
+            *(workers.lanes, orders.closes, orders.computed_by, images_each),
         ),
     )
 

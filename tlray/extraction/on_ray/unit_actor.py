@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from tlray.config.extraction import Engine
 from tlray.extraction.on_ray.encoder_actor import on_this_node
 from tlray.extraction.on_ray.tasks import piece_rows, unit_of
 from tlray.extraction.worker.unit_worker import UnitWorker
@@ -33,6 +34,8 @@ class UnitActor:
         run_id: str,
         lanes: int,
         closes: float | None = None,
+        computed_by: Engine = "torch",
+        images: int = 0,
     ) -> None:
         keep_freed_memory()
         self._table_uri, self._weights = table_uri, weights
@@ -40,6 +43,8 @@ class UnitActor:
         self._run_id = run_id
         self._lanes = lanes
         self._closes = closes
+        self._computed_by: Engine = computed_by
+        self._images = images
         self._lock = threading.Lock()
         self._worker: UnitWorker | None = None
 
@@ -53,7 +58,9 @@ class UnitActor:
 
                 recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)
                 where = on_this_node()
-                encoder = make_encoder(recipe_file, local_copy, where=where, lanes=self._lanes)
+                encoder = make_encoder(
+                    recipe_file, local_copy, where=where, lanes=self._lanes, engine=self._computed_by, images=self._images
+                )
                 scoring = with_head(encoder, recipe_file, self._table_uri)
                 self._worker = UnitWorker(scoring, encoder, self._spec, self._table_uri, recipe_file, self._run_id)
             return self._worker

@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from tlray.lake.table.parts import Part
 
+IMAGE_BYTES = 100_000
+"""A guess at the size of an image in a shard, to tell about how many there are; ImageNet's have 110 kB on average."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -131,3 +134,8 @@ class Plan:
     todo: int
     todo_bytes: int
     unsized: int = 0
+
+    @property
+    def about_images(self) -> int:
+        """About how many images there are to embed."""
+        return self.todo if self.kind == "images" else self.todo_bytes // IMAGE_BYTES

@@ -119,6 +119,7 @@ class Run:
         self._run_id = run_id
         self._lease = lease
         self._deadline = deadline
+        self._engine: Engine | None = None
         self._found = Table.open_or_none(inputs.table_uri)  # as it is now that nobody else writes to it
 
     @classmethod
@@ -228,17 +229,22 @@ class Run:
         self._totals.waiting_units = lambda: committer.waiting_units
         return committer
 
-    @cached_property
-    def _engine(self) -> Engine:
-        inputs = self._inputs
-        closes = self._deadline.closes if self._deadline else None
-        return self._workplace.engine(inputs.read_spec, self._table, inputs.target.backbone, self._run_id, closes)
+    def _engine_for(self, plan: Plan) -> Engine:
+        """What works off this plan and all after it."""
+        if self._engine is None:
+            inputs, closes = self._inputs, self._deadline.closes if self._deadline else None
+            self._engine = self._workplace.engine(
+                *(inputs.read_spec, self._table, inputs.target.backbone, self._run_id, closes),
+                computed_by=self._config.engine,
+                images=plan.about_images,
+            )
+        return self._engine
 
     def _pieces(self, plan: Plan) -> Generator["Piece[WrittenParts]", None, None]:
         """Written pieces, none of a plan that only deletes; closed early, their making ends."""
         self._totals.resources = self._workplace.resources
         if plan.units:
-            engine = self._engine
+            engine = self._engine_for(plan)
             if self._workplace.is_here:
                 self._totals.has_started()
             yield from engine(plan)

@@ -29,6 +29,7 @@ class Totals:
         failures: failed images by error code.
         unfit: by column that travels, values that were not of its type.
         seconds: by stage, summed over all workers.
+        computed_by: images by the engine that embedded them, where there is a choice.
         resources: of its workers.
         commits: made by the run.
         committed_rows: that these added, of images that it worked on.
@@ -46,6 +47,7 @@ class Totals:
     failures: Counter[str] = field(default_factory=Counter)
     unfit: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+    computed_by: Counter[str] = field(default_factory=Counter)
     resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
     commits: int = 0
     committed_rows: int = 0
@@ -136,6 +138,8 @@ class Totals:
         self.written_bytes += sum(part.size_bytes for part in piece.content.parts)
         self.unlabelled += piece.content.unlabelled
         self.unfit.update(piece.unfit)
+        if piece.computed_by:
+            self.computed_by[piece.computed_by] += piece.content.images
         for uri in piece.content.without_images:
             self.listing.leave_out("no_images", uri)
             if self.listing.left_out["no_images"] <= NOTES_SHOWN:
@@ -168,5 +172,6 @@ class Totals:
             "failures": dict(self.failures),
             "seconds": round(seconds, 3),
             "images_per_second": round(self.images / seconds, 3),
+            "computed_by": dict(self.computed_by),
             **self.report(),
         }

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from tlray.config.extraction import Engine as ComputedBy
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.run.report import Resources
 from tlray.extraction.run.stop import Stop
@@ -79,7 +80,17 @@ class Workplace:
             _ = self._workers
             return making.result()
 
-    def engine(self, spec: ReadSpec, table: Table, backbone: "AnyBackbone", run_id: str, closes: float | None = None) -> Engine:
+    def engine(
+        self,
+        spec: ReadSpec,
+        table: Table,
+        backbone: "AnyBackbone",
+        run_id: str,
+        closes: float | None = None,
+        *,
+        computed_by: ComputedBy = "torch",
+        images: int = 0,
+    ) -> Engine:
         """What works off plans, one after the other; in this process the encoder is loaded now, once for all of them.
 
         Args:
@@ -88,14 +99,17 @@ class Workplace:
             backbone: of the run.
             run_id: of the run.
             closes: seconds since 1970, from when on no unit is begun; None for no such time.
+            computed_by: the config's `engine`.
+            images: of the first plan, about.
         """
         if self._workers is None:
             from tlray.extraction.in_process import engine_in_process
 
-            return engine_in_process(spec, table, backbone, run_id, closes)
+            return engine_in_process(spec, table, backbone, run_id, closes, computed_by=computed_by, images=images)
         from tlray.extraction.on_ray.run import engine_on_ray
 
-        return engine_on_ray(spec, table, backbone.recipe.weights, run_id, self._workers, closes)
+        weights = backbone.recipe.weights
+        return engine_on_ray(spec, table, weights, run_id, self._workers, closes, computed_by=computed_by)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> "Future[Any]":
         """Have a part written again beside the other work, on a cluster by one of its nodes (`Submit`)."""

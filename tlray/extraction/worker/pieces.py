@@ -81,6 +81,7 @@ class Piece(Generic[Content]):
             it kept a processor or GPU busy.
         notes: what went wrong with the first few failed images, for people.
         unfit: by column that travels, how many values were not of its type; they are null.
+        computed_by: the engine that embedded it, where there is a choice: torch or openvino.
     """
 
     unit: int
@@ -90,6 +91,7 @@ class Piece(Generic[Content]):
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
     unfit: dict[str, int] = field(default_factory=dict)
+    computed_by: str = ""
 
     def with_content(self, content: Next, **seconds: float) -> "Piece[Next]":
         """The same images as something else, and what that took."""
@@ -181,7 +183,7 @@ def join_pieces(pieces: Sequence[Piece[EncodedRows]], *, index: int, is_last: bo
         failed=pa.concat_tables(piece.content.failed for piece in pieces).combine_chunks(),
     )
     notes = tuple(note for piece in pieces for note in piece.notes)[:NOTES]
-    return Piece(pieces[0].unit, index, is_last, rows, dict(seconds), notes, dict(unfit))
+    return Piece(pieces[0].unit, index, is_last, rows, dict(seconds), notes, dict(unfit), pieces[0].computed_by)
 
 
 def write_piece(piece: Piece[EncodedRows], *, table_uri: str, recipe_id: str, run_id: str) -> Piece[WrittenParts]:

@@ -53,6 +53,11 @@ class Cores(Protocol):
         """Images of a turn; None for as many as there are."""
         ...
 
+    @property
+    def engine(self) -> str:
+        """What computes, where there is a choice; else empty."""
+        ...
+
 
 @dataclass(frozen=True)
 class UnitWorker:
@@ -122,7 +127,7 @@ class UnitWorker:
             with self.cores.turn():
                 (images,) = decode_images(fetched, self.spec, len(fetched))  # no more than a batch can hold, so it is one
                 seconds = {**images.seconds, "fetch": fetch_seconds}
-                piece = Piece(unit.index, len(written), False, images, seconds, images.notes, images.unfit)
+                piece = Piece(unit.index, len(written), False, images, seconds, images.notes, images.unfit, self.cores.engine)
                 waiting.append(encode_piece(self.encoder, piece, self.recipe_file))
         written.append(self._write(waiting, len(written), is_last=True))
         return written

@@ -4,17 +4,14 @@
 laid out as its kernels want them ("freezing"). What loads it needs neither the network's code nor its weights' file.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +21,7 @@ from torch import Tensor
 from tlray.errors import first_line
 from tlray.models.encoder.encoder import Encoder, default_batch_size
 from tlray.models.encoder.network import Network
+from tlray.models.encoder.node_files import cache_folder, cpu_flags, only_one
 from tlray.models.taps import Tappable
 from tlray.recipe import RecipeFile, of_images
 
@@ -67,14 +65,15 @@ class CompiledCache:
         self._batch_size = default_batch_size(of_images(file.recipe), device)
         key = [file.recipe_id, file.exact_below, self._batch_size, torch.__version__, *_machine(device)]
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-        self.path = (folder or Path.home() / ".cache" / "tlray" / "compiled") / f"{name}.pt2"
+        self.path = (folder or cache_folder("compiled")) / f"{name}.pt2"
 
     def load(self) -> Encoder | None:
         """The compiled encoder, if there is one; the caller checks it against the golden vectors."""
         if not self.path.exists():
             return None
         try:
-            return Encoder.of_forward(_Compiled(self.path), self._file, self._device, self._batch_size)
+            recipe, shapes = of_images(self._file.recipe), self._file.shapes
+            return Encoder.of_forwards([_Compiled(self.path)], recipe, shapes, self._device, self._batch_size)
         except _COMPILE_ERRORS as error:
             _log.warning("%s cannot be loaded and is compiled anew where that pays: %s", self.path, first_line(error))
             self.path.unlink(missing_ok=True)
@@ -91,7 +90,7 @@ class CompiledCache:
         """
         if isinstance(network.module, Tappable):
             return "failed"
-        with _only_one(self.path.with_suffix(".lock")) as is_ours:
+        with only_one(self.path.with_suffix(".lock")) as is_ours:
             if not is_ours:
                 return "busy"
             if self.path.exists():
@@ -139,29 +138,4 @@ def _machine(device: torch.device) -> list[str]:
     """What compiled code depends on beside the network."""
     if device.type == "cuda":
         return [torch.cuda.get_device_name(device), str(torch.version.cuda)]
-    return [platform.machine(), _cpu_flags(), torch.backends.cpu.get_cpu_capability()]
-
-
-def _cpu_flags() -> str:
-    """The instruction sets of this processor: home folders are shared between machines of several kinds."""
-    information = Path("/proc/cpuinfo")
-    if not information.exists():
-        return platform.processor()
-    flags = [line for line in information.read_text().splitlines() if line.startswith(("flags", "Features"))]
-    return flags[0] if flags else platform.processor()
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[bool]:
-    """Whether this process got the lock; one that is killed gives it back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+    return [platform.machine(), cpu_flags(), torch.backends.cpu.get_cpu_capability()]

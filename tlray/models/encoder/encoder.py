@@ -22,7 +22,7 @@ from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.lanes import Forward, Lane, Results, make_lane
 from tlray.models.encoder.network import Folded
 from tlray.models.encoder.precision import precision
-from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe, RecipeFile, of_images
+from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 8 * 224**2}
 """Pixels in a batch: 256, 64 and 8 images of 224 pixels. On GPUs a rule of thumb: enough to keep the device busy, few enough
@@ -56,6 +56,9 @@ class Encoder:
         lanes: on a CPU, batches that run at once, one core each; None for one batch at a time on all cores. Lanes make more of
             the cores: threads that share each layer wait for each other after it, all the more beside threads that decode.
 
+    Attributes:
+        engine: what computes: `torch`, or `openvino` (`tlray.models.encoder.engine`).
+
     Raises:
         ConfigError: there is no such device, or a batch size under 1.
     """
@@ -81,17 +84,32 @@ class Encoder:
         self._start(recipe, backbone.shapes, chosen, batch_size or default_batch_size(recipe, chosen), forwards, threads)
 
     @classmethod
-    def of_forward(cls, forward: Forward, file: RecipeFile, device: torch.device, batch_size: int) -> "Encoder":
+    def of_forwards(
+        cls,
+        forwards: Sequence[Forward],
+        recipe: Recipe,
+        shapes: Mapping[str, tuple[int, ...]],
+        device: torch.device,
+        batch_size: int,
+        *,
+        threads: int = 0,
+        engine: str = "torch",
+    ) -> "Encoder":
         """An encoder whose network is a function, as compiled code is.
 
         Args:
-            forward: takes exactly `batch_size` images.
-            file: the table's recipe file.
-            device: where it computes.
+            forwards: one, or one a lane; each takes exactly `batch_size` images.
+            recipe: of the network.
+            shapes: of its embeddings, by table column.
+            device: where they compute.
             batch_size: fixed.
+            threads: lanes; 0 for one batch at a time.
+            engine: that computes; another one than torch has threads of its own.
         """
         encoder = cls.__new__(cls)
-        encoder._start(of_images(file.recipe), file.shapes, device, batch_size, [forward], 0)
+        encoder._start(recipe, shapes, device, batch_size, forwards, threads)
+        if engine != "torch":
+            encoder.engine, encoder._clock = engine, time.perf_counter
         return encoder
 
     def _start(
@@ -103,8 +121,10 @@ class Encoder:
         forwards: Sequence[Forward],
         threads: int,
     ) -> None:
+        self.engine = "torch"
         self.device = device
         self.batch_size = batch_size
+        self._clock = time.thread_time
         self._recipe = recipe
         self._shapes = shapes
         shape_BHWC = (batch_size, *recipe.preprocessing.crop, 3)
@@ -130,7 +150,7 @@ class Encoder:
         return self.encode_timed(images_BHWC)[0]
 
     def encode_timed(self, images_BHWC: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """As `encode`, with the seconds for which the device was busy with it: with lanes, of CPU time."""
+        """As `encode`, with the seconds for which the device was busy with it: with lanes, of a core."""
         self._check(images_BHWC)
         count = len(images_BHWC)
         columns = {name: np.empty((count, math.prod(shape)), np.float32) for name, shape in self._shapes.items()}
@@ -141,17 +161,17 @@ class Encoder:
                 column_BD[start : start + len(rows_BD)] = rows_BD
 
         def run_one(start: int) -> float:
-            began = time.thread_time()
+            began = self._clock()
             with self._lane() as lane:
                 keep(start, lane.submit(images_BHWC[start : start + self.batch_size], self.batch_size)())
-            return time.thread_time() - began
+            return self._clock() - began
 
         with precision(self.device, self._recipe.precision.compute):
             held: Lane | None = getattr(self._held, "lane", None)
             if held is not None:
-                began = time.thread_time()
+                began = self._clock()
                 self._run_in_turn(held, images_BHWC, keep)
-                return columns, time.thread_time() - began
+                return columns, self._clock() - began
             if self._pool is not None:
                 return columns, sum(self._pool.map(run_one, range(0, count, self.batch_size)))
             with self._lane() as lane:

@@ -3,6 +3,9 @@
 Shape legend: B images, H height, W width, C channels.
 """
 
+from bisect import bisect_left
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -43,24 +46,36 @@ def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
     probes_BHWC = torch.from_numpy(probe_images(*backbone.recipe.preprocessing.crop))
 
     def embed(device: torch.device, compute: Compute, exact_below: int) -> list[np.ndarray]:
+        network = folded.network(device, compute, exact_below)  # tensors made in inference mode could not be traced later
         with precision(device, compute), torch.inference_mode():
-            features = folded.network(device, compute, exact_below)(probes_BHWC.to(device))
+            features = network(probes_BHWC.to(device))
         return [features_BD.cpu().numpy() for features_BD in features]
 
     expected = embed(torch.device("cpu"), "fp32", 0)
     layers = count_layers(folded.module)
 
-    def is_close(step: int) -> bool:
-        found = embed(device, compute, layers * step // STEPS)
+    def is_close(exact_below: int) -> bool:
+        found = embed(device, compute, exact_below)
         return all(least_cosine(*pair) >= CLOSE_COSINE for pair in zip(found, expected, strict=True))
 
-    if is_close(0):
-        return 0
-    below, enough = 0, STEPS
-    while enough - below > 1:
-        middle = (below + enough) // 2
-        below, enough = (below, middle) if is_close(middle) else (middle, enough)
-    return layers * enough // STEPS
+    return least_exact_below(layers, is_close)
+
+
+def least_exact_below(layers: int, is_close: Callable[[int], bool], *, at_least: int = 0) -> int:
+    """The least number of first layers at fp32 with which a network is close to itself at fp32, by bisection.
+
+    Args:
+        layers: that it has; 0 where there is nothing to choose.
+        is_close: with so many layers at fp32; at more of them, if at fewer. Not asked of all of them.
+        at_least: so many in any case.
+
+    Returns:
+        `at_least`, or a multiple of an eighth of all.
+    """
+    steps = [layers * step // STEPS for step in range(1, STEPS + 1) if layers * step // STEPS > at_least]
+    if not steps or is_close(at_least):
+        return at_least
+    return steps[bisect_left(steps, True, hi=len(steps) - 1, key=is_close)]
 
 
 def probe_images(height: int, width: int) -> np.ndarray:

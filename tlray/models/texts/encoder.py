@@ -29,7 +29,12 @@ class TextRowEncoder:
         device: see `TextModel.prepare`.
         batch_size: texts that are given to the model at once; default the model's own choice.
         lanes: threads that compute at once, one core each; None for one at a time on all cores.
+
+    Attributes:
+        engine: none to choose from.
     """
+
+    engine = ""
 
     def __init__(
         self, backbone: TextBackbone, *, device: str = "auto", batch_size: int | None = None, lanes: int | None = None

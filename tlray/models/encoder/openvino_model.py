@@ -1,0 +1,135 @@
+"""A network as OpenVINO runs it on a CPU: the torch module with its taps, pooling and preparation of pixels as one graph.
+
+OpenVINO folds batch norms, lays weights out and joins layers by itself, so what it is given is the plain module.
+
+Shape legend: B images, H height, W width, C channels, D embedding length.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export.decomp_utils import CustomDecompTable
+
+from tlray.models.encoder.network import Network
+from tlray.models.encoder.openvino_import import FrontEndManager, TorchFXPythonDecoder, openvino, ops_to_not_decompose
+from tlray.recipe import Compute
+
+HINTS: dict[Compute, str] = {"fp32": "f32", "bf16": "bf16"}
+"""`INFERENCE_PRECISION_HINT` for what OpenVINO computes here; fp16 is left to torch, as few processors have it."""
+
+_CAPABILITIES: dict[Compute, str] = {"fp32": "FP32", "bf16": "BF16"}
+
+_WEIGHTED = {"Convolution", "GroupConvolution", "MatMul"}
+
+_KEEP_PRECISION = "precise_0"
+"""What OpenVINO's own passes mark nodes with whose numbers must not be rounded (`ov::disable_fp16_compression`); the CPU's
+compiler leaves marked nodes at fp32 at 16 bits of any kind."""
+
+
+def can_compute(compute: Compute) -> bool:
+    """Whether this processor computes so in OpenVINO without emulating it."""
+    return compute in HINTS and _CAPABILITIES[compute] in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def convert(network: Network, example_BHWC: Tensor) -> openvino.Model:
+    """A graph from uint8 pixels to the rows of the table's columns, of fp32 and of the example's batch size.
+
+    Not by `openvino.convert_model`, which tells its makers of each call over the internet; these are its steps.
+
+    Args:
+        network: on the CPU, of `compute` fp32.
+        example_BHWC: uint8.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(network.again().eval(), (example_BHWC,), strict=False)
+        table: Any = CustomDecompTable()  # type: ignore[no-untyped-call]
+        for operation in table.keys() & set(ops_to_not_decompose()):
+            table.pop(operation)
+        decoder = TorchFXPythonDecoder(program.run_decompositions(table).module(), dynamic_shapes=False)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        return frontend.convert(frontend.load(decoder))
+
+
+def count_weighted(model: openvino.Model) -> int:
+    """Count the layers that can stay at fp32: convolutions and products with weights."""
+    return sum(map(_is_weighted, model.get_ordered_ops()))
+
+
+def with_exact(model: openvino.Model, exact_below: int) -> openvino.Model:
+    """A copy that computes all up to its first layers at fp32 under any hint.
+
+    Args:
+        model: of `convert`.
+        exact_below: so many layers with weights, in the graph's order.
+    """
+    marked, seen = model.clone(), 0
+    for node in marked.get_ordered_ops():
+        seen += _is_weighted(node)
+        if seen > exact_below:
+            break
+        node.get_rt_info()[_KEEP_PRECISION] = ""
+    return marked
+
+
+def _is_weighted(node: openvino.Node) -> bool:
+    return node.get_type_name() in _WEIGHTED and any(
+        _is_constant(node.input_value(index).get_node()) for index in range(node.get_input_size())
+    )
+
+
+def _is_constant(node: openvino.Node) -> bool:
+    """Whether a node is a constant, or what reshapes or converts one."""
+    while node.get_input_size() and node.get_type_name() in {"Reshape", "Convert", "Transpose", "Unsqueeze"}:
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
+
+
+def settings(compute: Compute, streams: int) -> dict[str, Any]:
+    """How a graph is compiled.
+
+    Args:
+        compute: of the recipe.
+        streams: requests that run at once, one core each; 0 for one at a time on all cores.
+    """
+    return {
+        "INFERENCE_PRECISION_HINT": HINTS[compute],
+        "PERFORMANCE_HINT": "THROUGHPUT" if streams else "LATENCY",
+        "NUM_STREAMS": streams or 1,
+        "INFERENCE_NUM_THREADS": streams or torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # where threads run is for the process and its system to say
+    }
+
+
+class OpenVinoForward:
+    """A request of a compiled graph, called as a lane calls a network."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = range(len(compiled.outputs))
+
+    def __call__(self, images_BHWC: Tensor) -> Sequence[Tensor]:
+        """Run one batch; what comes of it shares no memory with the request."""
+        found = self._request.infer([images_BHWC.numpy()], share_inputs=True)
+        return [torch.from_numpy(found[index]) for index in self._outputs]
+
+
+def compile_graph(model: openvino.Model, compute: Compute, streams: int) -> openvino.CompiledModel:
+    """Compile for this processor."""
+    return openvino.Core().compile_model(model, "CPU", settings(compute, streams))
+
+
+def to_bytes(compiled: openvino.CompiledModel) -> bytes:
+    """A compiled graph with its weights."""
+    stream = io.BytesIO()
+    compiled.export_model(stream)
+    return stream.getvalue()
+
+
+def from_bytes(content: bytes, compute: Compute, streams: int) -> openvino.CompiledModel:
+    """The graph that `to_bytes` wrote on a machine of this kind by this version."""
+    return openvino.Core().import_model(io.BytesIO(content), "CPU", settings(compute, streams))
