@@ -295,8 +295,12 @@ def test_auto_takes_the_faster_one_and_remembers(
     monkeypatch.setattr(engine, "seconds_of", paced)
     assert opened(backbone, tmp_path, engine="auto").engine == "torch"  # how many images there are is not known
     assert paced.trials == 0
-    assert opened(backbone, tmp_path, engine="auto", images=4).engine == "torch"  # too few of them
+    assert opened(backbone, tmp_path, engine="auto", images=999).engine == "torch"  # too few of them
+    assert paced.trials == 0
+    paced.seconds["torch"] = 1e-3
+    assert opened(backbone, tmp_path, engine="auto", images=1000).engine == "torch"  # too fast
     assert paced.trials == 1 and list(tmp_path.glob("*.json")) == []
+    paced.seconds["torch"] = torchs
     with caplog.at_level(logging.INFO):
         assert opened(backbone, tmp_path, engine="auto", images=10**6).engine == expected
     assert f"{expected} computes timm:test_resnet on this machine: torch made" in caplog.text

@@ -31,6 +31,9 @@ TRIAL_SECONDS = 15.0
 TRIAL_GAIN = 0.15
 """The part of the encoding time that the faster engine is taken to save: less than was seen of most networks."""
 
+LEAST_IMAGES = 1000
+"""Fewer are not even timed, so that short runs start as soon as they would without a choice."""
+
 TURNS = 3
 TURN_SECONDS = 0.3
 """Of each engine in a trial; the median counts."""
@@ -110,7 +113,7 @@ class _ByOpenVino:
         if self._wanted.engine == "openvino":
             return self._converted() or _torchs(self._backbone, self._wanted)
         verdict, ours = self._read_verdict(), None
-        if verdict is None and self._wanted.images:
+        if verdict is None and self._wanted.images >= LEAST_IMAGES:
             ours = _torchs(self._backbone, self._wanted)
             if self._pays(ours):
                 with only_one(self._verdict_path.with_suffix(".lock"), wait=True):
