@@ -156,6 +156,20 @@ def test_hostile_lines_are_failed_rows_and_the_others_are_right(tmp_path: Path) 
     assert read(tmp_path / "x.jsonl") == {str(number): expected for number, (_, expected) in enumerate(HOSTILE_JSON)}
 
 
+def test_a_label_or_a_name_that_is_no_text_is_none(tmp_path: Path) -> None:
+    half = b'{"text": "a", "topic": "\\ud83d", "id": "x"}\n'
+    (tmp_path / "x.jsonl").write_bytes(half + b'{"text": "b", "topic": "\\ud83d\\ude00", "id": "y"}\n')
+    assert read(tmp_path / "x.jsonl", labels="topic") == {"0": "corrupt", "1": "b"}
+    (tmp_path / "x.jsonl").write_bytes(half)
+    with pytest.raises(SourceError, match=r"x\.jsonl, line 1: no 'topic', which is to name the row"):
+        read(tmp_path / "x.jsonl", id="topic")
+
+
+def test_one_line_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "good"}')
+    assert read(tmp_path / "x.jsonl") == {"0": "good"}
+
+
 def test_hostile_cells_are_failed_rows_and_the_others_are_right(tmp_path: Path) -> None:
     cells = {
         b"good": "good", b"gr\xf6\xdfe": "corrupt", b"a\x00b": "corrupt", b'""': "empty", b"  ": "empty",

@@ -5,10 +5,9 @@ file that grows, or of which rows change, is embedded again in those rows alone.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,8 @@ from tlray.config import SourceConfig
 from tlray.errors import ImageErrorCode, SourceError
 from tlray.lake.source.label_text import folder_labels, label_text, label_texts
 from tlray.lake.source.listing.carried import carried_fields, carried_values
+from tlray.lake.source.listing.json_lines import json_lines, read_object
 from tlray.lake.source.listing.table_file import TABLE_ENDINGS, TableFile, ending_of, open_table_file
-from tlray.lake.storage.open import open_store
-from tlray.lake.storage.store import READ_BUFFER_BYTES
 
 JSON_ENDINGS = (".jsonl", ".ndjson")
 ROW_ENDINGS = (*TABLE_ENDINGS, *JSON_ENDINGS)
@@ -218,51 +216,6 @@ def _columns(rows: list[_JsonRow], config: SourceConfig, values: list[pa.Array])
     )
 
 
-def json_lines(uri: str, max_bytes: int) -> Iterator[bytes]:
-    """Lines of a file that are not blank, streamed.
-
-    Args:
-        uri: of the file.
-        max_bytes: of a text.
-
-    Raises:
-        SourceError: a line is much longer than a text may be.
-        StorageError: the store failed.
-    """
-    with open_store(uri).stream(uri)[0] as stream:
-        rest, is_first = b"", True
-        for block in _blocks(stream):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                found = line.removeprefix(b"\xef\xbb\xbf") if is_first else line
-                is_first = False
-                if found.strip():
-                    yield found
-            if len(rest) > max_bytes + READ_BUFFER_BYTES:
-                raise SourceError(
-                    f"{uri} has a line of more than {max_bytes} bytes (source.max_image_bytes); is it JSON lines?"
-                )
-        if rest.strip():
-            yield rest
-
-
-def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    while block := stream.read(READ_BUFFER_BYTES):
-        yield block
-
-
-def read_object(line: bytes, encoding: str) -> dict[str, Any]:
-    """The object that a line of JSON is.
-
-    Raises:
-        ValueError: it is none; RecursionError: its brackets are too deep.
-    """
-    document = json.loads(line.decode(encoding))
-    if not isinstance(document, dict):
-        raise ValueError(f"a {type(document).__name__}, expected an object")
-    return document
-
-
 def _json_row(line: bytes, config: SourceConfig, seen: set[str]) -> _JsonRow:
     assert config.text is not None
     try:
@@ -272,8 +225,11 @@ def _json_row(line: bytes, config: SourceConfig, seen: set[str]) -> _JsonRow:
         return _JsonRow(None, fault, None, None, {})
     seen.update(list(document)[:32] if len(seen) < 32 else ())
     text = document.get(config.text)
-    name = None if config.id is None else _scalar(document.get(config.id))
-    label = None if config.labels in ("none", "folder") else _scalar(document.get(config.labels))
+    try:
+        name = None if config.id is None else _scalar(document.get(config.id))
+        label = None if config.labels in ("none", "folder") else _scalar(document.get(config.labels))
+    except SourceError as error:
+        return _JsonRow(None, f"{ImageErrorCode.CORRUPT}: {error}", None, None, document)
     if text is not None and not isinstance(text, str):
         fault = f"{ImageErrorCode.UNSUPPORTED}: {config.text!r} holds a {type(text).__name__}, expected a text"
         return _JsonRow(None, fault, name, label, document)
@@ -282,6 +238,4 @@ def _json_row(line: bytes, config: SourceConfig, seen: set[str]) -> _JsonRow:
 
 
 def _scalar(value: Any) -> str | None:
-    if isinstance(value, str):
-        value = value.encode("utf-8", "replace").decode()
     return label_text(value) if isinstance(value, (str, int, float, bool)) else None
