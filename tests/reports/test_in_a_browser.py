@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 from tests.photos import result_of, tlray
 from tests.reports.conftest import Things
 from tests.search.service.browser import PATIENCE_MILLISECONDS, chromium
-from tlray.advice.verdict.judge import scenario_of
+from tlray.advice.verdict.scenario import scenario_of
 
 pytestmark = pytest.mark.browser
 KINDS = ("extract", "train", "index", "advise", "two", "mapped")
