@@ -212,10 +212,8 @@ def test_a_run_over_a_dataset(hub: HubServer, tmp_path: Path) -> None:
         rows = pl.read_delta(str(tmp_path / name))
         vectors[name] = dict(zip((uri[-9:] for uri in rows["uri"]), rows["embedding"].to_list(), strict=True))
     assert vectors["hf"] == vectors["tar"] == vectors["local"]
-    assert (
-        result_of(tlray("extract", "--source.uri", places["hf"], "--table", tmp_path / "hf", *RECIPE, "--local"))["unchanged"]
-        == 8
-    )
+    given = ["extract", "--source.uri", places["hf"], "--table", tmp_path / "hf", *RECIPE, "--local"]
+    assert result_of(tlray(*given))["unchanged"] == 8
     dataset.commit({**images, "data/cat/0.jpg": photo(9), "README.md": b"# Other"})
     again = result_of(tlray(*given))
     assert (again["changed"], again["new"], again["deleted"], again["unchanged"]) == (1, 0, 0, 7)

@@ -134,7 +134,8 @@ class HubStore(ReadOnlyStore):
 
 
 def _url(repo: str, path: str, revision: str | None) -> str:
-    return hf_hub_url(repo, path, repo_type="dataset", revision=revision)
+    url: str = hf_hub_url(repo, path, repo_type="dataset", revision=revision)
+    return url
 
 
 class _BrokenError(StorageError):
