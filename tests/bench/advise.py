@@ -33,6 +33,7 @@ from tlray.models.encoder.memory import keep_freed_memory
 from tlray.training.examples.metrics import Z95
 
 LAYERS = 2
+PACKAGES = Path.home() / ".cache" / "tlray-bench"
 
 
 def config_of(task: Task, candidates: Sequence[str], **changes: Any) -> AdviseConfig:
@@ -166,8 +167,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pool", type=int, default=240, help="images that advice sees")
     parser.add_argument("--test", type=int, default=600, help="images that the truth is measured on")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--cache", type=Path, default=Path("tlray-bench"), help="folder of the tasks and their truth")
-    parser.add_argument("--packages", type=Path, default=Path.home() / ".cache" / "tlray-bench")
+    parser.add_argument("--cache", type=Path, default=PACKAGES / "advise", help="folder of the tasks and their truth")
+    parser.add_argument("--packages", type=Path, default=PACKAGES)
     parser.add_argument("--candidates", nargs="+")
     parser.add_argument("--minutes", type=float, default=1e6, help="end after the strategy that is under way then")
     parser.add_argument("--truth-only", action="store_true", help="carry out what the cache has not got yet, without advice")
