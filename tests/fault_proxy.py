@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -174,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
         document = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
         body = b"" if self.command == "HEAD" else document
         self.send_response_only(status)
+        if code == "RequestTimeTooSkewed":  # what tells it of an answer to HEAD, which has no body
+            self.send_header("Date", formatdate(time.time() - 3600, usegmt=True))
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
