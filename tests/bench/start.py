@@ -39,7 +39,7 @@ FIRST_BATCH = """
 import sys
 from pathlib import Path
 from tlray.models.encoder.compiled import CompiledCache
-from tlray.models.encoder.encoder import choose_device
+from tlray.models.device import choose_device
 from tlray.models.encoder.network import Network
 from tlray.recipe import RecipeFile, check_golden, golden_images
 file = RecipeFile.from_json(Path(sys.argv[1], "recipe.json").read_bytes(), "recipe.json")

@@ -12,11 +12,11 @@ from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.lake.image.resize import apply_preprocessing
 from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
-from tlray.models.libraries.names import full_name
+from tlray.models.libraries.names import _OURS, full_name
 from tlray.models.libraries.timm import Timm
 from tlray.models.libraries.torchvision import Torchvision
 from tlray.models.libraries.zoo.zoo import Variant
-from tlray.recipe import Preprocessing, golden_images
+from tlray.recipe import TEXT_LIBRARIES, Preprocessing, golden_images
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 LARGEST_PARAMETERS = 150_000_000
@@ -253,3 +253,24 @@ def test_the_recipe_has_the_full_name_and_the_log_says_which_library_was_taken(c
     assert [record.message for record in caplog.records] == [
         "backbone resnet18 is torchvision:resnet18; there is timm:resnet18, too"
     ]
+
+
+def test_pooling_that_changes_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A layer that gives a vector has nothing to pool."""
+    config = {"backbone": "timm:test_resnet", "weights": "random:0", "pool": "max"}
+    idle = resolve_backbone(RecipeConfig.model_validate(config), Path)
+    assert "recipe.pool max changes nothing: global_pool.pool gives a vector" in caplog.text and idle.notes
+    for wishes in ({"taps": ("layer4",)}, {"taps": ("layer4", "global_pool.pool")}, {"pool": "avg"}, {"pool": "flatten"}):
+        assert not resolve_backbone(RecipeConfig.model_validate(config | wishes), Path).notes
+
+
+def test_keys_of_texts_are_refused_for_images() -> None:
+    for name, value in (("lowercase", True), ("a", 0.1), ("prompt", "x"), ("split", "words"), ("frequencies", "f")):
+        config = {"backbone": "timm:test_resnet", "weights": "random:0", "tokens": {name: value}}
+        with pytest.raises(ConfigError, match=rf"recipe\.tokens\.{name} is about texts, but timm:test_resnet embeds images"):
+            resolve_backbone(RecipeConfig.model_validate(config), Path)
+
+
+def test_the_help_names_all_libraries() -> None:
+    description = str(RecipeConfig.model_fields["backbone"].description)
+    assert [name for name in (*_OURS, *TEXT_LIBRARIES) if f"{name}:" not in description] == []

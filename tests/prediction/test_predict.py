@@ -179,6 +179,8 @@ def test_own_classifiers_with_embeddings(lake: Path, tmp_path: Path) -> None:
         ([], "expected one of --model"),
         (["--model", "m", "--recipe.backbone", "timm:test_resnet"], "given both"),
         (["--recipe.bakbone", "x"], "did you mean --recipe.backbone?"),
+        ([*RECIPE, "--recipe.taps", "layer4"], "recipe.taps is of embeddings, but only the scores"),
+        ([*RECIPE, "--recipe.pool", "max"], "recipe.pool is of embeddings"),
         (["--model", "/nowhere/model"], "no model at file:///nowhere/model"),
         (["--recipe.backbone", "timm:deit_tiny_distilled_patch16_224", "--recipe.weights", "random:0"], "several layers"),
     ],

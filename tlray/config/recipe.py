@@ -62,13 +62,18 @@ class TokensConfig(Section):
     )
     a: PositiveFloat = Field(1e-3, description="for pool sif: a word of probability p weighs a / (a + p)")
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The keys that have another value than by default."""
+        return tuple(name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default)
+
 
 class RecipeConfig(Section):
     """What the user asks of a recipe; `tlray.models` completes it from the backbone and its weights."""
 
     backbone: str = Field(
-        description="torchvision:<model>, timm:<model>, hf:<model>, openclip:<model>/<tag>, onnx:<file>; or the model alone, "
-        "as a library has it; for texts gensim:<file>, sentence-transformers:<folder> or model2vec:<folder>"
+        description="torchvision:<model>, timm:<model>, keras:<model>, hf:<model>, openclip:<model>/<tag>, onnx:<file>; or the "
+        "model alone, as a library has it; for texts gensim:<file>, sentence-transformers:<folder> or model2vec:<folder>"
     )
     weights: str = Field(
         "default",

@@ -90,6 +90,8 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
     library, model = split_name(config.backbone)
     if config.pool == "sif":
         raise BackboneError(f"recipe.pool is sif, which weighs words, but {config.backbone} embeds images; leave it out")
+    if said := config.tokens.said:
+        raise ConfigError(f"recipe.tokens.{said[0]} is about texts, but {config.backbone} embeds images; leave it out")
     given = given_by(config.preprocessing)
     is_prepared, said = given.keys() >= _PREPARATION, frozenset(given)
     request = Request(model, config.weights, given.get("crop"), is_prepared=is_prepared, said=said)
@@ -117,6 +119,7 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
             f"{config.backbone} cannot take images of crop {ours[0]}x{ours[1]}; expected {usual[0]}x{usual[1]}, "
             f"as its weights say: {error}"
         ) from error
+    probed = replace(probed, notes=(*probed.notes, *_pool_notes(probed)))
     for note in probed.notes:
         _log.warning("%s", note)
     return probed
@@ -197,6 +200,23 @@ def _precision_notes(wished: Precision, pretrained: Pretrained) -> list[str]:
     ]
 
 
+def _pool_notes(backbone: Backbone) -> list[str]:
+    """Whether the pooling that is asked for has nothing to pool, as the layers give vectors already."""
+    recipe = backbone.recipe
+    if recipe.pool not in ("max", "gem", "cls"):
+        return []
+    images_BCHW = probe_of(recipe.preprocessing)
+    with torch.inference_mode():
+        pooled, whole = (
+            TapRunner(backbone.module, recipe.taps, pooling)(images_BCHW)
+            for pooling in (backbone.pooling, replace(backbone.pooling, pool="none"))
+        )
+    if not all(torch.equal(pooled[tap].flatten(1), whole[tap].flatten(1)) for tap in recipe.taps):
+        return []
+    gives = "gives a vector" if len(recipe.taps) == 1 else "give vectors"
+    return [f"recipe.pool {recipe.pool} changes nothing: {', '.join(recipe.taps)} {gives}; to pool a map, tap a layer before"]
+
+
 def _name_notes(backbone: str) -> list[str]:
     """Which library a name means that came without one."""
     if ":" in backbone:
@@ -218,8 +238,7 @@ def _probe(backbone: Backbone, classifiers: Sequence[nn.Module] | None) -> Backb
     """
     recipe, module = backbone.recipe, backbone.module
     is_known = PENULTIMATE not in recipe.taps or has_layer(module, PENULTIMATE)
-    images_BHWC = torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:1])
-    images_BCHW = to_network_input(images_BHWC, recipe.preprocessing)
+    images_BCHW = probe_of(recipe.preprocessing)
     for tap in recipe.taps:
         if is_known or tap != PENULTIMATE:
             find_layer(module, tap)
@@ -237,6 +256,11 @@ def _probe(backbone: Backbone, classifiers: Sequence[nn.Module] | None) -> Backb
         raise ConfigError(f"taps {', '.join(taps)} would share a column of the table ({', '.join(recipe.columns.values())})")
     shapes = {recipe.columns[tap]: tuple(features[tap].shape[1:]) for tap in taps}
     return replace(backbone, recipe=recipe, shapes=shapes)
+
+
+def probe_of(preprocessing: Preprocessing) -> Tensor:
+    """One golden image as the network takes it, images_BCHW: to see what the network makes of an image."""
+    return to_network_input(torch.from_numpy(golden_images(*preprocessing.crop)[:1]), preprocessing)
 
 
 def to_network_input(images_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:

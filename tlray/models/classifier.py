@@ -11,10 +11,9 @@ from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
 from tlray.errors import BackboneError, ConfigError
-from tlray.models.backbones import Backbone, to_network_input, with_taps
+from tlray.models.backbones import Backbone, probe_of, with_taps
 from tlray.models.taps import TapRunner, find_default_tap
 from tlray.models.weights.spec import WeightsSpec
-from tlray.recipe import golden_images
 
 TOLERANCE = 1e-4
 """Largest distance of the tapped scores to the network's own, relative to the largest of them: rounding alone."""
@@ -59,7 +58,7 @@ def own_classifier(backbone: Backbone, *, keep_embeddings: bool) -> OwnClassifie
         raise ConfigError("recipe.normalize divides a classifier's scores too; leave it out, or train a head (tlray train)")
     if not keep_embeddings:
         backbone = replace(backbone, recipe=recipe.model_copy(update={"pool": "avg"}))  # scores are not pooled
-    images_BCHW = to_network_input(torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:1]), recipe.preprocessing)
+    images_BCHW = probe_of(recipe.preprocessing)
     with torch.inference_mode():
         scores = backbone.module(images_BCHW)
         _check_values(backbone, scores)

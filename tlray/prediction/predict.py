@@ -143,6 +143,12 @@ def _as_it_came(config: PredictConfig) -> "Target":
     from tlray.models.classifier import own_classifier
 
     assert config.recipe is not None
+    of_embeddings = [*(["taps"] if config.recipe.taps else []), *(["pool"] if config.recipe.pool != "avg" else [])]
+    if of_embeddings and not config.embeddings:
+        raise ConfigError(
+            f"recipe.{of_embeddings[0]} is of embeddings, but only the scores of {config.recipe.backbone} are kept; leave it "
+            "out, or give --embeddings"
+        )
     own = own_classifier(resolve_backbone(config.recipe, local_copy), keep_embeddings=config.embeddings)
     output = Output(
         model=f"{own.backbone.recipe.backbone} {own.backbone.recipe.weights}",

@@ -1,6 +1,6 @@
 """The recipe: everything that changes an embedding's numbers, its fingerprint, and what a machine is checked by."""
 
-from tlray.recipe.base import BaseRecipe, Compute, Precision, Storage, Strict
+from tlray.recipe.base import NORM_FLOOR, BaseRecipe, Compute, Precision, Storage, Strict
 from tlray.recipe.file import AnyRecipe, RecipeFile, kind_of, of_images
 from tlray.recipe.golden import GOLDEN_IMAGE_COUNT, GOLDEN_TOLERANCE, check_golden, golden_images, golden_texts, least_cosine
 from tlray.recipe.images import (
@@ -35,6 +35,7 @@ __all__ = [
     "GOLDEN_TOLERANCE",
     "IMAGE_RULE",
     "IMAGE_RULES",
+    "NORM_FLOOR",
     "TEXT_LIBRARIES",
     "TEXT_TAP",
     "UNIT_SCALE",

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Compute = Literal["fp32", "bf16", "fp16"]
 Storage = Literal["full", "half"]
 
+NORM_FLOOR = 1e-12
+"""Least L2 norm that a vector is divided by where a recipe normalises, as `torch.nn.functional.normalize` has it."""
+
 
 class Strict(BaseModel):
     """Base of the documents that tables keep: unknown fields are refused, values never change."""

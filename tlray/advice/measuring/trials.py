@@ -24,7 +24,7 @@ from tlray.config import AdviseConfig, NetworkConfig, RecipeConfig, TrainConfig
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone
-from tlray.models.encoder.precision import precision
+from tlray.models.device import precision
 from tlray.models.heads import Head, HeadSpec
 from tlray.progress import readable_seconds
 from tlray.recipe import IMAGE_RULE

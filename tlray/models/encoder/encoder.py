@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from queue import SimpleQueue
@@ -18,10 +17,10 @@ import torch
 
 from tlray.errors import ConfigError
 from tlray.models.backbones import Backbone
+from tlray.models.device import check_batch_size, choose_device, on_one_core, precision, threads_of_one_core
 from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.lanes import Forward, Lane, Results, make_lane
 from tlray.models.encoder.network import Folded
-from tlray.models.encoder.precision import precision
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 8 * 224**2}
@@ -74,8 +73,7 @@ class Encoder:
     ) -> None:
         recipe = backbone.recipe
         chosen = choose_device(device)
-        if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
+        check_batch_size(batch_size)
         if exact_below is None:
             exact_below = choose_exact_below(backbone, chosen)
         network = Folded.of(backbone, packed=True).network(chosen, recipe.precision.compute, exact_below)
@@ -131,7 +129,7 @@ class Encoder:
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
         for forward in forwards:
             self._lanes.put(make_lane(forward, device, shape_BHWC))
-        self._pool = ThreadPoolExecutor(threads, "encode", torch.set_num_threads, (1,)) if threads else None
+        self._pool = threads_of_one_core(threads, "encode") if threads else None
         self._held = threading.local()  # `lane`: of a thread whose turn it is
 
     def encode(self, images_BHWC: np.ndarray) -> dict[str, np.ndarray]:
@@ -188,8 +186,7 @@ class Encoder:
         if self._pool is None:
             yield
             return
-        if torch.get_num_threads() != 1:
-            torch.set_num_threads(1)
+        on_one_core()
         with self._lane() as lane:
             self._held.lane = lane
             try:
@@ -265,19 +262,3 @@ def at_fp32(backbone: Backbone) -> Encoder:
 def recipe_at_fp32(recipe: Recipe) -> Recipe:
     """The same recipe at fp32, whatever its precision is."""
     return recipe.model_copy(update={"precision": Precision(compute="fp32", storage=recipe.precision.storage)})
-
-
-def choose_device(name: str) -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU for `auto`; any other name as torch knows it.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used here: {error}; use auto, cpu, cuda or mps") from error
-    return device

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from tlray.models.backbones import Backbone
+from tlray.models.device import precision
 from tlray.models.encoder.network import Folded
-from tlray.models.encoder.precision import count_layers, precision
+from tlray.models.encoder.precision import count_layers
 from tlray.recipe import Compute, golden_images, least_cosine
 
 CLOSE_COSINE = 0.99985

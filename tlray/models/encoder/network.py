@@ -10,16 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tlray.models.backbones import Backbone, to_network_input
+from tlray.models.backbones import Backbone, probe_of, to_network_input
+from tlray.models.device import autocast, precision
 from tlray.models.encoder.folding import fold_batch_norms, share_copy
 from tlray.models.encoder.packing import Packable, find_packable, pack
-from tlray.models.encoder.precision import autocast, lower, precision
+from tlray.models.encoder.precision import lower
 from tlray.models.pooling import Pooling
 from tlray.models.taps import TapRunner
-from tlray.recipe import Compute, Recipe, golden_images
-
-_NORM_FLOOR = 1e-12
-"""As `torch.nn.functional.normalize` has it."""
+from tlray.recipe import NORM_FLOOR, Compute, Recipe
 
 
 class Network(nn.Module):
@@ -63,7 +61,7 @@ class Network(nn.Module):
             features = self._run(to_network_input(images_BHWC, self._recipe.preprocessing))
             rows: Sequence[Tensor] = [features[tap].flatten(1) for tap in self._recipe.taps]
             if self._recipe.normalize:
-                rows = [rows_BD / rows_BD.norm(dim=1, keepdim=True).clamp(min=_NORM_FLOOR) for rows_BD in rows]
+                rows = [rows_BD / rows_BD.norm(dim=1, keepdim=True).clamp(min=NORM_FLOOR) for rows_BD in rows]
         return tuple(rows)
 
 
@@ -94,7 +92,7 @@ class Folded:
         """
         recipe = backbone.recipe
         pooling = backbone.pooling
-        probe_BCHW = to_network_input(torch.from_numpy(golden_images(*recipe.preprocessing.crop)[:1]), recipe.preprocessing)
+        probe_BCHW = probe_of(recipe.preprocessing)
 
         def embed(module: nn.Module) -> dict[str, Tensor]:
             return TapRunner(module, recipe.taps, pooling)(probe_BCHW)

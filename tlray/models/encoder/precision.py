@@ -1,23 +1,20 @@
-"""What a recipe's `precision.compute` means on a device.
+"""Networks at 16 bits: which layers stay at fp32, and how weights are rounded.
 
 Shape legend: R rows of weights that are rounded together, K weights of a row.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from tlray.errors import ConfigError
+from tlray.models.device import DTYPES
 from tlray.models.encoder.folding import CONVOLUTIONS
 from tlray.recipe import Compute
 
 _LAYERS = (*CONVOLUTIONS, nn.Linear)
 """Exact types, as there."""
-
-_DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def lower(module: nn.Module, device: torch.device, compute: Compute, *, exact_below: int) -> None:
@@ -33,7 +30,7 @@ def lower(module: nn.Module, device: torch.device, compute: Compute, *, exact_be
         if number < exact_below:
             layer.forward = partial(_run_exact, layer.forward, device.type)  # type: ignore[method-assign]
         elif type(layer) in _LAYERS:
-            layer.weight = nn.Parameter(_round_weights(layer.weight.detach(), _DTYPES[compute]), requires_grad=False)
+            layer.weight = nn.Parameter(_round_weights(layer.weight.detach(), DTYPES[compute]), requires_grad=False)
 
 
 def count_layers(module: nn.Module) -> int:
@@ -70,37 +67,3 @@ def _round_weights(weight: Tensor, dtype: torch.dtype) -> Tensor:
 def _run_exact(forward: Callable[[Tensor], Tensor], device_type: str, x: Tensor) -> Tensor:
     with torch.autocast(device_type, enabled=False):
         return forward(x.float())
-
-
-def autocast(device: torch.device, compute: Compute) -> torch.autocast:
-    """The part of `precision` that belongs to a thread."""
-    reduced = compute != "fp32"
-    return torch.autocast(device.type, dtype=_DTYPES[compute] if reduced else torch.bfloat16, enabled=reduced)
-
-
-@contextlib.contextmanager
-def precision(device: torch.device, compute: Compute) -> Iterator[None]:
-    """The recipe's number format, whatever the process has set: fp32 means fp32, without TF32 and without autocast.
-
-    Raises:
-        ConfigError: the device lacks an operation at this precision.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), autocast(device, compute):
-            yield
-    except NotImplementedError as error:
-        raise _unsupported(device, compute, error) from error
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "not implemented for" not in str(error):
-            raise
-        raise _unsupported(device, compute, error) from error
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _unsupported(device: torch.device, compute: Compute, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{device} cannot compute this backbone at {compute}: {error}; use recipe.precision.compute fp32 or bf16"
-    )

@@ -18,8 +18,8 @@ from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import join
 from tlray.lake.table.table import Table
 from tlray.models.backbones import Backbone, load_backbone
+from tlray.models.device import precision
 from tlray.models.encoder.golden import make_recipe_file
-from tlray.models.encoder.precision import precision
 from tlray.models.heads import Head, HeadSpec
 from tlray.models.suffix import Suffix
 from tlray.models.weights.digest import hash_weights

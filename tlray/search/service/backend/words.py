@@ -89,8 +89,7 @@ class Words:
 
 def _embed(encoder: "TextEncoder", texts: Sequence[str]) -> tuple[np.ndarray, int]:
     """On this thread's core alone, as all of the service's work."""
-    import torch  # loaded with the text tower
+    from tlray.models.device import on_one_core  # imports torch, which is loaded with the text tower
 
-    if torch.get_num_threads() != 1:
-        torch.set_num_threads(1)
-    return encoder.encode(texts), encoder.count_cut(texts)
+    on_one_core()
+    return encoder.embed(texts), encoder.count_cut(texts)

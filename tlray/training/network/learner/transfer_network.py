@@ -13,10 +13,8 @@ from tlray.models.freezing import Anatomy, Frozen
 from tlray.models.heads import Head
 from tlray.models.suffix import Suffix
 from tlray.models.taps import TapRunner
+from tlray.recipe import NORM_FLOOR
 from tlray.training.network.processes import World
-
-_NORM_FLOOR = 1e-12
-"""As the encoder's."""
 
 LEAST_SPREAD = 1e-3
 """Of a feature's standard deviation, relative to the mean one; features that vary less are not scaled up."""
@@ -82,7 +80,7 @@ class TransferNetwork(nn.Module):
             features = suffix(_unflatten(inputs, self._shape))
         features_BD = features.flatten(1)
         if self._recipe.normalize:
-            features_BD = features_BD / features_BD.norm(dim=1, keepdim=True).clamp(min=_NORM_FLOOR)
+            features_BD = features_BD / features_BD.norm(dim=1, keepdim=True).clamp(min=NORM_FLOOR)
         return features_BD
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -97,7 +95,7 @@ class TransferNetwork(nn.Module):
         spread_D = features_BD.std(dim=0) if len(features_BD) > 1 else torch.zeros_like(features_BD[0])
         is_flat_D = spread_D <= LEAST_SPREAD * spread_D.mean()
         self.head.mean_D.copy_(features_BD.mean(dim=0))
-        self.head.scale_D.copy_(torch.where(is_flat_D, torch.ones_like(spread_D), 1 / spread_D.clamp(min=_NORM_FLOOR)))
+        self.head.scale_D.copy_(torch.where(is_flat_D, torch.ones_like(spread_D), 1 / spread_D.clamp(min=NORM_FLOOR)))
 
     def scale_outputs(self, mean_K: Tensor, std_K: Tensor) -> None:
         """Turn a head that gives standardised values into one that gives the values themselves; mean and std in float64."""

@@ -1,0 +1,107 @@
+"""Where a model computes, and in what number format."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from tlray.errors import ConfigError
+from tlray.models.shared_change import SharedChange
+from tlray.recipe import Compute
+
+DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU for `auto`; any other name as torch knows it.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here: {error}; use auto, cpu, cuda or mps") from error
+    return device
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Refuse a number of images or texts in one forward pass that is none.
+
+    Raises:
+        ConfigError: it is under 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}, expected 1 or more")
+
+
+def threads_of_one_core(count: int, name: str) -> ThreadPoolExecutor:
+    """Threads in each of which torch computes on one core; the process's other threads go on as they were.
+
+    Args:
+        count: of them.
+        name: that theirs begin with.
+    """
+    pool = ThreadPoolExecutor(count, name, on_one_core)
+    are_there = threading.Barrier(count + 1)
+    for _ in range(count):
+        pool.submit(are_there.wait)
+    are_there.wait()
+    torch.set_num_threads(torch.get_num_threads())  # for threads that are yet to come, which begin with what was set last
+    return pool
+
+
+def on_one_core() -> None:
+    """Have torch compute on one core in this thread from now on."""
+    if torch.get_num_threads() != 1:  # asked first, as torch gives a thread the process's number where it has none of its own
+        torch.set_num_threads(1)
+
+
+def autocast(device: torch.device, compute: Compute) -> torch.autocast:
+    """The part of `precision` that belongs to a thread."""
+    reduced = compute != "fp32"
+    return torch.autocast(device.type, dtype=DTYPES[compute] if reduced else torch.bfloat16, enabled=reduced)
+
+
+@contextlib.contextmanager
+def precision(device: torch.device, compute: Compute) -> Iterator[None]:
+    """The recipe's number format, whatever the process has set: fp32 means fp32, without TF32 and without autocast.
+
+    Raises:
+        ConfigError: the device lacks an operation at this precision.
+    """
+    try:
+        with _without_tf32, autocast(device, compute):
+            yield
+    except NotImplementedError as error:
+        raise _unsupported(device, compute, error) from error
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "not implemented for" not in str(error):
+            raise
+        raise _unsupported(device, compute, error) from error
+
+
+@contextlib.contextmanager
+def _highest() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+_without_tf32 = SharedChange(_highest)
+"""The process's, as torch has it for no thread alone."""
+
+
+def _unsupported(device: torch.device, compute: Compute, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{device} cannot compute this backbone at {compute}: {error}; use recipe.precision.compute fp32 or bf16"
+    )
