@@ -33,7 +33,7 @@
     ├── ServiceUnavailableError  a part of the service could not be loaded; its log says why
     ├── TooManyFailuresError      exit code 3: more images failed than max_failed_fraction allows
     ├── StoppedError              exit code 4: asked to end (SIGTERM); running again goes on
-    └── ImageError                one image could not be used; becomes its row's `error`
+    └── ImageError                one image or text could not be used; becomes its row's `error`
 
 Every one takes its message as its only positional argument (`ImageError` its code and a detail), so all of them
 can be pickled: they cross process borders inside Ray.
@@ -207,7 +207,7 @@ class ImageErrorCode(StrEnum):
 
 
 class ImageError(TlrayError):
-    """One image could not be used.
+    """One image or text could not be used.
 
     Attributes:
         code: why, out of the closed set.

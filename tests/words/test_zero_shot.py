@@ -13,6 +13,7 @@ from tests.photos import error_of, frame_of, result_of, tlray, write_photos
 from tests.words.conftest import Collection
 from tests.words.pictures import COLOURS, HELD_OUT, NAMES
 from tests.words.test_search import plain_texts
+from tests.words.towers import Texts
 
 TEMPLATES = ("a photo of a {}.", "the {}", "{}")
 ATOL = 2e-3
@@ -75,7 +76,10 @@ def test_a_table_goes_on_with_its_own_head(collection: Collection, tmp_path: Pat
     """Another machine's text tower differs in its last bits; words that differ are another model."""
     run = ["predict", tmp_path / "photos", tmp_path / "p", "--local", *collection.recipe]
     write_photos(tmp_path / "photos", 4)
+    opened, open_tower = [], Texts.__init__
+    monkeypatch.setattr(Texts, "__init__", lambda *given: opened.append(1) or open_tower(*given))
     first = result_of(tlray(*run, "--classes", "red", "blue"))
+    assert len(opened) == 1  # for the head and for the golden texts
     write_photos(tmp_path / "photos", 2, first=10)
     with monkeypatch.context() as patch:
         patch.setattr("tests.words.towers.Texts.encode", lambda *_: pytest.fail("the text tower was asked"))

@@ -23,7 +23,7 @@ from tlray.lake.storage.uri import to_uri
 from tlray.recipe import of_images
 from tlray.search.query.hits import Hit, Hits
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_texts import RowTexts, is_of_texts
+from tlray.search.rows.row_texts import RowTexts
 from tlray.search.rows.selection import Filter
 from tlray.search.rows.shown_columns import shown_fields
 
@@ -139,7 +139,7 @@ class Index:
         self.uri = to_uri(os.fspath(uri))
         self._searcher = Searcher.open(self.uri, version)
         self._placement = Placement(device, batch_size)
-        self._texts = RowTexts(self.table) if is_of_texts(self._searcher.recipe_file) else None
+        self._texts = RowTexts.of(self._searcher.recipe_file, self.table)
         self._lock = threading.Lock()
         self._runner: Runner | None = None
 

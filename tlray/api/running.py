@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from tlray.errors import ConfigError, ImageError, ImageErrorCode
-from tlray.recipe import AnyRecipe
+from tlray.recipe import AnyRecipe, kind_of
 
 OnError = Literal["raise", "nan"]
 """What becomes of an image that cannot be used: an ImageError that names it, or a row of NaN."""
@@ -97,7 +97,8 @@ class Runner:
         if failures:
             more = "; ..." if len(failures) > _SHOWN_FAILURES else ""
             shown = "; ".join(failures[:_SHOWN_FAILURES])
-            _log.warning("%d of %d images could not be used, their rows are NaN: %s%s", len(failures), position, shown, more)
+            what = kind_of(self.recipe)
+            _log.warning("%d of %d %s could not be used, their rows are NaN: %s%s", len(failures), position, what, shown, more)
         return np.concatenate(vectors)
 
     def _decoded(self, images: Iterator[Any]) -> Iterator[list[tuple[Any, "Future[Any]"]]]:

@@ -90,8 +90,8 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
     library, model = split_name(config.backbone)
     if config.pool == "sif":
         raise BackboneError(f"recipe.pool is sif, which weighs words, but {config.backbone} embeds images; leave it out")
-    if said := config.tokens.said:
-        raise ConfigError(f"recipe.tokens.{said[0]} is about texts, but {config.backbone} embeds images; leave it out")
+    if of_texts := config.tokens.said:
+        raise ConfigError(f"recipe.tokens.{of_texts[0]} is about texts, but {config.backbone} embeds images; leave it out")
     given = given_by(config.preprocessing)
     is_prepared, said = given.keys() >= _PREPARATION, frozenset(given)
     request = Request(model, config.weights, given.get("crop"), is_prepared=is_prepared, said=said)

@@ -21,6 +21,7 @@ from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
 from tlray.models.any_backbone import image_backbone, resolve_any_backbone
 from tlray.models.backbones import Backbone, with_taps
+from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.text import TextEncoder, text_encoder_of
 from tlray.models.heads import Head, HeadSpec
 from tlray.predictor import HeadFile, Output
@@ -71,7 +72,7 @@ def zero_shot(config: PredictConfig, table_uri: str) -> Target:
     head = _head(vectors_KD * np.float32(encoder.logit_scale))
     data = safetensors.torch.save(head.state_dict())
     file = HeadFile(sha256=hashlib.sha256(data).hexdigest(), spec_json=head.spec.to_json())
-    return Target(backbone, output.model_copy(update={"head": file}), data)
+    return Target(backbone, output.model_copy(update={"head": file}), data, make_recipe_file(backbone, encoder))
 
 
 def class_vectors(encoder: TextEncoder, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:

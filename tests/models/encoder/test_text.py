@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
 from tlray.models.backbones import Backbone, resolve_backbone
-from tlray.models.encoder.golden import make_recipe_file
+from tlray.models.encoder.golden import _versions, make_recipe_file
 from tlray.models.encoder.text import BATCH_TEXTS, open_text_encoder
 from tlray.recipe import Precision, RecipeFile, golden_texts
 
@@ -114,6 +115,27 @@ def test_a_tower_that_gives_no_numbers_makes_no_table(two_towers: Backbone) -> N
 
     with pytest.raises(BackboneError, match="not finite"):
         make_recipe_file(replace(two_towers, text_tower=Empty))
+
+
+def test_a_tower_for_which_all_texts_are_alike_makes_no_table(two_towers: Backbone) -> None:
+    class Deaf(Letters):
+        def encode(self, texts: Sequence[str]) -> np.ndarray:
+            return counted(["a"] * len(texts))
+
+    with pytest.raises(BackboneError, match="same vector for different texts"):
+        make_recipe_file(replace(two_towers, text_tower=Deaf))
+
+
+def test_a_tower_that_cannot_be_had_has_a_way_out(two_towers: Backbone) -> None:
+    def missing() -> Letters:
+        raise ConfigError("x has no tokeniser")
+
+    with pytest.raises(ConfigError, match=r"has no tokeniser; or keep another layer than head:input \(recipe.taps\)"):
+        make_recipe_file(replace(two_towers, text_tower=missing))
+
+
+def test_versions_are_of_packages_by_any_of_their_names() -> None:
+    assert _versions(["numpy", "PIL"]) == {"numpy": version("numpy"), "pillow": version("pillow")}
 
 
 def test_what_texts_cannot_be_compared_with(vit: Backbone, two_towers: Backbone, file: RecipeFile) -> None:

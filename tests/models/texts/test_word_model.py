@@ -3,9 +3,11 @@
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gensim.models import KeyedVectors
 from gensim.models.fasttext import load_facebook_vectors
 from gensim.test.utils import datapath
@@ -13,6 +15,7 @@ from gensim.test.utils import datapath
 from tlray.config import RecipeConfig, TokensConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.lake.storage.local_copy import local_copy
+from tlray.models.texts import word_model
 from tlray.models.texts.backbones import load_text_backbone, resolve_text_backbone
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.texts.text_model import TextBackbone
@@ -140,6 +143,43 @@ def test_a_text_without_a_known_word_has_no_vector() -> None:
     assert unknown_B.tolist() == [1, 1, 0.5]
 
 
+def test_golden_texts_are_words_that_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut once, as vocabularies have millions of words."""
+    import regex
+
+    words = ["Greece", "new_york", "e-mail", "don't", "...", "naïve", "3d", "नमस्ते", "a b", "x", "⚠️", "l’eau"]
+    whole = [word for word in words if regex.fullmatch(r"[\p{L}\p{M}\p{N}_]+", word)]
+    calls = []
+    cut = word_model._tokens_of
+    monkeypatch.setattr(word_model, "_tokens_of", lambda *given: calls.append(len(given[0])) or cut(*given))
+    for lowercase, expected in ((False, whole), (True, [word for word in whole if word != "Greece"])):
+        calls.clear()
+        texts = backbone(_vectors_of_words([word for word in words if " " not in word]), lowercase=lowercase).model.examples()
+        assert set(" ".join(texts).split()) == set(expected) and calls == [len(words) - 1]
+    spaced = backbone(_vectors_of_words(["e-mail", "Greece"]), split="whitespace", lowercase=False).model.examples()
+    assert set(" ".join(spaced).split()) == {"e-mail", "Greece"}
+
+
+def test_a_callers_threads_stay_as_they_were() -> None:
+    found, before = backbone(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        encoder = TextRowEncoder(found, lanes=2, batch_size=4)
+        for texts in (LEE[:1], LEE[:9]):
+            np.testing.assert_array_equal(encoder.encode(texts)["embedding"], vectors_of(found, texts)[0])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"), [({"batch_size": 0}, "batch_size is 0"), ({"device": "tpu9"}, "device 'tpu9' cannot be used")]
+)
+def test_where_and_how_many_at_once(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TextRowEncoder(backbone(), **keys)
+
+
 def test_a_vector_does_not_depend_on_the_other_texts() -> None:
     found = backbone()
     together_BD, _ = vectors_of(found, LEE * 3)
@@ -175,7 +215,8 @@ def test_the_recipe_id_does_not_depend_on_where_files_are(tmp_path: Path) -> Non
         ({"precision": Precision(compute="bf16")}, ConfigError, "at fp32"),
         ({"weights": "other.bin"}, BackboneError, "give one"),
         ({"weights_sha256": "0" * 64}, WeightsError, "has the hash"),
-        ({"frequencies": "x"}, ConfigError, "of pool sif"),
+        ({"frequencies": "x"}, ConfigError, r"tokens.frequencies \(of pool sif"),
+        ({"a": 0.01}, ConfigError, r"tokens.a \(of pool sif"),
     ],
 )
 def test_what_does_not_fit_is_said_in_a_line(keys: dict[str, object], error: type[Exception], message: str) -> None:

@@ -16,7 +16,8 @@ from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones import Backbone, resolve_backbone, with_taps
 from tlray.models.classifier import own_classifier
-from tlray.models.encoder.encoder import Encoder, choose_device, default_batch_size, recipe_at_fp32
+from tlray.models.device import choose_device
+from tlray.models.encoder.encoder import Encoder, default_batch_size, recipe_at_fp32
 from tlray.models.freezing import Anatomy
 from tlray.models.weights.spec import WeightsSpec
 from tlray.progress import say

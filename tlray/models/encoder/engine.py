@@ -17,7 +17,8 @@ from tlray.config.extraction import Engine
 from tlray.errors import ConfigError
 from tlray.extras import require
 from tlray.models.backbones import Backbone
-from tlray.models.encoder.encoder import Encoder, choose_device, default_batch_size
+from tlray.models.device import choose_device
+from tlray.models.encoder.encoder import Encoder, default_batch_size
 from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.node_files import cache_folder, cpu_flags, only_one
 from tlray.recipe import golden_images

@@ -1,8 +1,9 @@
 """Golden vectors: what a new table keeps of its network, and encoders that have shown that they compute the same."""
 
 import logging
+from collections.abc import Iterable
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from tlray.models.any_backbone import AnyBackbone, load_any_backbone
 from tlray.models.encoder.encoder import Encoder, at_fp32
 from tlray.models.encoder.engine import Wanted, open_image_encoder
 from tlray.models.encoder.exactness import choose_exact_below
-from tlray.models.encoder.text import golden_text_of
+from tlray.models.encoder.text import TextEncoder, golden_text_of
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.texts.text_model import TextBackbone
 from tlray.models.weights.spec import FetchFile
@@ -28,8 +29,12 @@ _PACKAGES = ("tlray", "torch", "torchvision", "timm")
 """Of which a table keeps the versions that computed its golden vectors, whatever its network is."""
 
 
-def make_recipe_file(backbone: AnyBackbone) -> RecipeFile:
+def make_recipe_file(backbone: AnyBackbone, text_encoder: TextEncoder | None = None) -> RecipeFile:
     """What a new table keeps of its backbone: the recipe, and the golden images and texts embedded at fp32, on the CPU.
+
+    Args:
+        backbone: of images or of texts.
+        text_encoder: of the backbone, where it is loaded already.
 
     Raises:
         BackboneError: the embeddings are not finite.
@@ -51,10 +56,10 @@ def make_recipe_file(backbone: AnyBackbone) -> RecipeFile:
         recipe=recipe,
         shapes=backbone.shapes,
         golden={column: features_BD.tolist() for column, features_BD in golden.items()},
-        golden_text=golden_text_of(backbone),
+        golden_text=golden_text_of(backbone, text_encoder),
         exact_below=exact_below,
         notes=backbone.notes,
-        made_with={package: version(package) for package in (*_PACKAGES, *backbone.packages)},
+        made_with=_versions([*_PACKAGES, *backbone.packages]),
     )
 
 
@@ -143,5 +148,16 @@ def _of_texts(backbone: TextBackbone) -> RecipeFile:
         golden={column: features_BD.tolist() for column, features_BD in golden.items()},
         golden_inputs=texts,
         notes=backbone.notes,
-        made_with={package: version(package) for package in ("tlray", "torch", *backbone.model.packages)},
+        made_with=_versions(["tlray", "torch", *backbone.model.packages]),
     )
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of packages; of one that is installed under another name, by that name (onnxruntime as onnxruntime-gpu)."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions |= {name: version(name) for name in packages_distributions()[package]}
+    return versions

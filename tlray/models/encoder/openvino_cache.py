@@ -27,7 +27,7 @@ from tlray.models.encoder.openvino_model import (
     to_bytes,
     with_exact,
 )
-from tlray.models.encoder.precision import precision
+from tlray.models.device import precision
 from tlray.models.taps import Tappable
 from tlray.recipe import GOLDEN_TOLERANCE, Recipe, least_cosine
 

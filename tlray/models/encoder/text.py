@@ -7,23 +7,21 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
 from tlray.models.backbones import Backbone, load_backbone
+from tlray.models.device import precision
 from tlray.models.text_tower import TextTower
 from tlray.models.texts.backbones import load_text_backbone
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import GOLDEN_TOLERANCE, RecipeFile, TextRecipe, check_golden, golden_texts, least_cosine
-from tlray.recipe.texts import CUT_FRACTION
+from tlray.recipe import GOLDEN_TOLERANCE, NORM_FLOOR, RecipeFile, TextRecipe, check_golden, golden_texts, least_cosine
 
 _log = logging.getLogger(__name__)
 
 BATCH_TEXTS = 32
 """Texts in one forward pass: bounds memory; a text tower takes a few dozen tokens of each."""
-
-_NORM_FLOOR = 1e-12
-"""As `torch.nn.functional.normalize` has it."""
 
 WITH_TEXT = "openclip:<model>, and hf: of CLIP and SigLIP models (timm's CLIP and SigLIP towers are the image side alone)"
 """Backbones that have a text tower, for messages."""
@@ -63,11 +61,12 @@ class TextEncoder:
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """As `encode`, without a word on texts that lose their ends."""
         features_BD = np.empty((len(texts), self.length), np.float32)
-        for start in range(0, len(texts), BATCH_TEXTS):
-            batch = texts[start : start + BATCH_TEXTS]
-            features_BD[start : start + len(batch)] = self._tower.encode(batch)
+        with precision(torch.device("cpu"), "fp32"):
+            for start in range(0, len(texts), BATCH_TEXTS):
+                batch = texts[start : start + BATCH_TEXTS]
+                features_BD[start : start + len(batch)] = self._tower.encode(batch)
         if self._normalize:
-            features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), _NORM_FLOOR)
+            features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), NORM_FLOOR)
         return features_BD
 
     def count_cut(self, texts: Sequence[str]) -> int:
@@ -130,18 +129,32 @@ def text_encoder_of(backbone: Backbone, column: str) -> TextEncoder:
     return TextEncoder(backbone.text_tower(), normalize=recipe.normalize)
 
 
-def golden_text_of(backbone: Backbone) -> list[list[float]] | None:
+def golden_text_of(backbone: Backbone, encoder: TextEncoder | None = None) -> list[list[float]] | None:
     """What a new table keeps of its text tower: the golden texts' vectors; None where texts are not compared with its vectors.
 
+    Args:
+        backbone: the network.
+        encoder: of its texts, where it is loaded already.
+
     Raises:
-        BackboneError: the vectors are not finite.
+        ConfigError: the text tower cannot be loaded, as one without its tokeniser.
+        BackboneError: the vectors are not finite, or all texts have the same.
     """
     if backbone.text_tower is None or backbone.text_tap not in backbone.recipe.taps:
         return None
-    features_BD = TextEncoder(backbone.text_tower(), normalize=backbone.recipe.normalize).embed(golden_texts())
+    try:
+        encoder = encoder or TextEncoder(backbone.text_tower(), normalize=backbone.recipe.normalize)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; or keep another layer than {backbone.text_tap} (recipe.taps), with whose vectors no texts are compared"
+        ) from error
+    features_BD, name = encoder.embed(golden_texts()), backbone.recipe.backbone
     if not np.isfinite(features_BD).all():
+        raise BackboneError(f"the text tower of {name} gives vectors that are not finite; use other weights")
+    if len(np.unique(features_BD, axis=0)) < len(features_BD):
         raise BackboneError(
-            f"the text tower of {backbone.recipe.backbone} gives vectors that are not finite; use other weights"
+            f"the text tower of {name} gives the same vector for different texts: its tokeniser may be another model's, as one "
+            "that does not end texts with the token that the network reads; bring the whole folder as its authors made it"
         )
     return [[float(value) for value in row] for row in features_BD]
 
@@ -151,7 +164,7 @@ class _RowTower:
 
     def __init__(self, document: RecipeFile, recipe: TextRecipe, fetch: FetchFile, where: str) -> None:
         backbone = load_text_backbone(recipe, fetch)
-        self._encoder = TextRowEncoder(backbone)
+        self._model, self._encoder = backbone.model, TextRowEncoder(backbone)
         self.length, self.logit_scale = backbone.model.length, 1.0
         check_golden(document, self._encoder.encode(document.golden_inputs), where=where)
 
@@ -159,8 +172,7 @@ class _RowTower:
         return self._encoder.encode_queries(texts)
 
     def count_cut(self, texts: Sequence[str]) -> int:
-        measures = self._encoder.encode(texts)
-        return int(np.count_nonzero(measures[CUT_FRACTION])) if CUT_FRACTION in measures else 0
+        return self._model.count_cut(texts)
 
 
 def _check(encoder: TextEncoder, document: RecipeFile, where: str) -> None:

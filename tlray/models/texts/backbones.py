@@ -1,6 +1,7 @@
 """Backbones of texts: from what a user asks for to a full recipe with a loaded model, and back from the recipe on a worker."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Precision
 from tlray.recipe.texts import TEXT_LIBRARIES, TEXT_TAP, TextPool, TextRecipe, Tokens
 
+_log = logging.getLogger(__name__)
+
 WORDS, SENTENCES, STATIC = TEXT_LIBRARIES
 _PACKAGE = "package:"
 _FREQUENCY_BYTES = 2**30
@@ -24,6 +27,8 @@ _FREQUENCY_BYTES = 2**30
 
 def resolve_text_backbone(config: RecipeConfig, fetch: FetchFile) -> TextBackbone:
     """Complete what the user asks for: weights, tokens, hash. Runs on the driver.
+
+    What was assumed, left out or changed is logged, once, and kept in the backbone's notes.
 
     Args:
         config: the user's `recipe`.
@@ -49,6 +54,8 @@ def resolve_text_backbone(config: RecipeConfig, fetch: FetchFile) -> TextBackbon
         raise WeightsError(
             f"{location} has the hash {backbone.recipe.weights_sha256}, expected weights_sha256 {config.weights_sha256}"
         )
+    for note in backbone.notes:
+        _log.warning("%s", note)
     return backbone
 
 
@@ -96,13 +103,13 @@ def _check_keys(config: RecipeConfig, library: str) -> None:
     given = [f"preprocessing.{name}" for name, value in config.preprocessing.model_dump(exclude_none=True).items()]
     given += ["taps"] if config.taps else []
     given += [f"pool {config.pool}"] if config.pool not in (("avg", "max", "sif") if library == WORDS else ("avg",)) else []
-    tokens = config.tokens
+    said = config.tokens.said
     if library != WORDS:
-        given += [f"tokens.{name}" for name in ("split", "lowercase", "frequencies") if getattr(tokens, name) is not None]
-    if library != SENTENCES and tokens.prompt:
+        given += [f"tokens.{name}" for name in ("split", "lowercase", "frequencies", "a") if name in said]
+    if library != SENTENCES and "prompt" in said:
         given.append("tokens.prompt")
-    if config.pool != "sif" and tokens.frequencies is not None and library == WORDS:
-        given.append("tokens.frequencies (of pool sif)")
+    if config.pool != "sif" and library == WORDS:
+        given += [f"tokens.{name} (of pool sif)" for name in ("frequencies", "a") if name in said]
     if given:
         raise ConfigError(f"recipe.{given[0]} is not for {config.backbone.partition(':')[0]}, which embeds texts; leave it out")
 
@@ -142,10 +149,9 @@ def _resolve_words(config: RecipeConfig, location: str, fetch: FetchFile) -> Tex
 def _resolve_sentences(config: RecipeConfig, location: str, fetch: FetchFile) -> TextBackbone:  # noqa: ARG001
     precision = _precision(config, only_fp32=False)
     model: SentenceModel = open_sentence_model(_folder(location), config.tokens.prompt, precision.compute)
-    tokens = Tokens(split="model", most=model.most_tokens, prompt=config.tokens.prompt)
-    return TextBackbone(
-        _of_model(config, f"{SENTENCES}:{model.architecture}", location, model.sha256, precision, tokens), model
-    )
+    tokens = Tokens(split="model", most=model.most_tokens, prompt=model.prompt)
+    recipe = _of_model(config, f"{SENTENCES}:{model.architecture}", location, model.sha256, precision, tokens)
+    return TextBackbone(recipe, model, (*model.notes, *model.empty_unfilled()))
 
 
 def _resolve_static(config: RecipeConfig, location: str, fetch: FetchFile) -> TextBackbone:  # noqa: ARG001
@@ -246,15 +252,14 @@ def _probabilities(vectors: WordVectors, frequencies: str | None, fetch: FetchFi
     path = _file(frequencies, fetch)
     if path.stat().st_size > _FREQUENCY_BYTES:
         raise WeightsError(f"{frequencies} has {path.stat().st_size} bytes; expected a file of words and counts")
-    index = {word.encode(): position for position, word in enumerate(vectors.words)}
-    probability_V, total = np.zeros(len(index), np.float64), 0
+    probability_V, total = np.zeros(len(vectors.words), np.float64), 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             word, _, count = line.rstrip(b" \r\n").rpartition(b"\t" if b"\t" in line else b" ")
             if not word or not count.isdigit():
                 raise WeightsError(f"{frequencies}, line {number}: expected a word, a space and its count, found {line[:60]!r}")
             total += int(count)
-            position = index.get(word)
+            position = vectors.index.get(word.decode(errors="surrogateescape"))
             if position is not None:
                 probability_V[position] = int(count)
     if not probability_V.any():

@@ -6,19 +6,16 @@ Shape legend: B texts, D embedding length.
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
-import torch
 
 from tlray.errors import QueryError
+from tlray.models.device import check_batch_size, choose_device, on_one_core, threads_of_one_core
 from tlray.models.texts.text_model import Embedded, TextBackbone
+from tlray.recipe import NORM_FLOOR
 from tlray.recipe.texts import TEXT_TAP
-
-_NORM_FLOOR = 1e-12
-"""As `torch.nn.functional.normalize` has it."""
 
 
 class TextRowEncoder:
@@ -26,12 +23,15 @@ class TextRowEncoder:
 
     Args:
         backbone: of the recipe.
-        device: see `TextModel.prepare`.
+        device: `auto` or a name that torch knows; word vectors and static embeddings are on the CPU whatever it is.
         batch_size: texts that are given to the model at once; default the model's own choice.
         lanes: threads that compute at once, one core each; None for one at a time on all cores.
 
     Attributes:
         engine: none to choose from.
+
+    Raises:
+        ConfigError: there is no such device, or a batch size under 1.
     """
 
     engine = ""
@@ -39,13 +39,14 @@ class TextRowEncoder:
     def __init__(
         self, backbone: TextBackbone, *, device: str = "auto", batch_size: int | None = None, lanes: int | None = None
     ) -> None:
-        backbone.model.prepare(lanes or 1, device)
+        check_batch_size(batch_size)
+        backbone.model.prepare(lanes or 1, choose_device(device))
         self._model, self._recipe = backbone.model, backbone.recipe
         self._column = backbone.recipe.columns[TEXT_TAP]
         self._has_lanes = lanes is not None
         self._cores = threading.Semaphore(lanes or 1)
         self._held = threading.local()
-        self._pool = ThreadPoolExecutor(lanes, "texts") if lanes is not None else None
+        self._pool = threads_of_one_core(lanes, "texts") if lanes is not None else None
         self.batch_size = batch_size or backbone.model.turn_texts
 
     def encode(self, texts: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
@@ -63,13 +64,13 @@ class TextRowEncoder:
     def encode_timed(self, texts: Sequence[str] | np.ndarray) -> tuple[dict[str, np.ndarray], float]:
         """As `encode`, with the seconds for which a core was busy with it; without lanes, of the clock."""
         starts = range(0, len(texts), self.batch_size)
-        if self._pool is None or self._holds_core or len(starts) < 2:
+        if self._pool is None or self._holds_core:
             found = [self._embed(texts, start) for start in starts]
         else:
             found = list(self._pool.map(partial(self._embed, texts), starts))
         features_BD = np.concatenate([np.empty((0, self._model.length), np.float32), *(one.features_BD for one, _ in found)])
         if self._recipe.normalize:
-            features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), _NORM_FLOOR)
+            features_BD /= np.maximum(np.linalg.norm(features_BD, axis=1, keepdims=True), NORM_FLOOR)
         columns = {self._column: features_BD}
         for name in self._recipe.measures:
             columns[name] = np.concatenate([np.empty(0, np.float32), *(one.measures[name] for one, _ in found)])[:, None]
@@ -104,7 +105,9 @@ class TextRowEncoder:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a core, and keep it: for other work of this thread, too. With lanes torch has one thread from then on."""
+        """Wait for a core, and keep it: for other work of this thread, too. With lanes torch has one in it from then on."""
+        if self._has_lanes:
+            on_one_core()
         with self._core():
             self._held.core = True
             try:
@@ -126,7 +129,5 @@ class TextRowEncoder:
         if self._holds_core:
             yield
             return
-        if self._has_lanes and torch.get_num_threads() != 1:
-            torch.set_num_threads(1)
         with self._cores:
             yield

@@ -6,7 +6,6 @@ Shape legend: B texts, D embedding length.
 import copy
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,8 +16,10 @@ import torch
 
 from tlray.errors import BackboneError, WeightsError, first_line
 from tlray.extras import require
+from tlray.models.device import precision
 from tlray.models.texts.text_model import Embedded
 from tlray.models.weights.digest import hash_weights
+from tlray.models.weights.fit import shown
 from tlray.recipe import Compute
 from tlray.recipe.texts import CUT_FRACTION
 
@@ -38,7 +39,9 @@ _CONFIGURATION = (".json", ".txt", ".model", ".vocab")
 """Endings of the files of a folder that say how texts are cut, pooled and normalised."""
 
 _NOT_OF_NUMBERS = ("README", "LICENSE", "requirements", "config_sentence_transformers")
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+_NO_LIMIT = 10**9
+"""Tokens from which a limit is none: transformers writes 1e30 where a tokeniser has none, sentence-transformers infinity."""
 
 GOLDEN_TEXTS = (
     "A photo of a cat.",
@@ -57,21 +60,29 @@ class SentenceModel:
     Args:
         model: loaded.
         folder: that it came from; None for one of a hub.
-        prompt: put before each text.
+        prompt: put before each text; where it is empty the encoder's own default, if it has one.
         compute: number format of the forward pass.
+
+    Attributes:
+        sha256: of the tensors as they are stored, the tokeniser and the configuration.
+        length: of a vector.
+        prompt: what is put before each text.
+        notes: what was changed or left out, for people.
     """
 
     turn_texts = TURN_TEXTS
     packages: tuple[str, ...] = ("sentence-transformers", "transformers", "tokenizers")
 
     def __init__(self, model: "SentenceTransformer", folder: Path | None, prompt: str, compute: Compute) -> None:
-        self._model, self._prompt, self._compute = model, prompt, compute
         self.sha256 = _hash(model, folder)
+        self.prompt = prompt or _default_prompt(model)
+        self.notes = (*_prompt_notes(model, prompt), *_format_notes(model))
+        self._model, self._compute = model.float(), compute
         self.length = int(_dimension(model))
         self._lanes: SimpleQueue[SentenceTransformer] = SimpleQueue()
         self._lanes.put(model)
         self._count = 1
-        self._counter = _Counter(model)
+        self._counter = None if self.most_tokens is None else _Counter(model)
 
     @property
     def architecture(self) -> str:
@@ -83,17 +94,32 @@ class SentenceModel:
     def most_tokens(self) -> int | None:
         """Tokens of a text that count; None for all."""
         most = self._model.get_max_seq_length()
-        return None if most is None else int(most)
+        return None if most is None or most >= _NO_LIMIT else int(most)
 
-    def prepare(self, threads: int, device: str) -> None:
+    def empty_unfilled(self) -> list[str]:
+        """Make what the files do not fill not a number, so that vectors which depend on it are none either.
+
+        sentence-transformers draws it at random and goes on; only transformers, asked again, says what it was.
+
+        Returns:
+            What was emptied, for people.
+        """
+        network = getattr(self._model[0], "auto_model", None)
+        tensors = self._model[0].state_dict() if network is None else network.state_dict()
+        missing = [name for name in _missing(network) if name in tensors]
+        with torch.no_grad():
+            for name in missing:
+                tensors[name].fill_(torch.nan)
+        return [f"the encoder's files leave without values what embeddings must not need: {shown(missing)}"] if missing else []
+
+    def prepare(self, threads: int, device: torch.device) -> None:
         """Have a copy for each thread, on a device."""
-        place = _device(device)
-        while self._count < (threads if place.type == "cpu" else 1):
+        while self._count < (threads if device.type == "cpu" else 1):
             self._lanes.put(_share_copy(self._model))
             self._count += 1
         for _ in range(self._count):
             lane = self._lanes.get()
-            lane.to(place)
+            lane.to(device)
             self._lanes.put(lane)
 
     def embed(self, texts: Sequence[str]) -> Embedded:
@@ -107,23 +133,31 @@ class SentenceModel:
         """
         lane = self._lanes.get()
         try:
-            with _autocast(lane.device, self._compute):
+            with precision(lane.device, self._compute):
                 features_BD = lane.encode(
                     list(texts),
                     batch_size=BATCH_TEXTS_CPU if lane.device.type == "cpu" else BATCH_TEXTS,
-                    prompt=self._prompt or None,
+                    prompt=self.prompt or None,
                     show_progress_bar=False,
                     convert_to_numpy=True,
                 )
         finally:
             self._lanes.put(lane)
         features_BD = np.asarray(features_BD, np.float32).reshape(len(texts), self.length)
+        return Embedded(features_BD, {} if self._counter is None else {CUT_FRACTION: self._cut_fractions(texts)})
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of some texts have tokens beyond the limit."""
+        return int(np.count_nonzero(self._cut_fractions(texts)))
+
+    def _cut_fractions(self, texts: Sequence[str]) -> np.ndarray:
+        """The share of each text's tokens that are cut off, float32."""
         most = self.most_tokens
-        if most is None:
-            return Embedded(features_BD)
-        counts_B = self._counter.count([self._prompt + text for text in texts])
-        cut_B = np.maximum(counts_B - most, 0) / np.maximum(counts_B, 1)
-        return Embedded(features_BD, {CUT_FRACTION: cut_B.astype(np.float32)})
+        if self._counter is None or most is None:
+            return np.zeros(len(texts), np.float32)
+        counts_B = self._counter.count([self.prompt + text for text in texts])
+        cut_B: np.ndarray = np.maximum(counts_B - most, 0) / np.maximum(counts_B, 1)
+        return cut_B.astype(np.float32)
 
     def examples(self) -> tuple[str, ...]:
         """Sentences that are the same for every encoder."""
@@ -136,12 +170,7 @@ class _Counter:
     def __init__(self, model: "SentenceTransformer") -> None:
         from tokenizers import Tokenizer
 
-        backend = getattr(model.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise BackboneError(
-                "the encoder has no fast tokeniser; save it with one (tokenizer.json), as transformers does by default"
-            )
-        self._tokenizer: Any = Tokenizer.from_str(backend.to_str())
+        self._tokenizer: Any = Tokenizer.from_str(_tokenizer_of(model))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -167,14 +196,26 @@ def open_sentence_model(location: Path | str, prompt: str, compute: Compute) -> 
 
     folder = location if isinstance(location, Path) else None
     try:
-        model = SentenceTransformer(
-            str(location), device="cpu", local_files_only=folder is not None, trust_remote_code=False, similarity_fn_name=None
-        )
+        # What the files do not fill is drawn, without an error: from one seed, so that the hash is the same on every machine.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            model = SentenceTransformer(
+                str(location),
+                device="cpu",
+                local_files_only=folder is not None,
+                trust_remote_code=False,
+                similarity_fn_name=None,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise WeightsError(
             f"{location} cannot be loaded by sentence-transformers: {first_line(error)}; expected a folder that its `save` "
             "made, with modules.json, or the name of a model that the hub has"
         ) from error
+    if hasattr(model.tokenizer, "pad_token") and model.tokenizer.pad_token is None:
+        raise BackboneError(
+            f"{location} has a tokeniser without a token of padding, so texts of several lengths cannot be embedded together; "
+            "set one (model.tokenizer.pad_token = model.tokenizer.eos_token, where padding is masked) and save it again"
+        )
     return SentenceModel(model.eval(), folder, prompt, compute)
 
 
@@ -187,7 +228,7 @@ def _hash(model: "SentenceTransformer", folder: Path | None) -> str:
     """Sha256 of the tensors as loaded, of the tokeniser, and of the files that say how texts are cut, pooled and normalised."""
     digest = hashlib.sha256(hash_weights(model).encode())
     if folder is None:
-        digest.update(model.tokenizer.backend_tokenizer.to_str().encode())
+        digest.update(_tokenizer_of(model).encode())
         return digest.hexdigest()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in _CONFIGURATION and not path.name.startswith(_NOT_OF_NUMBERS):
@@ -203,11 +244,47 @@ def _dimension(model: "SentenceTransformer") -> int:
     return int(found)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(name)
+def _tokenizer_of(model: "SentenceTransformer") -> str:
+    """The document of a tokeniser of the package tokenizers, which that of transformers holds one of."""
+    backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+    if not hasattr(backend, "to_str"):
+        raise BackboneError(
+            "the encoder has no fast tokeniser; save it with one (tokenizer.json), as transformers does by default"
+        )
+    document: str = backend.to_str()
+    return document
 
 
-def _autocast(device: torch.device, compute: Compute) -> Any:
-    return nullcontext() if compute == "fp32" else torch.autocast(device.type, dtype=_DTYPES[compute])
+def _missing(network: Any) -> list[str]:
+    """Tensors of a network of transformers that its files do not fill; none where it cannot be asked."""
+    from transformers import PreTrainedModel
+
+    if not isinstance(network, PreTrainedModel) or not Path(network.name_or_path).is_dir():
+        return []
+    _, report = type(network).from_pretrained(
+        network.name_or_path, config=network.config, output_loading_info=True, local_files_only=True
+    )
+    return sorted(report["missing_keys"])
+
+
+def _default_prompt(model: "SentenceTransformer") -> str:
+    """What `encode` puts before texts where nobody gives a prompt."""
+    return (model.prompts or {}).get(model.default_prompt_name or "") or ""
+
+
+def _prompt_notes(model: "SentenceTransformer", given: str) -> list[str]:
+    """Which prompts an encoder brings, where the user gives none: vectors without them may be far worse."""
+    prompts = {name: text for name, text in (model.prompts or {}).items() if text}
+    if given or not prompts:
+        return []
+    shown = ", ".join(f"{name} {text!r}" for name, text in prompts.items())
+    default = _default_prompt(model)
+    before = f"its default, {default!r}, is put before each text" if default else "none of them is put before texts"
+    return [f"the encoder has prompts ({shown}): {before}; another one is given as recipe.tokens.prompt"]
+
+
+def _format_notes(model: "SentenceTransformer") -> list[str]:
+    """What the tensors are stored as, where it is not what they are computed with."""
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in model.parameters() if tensor.is_floating_point()}
+    other = sorted(kinds - {"float32"})
+    return [f"the encoder is stored as {', '.join(other)}, computed with as float32"] if other else []

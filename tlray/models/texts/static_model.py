@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from tlray.errors import WeightsError, first_line
 from tlray.extras import require
@@ -38,7 +39,7 @@ class StaticModel:
         self.sha256 = sha256
         self.length = int(model.dim)
 
-    def prepare(self, threads: int, device: str) -> None:
+    def prepare(self, threads: int, device: torch.device) -> None:
         """Nothing is to be done: it is always ready for any number of threads, on the CPU."""
 
     def embed(self, texts: Sequence[str]) -> Embedded:
@@ -49,6 +50,10 @@ class StaticModel:
         """
         found = self._model.encode(list(texts), max_length=None, use_multiprocessing=False)
         return Embedded(np.asarray(found, np.float32).reshape(len(texts), self.length))
+
+    def count_cut(self, texts: Sequence[str]) -> int:  # noqa: ARG002
+        """None: all of a text counts."""
+        return 0
 
     def examples(self) -> tuple[str, ...]:
         """Sentences that are the same for every encoder."""

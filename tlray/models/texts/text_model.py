@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from tlray.recipe.texts import TEXT_TAP, TextRecipe
 
@@ -38,17 +39,21 @@ class TextModel(Protocol):
     turn_texts: int
     packages: tuple[str, ...]
 
-    def prepare(self, threads: int, device: str) -> None:
+    def prepare(self, threads: int, device: torch.device) -> None:
         """Be ready for so many threads at once, one unless it is called.
 
         Args:
             threads: that embed at once.
-            device: `auto` or a name that torch knows; word vectors are always looked up on the CPU.
+            device: where a network computes; word vectors are always looked up on the CPU.
         """
         ...
 
     def embed(self, texts: Sequence[str]) -> Embedded:
         """Embed texts; the vector of each depends on nothing but the text."""
+        ...
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of some texts are longer than it takes, so that their ends do not count."""
         ...
 
     def examples(self) -> tuple[str, ...]:

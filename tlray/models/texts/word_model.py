@@ -73,7 +73,7 @@ class WordModel:
         self._vectors, self._pool, self._tokens, self._weights_V = vectors, pool, tokens, weights_V
         self.length = vectors.length
 
-    def prepare(self, threads: int, device: str) -> None:
+    def prepare(self, threads: int, device: torch.device) -> None:
         """Nothing is to be done: it is always ready for any number of threads, on the CPU."""
 
     def embed(self, texts: Sequence[str]) -> Embedded:
@@ -95,13 +95,24 @@ class WordModel:
         unknown_B = 1 - known_B / np.maximum(tokens_B, 1)
         return Embedded(features_BD, {UNKNOWN_FRACTION: unknown_B.astype(np.float32)})
 
+    def count_cut(self, texts: Sequence[str]) -> int:  # noqa: ARG002
+        """None: all of a text counts."""
+        return 0
+
     def examples(self) -> tuple[str, ...]:
         """Words of the vocabulary, drawn by SHAKE-256, a dozen a text; each is written as its tokens are found again."""
-        words = [word for word in self._vectors.words if _tokens_of([word], self._tokens).words == [word]]
-        words = words or list(self._vectors.words)
+        words = self._that_are_tokens() or list(self._vectors.words)
         drawn = np.frombuffer(hashlib.shake_256(b"tlray golden texts").digest(8 * GOLDEN_TEXTS * GOLDEN_WORDS), "<u8")
         chosen = [words[int(number % np.uint64(len(words)))] for number in drawn]
         return tuple(" ".join(chosen[at : at + GOLDEN_WORDS]) for at in range(0, len(chosen), GOLDEN_WORDS))
+
+    def _that_are_tokens(self) -> list[str]:
+        """The words that are found again where they are a text by themselves; cut all at once, as there are millions."""
+        words = self._vectors.words
+        found = _tokens_of(words, self._tokens)
+        is_alone_T = np.bincount(found.text_T, minlength=len(words))[found.text_T] == 1
+        pairs = zip(found.text_T[is_alone_T].tolist(), found.word_T[is_alone_T].tolist(), strict=True)
+        return [words[text] for text, token in pairs if words[text] == found.words[token]]
 
     def _look_up(self, words: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Vectors of different tokens (of unknown ones zeros), whether each is known, and what it weighs."""

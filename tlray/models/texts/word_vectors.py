@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,12 +66,13 @@ class WordVectors:
         return self.parts_PD is not None
 
     @cached_property
-    def _index(self) -> dict[str, int]:
+    def index(self) -> Mapping[str, int]:
+        """The place of each word in the vocabulary."""
         return dict(zip(self.words, range(len(self.words)), strict=True))
 
     def indexes(self, words: Sequence[str]) -> np.ndarray:
         """The place of each word in the vocabulary, int64; -1 for unknown ones."""
-        get = self._index.get
+        get = self.index.get
         return np.fromiter((get(word, -1) for word in words), np.int64, len(words))
 
     def take(self, index_M: np.ndarray) -> np.ndarray:

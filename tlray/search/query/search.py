@@ -27,7 +27,7 @@ from tlray.search.query.answers import answer_part
 from tlray.search.query.hits import Hits, answer_schema
 from tlray.search.query.searcher import Searcher
 from tlray.search.query.vector_file import read_vector_file
-from tlray.search.rows.row_texts import RowTexts, is_of_texts
+from tlray.search.rows.row_texts import RowTexts
 from tlray.search.rows.selection import Filter
 from tlray.search.rows.shown_columns import shown_fields
 
@@ -113,7 +113,7 @@ def _answer_some(searcher: Searcher, config: SearchConfig, where: Filter) -> dic
     if config.out:
         write_answers(config.out, [hits.to_table(names, shown)], answer_schema(shown))
         return {"queries": len(names), "out": config.out}
-    texts = RowTexts(searcher.card.table) if is_of_texts(searcher.recipe_file) else None
+    texts = RowTexts.of(searcher.recipe_file, searcher.card.table)
     answers = []
     for name, found, positions_K in zip(names, hits.to_lists(shown), hits.positions_BK, strict=True):
         if texts is not None:

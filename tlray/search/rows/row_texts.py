@@ -16,11 +16,6 @@ KEPT_BYTES = 64 * 2**20
 """Of texts, those of whole row groups: a page shows rows that are near each other in meaning, not in the table."""
 
 
-def is_of_texts(file: RecipeFile) -> bool:
-    """Whether the rows of a table are texts."""
-    return isinstance(file.recipe, TextRecipe)
-
-
 class RowTexts:
     """Reads texts and keeps the latest; from many threads.
 
@@ -34,6 +29,11 @@ class RowTexts:
         self._firsts: dict[str, list[int]] = {}  # by part, the rows at which its row groups begin; two or three numbers a part
         self._size_bytes = 0
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, file: RecipeFile, table_uri: str) -> "RowTexts | None":
+        """The texts of a table; None of one of images."""
+        return cls(table_uri) if isinstance(file.recipe, TextRecipe) else None
 
     def get(self, rows: RowTable, position: int) -> str:
         """The text of a row.

@@ -19,7 +19,7 @@ from tlray.progress import say
 from tlray.search.neighbours.faiss_index import set_threads
 from tlray.search.query.hits import Hits
 from tlray.search.query.searcher import Searcher
-from tlray.search.rows.row_texts import RowTexts, is_of_texts
+from tlray.search.rows.row_texts import RowTexts
 from tlray.search.rows.selection import Filter
 from tlray.search.rows.shown_columns import shown_fields
 from tlray.search.service.backend.answering import response_of, vector_of
@@ -65,7 +65,7 @@ class Service:
         self._follower = IndexFollower(to_uri(config.index), self.metrics)
         self._decoding = DecodingLimits(config.max_image_pixels)
         self._thumbnails = Thumbnails(self._decoding)
-        self._texts = RowTexts(self.searcher.card.table) if is_of_texts(self.searcher.recipe_file) else None
+        self._texts = RowTexts.of(self.searcher.recipe_file, self.searcher.card.table)
         self._encoder = self.searcher.encoder(lanes=cores) if config.images and self._texts is None else None
         self._words = Words(self.searcher, self._stores, is_wanted=config.text)
         self._map = CollectionMap(self.searcher, self.workers)
