@@ -32,3 +32,8 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
 )
 """The modes of `keras.applications.imagenet_utils.preprocess_input`, in the words of `tlray.recipe.Preprocessing`. They say
 nothing of the size of images: Keras leaves resizing to its users."""
+
+LEVELS: Mapping[str, Any] = MappingProxyType(
+    {"channels": "rgb", "scale": (0.0, 255.0), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+)
+"""Levels as they are, for networks that bring 0..255 to what their layers take by themselves."""

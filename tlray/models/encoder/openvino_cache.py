@@ -14,6 +14,7 @@ import torch
 
 from tlray.errors import TlrayError, first_line
 from tlray.models.backbones import Backbone
+from tlray.models.device import precision
 from tlray.models.encoder.exactness import CLOSE_COSINE, least_exact_below, probe_images
 from tlray.models.encoder.network import Network
 from tlray.models.encoder.node_files import only_one, read_whole, write_whole
@@ -27,7 +28,6 @@ from tlray.models.encoder.openvino_model import (
     to_bytes,
     with_exact,
 )
-from tlray.models.device import precision
 from tlray.models.taps import Tappable
 from tlray.recipe import GOLDEN_TOLERANCE, Recipe, least_cosine
 

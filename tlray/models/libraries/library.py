@@ -56,7 +56,8 @@ class Pretrained:
         text_tower: loads the network's text side, where it has one.
         text_tap: the layer whose vectors share a space with the text tower's.
         files: small ones, by name, without which weights that are trained from here could not be loaded; kept beside these.
-        packages: installed ones that compute it, beside torch, torchvision and timm: their versions are kept with a table.
+        packages: installed ones that compute it, beside torch, torchvision and timm: their versions are kept with a table. By
+            the names that they are installed or imported by.
         compute: the number format that recipes say of it, where it computes as its file says; None where torch computes in any.
         fixed: why it cannot be trained; empty where it can.
         notes: what was assumed, left out or changed, for people; a sentence each.

@@ -85,3 +85,8 @@ class WeightsSpec:
         """The weights as a user writes them; `parse` reads it back."""
         prefix = {"package": "package:", "random": "random:"}.get(self.kind, "")
         return prefix + self.location + (f"#{','.join(self.options)}" if self.options else "")
+
+
+def is_folder(name: str) -> bool:
+    """Whether what follows a library's colon is the address of a folder, and not a model's or repository's name."""
+    return "://" in name or name.startswith(("/", "./", "../", "~")) or name in (".", "..")

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from transformers import AutoModel
 
-from tests.models.libraries.huggingface.tiny import CONFIGS, make, save
+from tests.models.libraries.huggingface.tiny import CONFIGS, PROCESSORS, make, save
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.models.backbones import Backbone, load_backbone, resolve_backbone, to_network_input
@@ -239,3 +240,40 @@ def test_what_is_no_model_for_it(folders: dict[str, Path], tmp_path: Path) -> No
 
 def test_kinds_are_the_ones_that_transformers_has() -> None:
     assert set(FAMILIES) == set(CONFIGS)
+
+
+def test_what_is_not_said_of_the_preparation_is_the_processors(folders: dict[str, Path], tmp_path: Path) -> None:
+    """What a user says stands beside it: the order of channels stays, as does how images are brought to the size."""
+    said = {"resize": 64, "crop": 56, "interpolation": "bilinear", "mean": [0, 0, 0], "std": [1, 1, 1]}
+    processor = json.loads((folders["clip"] / "preprocessor_config.json").read_text())
+    assert resolve(folders["clip"], preprocessing=said).recipe.preprocessing.fit == "cover"
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folders["vit"] / name).read_bytes())
+    flipped = processor | {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(flipped))
+    flip = resolve(tmp_path, preprocessing=said)
+    assert flip.recipe.preprocessing.channels == "bgr" and not flip.notes
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "DetrImageProcessor"}))
+    odd = resolve(tmp_path, preprocessing=said)
+    assert "assumed of its images beside what is given: fit squash, channels rgb, scale (0.0, 1.0)" in odd.notes[-1]
+    whole = said | {"fit": "cover", "channels": "rgb", "scale": [0, 1]}
+    assert not resolve(tmp_path, preprocessing=whole).notes
+
+
+def test_a_class_token_that_the_model_takes_off_is_no_layer(tmp_path: Path) -> None:
+    """CvT gives a map, whose first channel is no class token."""
+    config = transformers.CvtConfig(
+        embed_dim=[8, 16, 32], num_heads=[1, 2, 2], depth=[1, 2, 3], patch_sizes=[7, 3, 3], patch_stride=[4, 2, 2]
+    )
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSORS["swin"]))
+    backbone = resolve(tmp_path)
+    assert backbone.recipe.taps == ("last_hidden_state",)
+    inputs_BCHW = to_network_input(torch.from_numpy(golden_images(64, 64)), backbone.recipe.preprocessing)
+    with torch.no_grad():
+        expected_BCHW = model(pixel_values=inputs_BCHW).last_hidden_state
+    near(embed(backbone)["embedding"], expected_BCHW.mean((2, 3)))
+    with pytest.raises(BackboneError, match="no layer 'cls_token'"):
+        resolve(tmp_path, taps=("cls_token",))

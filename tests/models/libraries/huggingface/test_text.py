@@ -1,16 +1,18 @@
 """Text towers of transformers: the vectors and the scores that transformers itself computes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from tests.models.libraries.huggingface.test_networks import resolve
 from tests.models.libraries.huggingface.tiny import save
-from tlray.errors import ConfigError, GoldenMismatchError
+from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
 from tlray.lake.image.resize import apply_preprocessing
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
@@ -116,7 +118,7 @@ def test_a_folder_without_a_tokeniser(tmp_path: Path) -> None:
     backbone = resolve(folder, taps=("last_hidden_state",))  # images alone need none
     with pytest.raises(ConfigError, match="has no tokeniser"):
         backbone.text_tower()
-    with pytest.raises(ConfigError, match="has no tokeniser"):
+    with pytest.raises(ConfigError, match=r"has no tokeniser.* or keep another layer than image_embeds"):
         make_recipe_file(resolve(folder))
 
 
@@ -132,3 +134,33 @@ def test_a_tokeniser_of_another_model(tmp_path: Path) -> None:
 def test_networks_of_images_alone_have_no_text_tower(tmp_path: Path) -> None:
     backbone = resolve(save("vit", tmp_path))
     assert backbone.text_tower is None and backbone.text_tap is None
+
+
+def test_the_weights_of_a_text_tower_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, reads = resolve(save("clip", tmp_path)), []
+    load = safetensors.torch.load_file
+    monkeypatch.setattr(safetensors.torch, "load_file", lambda path: reads.append(path) or load(path))
+    expected = load(tmp_path / "model.safetensors")["logit_scale"].exp().item()
+    assert backbone.text_tower().logit_scale == pytest.approx(expected) and len(reads) == 1
+
+
+def test_a_tokeniser_without_padding(tmp_path: Path) -> None:
+    folder = save("clip", tmp_path)
+    plain = AutoTokenizer.from_pretrained(folder)
+    plain.pad_token = None
+    plain.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="tokeniser without a token of padding"):
+        resolve(folder).text_tower()
+
+
+def test_a_tokeniser_that_does_not_end_texts(tmp_path: Path) -> None:
+    """CLIP's vector is that of the end token: without one, that of the first token, which is the same for all texts."""
+    folder = save("clip", tmp_path)
+    other = AutoTokenizer.from_pretrained(folder)
+    other.pad_token = "<unk>"  # and not the end token, as in CLIP's own, which would end them
+    other.save_pretrained(folder)
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["post_processor"]["single"].pop()
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(BackboneError, match="same vector for different texts"):
+        make_recipe_file(resolve(folder))

@@ -163,16 +163,40 @@ def test_scales_chosen_by_the_batch_do_not_mix_images(tmp_path: Path) -> None:
     near(found, bare(path, backbone.recipe.taps[0], inputs(backbone, dark_BHWC).numpy()).reshape(4, -1))
 
 
+@pytest.mark.parametrize("is_quantised", [True, False])
+def test_images_of_a_fixed_batch_do_not_mix(is_quantised: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model for three images whose numbers are mixed gets each by itself, thrice."""
+    path = save(tmp_path / "x.onnx", batch=3, middle=None if is_quantised else MEAN_OF_BATCH)
+    path = dynamic(path, tmp_path) if is_quantised else path
+    with caplog.at_level(logging.WARNING):
+        backbone = resolve(path, taps=("flat",))
+    assert "one by one" in " ".join([*backbone.notes, caplog.text])
+    dark_BHWC = np.concatenate([images(3), images(1) // 40])
+    thrice = np.repeat(inputs(backbone, dark_BHWC).numpy(), 3, axis=0)
+    session = onnxruntime.InferenceSession(_with_output(path, "flat"), providers=["CPUExecutionProvider"])
+    expected = [session.run(["flat"], {"images": thrice[start : start + 3]})[0][0] for start in range(0, 12, 3)]
+    near(encode(backbone, dark_BHWC)["embedding"], np.stack(expected))
+
+
+def _with_output(path: Path, value: str) -> bytes:
+    model = onnx.load(path)
+    model.graph.output.append(onnx.ValueInfoProto(name=value))
+    return model.SerializeToString()
+
+
+MEAN_OF_BATCH = [
+    helper.make_node("ReduceMean", ["pooled"], ["mean"], axes=[0]),
+    helper.make_node("Sub", ["pooled", "mean"], ["less"]),
+    helper.make_node("Add", ["less", "pooled"], ["more"]),
+    helper.make_node("Flatten", ["more"], ["flat"]),
+]
+
+
 @pytest.mark.parametrize(
     "middle",
     [
         [helper.make_node("Reshape", ["pooled", "shape"], ["flat"])],
-        [
-            helper.make_node("ReduceMean", ["pooled"], ["mean"], axes=[0]),
-            helper.make_node("Sub", ["pooled", "mean"], ["less"]),
-            helper.make_node("Add", ["less", "pooled"], ["more"]),
-            helper.make_node("Flatten", ["more"], ["flat"]),
-        ],
+        MEAN_OF_BATCH,
     ],
     ids=("a batch written into the file", "a mean over the batch"),
 )

@@ -1,6 +1,7 @@
 """Loading a network of transformers: its image side now, its text side when it is asked for."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 
 from transformers import PretrainedConfig
@@ -20,6 +21,9 @@ from tlray.recipe import Preprocessing
 
 _FORWARD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 
+_UNSAID = ("fit", "channels", "scale")
+"""What of the preparation nobody has to say."""
+
 _UNKNOWN_SIDE = 224
 """Pixels of images where neither the user, the image processor nor the model says it: of models that take any size."""
 
@@ -31,7 +35,7 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
     if getattr(config, "num_channels", 3) != 3:
         raise BackboneError(f"{source.weights} takes images of {config.num_channels} channels; expected RGB")
     built = build(source, kind, config)
-    preprocessing = _preprocessing(request, source, config)
+    preprocessing, assumed = _preprocessing(request, source, config)
     crop = request.crop or preprocessing.crop
     try:
         network = VisionNetwork(built.model, crop).eval()
@@ -59,7 +63,7 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
         text_tap=shared,
         files={CONFIG: json.dumps(source.files.config() if source.files else source.config.to_dict()).encode()},
         packages=("transformers", "tokenizers") if towers else ("transformers",),
-        notes=built.notes,
+        notes=(*built.notes, *assumed),
     )
 
 
@@ -67,20 +71,30 @@ def _default_tap(network: VisionNetwork) -> str:
     """What the model's authors made to stand for an image: its pooled output, where the weights fill it, or the class token."""
     if "pooler_output" in network.finite:
         return "pooler_output"
-    return CLASS_TOKEN if network.layout.has_class_token else "last_hidden_state"
+    return CLASS_TOKEN if network.has_class_token else "last_hidden_state"
 
 
-def _preprocessing(request: Request, source: Source, config: PretrainedConfig) -> Preprocessing:
-    """By the image processor; where the user says all of it, or the network has no files, what its input has to be."""
-    if source.files is not None and not request.is_prepared:
-        return read_preprocessing(source.files, source.weights)
+def _preprocessing(request: Request, source: Source, config: PretrainedConfig) -> tuple[Preprocessing, Sequence[str]]:
+    """By the image processor; where there is none that a recipe can say, but the user does: what is not said is assumed.
+
+    Returns:
+        It, and what was assumed, for people.
+    """
+    unsaid = [field for field in _UNSAID if field not in request.said]
     if source.files is None and not request.is_prepared:
         raise ConfigError(
             f"{source.backbone} with weights {source.weights} does not say how images are prepared; give recipe.preprocessing "
             "(resize, crop, interpolation, mean, std)"
         )
+    if source.files is not None and unsaid:
+        try:
+            return read_preprocessing(source.files, source.weights), ()
+        except ConfigError:
+            if not request.is_prepared:
+                raise
     side = getattr(config, "image_size", None) or _UNKNOWN_SIDE
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
-    return Preprocessing(
-        resize=(height, width), fit="squash", crop=(height, width), interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
-    )
+    size = (height, width)
+    assumed = Preprocessing(resize=size, fit="squash", crop=size, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
+    values = ", ".join(f"{field} {getattr(assumed, field)}" for field in unsaid)
+    return assumed, [f"{source.weights}: assumed of its images beside what is given: {values}"] if unsaid else []

@@ -32,6 +32,11 @@ class VisionNetwork(nn.Module):
     Args:
         model: in eval mode.
         crop: (height, width) of its images in pixels.
+
+    Attributes:
+        layout: of its layers.
+        has_class_token: whether there is the layer `cls_token`.
+        finite: outputs that the weights fill.
     """
 
     def __init__(self, model: PreTrainedModel, crop: tuple[int, int]) -> None:
@@ -44,7 +49,8 @@ class VisionNetwork(nn.Module):
         for name in _OUTPUTS:
             if isinstance(outputs.get(name), Tensor):
                 self.add_module(name, nn.Identity())
-        if self.layout.has_class_token:
+        self.has_class_token = self.layout.has_class_token and _is_sequence(outputs.get("last_hidden_state"))
+        if self.has_class_token:
             self.add_module(CLASS_TOKEN, nn.Identity())
         self.hidden_states = nn.ModuleList(nn.Identity() for _ in outputs.get("hidden_states") or ())
         self.finite = {name for name in _OUTPUTS if isinstance(found := outputs.get(name), Tensor) and found.isfinite().all()}
@@ -59,7 +65,7 @@ class VisionNetwork(nn.Module):
         outputs = self._run(images_BCHW, hidden_states=is_watched)
         for layer, hidden in zip(self.hidden_states, outputs.get("hidden_states") or (), strict=False):
             layer(hidden)
-        if self.layout.has_class_token:
+        if self.has_class_token:
             self.get_submodule(CLASS_TOKEN)(outputs["last_hidden_state"][:, 0])
         result = images_BCHW
         for name in _OUTPUTS:
@@ -72,6 +78,11 @@ class VisionNetwork(nn.Module):
             pixel_values=images_BCHW, output_hidden_states=hidden_states, return_dict=True, **self._options
         )
         return outputs
+
+
+def _is_sequence(output: object) -> bool:
+    """Whether an output is one of tokens; some models (CvT) take the class token off and give a map."""
+    return isinstance(output, Tensor) and output.ndim == 3
 
 
 def layout_of(model: nn.Module) -> Layout:

@@ -59,7 +59,7 @@ def read_preprocessing(files: ModelFiles, where: str) -> Preprocessing:
     Raises:
         ConfigError: there is no such configuration, or it says what a recipe cannot.
     """
-    with files.copied((*PROCESSOR_FILES, CONFIG)) as folder, quiet():
+    with files.copied((*PROCESSOR_FILES, CONFIG)) as folder, quiet:
         if not any((folder / name).exists() for name in PROCESSOR_FILES):
             raise ConfigError(f"{where} has no {PROCESSOR_FILES[0]}, which says how images are prepared; {_GIVE}")
         try:

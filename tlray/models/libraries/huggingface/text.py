@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tlray.errors import ConfigError, WeightsError, first_line
-from tlray.models.libraries.huggingface.checkpoint.build import build
+from tlray.models.libraries.huggingface.checkpoint.build import Built, build
 from tlray.models.libraries.huggingface.checkpoint.files import CONFIG
 from tlray.models.libraries.huggingface.checkpoint.source import READ_ERRORS, Source, quiet
 from tlray.models.libraries.huggingface.towers import TWO_TOWERS, Towers, text_class
@@ -60,7 +60,7 @@ class HuggingFaceText:
         """See `tlray.models.text_tower.TextTower.count_cut`."""
         if not texts:
             return 0
-        with self._lock, quiet():
+        with self._lock:
             rows = self._tokenizer(self._cased(texts), verbose=False)["input_ids"]
         return sum(len(row) > self._tokens for row in rows)
 
@@ -68,7 +68,7 @@ class HuggingFaceText:
         return [text.lower() for text in texts] if self._towers.is_lower else list(texts)
 
     def _embed(self, texts: list[str]) -> np.ndarray:
-        with self._lock, quiet():
+        with self._lock:
             tokens = self._tokenizer(texts, padding="max_length", max_length=self._tokens, truncation=True, return_tensors="pt")
         masks = {"attention_mask": tokens["attention_mask"]} if self._towers.is_masked else {}
         with torch.inference_mode():
@@ -95,14 +95,13 @@ def open_text_tower(source: Source) -> HuggingFaceText:
     built = build(source, side, config)
     if built.unfilled:
         raise WeightsError(built.misfit)
-    return HuggingFaceText(built.model, tokenizer, TWO_TOWERS[source.config.model_type], _logit_scale(source))
+    return HuggingFaceText(built.model, tokenizer, TWO_TOWERS[source.config.model_type], _logit_scale(source, built))
 
 
-def _logit_scale(source: Source) -> float:
+def _logit_scale(source: Source, built: Built) -> float:
     """As it was learned, e to the parameter; where the weights have none, as the configuration starts it (1 / 0.07 in CLIP)."""
-    learned = source.read().tables[""].get("logit_scale") if source.read is not None else None
-    if learned is not None:
-        return float(learned.float().exp())
+    if built.logit_scale is not None:
+        return float(built.logit_scale.float().exp())
     return math.exp(getattr(source.config, "logit_scale_init_value", math.log(1 / 0.07)))
 
 
@@ -112,7 +111,7 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
         raise ConfigError(
             f"{source.backbone} with weights {source.weights} has no tokeniser, so texts cannot be embedded; {said}"
         )
-    with source.files.copied((*TOKENIZER_FILES, CONFIG)) as folder, quiet():
+    with source.files.copied((*TOKENIZER_FILES, CONFIG)) as folder, quiet:
         names = {path.name for path in folder.iterdir()}
         if not any(files <= names for files in _VOCABULARIES):
             raise ConfigError(f"{source.weights} has no tokeniser ({TOKENIZER_FILES[0]}), so texts cannot be embedded; {said}")
@@ -124,4 +123,8 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
             raise ConfigError(
                 f"{source.weights} has a tokeniser that transformers cannot read: {first_line(error)}; {said}"
             ) from error
+    if tokenizer.pad_token is None:
+        raise ConfigError(
+            f"{source.weights} has a tokeniser without a token of padding, with which texts are brought to one length; {said}"
+        )
     return tokenizer

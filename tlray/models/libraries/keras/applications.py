@@ -8,19 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tlray.config.presets import PRESETS
+from tlray.config.presets import LEVELS, PRESETS
 from tlray.recipe import Preprocessing
 
 Mode = Literal["caffe", "tf", "torch", "raw"]
-
-RAW: Mapping[str, Any] = {"channels": "rgb", "scale": (0, 255), "mean": (0, 0, 0), "std": (1, 1, 1)}
-"""For networks whose first layers bring levels of 0..255 to what the others take."""
 
 _VALUES: Mapping[Mode, Mapping[str, Any]] = {
     "caffe": PRESETS["keras:caffe"],
     "tf": PRESETS["keras:tf"],
     "torch": PRESETS["keras:torch"],
-    "raw": RAW,
+    "raw": LEVELS,
 }
 
 

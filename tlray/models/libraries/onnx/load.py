@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from tlray.config.presets import PRESETS
+from tlray.config.presets import LEVELS, PRESETS
 from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.onnx.file import OnnxFile, read_file
@@ -28,7 +27,6 @@ CLASSES_KEY = "tlray.classes"
 _DEFAULT = "default"
 _GEOMETRY = ("resize", "fit", "interpolation")
 _VALUES = ("channels", "scale", "mean", "std")
-_LEVELS = {"channels": "rgb", "scale": (0.0, 255.0), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def load(request: Request, fetch: FetchFile) -> Pretrained:
@@ -50,7 +48,7 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
         classes=_classes_of(file),
         compute="fp32",
         fixed="an ONNX model computes and does not learn",
-        packages=_packages(),
+        packages=("onnxruntime",),
         notes=_notes(graph),
     )
 
@@ -88,12 +86,12 @@ def _preprocessing_of(file: OnnxFile) -> Preprocessing | None:
 def _prepared(file: OnnxFile, image: ImageInput, in_file: Preprocessing | None, said: frozenset[str]) -> Preprocessing:
     """How images are prepared: by the file, or by what is said, which has to be all of it."""
     if in_file is not None:  # of a model that takes levels the rest happens inside
-        return in_file.model_copy(update={"crop": image.size, **(_LEVELS if image.takes_levels else {})})
+        return in_file.model_copy(update={"crop": image.size, **(LEVELS if image.takes_levels else {})})
     demanded = _GEOMETRY if image.takes_levels else _GEOMETRY + _VALUES
     missing = [key for key in demanded if key not in said]
     if missing:
         raise ConfigError(_demand(file.where, missing))
-    values = _LEVELS if image.takes_levels else PRESETS["keras:torch"]  # where they are said, these count
+    values = LEVELS if image.takes_levels else PRESETS["keras:torch"]  # where they are said, these count
     return Preprocessing.model_validate({"resize": None, "crop": image.size, "interpolation": "bilinear", **values})
 
 
@@ -114,11 +112,6 @@ def _classes_of(file: OnnxFile) -> Sequence[str] | None:
     except ValueError:
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
-
-
-def _packages() -> list[str]:
-    """The packages that compute: onnxruntime by the name that is installed, as there is one for each kind of device."""
-    return sorted(set(packages_distributions().get("onnxruntime", ())))
 
 
 def _notes(graph: Graph) -> list[str]:

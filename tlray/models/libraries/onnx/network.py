@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class OnnxNetwork(nn.Module):
     """Runs a model; see `tlray.models.taps.Tappable`. Threads are those that torch has in the thread that calls.
 
-    A model for one number of images gets as many at a time. So does one that says it takes any number, but gives other numbers
-    for two images than for each alone (its exporter wrote the batch into it, or it chooses scales by the batch): one image.
+    A model for one number of images gets as many at a time. One that gives other numbers for two images than for each alone
+    (its exporter wrote the batch into it, or it chooses scales by the batch) gets one image at a time, whatever it takes.
 
     Args:
         graph: of the model.
@@ -78,16 +78,16 @@ class OnnxNetwork(nn.Module):
     def _at_once(self, session: Session) -> int | None:
         """How many images may be computed at once; None for any number."""
         image = self._graph.image
-        if image.batch is not None or self._graph.calibrates_on_batches:
-            return image.batch or 1
+        if image.batch == 1 or self._graph.calibrates_on_batches:
+            return 1
         images = as_input(torch.from_numpy(golden_images(*image.size)[:2]).permute(0, 3, 1, 2), image)
-        alone = _run(session, images, 1, None)
+        alone = _run(session, images, 1, image.batch)
         try:
-            together = session.run(images)
+            together = _run(session, images, image.batch, image.batch)
         except RuntimeError:
             together = []
         if together and all(_alike(*pair) for pair in zip(together, alone, strict=True)):
-            return None
+            return image.batch
         _log.warning("%s gives other numbers for several images at once: they are computed one by one", self._graph.file.where)
         return 1
 
@@ -112,7 +112,10 @@ def as_input(images_BCHW: Tensor, image: ImageInput) -> np.ndarray:
 
 
 def _run(session: Session, images: np.ndarray, at_once: int | None, exactly: int | None) -> list[np.ndarray]:
-    """Compute images, some at once; the last ones are filled up where the model takes an exact number."""
+    """Compute images, some at once; where the model takes an exact number, the last one is repeated until there are so many.
+
+    So an image that is computed by itself has none beside it but itself.
+    """
     if at_once is None:
         return session.run(images)
     parts = []
@@ -120,7 +123,7 @@ def _run(session: Session, images: np.ndarray, at_once: int | None, exactly: int
         some = images[start : start + at_once]
         missing = 0 if exactly is None else exactly - len(some)
         if missing:
-            some = np.concatenate([some, np.zeros((missing, *some.shape[1:]), some.dtype)])
+            some = np.concatenate([some, np.repeat(some[-1:], missing, axis=0)])
         values = session.run(some)
         parts.append([value[: len(value) - missing] if value.ndim else value[None] for value in values])
     return [np.concatenate(each) for each in zip(*parts, strict=True)]

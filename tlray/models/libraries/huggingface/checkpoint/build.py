@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tlray.errors import BackboneError, WeightsError, first_line
@@ -33,6 +34,7 @@ class Built:
         misfit: the message for what needs these.
         notes: what was left out or changed, for people.
         has_text: whether the weights have a text side too.
+        logit_scale: what they have of that name, beside both sides; None where they have none.
     """
 
     model: PreTrainedModel
@@ -40,6 +42,7 @@ class Built:
     misfit: str = ""
     notes: Sequence[str] = ()
     has_text: bool = True
+    logit_scale: Tensor | None = None
 
 
 def build(source: Source, kind: type[PreTrainedModel], config: PretrainedConfig) -> Built:
@@ -51,7 +54,7 @@ def build(source: Source, kind: type[PreTrainedModel], config: PretrainedConfig)
         BackboneError: transformers cannot build it.
         WeightsError: the weights do not fit.
     """
-    with torch.random.fork_rng(devices=[]), quiet():
+    with torch.random.fork_rng(devices=[]), quiet:
         torch.default_generator.manual_seed(source.seed)
         if source.read is not None:
             return _filled(source, kind, config)
@@ -100,7 +103,8 @@ def _filled(source: Source, kind: type[PreTrainedModel], config: PretrainedConfi
             if ours[name].is_floating_point():
                 ours[name].fill_(torch.nan)
     has_text = any(name.startswith("text_model.") for name in state)
-    return Built(model.float().eval(), missing, message, _notes(file.where, state, missing, extra), has_text)
+    notes = _notes(file.where, state, missing, extra)
+    return Built(model.float().eval(), missing, message, notes, has_text, state.get("logit_scale"))
 
 
 def _is_index(name: str, state: State) -> bool:

@@ -127,8 +127,3 @@ def _download(repository: str, name: str, revision: str | None) -> Path | None:
             f"{where} could not be had from the hub: {first_line(error)}; check the name and the access, or give a copy of the "
             f"repository as a folder (hf:./folder){local}"
         ) from error
-
-
-def is_folder(model: str) -> bool:
-    """Whether what follows `hf:` is a folder's address, and not a repository's name or a kind of model."""
-    return "://" in model or model.startswith(("/", "./", "../", "~")) or model in (".", "..")

@@ -9,10 +9,11 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from tlray.errors import BackboneError, WeightsError, first_line
-from tlray.models.libraries.huggingface.checkpoint.files import CONFIG, ModelFiles, folder_files, hub_files, is_folder
+from tlray.models.libraries.huggingface.checkpoint.files import CONFIG, ModelFiles, folder_files, hub_files
 from tlray.models.libraries.library import Request
+from tlray.models.shared_change import SharedChange
 from tlray.models.weights.files import WeightsFile, read_weights
-from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec
+from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec, is_folder
 
 READ_ERRORS = (ValueError, KeyError, OSError, TypeError, AttributeError, ImportError)
 """What transformers raises for configurations that it cannot read."""
@@ -77,7 +78,7 @@ def read_config(files: ModelFiles) -> PretrainedConfig:
     """
     kind = files.config().get("model_type")
     try:
-        with files.copied([CONFIG]) as folder, quiet():
+        with files.copied([CONFIG]) as folder, quiet:
             config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except READ_ERRORS as error:
         raise BackboneError(
@@ -88,8 +89,7 @@ def read_config(files: ModelFiles) -> PretrainedConfig:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own reports and progress bars: what matters of them is said in tlray's words."""
+def _quiet() -> Iterator[None]:
     level, has_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -99,6 +99,10 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if has_bar:
             transformers_logging.enable_progress_bar()
+
+
+quiet = SharedChange(_quiet)
+"""Without transformers' own reports and progress bars: what matters of them is said in tlray's words."""
 
 
 def _of_files(backbone: str, files: ModelFiles, request: Request) -> Source:
