@@ -77,6 +77,17 @@ def test_preparation_is_said_or_known(tmp_path: Path) -> None:
     assert not backbone.notes
 
 
+def test_the_scale_of_values_is_not_guessed(tmp_path: Path) -> None:
+    """A mean of 0 and a deviation of 1 are those of any scale."""
+    model = small()
+    path, said = saved(model, tmp_path / "m.keras"), {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    with pytest.raises(ConfigError, match=r"mean, std and scale \(what 0..255 becomes"):
+        resolve(f"keras:{path}", preprocessing=said)
+    backbone = resolve(f"keras:{path}", preprocessing=said | {"scale": [0, 1]})
+    (expected,) = outputs(model, ["pool"], golden_images(32, 32).astype(np.float32) / 255)
+    np.testing.assert_allclose(embedded(backbone), expected, rtol=1e-4, atol=1e-5 * expected.max())
+
+
 @pytest.mark.parametrize("name", ["VGG16", "MobileNetV2"])
 def test_preprocess_input_within_the_model_is_seen(name: str, tmp_path: Path) -> None:
     """As Keras' guide to transfer learning has it: augmentation, then the application's scaling, then a network."""

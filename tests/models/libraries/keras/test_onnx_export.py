@@ -10,8 +10,9 @@ import pytest
 
 from tests.models.libraries.keras.oracle import application, cosines, enliven, keras, outputs, preprocess_input, resolve
 from tests.models.libraries.keras.test_applications import PENULTIMATE
+from tlray.config.presets import LEVELS
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.libraries.keras.applications import APPLICATIONS, RAW
+from tlray.models.libraries.keras.applications import APPLICATIONS
 from tlray.recipe import golden_images
 
 pytest.importorskip("onnxruntime")
@@ -33,7 +34,7 @@ def test_an_export_gives_what_the_application_gives(name: str, tmp_path: Path) -
     shape = (1 if name in OF_ONE else None, side, side, 3)
     model.export(path, format="onnx", verbose=False, input_signature=[keras.InputSpec(shape=shape, dtype="float32")])
     model.save_weights(weights)
-    values = RAW if mode == "raw" else {"preset": f"keras:{mode}"}
+    values = LEVELS if mode == "raw" else {"preset": f"keras:{mode}"}
     preparation = {**values, "resize": side, "fit": "squash", "interpolation": "nearest", "crop": side}
     exported = resolve(f"onnx:{path}", preprocessing=preparation)
     own = resolve(f"keras:{name}", str(weights))

@@ -130,6 +130,7 @@ def test_a_checkpoint_of_a_named_model(tmp_path: Path) -> None:
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"epoch": 3, "name": "mine", "state_dict": state}, tmp_path / "epoch_3.pt")
     trained = resolve("ViT-S-32", weights=str(tmp_path / "epoch_3.pt"))
+    assert f"{tmp_path / 'epoch_3.pt'} does not say how its images are to be prepared" in trained.notes[0]
     images_BHWC = golden_images(224, 224)[:1]
     with torch.no_grad():
         expected = model.encode_image(to_network_input(torch.from_numpy(images_BHWC), trained.recipe.preprocessing)).numpy()
@@ -153,6 +154,18 @@ def test_every_tag_gets_the_activation_that_it_was_trained_with() -> None:
     quick = find_source(Request("ViT-B/32/openai"), Path)
     assert quick.backbone == "openclip:ViT-B-32-quickgelu" and quick.weights == "openclip:ViT-B-32-quickgelu/openai"
     assert "trained with QuickGELU" in quick.notes[0]
+
+
+def test_a_file_is_prepared_and_computed_as_the_tag_says_that_it_is_given_for() -> None:
+    """Weights of a file say neither: the name may, with a tag."""
+    request = Request("ViT-B-32/openai", "w/file.safetensors")
+    found = find_source(request, Path)
+    assert found.backbone == "openclip:ViT-B-32-quickgelu" and found.model["quick_gelu"] and found.weights == request.weights
+    again = find_source(Request("ViT-B-32-quickgelu", request.weights), Path)
+    assert again.model["quick_gelu"] and again.backbone == found.backbone
+    assert find_source(Request("ViT-B-16-SigLIP/webli", request.weights), Path).preprocess["resize_mode"] == "squash"
+    with pytest.raises(WeightsError, match="ViT-B-32 has no weights 'laion3b'"):
+        find_source(Request("ViT-B-32/laion3b", request.weights), Path)
 
 
 def test_open_clips_own_lines_stay_away(folders: dict[str, Path]) -> None:

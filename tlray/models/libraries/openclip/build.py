@@ -100,7 +100,7 @@ def build_visual(source: Source, crop: tuple[int, int] | None) -> Visual:
     before = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     if crop is not None and crop != usual and not isinstance(visual, TimmModel):
         visual = _of_size(source, visual, crop)
-    with quiet():
+    with quiet:
         resize_pos_embed(state, SimpleNamespace(visual=visual))
     _fill(source, visual, {name.removeprefix(VISUAL): tensor for name, tensor in state.items()})
     sha256 = hash_tensors((f"{VISUAL}{name}", before[f"{VISUAL}{name}"]) for name in visual.state_dict())
@@ -161,7 +161,7 @@ def _build(source: Source, kept: str, model: Mapping[str, Any] | None = None) ->
         Path(folder, CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
         torch.default_generator.manual_seed(source.seed)
         try:
-            with quiet():
+            with quiet:
                 built: nn.Module = open_clip.create_model(
                     f"{LOCAL_DIR_PREFIX}{folder}", load_weights=False, pretrained_text=False, device="cpu"
                 )

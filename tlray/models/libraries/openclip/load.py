@@ -4,7 +4,7 @@ Shape legend: B images, C channels, D embedding length, H height, W width.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.openclip.build import build_visual
 from tlray.models.libraries.openclip.source import CONFIG, Source, find_source
 from tlray.models.libraries.openclip.text import open_text_tower
+from tlray.models.libraries.zoo.modules import described
 from tlray.models.pooling import NO_TOKENS, Layout
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Interpolation, Preprocessing
@@ -47,13 +48,15 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
     """A network with its weights; see `tlray.models.libraries.library.Library.load`."""
     source = find_source(request, fetch)
     built = build_visual(source, request.crop)
+    preprocessing = _preprocessing(source)
+    assumed = [] if request.is_prepared else _assumed(source, preprocessing)
     document = {"model_cfg": source.model, "preprocess_cfg": source.preprocess}
     return Pretrained(
         backbone=source.backbone,
         weights=source.weights,
         weights_sha256=built.weights_sha256,
         module=ImageTower(built.module).eval(),
-        preprocessing=_preprocessing(source),
+        preprocessing=preprocessing,
         layout=_layout(built.module),
         default_tap=SHARED,
         classifiers=(),
@@ -62,7 +65,7 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
         files={CONFIG: json.dumps(document).encode()},
         fixed=built.fixed,
         packages=("open-clip-torch",),
-        notes=(*source.notes, *built.notes),
+        notes=(*source.notes, *assumed, *built.notes),
     )
 
 
@@ -94,6 +97,18 @@ def _preprocessing(source: Source) -> Preprocessing:
         mean=_three(config.mean),
         std=_three(config.std),
     )
+
+
+def _assumed(source: Source, preprocessing: Preprocessing) -> Sequence[str]:
+    """What weights of a file by itself do not say, and open_clip then takes to be so."""
+    if source.read is None or source.preprocess or source.files is not None:
+        return []
+    model = source.backbone
+    return [
+        f"{source.weights} does not say how its images are to be prepared, nor whether it was trained with QuickGELU; assumed: "
+        f"as open_clip has it for {model} ({described(preprocessing)}). Where that is wrong, name the weights that they are in "
+        f"the backbone, as {model}/<tag>, or give recipe.preprocessing"
+    ]
 
 
 def _three(values: Any) -> tuple[float, float, float]:

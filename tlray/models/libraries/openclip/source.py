@@ -23,9 +23,10 @@ from open_clip.pretrained import (
 
 from tlray.errors import BackboneError, SourceError, WeightsError, first_line
 from tlray.models.libraries.library import Request
+from tlray.models.shared_change import SharedChange
 from tlray.models.weights.fetched import find_file
 from tlray.models.weights.files import WeightsFile, read_weights
-from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec
+from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec, is_folder
 
 CONFIG = "open_clip_config.json"
 
@@ -80,7 +81,7 @@ def find_source(request: Request, fetch: FetchFile) -> Source:
         return _of_name(name, fetch)
     if spec.kind == "random":
         found = _described(request.model, fetch)
-        name = f"{_PREFIX}{request.model}" if _is_folder(request.model) else found.backbone
+        name = f"{_PREFIX}{request.model}" if is_folder(request.model) else found.backbone
         return replace(found, backbone=name, weights=spec.text, read=None, seed=int(spec.location))
     folder = spec.location.rpartition("/")[0] if spec.location.lower().endswith(FILE_SUFFIXES) else spec.location.rstrip("/")
     if spec.kind == "file" and find_file(f"{folder}/{CONFIG}", fetch):
@@ -106,45 +107,49 @@ def _same(found: Source, request: Request) -> Source:
 
 
 def _described(name: str, fetch: FetchFile) -> Source:
-    """A model without weights of its own: `ViT-B-32`, or what has files of its own."""
-    if name.startswith(HF_HUB_PREFIX) or _is_folder(name):
+    """A model without weights of its own: `ViT-B-32`, with a tag prepared as for that one's, or what has files of its own."""
+    if name.startswith(HF_HUB_PREFIX) or is_folder(name):
         return _of_name(name, fetch)
+    model, config, cfg, notes = _configured(name)
+    return Source(f"{_PREFIX}{model}", "", config, cfg, model, notes=notes)
+
+
+def _configured(name: str) -> tuple[str, Mapping[str, Any], Mapping[str, Any], tuple[str, ...]]:
+    """A model of open_clip's own as weights need it that its name has a tag of.
+
+    Returns:
+        Its name, open_clip's configurations of it and of these weights, the latter empty without a tag, and notes for people.
+    """
     model, tag = _split(name)
     config = open_clip.get_model_config(model)
     if config is None:
         raise _no_model(model)
-    preprocess = get_pretrained_cfg(model, tag) if tag else {}
-    return Source(f"{_PREFIX}{model}", "", config, preprocess, model)
+    cfg = get_pretrained_cfg(model, tag) if tag else {}
+    if tag and not cfg:
+        raise _no_weights(model, f"has no weights {tag!r}")
+    if not cfg.get("quick_gelu") or config.get("quick_gelu"):
+        return model, config, cfg, ()
+    # open_clip itself only warns, and computes other numbers.
+    quick = f"{model}{_QUICK}"
+    note = f"{_PREFIX}{name} was trained with QuickGELU, which open_clip calls {quick}"
+    return quick, dict(config, quick_gelu=True), cfg, (note,)
 
 
 def _of_name(name: str, fetch: FetchFile) -> Source:
     """A model with the weights that its name means."""
     if name.startswith(HF_HUB_PREFIX):
         return _of_hub(name.removeprefix(HF_HUB_PREFIX))
-    if _is_folder(name):
+    if is_folder(name):
         return _of_folder(name, fetch)
-    model, tag = _split(name)
-    config = open_clip.get_model_config(model)
-    if config is None:
-        raise _no_model(model)
+    model, config, cfg, notes = _configured(name)
     tags = list_pretrained_tags_by_model(model)
-    cfg = get_pretrained_cfg(model, tag)
     if not cfg:
-        what = f"has no weights {tag!r}" if tag else "has several weights" if tags else "has no published weights"
-        raise WeightsError(
-            f"{_PREFIX}{model} {what}; its tags: {', '.join(tags) or 'none'}. Give one, as "
-            f"{_PREFIX}{model}/{tags[0] if tags else '<tag>'}, or recipe.weights: a file, a folder or random:<seed>"
-        )
-    notes: tuple[str, ...] = ()
-    if cfg.get("quick_gelu") and not config.get("quick_gelu"):
-        # open_clip itself only warns, and computes other numbers.
-        model, config = f"{model}{_QUICK}", dict(config, quick_gelu=True)
-        notes = (f"{_PREFIX}{name} was trained with QuickGELU, which open_clip calls {model}",)
+        raise _no_weights(model, "has several weights" if tags else "has no published weights")
     tag = next(known for known in tags if get_pretrained_cfg(model, known) == cfg)
 
     def read() -> WeightsFile:
         try:
-            with quiet():
+            with quiet:
                 path = download_pretrained(cfg)
         except DOWNLOAD_ERRORS as error:
             raise WeightsError(
@@ -154,6 +159,14 @@ def _of_name(name: str, fetch: FetchFile) -> Source:
         return read_weights(WeightsSpec("file", str(path)), Path)
 
     return Source(f"{_PREFIX}{model}", f"{_PREFIX}{model}/{tag}", config, cfg, model, read=read, notes=notes)
+
+
+def _no_weights(model: str, what: str) -> WeightsError:
+    tags = list_pretrained_tags_by_model(model)
+    return WeightsError(
+        f"{_PREFIX}{model} {what}; its tags: {', '.join(tags) or 'none'}. Give one, as "
+        f"{_PREFIX}{model}/{tags[0] if tags else '<tag>'}, or recipe.weights: a file, a folder or random:<seed>"
+    )
 
 
 def _of_folder(location: str, fetch: FetchFile) -> Source:
@@ -176,7 +189,7 @@ def _of_folder(location: str, fetch: FetchFile) -> Source:
 def _of_hub(name: str) -> Source:
     repository, _, revision = name.partition("@")
     try:
-        with quiet():
+        with quiet:
             path = Path(download_pretrained_from_hf(repository, filename=CONFIG, revision=revision or None))
     except DOWNLOAD_ERRORS as error:
         raise BackboneError(
@@ -201,11 +214,7 @@ def _of_hub(name: str) -> Source:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without open_clip's own lines, which go to the root logger and say of towers that are filled later that they are random.
-
-    Python's logging gives a root logger without handlers one that prints, at the first such line; so it has one meanwhile.
-    """
+def _quiet() -> Iterator[None]:
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     root.addFilter(_is_not_of_root)
@@ -216,6 +225,12 @@ def quiet() -> Iterator[None]:
     finally:
         root.removeFilter(_is_not_of_root)
         root.removeHandler(handler)
+
+
+quiet = SharedChange(_quiet)
+"""Without open_clip's own lines, which go to the root logger and say of towers that are filled later that they are random.
+
+Python's logging gives a root logger without handlers one that prints, at the first such line; so it has one meanwhile."""
 
 
 def _is_not_of_root(_record: logging.LogRecord) -> bool:
@@ -248,10 +263,6 @@ def _split(name: str) -> tuple[str, str]:
         return name.replace("/", "-"), ""
     model, _, tag = name.rpartition("/") if "/" in name else (name, "", "")
     return model.replace("/", "-"), tag
-
-
-def _is_folder(name: str) -> bool:
-    return "://" in name or name.startswith(("/", "./", "../", "~")) or name in (".", "..")
 
 
 def _no_model(model: str) -> BackboneError:

@@ -77,10 +77,10 @@ def open_text_tower(source: Source) -> OpenClipText:
 def _tokenizer(source: Source) -> Any:
     try:
         if source.files is None:
-            with quiet():
+            with quiet:
                 return open_clip.get_tokenizer(source.tokenizer)
         address, fetch = source.files
-        with quiet(), tempfile.TemporaryDirectory(prefix="tlray-openclip-") as folder:
+        with quiet, tempfile.TemporaryDirectory(prefix="tlray-openclip-") as folder:
             for name in (CONFIG, *_TOKENIZER_FILES):
                 if (path := find_file(f"{address}/{name}", fetch)) is not None:
                     shutil.copyfile(path, Path(folder) / name)

@@ -135,11 +135,11 @@ def _listed(shapes: Sequence[tuple[Any, ...]]) -> str:
 
 def _prepared(function: Any, request: Request, address: str) -> list[str]:
     """What is taken to be so of the values that it takes; nothing where they are said."""
-    if {"mean", "std"} <= request.said or request.is_prepared or function is None:
+    if {"mean", "std", "scale"} <= request.said or function is None:
         return []
     if layers := scaling_layers(function):
         return [f"{address} scales levels by itself ({', '.join(layers)}), so images are given to it as 0..255"]
     raise ConfigError(
         f"{address} does not say how its images are prepared: give recipe.preprocessing.preset (keras:caffe, keras:tf or "
-        "keras:torch), or mean and std, with scale and channels where they are others than [0, 1] and rgb"
+        "keras:torch), or mean, std and scale (what 0..255 becomes before them, as [0, 1]), and channels where they are not rgb"
     )
