@@ -77,7 +77,7 @@ class Encoder:
         column: str | None = None,
         device: str = "auto",
         batch_size: int | None = None,
-        engine: Engine = "auto",
+        engine: Engine = "torch",
         on_error: OnError = "raise",
         **keys: Any,
     ) -> None:
