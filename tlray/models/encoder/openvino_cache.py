@@ -5,6 +5,7 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 
 import copy
 import logging
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,10 @@ _CONVERSION_ERRORS = (
 )
 """What export and OpenVINO raise for networks that they cannot convert, and a home folder in which nothing can be kept."""
 
+_first_pass = threading.Lock()
+"""OpenVINO's binding learns what NumPy's arrays are in the first pass of a process. Two threads in it at once wait for each
+other without end: one holds the interpreter, the other what C++ makes once. So one thread passes before there are several."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -81,13 +86,16 @@ class OpenVinoCache:
             NotConvertedError: OpenVINO cannot compute it here, or computes other numbers.
         """
         compute = self._recipe.precision.compute
-        if not can_compute(compute):
-            raise NotConvertedError(f"OpenVINO does not compute {compute} on this processor")
         try:
+            if not can_compute(compute):
+                raise NotConvertedError(f"OpenVINO does not compute {compute} on this processor")
             compiled = from_bytes(self._content(backbone), compute, streams)
+            forwards = [OpenVinoForward(compiled) for _ in range(max(streams, 1))]
+            with _first_pass:
+                forwards[0](torch.zeros((self._batch_size, *self._recipe.preprocessing.crop, 3), dtype=torch.uint8))
         except _CONVERSION_ERRORS as error:
             raise NotConvertedError(first_line(error)) from error
-        return [OpenVinoForward(compiled) for _ in range(max(streams, 1))]
+        return forwards
 
     def _content(self, backbone: Backbone) -> bytes:
         if (there := read_whole(self.path)) is not None:

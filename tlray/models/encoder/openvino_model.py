@@ -6,8 +6,10 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 """
 
 import io
+import os
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ compiler leaves marked nodes at fp32 at 16 bits of any kind."""
 
 def can_compute(compute: Compute) -> bool:
     """Whether this processor computes so in OpenVINO without emulating it."""
-    return compute in HINTS and _CAPABILITIES[compute] in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return compute in HINTS and _CAPABILITIES[compute] in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def convert(network: Network, example_BHWC: Tensor) -> openvino.Model:
@@ -120,7 +122,7 @@ class OpenVinoForward:
 
 def compile_graph(model: openvino.Model, compute: Compute, streams: int) -> openvino.CompiledModel:
     """Compile for this processor."""
-    return openvino.Core().compile_model(model, "CPU", settings(compute, streams))
+    return _core().compile_model(model, "CPU", settings(compute, streams))
 
 
 def to_bytes(compiled: openvino.CompiledModel) -> bytes:
@@ -132,4 +134,26 @@ def to_bytes(compiled: openvino.CompiledModel) -> bytes:
 
 def from_bytes(content: bytes, compute: Compute, streams: int) -> openvino.CompiledModel:
     """The graph that `to_bytes` wrote on a machine of this kind by this version."""
-    return openvino.Core().import_model(io.BytesIO(content), "CPU", settings(compute, streams))
+    return _core().import_model(io.BytesIO(content), "CPU", settings(compute, streams))
+
+
+def _core() -> openvino.Core:
+    """OpenVINO's only one of this process.
+
+    Raises:
+        RuntimeError: it was made before the process was forked; its threads are not there any more.
+    """
+    process, core = _made()
+    if process != os.getpid():
+        raise RuntimeError("OpenVINO was in use before this process was forked; start processes by spawn for it")
+    return core
+
+
+@cache
+def _made() -> tuple[int, openvino.Core]:
+    """The one that is never dropped, and the process that made it.
+
+    Each that is made gives its thread another stack for signals, and each that is dropped gives the one before it back. Where
+    they end in another order that memory was freed, and the next SIGTERM ends the process by a segmentation fault.
+    """
+    return os.getpid(), openvino.Core()
