@@ -44,7 +44,6 @@ endef
 demo: venv
 	$(BIN)/python -m tlray.demo $(OUTPUT)
 
-# A test that ends its process ends the whole run, which would else wait for that test for ever.
 # Clusters mostly wait, for starts and time-outs; the other tests take what they leave of the processor.
 test: lint types layers
 	$(MAKE) --jobs=2 --output-sync=target --no-print-directory clusters unit
@@ -67,6 +66,7 @@ clusters: venv
 hosts: venv
 	$(BIN)/pytest -m hosts
 
+# A test that ends its process ends the whole run, which would else wait for that test for ever.
 unit: venv
 	nice -n 19 $(BIN)/pytest -m "not ray and not sweep" --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile --durations=15
 
