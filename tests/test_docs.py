@@ -212,8 +212,9 @@ def test_the_result_is_what_the_documents_say(folder: Path) -> None:
     assert documented == set(result)
     (sentence,) = re.findall(r"^A dry run has (.*)$", read("docs/reference/results.md"), re.MULTILINE)
     assert set(names(sentence)) == set(dry) - set(result)
-    stages = names(next(meaning for key, meaning in rows("docs/reference/results.md", "key") if key == "`bottleneck`"))
-    assert result["bottleneck"] in stages
+    meanings = dict(rows("docs/reference/results.md", "key"))
+    stages = {*names(meanings["`bottleneck`"]), *names(meanings["`stages`"])}
+    assert {result["bottleneck"], *result["stages"]} <= stages  # which one bounds a run of six images is the machine's affair
 
 
 def test_the_files_and_columns_are_what_the_documents_say(folder: Path) -> None:
