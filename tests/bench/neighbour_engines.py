@@ -23,6 +23,9 @@ K = 10
 LINKS, FAISS_EFFORT = 32, 40
 """Of FAISS's HNSW32, without being told."""
 
+HNSWLIB = 16, 200
+"""Links and effort of hnswlib without being told."""
+
 CORES = os.cpu_count() or 1
 
 Search = Callable[[np.ndarray, int], np.ndarray]
@@ -54,8 +57,8 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def build_ours(factory: str, folder: Path, path: Path) -> dict[str, Any]:
-    config = IndexConfig(table=str(folder / "table"), out=str(path), factory=factory)
+def build_ours(factory: str, folder: Path, path: Path, effort: int | None = None) -> dict[str, Any]:
+    config = IndexConfig(table=str(folder / "table"), out=str(path), factory=factory, ef_construction=effort)
     taken = timed(lambda: index(config))
     card = read_card(f"file://{path}")
     return {"build_seconds": taken, "calls_seconds": card.seconds.get("train", 0) + card.seconds["add"]}
@@ -157,8 +160,10 @@ def engines(rows: int) -> dict[str, Engine]:
         for factory in (graph, inverted)
         for name, build, opened in (("ours", build_ours, open_ours), ("faiss", build_faiss, open_faiss))
     }
+    own_graph = partial(build_ours, f"HNSW{HNSWLIB[0]}", effort=HNSWLIB[1])
+    found["ours links {}, effort {}".format(*HNSWLIB)] = Engine(own_graph, open_ours)
     for name, build, opened, own in (
-        ("hnswlib", build_hnswlib, open_hnswlib, (16, 200)),
+        ("hnswlib", build_hnswlib, open_hnswlib, HNSWLIB),
         ("usearch", build_usearch, open_usearch, (16, 128)),
     ):
         for links, effort in ((LINKS, FAISS_EFFORT), own):

@@ -17,6 +17,9 @@ class IndexConfig(WithStores):
         "cosine", description="how nearness is measured; ip: inner product, l2: Euclidean distance"
     )
     factory: str = Field("auto", description="a FAISS factory string; auto chooses by rows, dimensions, memory and recall")
+    ef_construction: PositiveInt | None = Field(
+        None, description="candidates that a node of an HNSW graph is linked from; default FAISS's 40; more: slower to build"
+    )
     recall_target: float = Field(0.95, gt=0, le=1, description="recall at 10 that searches must reach")
     memory_bytes: PositiveInt | None = Field(None, description="what the index may take; default half of this machine's")
     rerank: Literal["auto", "always", "never"] = Field(

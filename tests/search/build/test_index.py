@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
@@ -200,6 +201,23 @@ def test_another_recipe_metric_or_factory_is_refused(tmp_path: Path) -> None:
     searcher = Searcher.open(str(bench.index_path))
     with pytest.raises(RecipeMismatchError):
         searcher.check_recipe(other.table.recipe_file.recipe_id)
+
+
+def test_a_graph_is_linked_from_as_many_candidates_as_asked_for_and_stays_so(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fill(300)
+    with pytest.raises(ConfigError, match=r"HNSW graphs.*Flat"):
+        bench.index(ef_construction=200)
+    bench.index(factory="HNSW8", ef_construction=200)
+    bench.commit([rows_for(range(300, 340), dimensions=bench.dimensions)])
+    for action in ("updated", "rebuilt"):
+        assert bench.index(factory="HNSW8", ef_construction=200, rebuild=action == "rebuilt")["action"] == action
+        name = read_card(f"file://{bench.index_path}").files["faiss"].name
+        made = faiss.read_index(str(bench.index_path / "files" / name))
+        assert made.hnsw.efConstruction == 200
+    assert bench.index()["action"] == "unchanged"
+    with pytest.raises(ConfigError, match=r"200.*--rebuild"):
+        bench.index(ef_construction=100)
 
 
 @pytest.mark.parametrize("factory", ["NoSuchThing", "IDMap,Flat", "IVF4,Flat,RFlat", "OPQ7_32,IVF4,PQ7"])

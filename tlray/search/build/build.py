@@ -24,7 +24,7 @@ from tlray.search.build.remeasure import outlier_nearness
 from tlray.search.neighbours.exact import ExactVectors
 from tlray.search.neighbours.factory import Choice, choose, fallback
 from tlray.search.neighbours.faiss_index import FaissIndex
-from tlray.search.neighbours.index_kind import kind_made_by
+from tlray.search.neighbours.index_kind import make
 from tlray.search.neighbours.parameters import Parameters, Quality
 from tlray.search.neighbours.recall import Probe, measure, tune
 from tlray.search.rows.row_columns import columns_of
@@ -69,8 +69,11 @@ class _Attempt:
 def choice_for(config: IndexConfig, count: int, dimensions: int) -> Choice:
     """The factory that the user names, or the chosen one."""
     if config.factory != "auto":
-        return Choice(config.factory, ("named by the user",))
-    return choose(count, dimensions, config.memory_bytes or memory_budget_bytes(), config.recall_target, config.metric)
+        choice = Choice(config.factory, ("named by the user",))
+    else:
+        memory_bytes = config.memory_bytes or memory_budget_bytes()
+        choice = choose(count, dimensions, memory_bytes, config.recall_target, config.metric)
+    return choice._replace(ef_construction=config.ef_construction)
 
 
 def build(table: Table, config: IndexConfig, index_uri: str, version: int, scratch: Path) -> Card:
@@ -96,14 +99,15 @@ def build(table: Table, config: IndexConfig, index_uri: str, version: int, scrat
         with watch.stage("read"):
             rows = RowTable(vectors.rows.table, columns_of(table, vectors.rows.table))
         say(f"{vectors.count} vectors of {dimensions} dimensions: {choice.factory} ({'; '.join(choice.reasons)})")
-        attempt = _attempt(vectors, choice.factory, dimensions, config, index_uri, scratch, watch)
+        attempt = _attempt(vectors, choice, dimensions, config, index_uri, scratch, watch)
         other = fallback(choice, vectors.count) if config.factory == "auto" else None
         if other is not None and attempt.quality.recall_at_10 < config.recall_target:
             missed = f"{choice.factory} reached a recall at 10 of {attempt.quality.recall_at_10}, under {config.recall_target}"
             say(f"{missed}: {other.factory} instead")
             choice = Choice(other.factory, (*other.reasons, missed))
             del attempt  # before another is in memory
-            attempt = _attempt(vectors, choice.factory, dimensions, config, index_uri, scratch, watch)
+            attempt = _attempt(vectors, choice, dimensions, config, index_uri, scratch, watch)
+            choice = choice._replace(ef_construction=config.ef_construction)  # as was asked for, though there is no graph
     built = Built(
         rows=len(vectors.rows),
         recall_at_10=attempt.quality.recall_at_10,
@@ -131,7 +135,7 @@ def _vectors(
         raise TableError(f"{table.uri} version {table.version} has no rows with an embedding; run `tlray extract` first")
     # Before vectors are read: what does not fit in memory or is not known to FAISS.
     factory = choice_for(config, count, dimensions).factory
-    kind_made_by(factory, dimensions, config.metric)
+    make(factory, dimensions, config.metric, config.ef_construction)
     column, metric = table.column_of(config.column), config.metric
     if config.shards > 1:
         from tlray.search.build.shards_on_ray import vectors_in_shards  # Ray only where work is spread out
@@ -160,7 +164,7 @@ def _say_what_is_special(table: Table, vectors: _Vectors) -> None:
 
 def _attempt(
     vectors: _Vectors,
-    factory: str,
+    choice: Choice,
     dimensions: int,
     config: IndexConfig,
     index_uri: str,
@@ -168,8 +172,8 @@ def _attempt(
     watch: Stopwatch,
 ) -> _Attempt:
     """Fill an index of one family, store it, and find the parameters of its searches."""
-    index = FaissIndex.make(factory, dimensions, config.metric)
-    exact = vectors.fill(index, factory)
+    index = FaissIndex.make(choice.factory, dimensions, config.metric, choice.ef_construction)
+    exact = vectors.fill(index, choice.factory)
     # No parameter of a search is in the file: it is written, hashed and stored while they are sought.
     with ThreadPoolExecutor(1) as storing:
         stored = storing.submit(_store, index, index_uri, scratch)

@@ -117,7 +117,7 @@ def check_same(card: Card, table: Table, config: IndexConfig, index_uri: str) ->
 
     Raises:
         RecipeMismatchError: another recipe, or another of its columns.
-        ConfigError: another metric or factory.
+        ConfigError: another metric, factory or `ef_construction`.
     """
     if table.recipe_file.recipe_id != card.recipe_id:
         raise RecipeMismatchError(
@@ -130,6 +130,11 @@ def check_same(card: Card, table: Table, config: IndexConfig, index_uri: str) ->
         raise ConfigError(
             f"{index_uri} is {card.factory} by {card.metric}, the configuration says {config.factory} by {config.metric}; "
             "give --rebuild to replace it, or name another place"
+        )
+    if config.ef_construction not in (None, card.ef_construction):
+        raise ConfigError(
+            f"{index_uri} is built with an ef_construction of {card.ef_construction or 'FAISS itself'}, the configuration says "
+            f"{config.ef_construction}; give --rebuild to replace it, or name another place"
         )
 
 

@@ -259,7 +259,9 @@ def _merge(
         built=card.built,
         zeros_are_apart=card.zeros_are_apart,
     )
-    return publish_whole(table, config, index_uri, card.version + 1, contents, Choice(card.factory, card.reasons), watch)
+    return publish_whole(
+        table, config, index_uri, card.version + 1, contents, Choice(card.factory, card.reasons, card.ef_construction), watch
+    )
 
 
 def _probe(index: FaissIndex, rows: RowTable, exact: IndexVectors) -> Probe:

@@ -40,10 +40,17 @@ PCA_TRAINING_ROWS_PER_DIMENSION = 10
 
 
 class Choice(NamedTuple):
-    """A factory string, and the rules that led to it, for the index's card."""
+    """What index is built, for its card.
+
+    Attributes:
+        factory: FAISS's factory string.
+        reasons: the rules that led to it.
+        ef_construction: as the user asks for it; None for FAISS's own.
+    """
 
     factory: str
     reasons: tuple[str, ...]
+    ef_construction: int | None = None
 
 
 def choose(rows: int, dimensions: int, memory_bytes: int, recall_target: float, metric: Metric = "cosine") -> Choice:

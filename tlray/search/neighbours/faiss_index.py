@@ -54,13 +54,13 @@ class FaissIndex:
         self._longest_of = 0, 0.0
 
     @classmethod
-    def make(cls, factory: str, dimensions: int, metric: Metric) -> "FaissIndex":
+    def make(cls, factory: str, dimensions: int, metric: Metric, ef_construction: int | None = None) -> "FaissIndex":
         """Make an empty FAISS index of a kind.
 
         Raises:
-            ConfigError: FAISS does not know the factory string, or it has no use here.
+            ConfigError: FAISS does not know the factory string, or it has no use here; or `ef_construction` has none.
         """
-        return cls(make(factory, dimensions, metric), metric)
+        return cls(make(factory, dimensions, metric, ef_construction), metric)
 
     @classmethod
     def load(cls, path: Path, metric: Metric) -> "FaissIndex":

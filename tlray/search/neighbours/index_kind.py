@@ -60,11 +60,18 @@ def kind_of(index: Any) -> IndexKind:
     )
 
 
-def make(factory: str, dimensions: int, metric: Metric) -> Any:
+def make(factory: str, dimensions: int, metric: Metric, ef_construction: int | None = None) -> Any:
     """An empty index of FAISS's; for cosine it compares unit vectors by L2 (see `tlray.search.neighbours.faiss_index`).
 
+    Args:
+        factory: FAISS's factory string.
+        dimensions: of a vector.
+        metric: what "near" means.
+        ef_construction: candidates that a new node of a graph is linked from; None for FAISS's 40.
+
     Raises:
-        ConfigError: FAISS does not know the factory string, or it wraps an index in a way that has no use here.
+        ConfigError: FAISS does not know the factory string, or it wraps an index in a way that has no use here; or there is no
+            graph for `ef_construction`.
     """
     kind = faiss.METRIC_INNER_PRODUCT if metric == "ip" else faiss.METRIC_L2
     try:
@@ -75,6 +82,13 @@ def make(factory: str, dimensions: int, metric: Metric) -> Any:
         raise ConfigError(f"factory {factory!r}: leave out IDMap and RFlat; ids and re-ranking (--rerank) are ours")
     if metric == "ip" and "PCA" in factory:
         raise ConfigError(f"factory {factory!r}: PCA moves the origin and so changes inner products; use OPQ, or cosine")
+    if ef_construction is not None:
+        core = core_of(index)
+        if not isinstance(core, faiss.IndexHNSW):
+            raise ConfigError(
+                f"ef_construction is of HNSW graphs, and the index is {factory}; leave it out, or give --factory HNSW16"
+            )
+        core.hnsw.efConstruction = ef_construction
     return index
 
 

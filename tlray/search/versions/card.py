@@ -66,6 +66,7 @@ class Card(Strict):
         metric: what "near" means.
         factory: FAISS's factory string.
         reasons: why this one.
+        ef_construction: candidates that a node of its graph is linked from, as asked for; None for FAISS's own.
         rows: live rows.
         nodes: distinct vectors of the live rows; FAISS holds each once (`tlray.search.rows.copies`).
         zero_rows: live rows whose vector is all zeros, where the metric is cosine; FAISS holds none of them.
@@ -97,6 +98,7 @@ class Card(Strict):
     metric: Metric
     factory: str
     reasons: tuple[str, ...]
+    ef_construction: int | None = None
     rows: int
     nodes: int
     zero_rows: int = 0

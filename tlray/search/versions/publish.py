@@ -93,6 +93,7 @@ def publish_whole(
         metric=index.metric,
         factory=choice.factory,
         reasons=choice.reasons,
+        ef_construction=choice.ef_construction,
         rows=len(contents.rows),
         nodes=len(contents.rows.nodes_U),
         zero_rows=len(contents.rows.zero_positions),
