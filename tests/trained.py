@@ -10,9 +10,9 @@ import torch
 from tests.photos import write_photos
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import resolve_backbone
+from tlray.models.backbones.images import resolve_backbone
 from tlray.models.encoder.golden import make_recipe_file
-from tlray.models.heads import Head, HeadSpec
+from tlray.models.layers.heads import Head, HeadSpec
 from tlray.predictor import Task
 from tlray.recipe import Precision
 from tlray.training.model.model import ModelCard, now, package_versions, save_model

@@ -20,7 +20,7 @@ from tlray.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from tlray import errors
-    from tlray.api.encoder import Encoder
+    from tlray.api.embedding.encoder import Encoder
     from tlray.api.index import Index
     from tlray.api.model import Model
     from tlray.api.runs import advise, build_index, extract, predict, report, train
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Encoder": "tlray.api.encoder",
+    "Encoder": "tlray.api.embedding.encoder",
     "Index": "tlray.api.index",
     "Model": "tlray.api.model",
     "Recipe": "tlray.recipe.images",

@@ -24,7 +24,7 @@ from tlray.config import (
     VacuumConfig,
     VerifyConfig,
 )
-from tlray.config.stores import using
+from tlray.config.sections.stores import using
 from tlray.extras import require
 
 

@@ -31,7 +31,7 @@ class HeadFile(BaseModel):
 
     Attributes:
         sha256: of the safetensors file.
-        spec_json: its layers, as `tlray.models.heads.HeadSpec` reads them.
+        spec_json: its layers, as `tlray.models.layers.heads.HeadSpec` reads them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

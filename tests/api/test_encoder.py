@@ -25,7 +25,7 @@ from tests.photos import plain_embeddings
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError, ImageError, ImageErrorCode, TlrayError
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import resolve_backbone
+from tlray.models.backbones.images import resolve_backbone
 
 HALF = 2**-11
 """Relative error of storage at 10 mantissa bits."""

@@ -125,7 +125,7 @@ def list_all(uri: str) -> float:
 
 def again(keys: int) -> dict[str, Any]:
     """A run over keys that the table has, against listing them."""
-    from tlray.models.backbones import resolve_backbone
+    from tlray.models.backbones.images import resolve_backbone
     from tlray.models.encoder.golden import make_recipe_file as golden_recipe_file
 
     recipe = RecipeConfig(backbone="timm:test_resnet", weights="random:7", precision={"compute": "fp32"})

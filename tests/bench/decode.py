@@ -21,7 +21,7 @@ from tlray.config import RecipeConfig
 from tlray.lake.image.decode import decode_image
 from tlray.lake.image.resize import apply_preprocessing
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import resolve_backbone
+from tlray.models.backbones.images import resolve_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, Preprocessing
 

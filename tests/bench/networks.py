@@ -15,7 +15,7 @@ from tests.bench.harness import Job
 from tlray.config import RecipeConfig
 from tlray.lake.image.resize import apply_preprocessing
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.recipe import Precision, Preprocessing

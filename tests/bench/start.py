@@ -39,7 +39,7 @@ FIRST_BATCH = """
 import sys
 from pathlib import Path
 from tlray.models.encoder.compiled import CompiledCache
-from tlray.models.device import choose_device
+from tlray.models.process.device import choose_device
 from tlray.models.encoder.network import Network
 from tlray.recipe import RecipeFile, check_golden, golden_images
 file = RecipeFile.from_json(Path(sys.argv[1], "recipe.json").read_bytes(), "recipe.json")
@@ -48,7 +48,7 @@ cache = CompiledCache(file, device, Path(sys.argv[1]))
 encoder = cache.load()
 if encoder is None:
     from tlray.lake.storage.local_copy import local_copy
-    from tlray.models.backbones import load_backbone
+    from tlray.models.backbones.images import load_backbone
     assert cache.compile(Network.of(load_backbone(file.recipe, local_copy), device, file.exact_below)) == "made"
     encoder = cache.load()
 check_golden(file, encoder.encode(golden_images(*file.recipe.preprocessing.crop)), where="here")
@@ -59,7 +59,7 @@ import sys
 from pathlib import Path
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import resolve_backbone
+from tlray.models.backbones.images import resolve_backbone
 from tlray.models.encoder.golden import make_recipe_file
 backbone = resolve_backbone(RecipeConfig(backbone=sys.argv[2], weights=sys.argv[3]), local_copy)
 Path(sys.argv[1], "recipe.json").write_bytes(make_recipe_file(backbone).to_json())

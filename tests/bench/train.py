@@ -22,9 +22,9 @@ from tlray.demo.images import LEVELS, write_digits
 from tlray.extraction.extract import extract
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import to_uri
-from tlray.models.backbones import resolve_backbone
+from tlray.models.backbones.images import resolve_backbone
 from tlray.models.encoder.memory import keep_freed_memory
-from tlray.models.heads import Head, HeadSpec
+from tlray.models.layers.heads import Head, HeadSpec
 from tlray.training.model.model import load_model
 from tlray.training.network.learner.transfer_network import TransferNetwork
 from tlray.training.network.worker import anatomy_of, suffix_of

@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from tests.models.lively import enliven
 from tlray.config import RecipeConfig
 from tlray.lake.image.decode import decode_image
-from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, golden_images
 

@@ -8,7 +8,7 @@ import torch
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import ConfigError
-from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, golden_images
 

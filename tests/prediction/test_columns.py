@@ -8,7 +8,7 @@ import torch
 from tlray.extraction.worker.prediction_columns import best, prediction_columns
 from tlray.lake.table.parts import encode_part, rows_of
 from tlray.lake.table.schema import prediction_fields
-from tlray.models.heads import HeadSpec
+from tlray.models.layers.heads import HeadSpec
 from tlray.predictor import Output, Task
 from tlray.scoring import probabilities_of
 

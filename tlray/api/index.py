@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from tlray.api.html import galleries, rows_of
-from tlray.api.images import each_image, name_of
+from tlray.api.display.html import galleries, rows_of
+from tlray.api.embedding.images import each_image, name_of
+from tlray.api.embedding.networks import Placement, of_table
+from tlray.api.embedding.running import Runner
 from tlray.api.keywords import texts
-from tlray.api.networks import Placement, of_table
-from tlray.api.running import Runner
 from tlray.errors import ConfigError, QueryError
 from tlray.lake.storage.uri import to_uri
 from tlray.recipe import of_images

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
-from tlray.api.html import rows_of
-from tlray.api.networks import CHUNK_IMAGES, Placement, inputs_of
-from tlray.api.running import Inputs, OnError, Runner, check_on_error
+from tlray.api.display.html import rows_of
+from tlray.api.embedding.networks import CHUNK_IMAGES, Placement, inputs_of
+from tlray.api.embedding.running import Inputs, OnError, Runner, check_on_error
 from tlray.errors import ConfigError
 from tlray.extraction.worker.prediction_columns import prediction_columns
 from tlray.lake.storage.uri import to_uri

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Union
 
+from tlray.api.display.results import AdviseResult, ExtractResult, IndexResult, PredictResult, ReportResult, TrainResult
 from tlray.api.keywords import config_of
-from tlray.api.results import AdviseResult, ExtractResult, IndexResult, PredictResult, ReportResult, TrainResult
 from tlray.config import AdviseConfig, ExtractConfig, IndexConfig, PredictConfig, ReportConfig, TrainConfig
-from tlray.config.stores import using
+from tlray.config.sections.stores import using
 
 if TYPE_CHECKING:
     from tlray.api.model import Model

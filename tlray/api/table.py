@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tlray.api.encoder import Encoder
-from tlray.api.html import gallery, rows_of
+from tlray.api.display.html import gallery, rows_of
+from tlray.api.embedding.encoder import Encoder
 from tlray.api.keywords import texts
 from tlray.errors import ConfigError, TableError
 from tlray.lake.storage.uri import join, to_uri

@@ -1,13 +1,10 @@
 """One typed config a command, strict about unknown keys; the same keys in YAML, flags and Python."""
 
-from tlray.config.advice import AdviseConfig, ReportConfig
-from tlray.config.extraction import ExtractConfig, PolicyConfig, PredictConfig, RunConfig
-from tlray.config.recipe import PreprocessingConfig, RecipeConfig, TokensConfig
-from tlray.config.search import DuplicatesConfig, IndexConfig, SearchConfig, ServeConfig
-from tlray.config.section import FailureCode, Section, Side
-from tlray.config.source import SourceConfig
-from tlray.config.table import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
-from tlray.config.training import (
+from tlray.config.commands.advice import AdviseConfig, ReportConfig
+from tlray.config.commands.extraction import ExtractConfig, PolicyConfig, PredictConfig, RunConfig
+from tlray.config.commands.search import DuplicatesConfig, IndexConfig, SearchConfig, ServeConfig
+from tlray.config.commands.table import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
+from tlray.config.commands.training import (
     ExamplesConfig,
     ExportConfig,
     FitConfig,
@@ -17,6 +14,9 @@ from tlray.config.training import (
     SplitConfig,
     TrainConfig,
 )
+from tlray.config.sections.recipe import PreprocessingConfig, RecipeConfig, TokensConfig
+from tlray.config.sections.section import FailureCode, Section, Side
+from tlray.config.sections.source import SourceConfig
 
 __all__ = [
     "AdviseConfig",

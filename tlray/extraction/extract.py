@@ -48,7 +48,7 @@ def extract(config: ExtractConfig, stop: Stop | None = None) -> dict[str, Any]:
 
     def make_target() -> "Target":
         from tlray.extraction.target import Target  # imports torch
-        from tlray.models.any_backbone import resolve_any_backbone
+        from tlray.models.backbones.any_backbone import resolve_any_backbone
 
         return Target(resolve_any_backbone(config.recipe, local_copy))
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Generator
 from functools import partial
 
-from tlray.config.extraction import Engine
+from tlray.config.commands.extraction import Engine
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.scoring_encoder import with_head
@@ -12,7 +12,7 @@ from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
-from tlray.models.any_backbone import AnyBackbone
+from tlray.models.backbones.any_backbone import AnyBackbone
 from tlray.models.encoder.golden import make_encoder
 
 

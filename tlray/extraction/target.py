@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.table import Table
-from tlray.models.any_backbone import AnyBackbone
-from tlray.models.backbones import Backbone
+from tlray.models.backbones.any_backbone import AnyBackbone
+from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.predictor import Output
 from tlray.progress import say

@@ -90,7 +90,7 @@ def trained(model_uri: str, *, top_k: int, threshold: float, embeddings: bool) -
         RecipeMismatchError: its head does not fit its recipe.
     """
     from tlray.extraction.target import Target
-    from tlray.models.any_backbone import load_any_backbone
+    from tlray.models.backbones.any_backbone import load_any_backbone
     from tlray.training.model.model import HEAD_NAME, NETWORK_NAME, load_model
 
     model = load_model(model_uri)
@@ -139,8 +139,8 @@ def _known(model: "Model", recipe: AnyRecipe) -> RecipeFile | None:
 def _as_it_came(config: PredictConfig) -> "Target":
     """A pretrained network with its own classifier."""
     from tlray.extraction.target import Target
-    from tlray.models.backbones import resolve_backbone
-    from tlray.models.classifier import own_classifier
+    from tlray.models.backbones.classifier import own_classifier
+    from tlray.models.backbones.images import resolve_backbone
 
     assert config.recipe is not None
     of_embeddings = [*(["taps"] if config.recipe.taps else []), *(["pool"] if config.recipe.pool != "avg" else [])]

@@ -14,16 +14,16 @@ import safetensors.torch
 import torch
 
 from tlray.config import PredictConfig
-from tlray.config.extraction import PLACE
+from tlray.config.commands.extraction import PLACE
 from tlray.errors import ConfigError
 from tlray.extraction.target import Target
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
-from tlray.models.any_backbone import image_backbone, resolve_any_backbone
-from tlray.models.backbones import Backbone, with_taps
+from tlray.models.backbones.any_backbone import image_backbone, resolve_any_backbone
+from tlray.models.backbones.images import Backbone, with_taps
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.text import TextEncoder, text_encoder_of
-from tlray.models.heads import Head, HeadSpec
+from tlray.models.layers.heads import Head, HeadSpec
 from tlray.predictor import HeadFile, Output
 from tlray.progress import say
 from tlray.scoring import unit_vectors

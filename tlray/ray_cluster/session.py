@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from tlray.config.stores import stores_in_use, use_stores
+from tlray.config.sections.stores import stores_in_use, use_stores
 from tlray.errors import ConfigError
 from tlray.progress import say
 from tlray.ray_cluster.address import starts_own

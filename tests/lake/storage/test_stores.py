@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import forget_aws
 from tests.factories import make_recipe_file
 from tests.photos import RECIPE, error_of, photo, result_of, tlray
-from tlray.config.stores import access_of, store_access, stores_in_use, using
+from tlray.config.sections.stores import access_of, store_access, stores_in_use, using
 from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError, ConfigError
 from tlray.lake.storage.open import delta_options, open_store

@@ -15,7 +15,7 @@ import trustme
 
 from tests.lake.storage.web_server import WebServer, answer
 from tests.photos import RECIPE, error_of, photo, result_of, tlray
-from tlray.config.stores import store_access, stores_in_use, use_stores
+from tlray.config.sections.stores import store_access, stores_in_use, use_stores
 from tlray.errors import AccessError, ObjectChangedError, ObjectNotFoundError, ObjectTooLargeError, SourceError, StorageError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.remote import hosts, requests, web

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tlray.config import RecipeConfig
-from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.compiled import COMPILE_SECONDS, CompiledCache, pays
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.network import Network
@@ -103,7 +103,7 @@ import logging, sys
 from pathlib import Path
 import torch
 from tlray.config import RecipeConfig
-from tlray.models.backbones import resolve_backbone
+from tlray.models.backbones.images import resolve_backbone
 from tlray.models.encoder.compiled import CompiledCache
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.network import Network

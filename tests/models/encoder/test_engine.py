@@ -17,7 +17,7 @@ import torch
 from tests.models.encoder.test_compiled import Untraceable
 from tlray.config import RecipeConfig
 from tlray.errors import ConfigError, GoldenMismatchError
-from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.encoder import engine, golden
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.engine import Wanted, open_image_encoder

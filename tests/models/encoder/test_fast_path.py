@@ -11,7 +11,7 @@ from tlray.config import RecipeConfig
 from tlray.demo.images import write_digits
 from tlray.lake.image.decode import decode_image
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.precision import count_layers, lower

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tests.models.lively import enliven
 from tlray.models.encoder.folding import fold_batch_norms
-from tlray.models.pooling import Layout, Pooling
-from tlray.models.taps import TapRunner
+from tlray.models.layers.pooling import Layout, Pooling
+from tlray.models.layers.taps import TapRunner
 
 
 class Net(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tlray.models.encoder.folding import share_copy
 from tlray.models.encoder.packing import PackedConvolution, find_packable, pack
-from tlray.models.pooling import Layout, Pooling
-from tlray.models.taps import TapRunner
+from tlray.models.layers.pooling import Layout, Pooling
+from tlray.models.layers.taps import TapRunner
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
-from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.encoder.golden import _versions, make_recipe_file
 from tlray.models.encoder.text import BATCH_TEXTS, open_text_encoder
 from tlray.recipe import Precision, RecipeFile, golden_texts

@@ -12,10 +12,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
-from tlray.models.backbones import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.pooling import Layout, Pooling
-from tlray.models.taps import TapRunner, find_default_tap
+from tlray.models.layers.pooling import Layout, Pooling
+from tlray.models.layers.taps import TapRunner, find_default_tap
 from tlray.recipe import Pool, Precision, golden_images
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.models.conformance import LibraryConformance
 from tests.models.libraries.numbers_library import GRID, Colours
 from tlray.errors import BackboneError
-from tlray.models.backbones import Backbone
+from tlray.models.backbones.images import Backbone
 from tlray.models.libraries import names
 
 ROOT = Path(__file__).parents[3]

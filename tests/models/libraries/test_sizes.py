@@ -13,7 +13,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import ConfigError
-from tlray.models.backbones import Backbone, load_backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, golden_images
 

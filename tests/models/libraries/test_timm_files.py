@@ -14,7 +14,7 @@ from timm.models._hub import save_for_hf
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import SourceError, WeightsError
-from tlray.models.backbones import Backbone, load_backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.libraries.timm import Timm
 from tlray.models.libraries.timm_files import filter_of

@@ -9,7 +9,7 @@ import torchvision
 from torchvision.models import DenseNet121_Weights, ResNet50_Weights
 
 from tlray.config import PreprocessingConfig, RecipeConfig
-from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.libraries.torchvision import Torchvision
 from tlray.models.weights.digest import hash_weights
 

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import torch
 
-from tlray.models.device import precision, threads_of_one_core
-from tlray.models.shared_change import SharedChange
+from tlray.models.process.device import precision, threads_of_one_core
+from tlray.models.process.shared_change import SharedChange
 
 
 def overlapping(first: AbstractContextManager[None], second: AbstractContextManager[None]) -> Iterator[str]:

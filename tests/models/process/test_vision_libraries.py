@@ -17,7 +17,7 @@ def test_a_network_embeds_and_the_compiler_is_never_imported() -> None:
     code = """
 import sys
 from tlray.config import RecipeConfig
-from tlray.models.backbones import resolve_backbone
+from tlray.models.backbones.images import resolve_backbone
 from tlray.models.encoder.golden import make_recipe_file, make_encoder
 backbone = resolve_backbone(RecipeConfig(backbone="timm:test_resnet", weights="random:0"), None)
 make_encoder(make_recipe_file(backbone), None, where="here", backbone=backbone)
@@ -30,7 +30,7 @@ def test_what_is_asked_of_the_compiler_later_is_answered_by_it() -> None:
     code = """
 import sys, torch
 disable = torch.compiler.disable
-import tlray.models.vision_libraries
+import tlray.models.process.vision_libraries
 print(torch.compiler.disable is disable, "torch._dynamo" in sys.modules)
 import torchvision
 answer = sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu")
@@ -44,7 +44,7 @@ print("torch._dynamo" in sys.modules, answer is torch._dynamo.utils.is_compile_s
 def test_what_timm_keeps_out_of_compiled_code_stays_out_of_it() -> None:
     code = """
 import torch
-import tlray.models.vision_libraries
+import tlray.models.process.vision_libraries
 from timm.models.naflexvit import NaFlexEmbeds
 kept = NaFlexEmbeds._apply_factorized_naflex_pos_embed
 kept.__wrapped__.__code__ = (lambda *arguments: torch.compiler.is_compiling()).__code__
@@ -57,7 +57,7 @@ def test_a_compiler_that_is_there_already_is_used() -> None:
     code = """
 import sys, torch._dynamo
 utils = sys.modules["torch._dynamo.utils"]
-import tlray.models.vision_libraries
+import tlray.models.process.vision_libraries
 print(sys.modules["torchvision.ops.roi_align"].is_compile_supported is utils.is_compile_supported)
 """
     assert printed(code) == "True"

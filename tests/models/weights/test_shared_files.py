@@ -13,8 +13,8 @@ from torch import nn
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import ConfigError, WeightsError
-from tlray.models.backbones import Backbone, load_backbone, resolve_backbone, to_network_input
-from tlray.models.classifier import own_classifier
+from tlray.models.backbones.classifier import own_classifier
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.recipe import Precision, RecipeFile, golden_images

@@ -14,7 +14,7 @@ from torch import nn
 
 from tlray.config import RecipeConfig
 from tlray.errors import StorageError, WeightsError
-from tlray.models.backbones import Backbone, load_backbone, resolve_backbone
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone
 from tlray.models.weights.candidates import Candidate
 from tlray.models.weights.digest import hash_weights
 from tlray.models.weights.fit import Fit

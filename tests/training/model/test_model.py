@@ -8,7 +8,7 @@ import torch
 
 from tests.factories import make_recipe, make_recipe_file
 from tlray.errors import ModelCorruptError, ModelMissingError
-from tlray.models.heads import Head, HeadSpec
+from tlray.models.layers.heads import Head, HeadSpec
 from tlray.training.model.model import RECIPE_NAME, ModelCard, load_model, model_exists, now, save_model
 
 SPEC = HeadSpec(kind="mlp", inputs=4, outputs=3, hidden=(5,), dropout=0.5)

@@ -12,7 +12,7 @@ import torch
 from tlray.config import FitConfig, NetworkConfig, TrainConfig
 from tlray.config.identity import NOT_IDENTITY, completed, differences, identity_of
 from tlray.errors import ConfigError, RecipeMismatchError
-from tlray.models.heads import Head
+from tlray.models.layers.heads import Head
 from tlray.training.model.model import ModelCard, load_model
 from tlray.training.model.rerun import Identity, action_of, config_identity, with_whole_uris
 from tlray.training.network.saved.fingerprint import fingerprint

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tlray.errors import BackboneError
-from tlray.models.freezing import Anatomy, examine
+from tlray.models.layers.freezing import Anatomy, examine
 
 
 class Skipping(nn.Module):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from tests.training.network.test_freezing import Skipping, images
 from tlray.errors import BackboneError
+from tlray.models.layers.pooling import Pooling
+from tlray.models.layers.suffix import split_suffix
+from tlray.models.layers.taps import TapRunner
 from tlray.models.libraries.timm import Timm
-from tlray.models.pooling import Pooling
-from tlray.models.suffix import split_suffix
-from tlray.models.taps import TapRunner
 
 CASES = [
     (Skipping, "late", "norm"),

@@ -27,9 +27,9 @@ from tlray.errors import BackboneError, ConfigError, RecipeMismatchError, TooMan
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_path, to_uri
-from tlray.models.backbones import load_backbone, resolve_backbone
-from tlray.models.pooling import Layout, Pooling
-from tlray.models.taps import TapRunner
+from tlray.models.backbones.images import load_backbone, resolve_backbone
+from tlray.models.layers.pooling import Layout, Pooling
+from tlray.models.layers.taps import TapRunner
 from tlray.training.examples.examples import Split
 from tlray.training.model.model import load_model
 from tlray.training.network.learner.schedule import blocks_in_training, rate_factor

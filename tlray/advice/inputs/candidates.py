@@ -14,11 +14,11 @@ from tlray.config import AdviseConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import Backbone, resolve_backbone, with_taps
-from tlray.models.classifier import own_classifier
-from tlray.models.device import choose_device
+from tlray.models.backbones.classifier import own_classifier
+from tlray.models.backbones.images import Backbone, resolve_backbone, with_taps
 from tlray.models.encoder.encoder import Encoder, default_batch_size, recipe_at_fp32
-from tlray.models.freezing import Anatomy
+from tlray.models.layers.freezing import Anatomy
+from tlray.models.process.device import choose_device
 from tlray.models.weights.spec import WeightsSpec
 from tlray.progress import say
 from tlray.scoring import probabilities_of

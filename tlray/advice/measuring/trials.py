@@ -23,9 +23,9 @@ from tlray.advice.measuring.watch import Watch
 from tlray.config import AdviseConfig, NetworkConfig, RecipeConfig, TrainConfig
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import Backbone, resolve_backbone
-from tlray.models.device import precision
-from tlray.models.heads import Head, HeadSpec
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.layers.heads import Head, HeadSpec
+from tlray.models.process.device import precision
 from tlray.progress import readable_seconds
 from tlray.recipe import IMAGE_RULE
 from tlray.training.examples.examples import Split

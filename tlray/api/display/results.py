@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from tlray.api.html import keys_and_values
+from tlray.api.display.html import keys_and_values
 
 
 class Result:

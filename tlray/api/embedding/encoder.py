@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from tlray.api.embedding.networks import Placement, of_recipe, of_table, texts_of_recipe, texts_of_table
+from tlray.api.embedding.running import OnError, Runner, check_on_error
 from tlray.api.keywords import config_of, texts
-from tlray.api.networks import Placement, of_recipe, of_table, texts_of_recipe, texts_of_table
-from tlray.api.running import OnError, Runner, check_on_error
 from tlray.config import PreprocessingConfig, RecipeConfig
-from tlray.config.extraction import Engine
-from tlray.config.recipe import AnyPool, TokensConfig
+from tlray.config.commands.extraction import Engine
+from tlray.config.sections.recipe import AnyPool, TokensConfig
 from tlray.errors import ConfigError
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table

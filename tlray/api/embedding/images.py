@@ -171,7 +171,7 @@ def _as_file(picture: Image.Image) -> bytes:
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Images for `tlray.api.running.Runner`: taken apart, named and brought to pixels.
+    """Images for `tlray.api.embedding.running.Runner`: taken apart, named and brought to pixels.
 
     Attributes:
         recipe: how they become pixels.

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlray.api.images import ImageInputs
-from tlray.api.running import Runner
-from tlray.api.texts import TextInputs
+from tlray.api.embedding.images import ImageInputs
+from tlray.api.embedding.running import Runner
+from tlray.api.embedding.texts import TextInputs
 from tlray.config import RecipeConfig
-from tlray.config.extraction import Engine
+from tlray.config.commands.extraction import Engine
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.storage.local_copy import local_copy
 from tlray.recipe import Recipe, RecipeFile
 
 if TYPE_CHECKING:
-    from tlray.models.any_backbone import AnyBackbone
+    from tlray.models.backbones.any_backbone import AnyBackbone
     from tlray.models.encoder.golden import AnyEncoder as Network
     from tlray.models.encoder.text import TextEncoder
 
@@ -64,7 +64,7 @@ def of_recipe(config: RecipeConfig, placement: Placement) -> Runner:
     Raises:
         BackboneError, WeightsError, ConfigError: there is no such network.
     """
-    from tlray.models.any_backbone import resolve_any_backbone  # imports torch
+    from tlray.models.backbones.any_backbone import resolve_any_backbone  # imports torch
 
     backbone = resolve_any_backbone(config, local_copy)
     network = placement.network(backbone, exact_below=None)
@@ -83,7 +83,7 @@ def of_table(file: RecipeFile, column: str, placement: Placement) -> Runner:
         GoldenMismatchError: it computes others.
         WeightsError: the weights changed or are gone.
     """
-    from tlray.models.any_backbone import load_any_backbone  # imports torch
+    from tlray.models.backbones.any_backbone import load_any_backbone  # imports torch
     from tlray.models.encoder.golden import check_encoder
 
     backbone = load_any_backbone(file.recipe, local_copy)
@@ -100,7 +100,7 @@ def texts_of_recipe(config: RecipeConfig) -> "TextEncoder":
         RecipeMismatchError: it embeds texts alone, so that the encoder itself takes them.
         ConfigError: it has no text tower, or other layers are asked for than the one that texts are compared with.
     """
-    from tlray.models.any_backbone import image_backbone, resolve_any_backbone  # imports torch
+    from tlray.models.backbones.any_backbone import image_backbone, resolve_any_backbone  # imports torch
     from tlray.models.encoder.text import text_encoder_of
 
     backbone = image_backbone(resolve_any_backbone(config, local_copy))

@@ -79,7 +79,7 @@ class Runner:
         """What the network makes of images or texts.
 
         Args:
-            images: see `tlray.api.images.each_image` and `tlray.api.texts.TextInputs.each`.
+            images: see `tlray.api.embedding.images.each_image` and `tlray.api.embedding.texts.TextInputs.each`.
             on_error: see OnError.
 
         Returns:

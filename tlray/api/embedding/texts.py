@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlray.api.images import only_column
+from tlray.api.embedding.images import only_column
 from tlray.errors import ConfigError, ImageError, ImageErrorCode
 from tlray.lake.source.texts.decode import decode_text
 
@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 40
 
 
 class TextInputs:
-    """Texts for `tlray.api.running.Runner`: taken apart, named, and checked by the rule that tables are made by."""
+    """Texts for `tlray.api.embedding.running.Runner`: taken apart, named, and checked by the rule that tables are made by."""
 
     def each(self, given: Any) -> Iterator[OneText]:
         """The texts of anything that holds some, in order.

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tlray.config.recipe import PreprocessingConfig
-from tlray.config.source import SourceConfig
-from tlray.config.stores import WithStores
-from tlray.config.training import ExamplesConfig
+from tlray.config.commands.training import ExamplesConfig
+from tlray.config.sections.recipe import PreprocessingConfig
+from tlray.config.sections.source import SourceConfig
+from tlray.config.sections.stores import WithStores
 
 
 class AdviseConfig(ExamplesConfig, WithStores):

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from tlray.config.recipe import RecipeConfig
-from tlray.config.section import FailureCode, Section
-from tlray.config.source import SourceConfig
-from tlray.config.stores import WithStores
+from tlray.config.sections.recipe import RecipeConfig
+from tlray.config.sections.section import FailureCode, Section
+from tlray.config.sections.source import SourceConfig
+from tlray.config.sections.stores import WithStores
 
 Engine = Literal["auto", "torch", "openvino"]
 """What computes networks of images on CPUs."""

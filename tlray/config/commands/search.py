@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from tlray.config.stores import WithStores
+from tlray.config.sections.stores import WithStores
 
 
 class IndexConfig(WithStores):

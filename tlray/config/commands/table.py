@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from tlray.config.stores import WithStores
+from tlray.config.sections.stores import WithStores
 
 
 class ShowConfig(WithStores):

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from tlray.config.identity import NOT_IDENTITY
-from tlray.config.recipe import RecipeConfig
-from tlray.config.section import Section
-from tlray.config.source import SourceConfig
-from tlray.config.stores import WithStores
+from tlray.config.sections.recipe import RecipeConfig
+from tlray.config.sections.section import Section
+from tlray.config.sections.source import SourceConfig
+from tlray.config.sections.stores import WithStores
 
 DEFAULT_HIDDEN = (256,)
 """Widths of an MLP's hidden layers where none are given."""

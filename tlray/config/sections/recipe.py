@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat
 
-from tlray.config.presets import Preset
-from tlray.config.section import Section, Side
+from tlray.config.sections.presets import Preset
+from tlray.config.sections.section import Section, Side
 from tlray.recipe import Channels, Fit, Interpolation, Precision
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tlray.config.section import Section
+from tlray.config.sections.section import Section
 
 
 class SourceConfig(Section):

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from tlray.config.identity import NOT_IDENTITY
-from tlray.config.section import Section
+from tlray.config.sections.section import Section
 from tlray.errors import ConfigError
 
 _SWITCHES = ("anonymous", "requester_pays")

@@ -14,7 +14,7 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 
-from tlray.config.extraction import Engine
+from tlray.config.commands.extraction import Engine
 from tlray.errors import GO_ON, StorageError, first_line
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
 from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write

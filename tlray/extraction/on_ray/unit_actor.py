@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from tlray.config.extraction import Engine
+from tlray.config.commands.extraction import Engine
 from tlray.extraction.on_ray.encoder_actor import on_this_node
 from tlray.extraction.on_ray.tasks import piece_rows, unit_of
 from tlray.extraction.worker.unit_worker import UnitWorker

@@ -15,7 +15,7 @@ from tlray.extraction.plan.plan import Plan
 from tlray.lake.source.fetch import fetch_images
 from tlray.lake.source.read_images import decode_images
 from tlray.lake.source.read_spec import ReadSpec
-from tlray.models.any_backbone import AnyBackbone
+from tlray.models.backbones.any_backbone import AnyBackbone
 from tlray.models.encoder.golden import open_encoder
 from tlray.progress import readable_seconds, say
 

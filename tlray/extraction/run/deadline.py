@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tlray.config import RunConfig
-from tlray.config.extraction import moment_of
+from tlray.config.commands.extraction import moment_of
 from tlray.errors import ConfigError, StoppedError
 from tlray.extraction.run.stop import Stop, stopped
 from tlray.machine import repeated

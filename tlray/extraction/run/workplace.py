@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tlray.config.extraction import Engine as ComputedBy
+from tlray.config.commands.extraction import Engine as ComputedBy
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.run.report import Resources
 from tlray.extraction.run.stop import Stop
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tlray.extraction.worker.pieces import Piece, WrittenParts
     from tlray.lake.table.rewrite import Submit
     from tlray.metrics import Metric
-    from tlray.models.any_backbone import AnyBackbone
+    from tlray.models.backbones.any_backbone import AnyBackbone
 
 Engine = Callable[[Plan], Generator["Piece[WrittenParts]", None, None]]
 """Works a plan off: yields written pieces in no particular order; closed early, its work ends."""

@@ -15,7 +15,7 @@ from tlray.extraction.worker.pieces import TimedEncoder
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.lake.table.parts import round_to_half
-from tlray.models.heads import Head, HeadSpec
+from tlray.models.layers.heads import Head, HeadSpec
 from tlray.predictor import HEAD_SCORES
 from tlray.recipe import RecipeFile, Storage
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tlray.config import RecipeConfig
 from tlray.errors import RecipeMismatchError
-from tlray.models.backbones import Backbone, load_backbone, resolve_backbone, with_taps
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, with_taps
 from tlray.models.texts.backbones import load_text_backbone, resolve_text_backbone
 from tlray.models.texts.text_model import TextBackbone
 from tlray.models.weights.spec import FetchFile

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
 from tlray.errors import BackboneError, ConfigError
-from tlray.models.backbones import Backbone, probe_of, with_taps
-from tlray.models.taps import TapRunner, find_default_tap
+from tlray.models.backbones.images import Backbone, probe_of, with_taps
+from tlray.models.layers.taps import TapRunner, find_default_tap
 from tlray.models.weights.spec import WeightsSpec
 
 TOLERANCE = 1e-4

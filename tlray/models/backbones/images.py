@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-import tlray.models.vision_libraries  # noqa: F401  # before any other module imports timm or torchvision, in its own way
+import tlray.models.process.vision_libraries  # noqa: F401  # before any other module imports timm or torchvision, in its own way
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
+from tlray.models.backbones.preparation import given_by, override
+from tlray.models.layers.pooling import NO_TOKENS, Layout, Pooling
+from tlray.models.layers.taps import TapRunner, find_default_tap, find_layer, has_layer
 from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.names import full_name, libraries_with, split_name
-from tlray.models.pooling import NO_TOKENS, Layout, Pooling
-from tlray.models.preparation import given_by, override
-from tlray.models.taps import TapRunner, find_default_tap, find_layer, has_layer
-from tlray.models.text_tower import OpenTextTower
+from tlray.models.libraries.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import UNIT_SCALE, Compute, Precision, Preprocessing, Recipe, golden_images
 

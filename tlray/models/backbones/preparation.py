@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tlray.config import PreprocessingConfig
-from tlray.config.presets import PRESETS
+from tlray.config.sections.presets import PRESETS
 from tlray.errors import ConfigError
 from tlray.recipe import UNIT_SCALE, Preprocessing
 

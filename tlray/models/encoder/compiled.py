@@ -22,7 +22,7 @@ from tlray.errors import first_line
 from tlray.models.encoder.encoder import Encoder, default_batch_size
 from tlray.models.encoder.network import Network
 from tlray.models.encoder.node_files import cache_folder, cpu_flags, only_one
-from tlray.models.taps import Tappable
+from tlray.models.layers.taps import Tappable
 from tlray.recipe import RecipeFile, of_images
 
 COMPILE_SECONDS = 60.0

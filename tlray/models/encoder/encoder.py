@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from tlray.errors import ConfigError
-from tlray.models.backbones import Backbone
-from tlray.models.device import check_batch_size, choose_device, on_one_core, precision, threads_of_one_core
+from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.lanes import Forward, Lane, Results, make_lane
 from tlray.models.encoder.network import Folded
+from tlray.models.process.device import check_batch_size, choose_device, on_one_core, precision, threads_of_one_core
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 8 * 224**2}

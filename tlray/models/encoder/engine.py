@@ -13,14 +13,14 @@ from statistics import median
 import numpy as np
 import torch
 
-from tlray.config.extraction import Engine
+from tlray.config.commands.extraction import Engine
 from tlray.errors import ConfigError
 from tlray.extras import require
-from tlray.models.backbones import Backbone
-from tlray.models.device import choose_device
+from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder, default_batch_size
 from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.node_files import cache_folder, cpu_flags, only_one
+from tlray.models.process.device import choose_device
 from tlray.recipe import golden_images
 
 FORMAT = 1

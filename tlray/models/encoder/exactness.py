@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from tlray.models.backbones import Backbone
-from tlray.models.device import precision
+from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.network import Folded
 from tlray.models.encoder.precision import count_layers
+from tlray.models.process.device import precision
 from tlray.recipe import Compute, golden_images, least_cosine
 
 CLOSE_COSINE = 0.99985

@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 import numpy as np
 import torch
 
-from tlray.config.extraction import Engine
+from tlray.config.commands.extraction import Engine
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
-from tlray.models.any_backbone import AnyBackbone, load_any_backbone
+from tlray.models.backbones.any_backbone import AnyBackbone, load_any_backbone
 from tlray.models.encoder.encoder import Encoder, at_fp32
 from tlray.models.encoder.engine import Wanted, open_image_encoder
 from tlray.models.encoder.exactness import choose_exact_below

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tlray.models.backbones import Backbone, probe_of, to_network_input
-from tlray.models.device import autocast, precision
+from tlray.models.backbones.images import Backbone, probe_of, to_network_input
 from tlray.models.encoder.folding import fold_batch_norms, share_copy
 from tlray.models.encoder.packing import Packable, find_packable, pack
 from tlray.models.encoder.precision import lower
-from tlray.models.pooling import Pooling
-from tlray.models.taps import TapRunner
+from tlray.models.layers.pooling import Pooling
+from tlray.models.layers.taps import TapRunner
+from tlray.models.process.device import autocast, precision
 from tlray.recipe import NORM_FLOOR, Compute, Recipe
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from tlray.errors import TlrayError, first_line
-from tlray.models.backbones import Backbone
-from tlray.models.device import precision
+from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.exactness import CLOSE_COSINE, least_exact_below, probe_images
 from tlray.models.encoder.network import Network
 from tlray.models.encoder.node_files import only_one, read_whole, write_whole
@@ -29,7 +28,8 @@ from tlray.models.encoder.openvino_model import (
     to_bytes,
     with_exact,
 )
-from tlray.models.taps import Tappable
+from tlray.models.layers.taps import Tappable
+from tlray.models.process.device import precision
 from tlray.recipe import GOLDEN_TOLERANCE, Recipe, least_cosine
 
 _CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlray.models.taps import INPUT_SUFFIX
+from tlray.models.layers.taps import INPUT_SUFFIX
 
 IsKind = Callable[[nn.Module], bool]
 

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tlray.models.device import DTYPES
 from tlray.models.encoder.folding import CONVOLUTIONS
+from tlray.models.process.device import DTYPES
 from tlray.recipe import Compute
 
 _LAYERS = (*CONVOLUTIONS, nn.Linear)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
-from tlray.models.backbones import Backbone, load_backbone
-from tlray.models.device import precision
-from tlray.models.text_tower import TextTower
+from tlray.models.backbones.images import Backbone, load_backbone
+from tlray.models.libraries.text_tower import TextTower
+from tlray.models.process.device import precision
 from tlray.models.texts.backbones import load_text_backbone
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.weights.spec import FetchFile

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from tlray.errors import BackboneError
-from tlray.models.taps import INPUT_SUFFIX, find_layer
+from tlray.models.layers.taps import INPUT_SUFFIX, find_layer
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _SHOWN_CUTS = 60

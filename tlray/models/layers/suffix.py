@@ -18,9 +18,9 @@ from timm.layers._fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 
 from tlray.errors import BackboneError
-from tlray.models.freezing import not_a_cut
-from tlray.models.pooling import Pooling
-from tlray.models.taps import INPUT_SUFFIX, TapRunner, find_layer
+from tlray.models.layers.freezing import not_a_cut
+from tlray.models.layers.pooling import Pooling
+from tlray.models.layers.taps import INPUT_SUFFIX, TapRunner, find_layer
 
 _TOLERANCE = 1e-5
 """Of the suffix's features on the probe to the whole network's, relative to their largest: both run the same kernels."""

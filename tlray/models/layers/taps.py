@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tlray.errors import BackboneError
-from tlray.models.pooling import Pooling
+from tlray.models.layers.pooling import Pooling
 
 INPUT_SUFFIX = ":input"
 """`<layer>:input` taps what goes into a layer."""

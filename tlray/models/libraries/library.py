@@ -11,8 +11,8 @@ from typing import Protocol
 
 from torch import nn
 
-from tlray.models.pooling import NO_TOKENS, Layout
-from tlray.models.text_tower import OpenTextTower
+from tlray.models.layers.pooling import NO_TOKENS, Layout
+from tlray.models.libraries.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Compute, Preprocessing
 
@@ -45,7 +45,7 @@ class Pretrained:
         weights: in full; what `Library.load` takes to load the same again.
         weights_sha256: of the tensors, wherever they came from; the same on every machine.
         module: from images_BCHW, float32 and prepared, to anything; in eval mode, fp32, on the CPU. Its layers are what can be
-            tapped: by hooks, or as `tlray.models.taps.Tappable` where they are not torch's.
+            tapped: by hooks, or as `tlray.models.layers.taps.Tappable` where they are not torch's.
         preprocessing: how images were prepared for these weights.
         layout: where its layers keep class tokens and channels.
         default_tap: the layer whose output is the embedding; None to find the penultimate one.

@@ -10,10 +10,10 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models._input import get_model_input_config
 from torch import nn
 
+from tlray.models.layers.pooling import Layout
 from tlray.models.libraries.timm_files import check_architecture, convert, overlay_of
 from tlray.models.libraries.zoo.torch_library import TorchLibrary
 from tlray.models.libraries.zoo.zoo import Variant, Zoo
-from tlray.models.pooling import Layout
 from tlray.models.weights.digest import State
 from tlray.recipe import Interpolation, Preprocessing
 

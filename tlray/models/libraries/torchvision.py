@@ -11,9 +11,9 @@ from torch import nn
 from torchvision.models import MaxVit, SwinTransformer, VisionTransformer
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from tlray.models.layers.pooling import Layout
 from tlray.models.libraries.zoo.torch_library import TorchLibrary
 from tlray.models.libraries.zoo.zoo import Variant, Zoo
-from tlray.models.pooling import Layout
 from tlray.models.weights.digest import State
 from tlray.recipe import Preprocessing
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from tlray.errors import ConfigError
-from tlray.models.shared_change import SharedChange
+from tlray.models.process.shared_change import SharedChange
 from tlray.recipe import Compute
 
 DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

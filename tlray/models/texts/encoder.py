@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from tlray.errors import QueryError
-from tlray.models.device import check_batch_size, choose_device, on_one_core, threads_of_one_core
+from tlray.models.process.device import check_batch_size, choose_device, on_one_core, threads_of_one_core
 from tlray.models.texts.text_model import Embedded, TextBackbone
 from tlray.recipe import NORM_FLOOR
 from tlray.recipe.texts import TEXT_TAP

@@ -16,7 +16,7 @@ import torch
 
 from tlray.errors import BackboneError, WeightsError, first_line
 from tlray.extras import require
-from tlray.models.device import precision
+from tlray.models.process.device import precision
 from tlray.models.texts.text_model import Embedded
 from tlray.models.weights.digest import hash_weights
 from tlray.models.weights.fit import shown

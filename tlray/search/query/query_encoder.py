@@ -6,7 +6,7 @@ import numpy as np
 
 from tlray.lake.image.decode import decode_image
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones import load_backbone
+from tlray.models.backbones.images import load_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import check_encoder
 from tlray.recipe import RecipeFile, of_images

@@ -7,7 +7,7 @@ from typing import Any
 from ray import serve
 
 from tlray.config import ServeConfig
-from tlray.config.stores import store_access, use_stores
+from tlray.config.sections.stores import store_access, use_stores
 from tlray.progress import say
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.session import joined

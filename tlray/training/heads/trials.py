@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tlray.config import FitConfig
 from tlray.errors import ExamplesError
-from tlray.models.heads import Head, HeadSpec
+from tlray.models.layers.heads import Head, HeadSpec
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.labels import shown
 from tlray.training.examples.table_vectors import Vectors

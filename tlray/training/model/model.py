@@ -26,7 +26,7 @@ from torch import Tensor
 from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundError
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
-from tlray.models.heads import Head, HeadSpec
+from tlray.models.layers.heads import Head, HeadSpec
 from tlray.recipe import AnyRecipe, RecipeFile
 from tlray.training.examples.examples import Task
 from tlray.training.examples.metrics import Evaluation

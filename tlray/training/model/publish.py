@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from tlray.config import TrainConfig
-from tlray.models.heads import Head
+from tlray.models.layers.heads import Head
 from tlray.recipe import RecipeFile
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.metrics import Evaluation

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tlray.config import FitConfig, NetworkConfig
 from tlray.errors import ConfigError, TooManyFailuresError, first_line
-from tlray.models.device import autocast, precision
+from tlray.models.process.device import autocast, precision
 from tlray.progress import say
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.losses import row_losses, row_weights

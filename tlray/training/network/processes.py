@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from tlray.models.device import choose_device
+from tlray.models.process.device import choose_device
 
 
 class World(Protocol):

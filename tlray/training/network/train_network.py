@@ -15,7 +15,7 @@ from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.place.lease import Lease
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
-from tlray.models.backbones import resolve_backbone
+from tlray.models.backbones.images import resolve_backbone
 from tlray.recipe import IMAGE_RULES, Recipe, of_images
 from tlray.training.examples.examples import Examples, read_examples
 from tlray.training.examples.examples_file import encode_examples, write_examples

@@ -17,11 +17,11 @@ from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import join
 from tlray.lake.table.table import Table
-from tlray.models.backbones import Backbone, load_backbone
-from tlray.models.device import precision
+from tlray.models.backbones.images import Backbone, load_backbone
 from tlray.models.encoder.golden import make_recipe_file
-from tlray.models.heads import Head, HeadSpec
-from tlray.models.suffix import Suffix
+from tlray.models.layers.heads import Head, HeadSpec
+from tlray.models.layers.suffix import Suffix
+from tlray.models.process.device import precision
 from tlray.models.weights.digest import hash_weights
 from tlray.recipe import Recipe
 from tlray.training.examples.examples import Examples, Split

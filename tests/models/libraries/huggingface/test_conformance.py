@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from tests.models.conformance import LibraryConformance
 from tests.models.libraries.huggingface.tiny import save
-from tlray.models.backbones import Backbone
+from tlray.models.backbones.images import Backbone
 
 
 class FromAFolder(LibraryConformance):

@@ -12,7 +12,7 @@ import pytest
 from tests.models.libraries.huggingface.test_networks import embed, near, plain, resolve
 from tests.models.libraries.huggingface.tiny import save
 from tlray.errors import BackboneError, WeightsError
-from tlray.models.backbones import load_backbone
+from tlray.models.backbones.images import load_backbone
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 NAME = "org/tiny-dinov2"

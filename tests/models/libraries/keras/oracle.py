@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tlray.config import RecipeConfig
-from tlray.models.backbones import Backbone, resolve_backbone
+from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.libraries.keras.runtime import import_keras
 from tlray.recipe import Precision, golden_images
 

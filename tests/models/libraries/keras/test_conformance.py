@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.models.conformance import LibraryConformance
 from tests.models.libraries.keras.oracle import application, enliven, keras, loaded, outputs, preprocess_input
-from tlray.models.backbones import Backbone
+from tlray.models.backbones.images import Backbone
 
 
 @cache

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.models.libraries.keras.oracle import cosines, outputs, preprocess_input, resolve
 from tests.models.libraries.keras.test_conformance import mobile_net
-from tlray.models.backbones import Backbone
+from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.network import Folded, Network
 from tlray.recipe import GOLDEN_TOLERANCE, golden_images

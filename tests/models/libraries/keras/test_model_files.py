@@ -14,8 +14,8 @@ from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.open import open_store
-from tlray.models.backbones import Backbone, load_backbone, resolve_backbone
-from tlray.models.classifier import own_classifier
+from tlray.models.backbones.classifier import own_classifier
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.libraries.names import full_name
 from tlray.recipe import Precision, golden_images

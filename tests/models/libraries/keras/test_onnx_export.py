@@ -10,7 +10,7 @@ import pytest
 
 from tests.models.libraries.keras.oracle import application, cosines, enliven, keras, outputs, preprocess_input, resolve
 from tests.models.libraries.keras.test_applications import PENULTIMATE
-from tlray.config.presets import LEVELS
+from tlray.config.sections.presets import LEVELS
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.libraries.keras.applications import APPLICATIONS
 from tlray.recipe import golden_images

@@ -16,7 +16,7 @@ from tlray.errors import ConfigError
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.table import Table
-from tlray.models.backbones import load_backbone
+from tlray.models.backbones.images import load_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import golden_images
 from tlray.training.model.model import load_model

@@ -15,8 +15,8 @@ from tests.models.libraries.onnx.test_formats import encode, images, resolve
 from tests.photos import error_of, tlray, write_photos
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
-from tlray.models.backbones import resolve_backbone
-from tlray.models.classifier import own_classifier
+from tlray.models.backbones.classifier import own_classifier
+from tlray.models.backbones.images import resolve_backbone
 
 
 def message_of(path: Path | str, kind: type[ConfigError] = ConfigError, **wishes: Any) -> str:

@@ -11,7 +11,7 @@ from torchvision import transforms
 
 from tests.models.conformance import LibraryConformance
 from tests.models.libraries.onnx.networks import PREPROCESSING, SIDE, by_torch, save
-from tlray.models.backbones import Backbone
+from tlray.models.backbones.images import Backbone
 
 
 class TestOnnx(LibraryConformance):

@@ -16,8 +16,8 @@ from torch import nn
 
 from tests.models.libraries.onnx.test_formats import encode, resolve
 from tests.models.lively import enliven
-from tlray.models.backbones import to_network_input
-from tlray.models.classifier import own_classifier
+from tlray.models.backbones.classifier import own_classifier
+from tlray.models.backbones.images import to_network_input
 from tlray.recipe import golden_images
 
 

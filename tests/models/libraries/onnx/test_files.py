@@ -16,7 +16,7 @@ from tlray.config import RecipeConfig
 from tlray.errors import WeightsError
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.open import open_store
-from tlray.models.backbones import load_backbone, resolve_backbone
+from tlray.models.backbones.images import load_backbone, resolve_backbone
 
 
 def test_the_hash_is_the_files_whatever_it_is_called(tmp_path: Path) -> None:

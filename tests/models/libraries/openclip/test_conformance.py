@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.models.conformance import LibraryConformance
 from tests.models.libraries.openclip.tiny import CONFIGS, save
-from tlray.models.backbones import Backbone
+from tlray.models.backbones.images import Backbone
 from tlray.models.libraries.openclip.source import name_of
 
 

@@ -11,7 +11,7 @@ from tests.models.libraries.huggingface.test_hub import COMMIT, NAME, Hub
 from tests.models.libraries.openclip.test_openclip import resolve
 from tests.models.libraries.openclip.tiny import save
 from tlray.errors import BackboneError, WeightsError
-from tlray.models.backbones import load_backbone
+from tlray.models.backbones.images import load_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import golden_images
 

@@ -15,7 +15,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from tlray.config.stores import StoreAccess, access_of
+from tlray.config.sections.stores import StoreAccess, access_of
 from tlray.errors import AccessError
 from tlray.version import __version__
 

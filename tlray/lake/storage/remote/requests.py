@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 from urllib3 import BaseHTTPResponse
 from urllib3 import exceptions as web
 
-from tlray.config.stores import access_of
+from tlray.config.sections.stores import access_of
 from tlray.errors import AccessError, ObjectNotFoundError, StorageError
 from tlray.lake.storage.remote.connections import Connections
 from tlray.lake.storage.remote.hosts import Host, Hosts

@@ -14,7 +14,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.utils import parse_timestamp
 
-from tlray.config.stores import StoreAccess, access_of
+from tlray.config.sections.stores import StoreAccess, access_of
 from tlray.errors import GO_ON, CredentialsError, StorageError, StoreAwayError, TlrayError
 from tlray.lake.storage.retry import Attempts, Pace
 from tlray.lake.storage.s3.errors import AgainError, ThrottledError, UnexplainedError, s3_errors

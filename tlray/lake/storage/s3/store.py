@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from tlray.config.stores import StoreAccess, access_of
+from tlray.config.sections.stores import StoreAccess, access_of
 from tlray.errors import (
     AccessError,
     ObjectChangedError,

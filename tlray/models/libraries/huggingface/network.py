@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from tlray.models.pooling import Layout
+from tlray.models.layers.pooling import Layout
 
 _OUTPUTS = ("last_hidden_state", "pooler_output", "image_embeds")
 """Fields of what transformers' vision models put out, of which each has some."""

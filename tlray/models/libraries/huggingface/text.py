@@ -40,7 +40,7 @@ class HuggingFaceText:
         model: that side, in eval mode.
         tokenizer: of the model.
         towers: how its texts are prepared, and which output is in the common space.
-        logit_scale: see `tlray.models.text_tower.TextTower`.
+        logit_scale: see `tlray.models.libraries.text_tower.TextTower`.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, towers: Towers, logit_scale: float) -> None:
@@ -53,11 +53,11 @@ class HuggingFaceText:
         self.length = self._embed(["a"]).shape[1]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """See `tlray.models.text_tower.TextTower.encode`."""
+        """See `tlray.models.libraries.text_tower.TextTower.encode`."""
         return self._embed(self._cased(texts)) if texts else np.empty((0, self.length), np.float32)
 
     def count_cut(self, texts: Sequence[str]) -> int:
-        """See `tlray.models.text_tower.TextTower.count_cut`."""
+        """See `tlray.models.libraries.text_tower.TextTower.count_cut`."""
         if not texts:
             return 0
         with self._lock:

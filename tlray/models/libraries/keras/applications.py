@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tlray.config.presets import LEVELS, PRESETS
+from tlray.config.sections.presets import LEVELS, PRESETS
 from tlray.recipe import Preprocessing
 
 Mode = Literal["caffe", "tf", "torch", "raw"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tlray.config.presets import LEVELS, PRESETS
+from tlray.config.sections.presets import LEVELS, PRESETS
 from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.onnx.file import OnnxFile, read_file

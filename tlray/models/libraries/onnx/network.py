@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class OnnxNetwork(nn.Module):
-    """Runs a model; see `tlray.models.taps.Tappable`. Threads are those that torch has in the thread that calls.
+    """Runs a model; see `tlray.models.layers.taps.Tappable`. Threads are those that torch has in the thread that calls.
 
     A model for one number of images gets as many at a time. One that gives other numbers for two images than for each alone
     (its exporter wrote the batch into it, or it chooses scales by the batch) gets one image at a time, whatever it takes.

@@ -12,12 +12,12 @@ from open_clip.model import CLIPVisionCfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
 
+from tlray.models.layers.pooling import NO_TOKENS, Layout
 from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.openclip.build import build_visual
 from tlray.models.libraries.openclip.source import CONFIG, Source, find_source
 from tlray.models.libraries.openclip.text import open_text_tower
 from tlray.models.libraries.zoo.modules import described
-from tlray.models.pooling import NO_TOKENS, Layout
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Interpolation, Preprocessing
 

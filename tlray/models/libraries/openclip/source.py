@@ -23,7 +23,7 @@ from open_clip.pretrained import (
 
 from tlray.errors import BackboneError, SourceError, WeightsError, first_line
 from tlray.models.libraries.library import Request
-from tlray.models.shared_change import SharedChange
+from tlray.models.process.shared_change import SharedChange
 from tlray.models.weights.fetched import find_file
 from tlray.models.weights.files import WeightsFile, read_weights
 from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec, is_folder

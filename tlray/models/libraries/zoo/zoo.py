@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tlray.models.pooling import Layout
+from tlray.models.layers.pooling import Layout
 from tlray.models.weights.digest import State
 from tlray.recipe import Preprocessing
 

@@ -89,7 +89,7 @@ class Words:
 
 def _embed(encoder: "TextEncoder", texts: Sequence[str]) -> tuple[np.ndarray, int]:
     """On this thread's core alone, as all of the service's work."""
-    from tlray.models.device import on_one_core  # imports torch, which is loaded with the text tower
+    from tlray.models.process.device import on_one_core  # imports torch, which is loaded with the text tower
 
     on_one_core()
     return encoder.embed(texts), encoder.count_cut(texts)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.lake.table.table import Table
-from tlray.models.backbones import Backbone, to_network_input
-from tlray.models.freezing import Anatomy, examine
-from tlray.models.suffix import Suffix, split_suffix
-from tlray.models.taps import TapRunner
+from tlray.models.backbones.images import Backbone, to_network_input
+from tlray.models.layers.freezing import Anatomy, examine
+from tlray.models.layers.suffix import Suffix, split_suffix
+from tlray.models.layers.taps import TapRunner
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Recipe, RecipeFile, check_golden, golden_images, of_images
 
 

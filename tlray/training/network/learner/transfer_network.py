@@ -8,11 +8,11 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from tlray.models.backbones import Backbone, to_network_input
-from tlray.models.freezing import Anatomy, Frozen
-from tlray.models.heads import Head
-from tlray.models.suffix import Suffix
-from tlray.models.taps import TapRunner
+from tlray.models.backbones.images import Backbone, to_network_input
+from tlray.models.layers.freezing import Anatomy, Frozen
+from tlray.models.layers.heads import Head
+from tlray.models.layers.suffix import Suffix
+from tlray.models.layers.taps import TapRunner
 from tlray.recipe import NORM_FLOOR
 from tlray.training.network.processes import World
 

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 from tlray.errors import BackboneError, WeightsError, first_line
 from tlray.models.libraries.huggingface.checkpoint.files import CONFIG, ModelFiles, folder_files, hub_files
 from tlray.models.libraries.library import Request
-from tlray.models.shared_change import SharedChange
+from tlray.models.process.shared_change import SharedChange
 from tlray.models.weights.files import WeightsFile, read_weights
 from tlray.models.weights.spec import FILE_SUFFIXES, FetchFile, WeightsSpec, is_folder
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tlray.models.layers.pooling import Layout
 from tlray.models.libraries.keras.translation.translate import Translation
 from tlray.models.libraries.library import Pretrained
-from tlray.models.pooling import Layout
 from tlray.models.weights.fit import shown
 from tlray.recipe import Preprocessing
 

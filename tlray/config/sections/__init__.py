@@ -1,0 +1,1 @@
+"""Sections that several commands share, and what every section is."""
