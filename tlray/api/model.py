@@ -178,15 +178,12 @@ class Model:
 
     def _make(self) -> tuple[Runner, Output]:
         from tlray.extraction.worker.scoring_encoder import ScoringEncoder
-        from tlray.models.encoder.golden import check_encoder
         from tlray.prediction.predict import trained
 
         target = trained(self.uri, top_k=1, threshold=0.5, embeddings=False)
-        output, recipe, known = target.output, target.backbone.recipe, target.known
+        output, recipe = target.output, target.backbone.recipe
         assert output is not None
-        network = self._placement.network(target.backbone, known.exact_below if known else None)
-        if known is not None:
-            check_encoder(network, known, where="this machine")
+        network = self._placement.network(target.backbone, target.known)
         scoring = ScoringEncoder(network, self._model.head, output.column, recipe.precision.storage)
 
         def scores_of(prepared: np.ndarray) -> np.ndarray:

@@ -63,6 +63,35 @@ print(sys.modules["torchvision.ops.roi_align"].is_compile_supported is utils.is_
     assert printed(code) == "True"
 
 
+def test_another_thread_imports_the_compiler_itself_while_the_libraries_are_imported() -> None:
+    code = """
+import builtins, sys, threading, torch
+plain_import, disable = builtins.__import__, torch.compiler.disable
+found = {}
+
+def import_it():
+    import torch._dynamo
+    found["utils"] = torch._dynamo.utils
+    found["disabled"] = torch.compiler.disable(lambda: torch.compiler.is_compiling(), reason="a test")
+
+class Meanwhile:  # when timm is looked for, the libraries are being imported
+    def find_spec(self, name, *_):
+        if name == "timm":
+            thread = threading.Thread(target=import_it)
+            thread.start()
+            thread.join()
+
+sys.meta_path.insert(0, Meanwhile())
+import tlray.models.process.vision_libraries
+import torchvision
+utils = sys.modules["torch._dynamo.utils"]
+print(found["utils"] is utils, utils.__file__ is not None, isinstance(utils.ReinplaceCounters, type), found["disabled"]())
+print(builtins.__import__ is plain_import, torch.compiler.disable is disable)
+print(sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu") is utils.is_compile_supported("cpu"))
+"""
+    assert printed(code).splitlines() == ["True True True False", "True True", "True"]
+
+
 def test_the_driver_names_its_actors_without_torch() -> None:
     code = "import sys, tlray.extraction.on_ray.run; print('torch' in sys.modules, 'ray' in sys.modules)"
     assert printed(code) == "False True"

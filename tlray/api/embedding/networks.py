@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,18 +44,27 @@ class Placement:
     batch_size: int | None = None
     engine: Engine = "torch"
 
-    def network(self, backbone: "AnyBackbone", exact_below: int | None) -> "Network":
-        """The network of a backbone, with a lane for each core where it runs on the CPU."""
-        from tlray.models.encoder.golden import open_encoder  # imports torch
+    def network(self, backbone: "AnyBackbone", file: RecipeFile | None = None) -> "Network":
+        """The network of a backbone, with a lane for each core where it runs on the CPU.
 
-        return open_encoder(
-            backbone,
-            device=self.device,
-            batch_size=self.batch_size,
-            exact_below=exact_below,
-            lanes=os.cpu_count() or 1,
-            engine=self.engine,
-        )
+        Args:
+            backbone: of images or of texts.
+            file: of a table, whose numbers the network has to show that it computes; None where there is none.
+
+        Raises:
+            GoldenMismatchError: it computes others.
+        """
+        from tlray.models.encoder.golden import make_encoder, open_encoder  # imports torch
+
+        where: dict[str, Any] = {
+            "device": self.device,
+            "batch_size": self.batch_size,
+            "lanes": os.cpu_count() or 1,
+            "engine": self.engine,
+        }
+        if file is None:
+            return open_encoder(backbone, **where)
+        return make_encoder(file, local_copy, where="this machine", backbone=backbone, **where)
 
 
 def of_recipe(config: RecipeConfig, placement: Placement) -> Runner:
@@ -67,8 +76,7 @@ def of_recipe(config: RecipeConfig, placement: Placement) -> Runner:
     from tlray.models.backbones.any_backbone import resolve_any_backbone  # imports torch
 
     backbone = resolve_any_backbone(config, local_copy)
-    network = placement.network(backbone, exact_below=None)
-    return _runner(backbone, network, list(backbone.recipe.columns.values()))
+    return _runner(backbone, placement.network(backbone), list(backbone.recipe.columns.values()))
 
 
 def of_table(file: RecipeFile, column: str, placement: Placement) -> Runner:
@@ -84,12 +92,9 @@ def of_table(file: RecipeFile, column: str, placement: Placement) -> Runner:
         WeightsError: the weights changed or are gone.
     """
     from tlray.models.backbones.any_backbone import load_any_backbone  # imports torch
-    from tlray.models.encoder.golden import check_encoder
 
     backbone = load_any_backbone(file.recipe, local_copy)
-    network = placement.network(backbone, file.exact_below)
-    check_encoder(network, file, where="this machine")
-    return _runner(backbone, network, [column])
+    return _runner(backbone, placement.network(backbone, file), [column])
 
 
 def texts_of_recipe(config: RecipeConfig) -> "TextEncoder":
