@@ -10,7 +10,7 @@ from typing import Literal
 from tlray.errors import ConfigError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Prometheus' text format (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+"""The type of Prometheus' text format (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def served(host: str, port: int, run_id: str, read: Callable[[], list[Metric]]) 
             self.wfile.write(body)
 
         def log_message(self, format: str, *_: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Say nothing of requests, which would stand between the lines of the run."""
 
     try:
         server = ThreadingHTTPServer((host, port), Handler)

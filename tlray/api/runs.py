@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tlray.api.table import TableView
 
 Place = str | os.PathLike[str]
-"""A path or a URI."""
+"""A path or a URI of a table, a model, an index or a source."""
 
 
 def extract(

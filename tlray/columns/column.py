@@ -40,7 +40,7 @@ _FORBIDDEN = frozenset(" ,;{}()\n\t=")
 
 
 class Column(BaseModel):
-    """A column that travels.
+    """A column of a source that travels with its images into the table.
 
     Attributes:
         name: in the source and in the table.
@@ -68,7 +68,7 @@ class Column(BaseModel):
 
 
 def fields_of(columns: Iterable[Column]) -> list[pa.Field]:
-    """Columns as Arrow has them."""
+    """The fields of an Arrow schema for some columns."""
     return [column.field for column in columns]
 
 

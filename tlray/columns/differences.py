@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 
 def differ(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> np.ndarray:
-    """Tell which values differ.
+    """Tell which of two columns' values differ, row by row.
 
     Args:
         ours: N values, of a type that travels.

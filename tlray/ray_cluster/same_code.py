@@ -18,7 +18,7 @@ NODES_SHOWN = 3
 
 
 class Code(NamedTuple):
-    """What a process runs.
+    """What code a process runs: its Python, and its tlray.
 
     Attributes:
         python: its version, such as "3.11".

@@ -24,7 +24,7 @@ _OPERATORS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 
 
 def read(text: str, types: Mapping[str, str], what: str) -> tuple[list[str], Compute]:
-    """Read a condition.
+    """Read a condition, and make of it what computes it.
 
     Args:
         text: of the condition.

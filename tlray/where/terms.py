@@ -33,7 +33,7 @@ _ARITHMETIC = {"+": pc.add_checked, "-": pc.subtract_checked, "*": pc.multiply_c
 
 @dataclass(frozen=True)
 class Term:
-    """A piece of a condition.
+    """A piece of a condition: its type, and how it is computed.
 
     Attributes:
         type: of its values, in one word; `null` for the literal alone.
@@ -59,7 +59,7 @@ def literal(value: Any, word: str) -> Term:
 
 
 def column(name: str, word: str) -> Term:
-    """The values of a column."""
+    """A term that gives the values of a column."""
     return Term(word, lambda batch: _plain(batch.column(name), word))
 
 
@@ -107,12 +107,12 @@ def distinct(left: Term, right: Term) -> Term:
 
 
 def any_of(terms: Sequence[Term]) -> Term:
-    """`or` of conditions."""
+    """The `or` of several conditions."""
     return _folded(pc.or_kleene, terms)
 
 
 def all_of(terms: Sequence[Term]) -> Term:
-    """`and` of conditions."""
+    """The `and` of several conditions."""
     return _folded(pc.and_kleene, terms)
 
 

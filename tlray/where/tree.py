@@ -30,7 +30,7 @@ class _Parser(_DuckDBParser):  # type: ignore[misc]
 
 
 def read_tree(text: str) -> Node:
-    """Read a condition.
+    """Parse a condition of SQL into its tree.
 
     Raises:
         WhereError: it is too long, or not one condition of SQL.

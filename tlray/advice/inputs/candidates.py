@@ -45,7 +45,7 @@ BATCH_IMAGES = 32
 
 @dataclass
 class Candidate:
-    """A network that is compared.
+    """A network that is compared with others.
 
     Attributes:
         name: as the user says it.
@@ -75,7 +75,7 @@ class Candidate:
 
     @property
     def tap(self) -> str:
-        """The penultimate layer."""
+        """The penultimate layer, whose features a head would be trained on."""
         return self.taps[-1]
 
     @property

@@ -74,7 +74,7 @@ class Sample:
 
     @property
     def targets(self) -> np.ndarray:
-        """Position of each image's class."""
+        """The position of each image's class among the classes."""
         return self.examples.targets
 
     def take(self, rows: np.ndarray) -> "Sample":

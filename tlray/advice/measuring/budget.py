@@ -27,7 +27,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """That have passed."""
+        """Seconds that have passed since the budget began."""
         return round(time.monotonic() - self._began, 3)
 
     @property

@@ -21,7 +21,7 @@ from tlray.advice.measuring.probes import Probe, linear_probe
 from tlray.progress import say
 
 RUNGS = (0.25, 0.5, 1.0)
-"""Shares of the sample."""
+"""The shares of the sample that the candidates are compared on, one after the other."""
 
 GROWTH = 1.5
 """Least factor from one rung to the next: of a small sample, whose first rungs have the least number of images of each class,
@@ -33,7 +33,7 @@ LEVEL = 0.01
 
 @dataclass(frozen=True)
 class Racer:
-    """A candidate in the race.
+    """A candidate that is still in the race, and how its layers do.
 
     Attributes:
         embedder: of it.
@@ -47,7 +47,7 @@ class Racer:
 
     @property
     def candidate(self) -> Candidate:
-        """The candidate itself."""
+        """The candidate that is racing."""
         return self.embedder.candidate
 
     @property
@@ -63,7 +63,7 @@ class Racer:
 
 @dataclass(frozen=True)
 class Finish:
-    """How a race ended.
+    """How a race ended: who is left, and who was dropped.
 
     Attributes:
         racers: those that are left, the best first.

@@ -77,7 +77,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of an attempt.
+    """What came of an attempt to train a network.
 
     Attributes:
         rows: positions of the images in the sample that it was measured on, ascending.
@@ -103,10 +103,10 @@ class _NoCheckpoints(Checkpoints):
         super().__init__("")
 
     def save(self, step: int, parts: Parts, progress: Progress) -> None:
-        """Keep nothing."""
+        """Keep nothing: a trial that is interrupted is not gone on with."""
 
     def last_step(self) -> int:
-        """There is none."""
+        """No step, as none is kept."""
         return -1
 
 

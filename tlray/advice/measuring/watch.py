@@ -37,11 +37,11 @@ class Watch:
         self.given_up, self.is_behind = "", False
 
     def end(self, why: str) -> None:
-        """End it, for whatever reason."""
+        """End the trial, and keep why."""
         self.given_up = f"given up: {why}"
 
     def goes_on(self, done: int, right: Callable[[], np.ndarray]) -> bool:
-        """Whether to train on.
+        """Whether the trial is worth another epoch.
 
         Args:
             done: epochs.

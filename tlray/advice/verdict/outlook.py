@@ -51,7 +51,7 @@ class Outlook:
 
     @classmethod
     def of(cls, right: Sequence[np.ndarray], best_N: np.ndarray, half_N: np.ndarray | None, seed: int) -> "Outlook":
-        """Resample images.
+        """Learn from resamples of the images how far the best probe's accuracy may be off.
 
         Args:
             right: of each probe, which images it tells right, all on the same N images; P of them.
@@ -95,7 +95,7 @@ class Outlook:
         return wilson_of_share(min(1.0, max(0.0, share)), max(rows, 1.0))
 
     def describe(self) -> dict[str, float]:
-        """As the result has it."""
+        """The outlook as the result of the command has it."""
         return {name: round(getattr(self, name), 4) for name in ("optimism", "error", "exponent", "exponent_error")}
 
 

@@ -57,7 +57,7 @@ class Strategy:
         return Difference.of(self.right[ours], other.right[theirs])
 
     def describe(self) -> dict[str, Any]:
-        """As the result has it."""
+        """The strategy as the result of the command has it."""
         return {
             "strategy": self.kind,
             "candidate": self.candidate.name,

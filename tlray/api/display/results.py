@@ -171,7 +171,7 @@ class AdviseResult(Result):
 
 
 class ReportResult(Result):
-    """What `tlray.report` wrote.
+    """The file that `tlray.report` wrote.
 
     Attributes:
         report: URI of the file.

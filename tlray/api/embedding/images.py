@@ -180,11 +180,11 @@ class ImageInputs:
     recipe: Recipe
 
     def each(self, given: Any) -> Iterator[OneImage]:
-        """See `each_image`."""
+        """The images in what was given; see `each_image`."""
         return each_image(given)
 
     def name_of(self, position: int, image: OneImage) -> str:
-        """See `name_of`."""
+        """What messages call an image; see `name_of` of this module."""
         return name_of(position, image)
 
     def label_of(self, position: int, image: OneImage) -> str:
@@ -192,9 +192,9 @@ class ImageInputs:
         return image if isinstance(image, str) else name_of(position, image)
 
     def prepare(self, image: OneImage) -> np.ndarray:
-        """See `pixels_of`."""
+        """The pixels that the network takes; see `pixels_of`."""
         return pixels_of(image, self.recipe)
 
     def join(self, pixels: list[Any]) -> np.ndarray:
-        """Images_BHWC of several."""
+        """Images_BHWC of the pixels of several images."""
         return np.stack(pixels)

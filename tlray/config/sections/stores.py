@@ -52,7 +52,7 @@ class StoreAccess:
 
 
 def store_access(text: str) -> StoreAccess:
-    """Read one entry of `stores`.
+    """Read one entry of `stores`, such as `s3://lake/ profile=lake endpoint_url=https://s3.example.org`.
 
     Raises:
         ValueError: it is not one; the message says what was expected.
@@ -106,7 +106,7 @@ _lock = threading.Lock()
 
 
 def stores_in_use() -> tuple[StoreAccess, ...]:
-    """What this process was told."""
+    """The entries of `stores` that this process was told of."""
     return _in_use
 
 

@@ -46,7 +46,7 @@ class _Waiting:
     parts: list[Part] = field(default_factory=list)
 
     def of(self, status: str) -> list[Part]:
-        """Their parts of a status."""
+        """The parts that have a status, `ok` or `failed`."""
         return [part for part in self.parts if part.status == status]
 
 

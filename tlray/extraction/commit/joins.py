@@ -20,7 +20,7 @@ MOST_SMALL_PARTS = 128
 
 @dataclass(frozen=True)
 class Joining:
-    """Parts that workers are joining.
+    """Small parts that workers are joining to larger ones.
 
     Attributes:
         sources: the small parts.
@@ -113,7 +113,7 @@ class Joins:
         yield from (each for each in under_way if each.units)
 
     def wait(self) -> None:
-        """Until all have ended."""
+        """Wait until no joining is under way."""
         wait([future for each in self._under_way for future in each.futures])
 
     @property

@@ -98,7 +98,7 @@ class Revalued:
 
     @staticmethod
     def none() -> "Revalued":
-        """No rows."""
+        """Nothing to write again."""
         return Revalued(pa.table({}), Where.concat([]))
 
 

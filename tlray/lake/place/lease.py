@@ -34,7 +34,7 @@ LEASE_SECONDS = 30.0
 """How long a dead run keeps others out; a store that is away for less does not cost a run its table."""
 
 RENEWALS = 6
-"""Renewals in that time."""
+"""How often a live run renews its lease in the time that a dead one keeps others out."""
 
 TELL_SECONDS = 60.0
 """How often one that waits says so."""

@@ -30,7 +30,7 @@ _EXTENSIONS_SHOWN = 8
 _KINDS: dict[Format, Kind] = {
     "images": "images", "manifest": "images", "rows": "images", "webdataset": "webdataset", "parquet": "parquet",
 }  # fmt: skip
-"""What a listed item is."""
+"""What the items are that a source of each format lists."""
 
 _NAMES_LOOKED_UP = 16
 """Of a manifest's first rows, before it counts as one whose names lead nowhere."""

@@ -4,7 +4,7 @@ import ctypes
 import platform
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
-"""Of glibc's malloc.h."""
+"""Numbers of mallopt's parameters in glibc's malloc.h."""
 
 KEPT_BYTES = 2**30
 """Blocks up to this size come from the heap, and so much of what is free at its end stays there."""

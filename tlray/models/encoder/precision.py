@@ -14,7 +14,7 @@ from tlray.models.process.device import DTYPES
 from tlray.recipe import Compute
 
 _LAYERS = (*CONVOLUTIONS, nn.Linear)
-"""Exact types, as there."""
+"""The layers that compute at 16 bits, by their exact types."""
 
 
 def lower(module: nn.Module, device: torch.device, compute: Compute, *, exact_below: int) -> None:

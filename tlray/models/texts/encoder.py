@@ -85,7 +85,7 @@ class TextRowEncoder:
             return found, clock() - began
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts to search by.
+        """Embed texts that the table is searched by.
 
         Args:
             texts: any number of them.

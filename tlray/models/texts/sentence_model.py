@@ -53,7 +53,7 @@ GOLDEN_TEXTS = (
 
 
 class SentenceModel:
-    """Embeds texts as `SentenceTransformer.encode` does.
+    """Embeds texts as `SentenceTransformer.encode` of sentence-transformers does.
 
     Each thread has a copy of the modules, since tokenisers keep state; the weights are there once.
 
@@ -175,7 +175,7 @@ class _Counter:
         self._tokenizer.no_padding()
 
     def count(self, texts: Sequence[str]) -> np.ndarray:
-        """Of each text, int64."""
+        """How many tokens each text has, int64."""
         return np.array([len(found.ids) for found in self._tokenizer.encode_batch(list(texts))], np.int64)
 
 

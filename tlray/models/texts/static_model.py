@@ -61,7 +61,7 @@ class StaticModel:
 
 
 def open_static_model(location: Path | str) -> StaticModel:
-    """Load a model.
+    """Load a model of static token embeddings (model2vec).
 
     Args:
         location: its folder.

@@ -36,7 +36,7 @@ GOLDEN_WORDS = 12
 
 @dataclass(frozen=True)
 class _Found:
-    """The tokens of some texts.
+    """The tokens of some texts, and which words they are.
 
     Attributes:
         words: the different ones, U.
@@ -77,7 +77,7 @@ class WordModel:
         """Nothing is to be done: it is always ready for any number of threads, on the CPU."""
 
     def embed(self, texts: Sequence[str]) -> Embedded:
-        """Embed texts of any length.
+        """Embed texts of any length by the vectors of their words.
 
         Args:
             texts: B of them.

@@ -28,7 +28,7 @@ from tlray.models.texts.files.word_file import FileFormat, WordFile
 
 _ABOUT = "about.json"
 _FORMAT = 1
-"""Of such a folder."""
+"""The version of the format of such a folder."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class WordVectors:
 
     @property
     def length(self) -> int:
-        """D."""
+        """D, the length of a vector."""
         return int(self.vectors_VD.shape[1])
 
     @property
@@ -76,7 +76,7 @@ class WordVectors:
         return np.fromiter((get(word, -1) for word in words), np.int64, len(words))
 
     def take(self, index_M: np.ndarray) -> np.ndarray:
-        """Vectors_MD of words."""
+        """Vectors_MD of words, by their numbers."""
         taken: np.ndarray = self.vectors_VD[index_M]
         return taken
 

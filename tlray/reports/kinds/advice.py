@@ -27,7 +27,7 @@ _MOST_LABELS = 10_000
 
 
 def page_of(advice: Advice, pictures: int) -> Page:
-    """The report of advice.
+    """The report of what `tlray advise` found.
 
     Args:
         advice: the JSON object of `tlray advise`.

@@ -33,7 +33,7 @@ _ESTIMATES = ("accuracy", "top5", "macro_f1", "mean_average_precision", "r2", "m
 
 
 def page_of(uri: str, pictures: int) -> Page:
-    """The report of a model.
+    """The report of a trained model.
 
     Args:
         uri: of its folder.

@@ -44,7 +44,7 @@ _LOOKED_AT = 200
 
 
 def page_of(table: Table, pictures: int, result: Mapping[str, Any] | None = None) -> Page:
-    """The report of a table.
+    """The report of a table of embeddings or predictions.
 
     Args:
         table: at the version that is shown.

@@ -22,7 +22,7 @@ MAX_CELLS = 40
 
 @dataclass(frozen=True)
 class Line:
-    """A curve.
+    """A curve of a chart, and its intervals where it has some.
 
     Attributes:
         name: in the legend.
@@ -201,12 +201,12 @@ class _Axis:
         return cls(low - margin, high + margin, first, last)
 
     def at(self, value: float) -> float:
-        """Where a value is."""
+        """Where a value stands on the axis, in pixels."""
         return self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first)
 
     @property
     def ticks(self) -> list[float]:
-        """Round values within."""
+        """Round values within the axis, for its labels."""
         rough = (self.high - self.low) / _TICKS
         power = 10 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)

@@ -52,7 +52,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to be typed."""
+    """Lines for people to type in a terminal."""
 
     kind: ClassVar[str] = "code"
     lines: Sequence[str]
@@ -69,7 +69,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture with its caption.
+    """A picture of a report with its caption.
 
     Attributes:
         source: a data URI; empty where there is none.
@@ -88,7 +88,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures beside each other."""
+    """Pictures of a report beside each other."""
 
     kind: ClassVar[str] = "gallery"
     shots: Sequence[Shot]
@@ -108,7 +108,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What a report says.
+    """What a report says, before it is HTML.
 
     Attributes:
         title: of the page.
@@ -124,7 +124,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """A page as HTML."""
+    """Make one HTML file of a report."""
     text: str = _template().render(
         page=page, made=datetime.now(UTC).isoformat(" ", "minutes").removesuffix("+00:00"), version=__version__
     )

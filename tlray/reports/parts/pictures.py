@@ -30,7 +30,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Wish:
-    """A picture that is wanted.
+    """A picture that a report is to show, if it can be had.
 
     Attributes:
         uri: of the image.

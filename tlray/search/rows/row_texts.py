@@ -36,7 +36,7 @@ class RowTexts:
         return cls(table_uri) if isinstance(file.recipe, TextRecipe) else None
 
     def get(self, rows: RowTable, position: int) -> str:
-        """The text of a row.
+        """The text that a row of the index was made from.
 
         Args:
             rows: of the index.

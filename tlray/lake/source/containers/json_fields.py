@@ -8,7 +8,7 @@ from typing import Any
 from tlray.columns.column import Column
 
 JSON_BYTES = 2**20
-"""Largest document that is read."""
+"""The size of the largest JSON document that is read."""
 
 
 class _Unreadable:

@@ -16,7 +16,7 @@ from tlray.lake.storage.store import READ_BUFFER_BYTES
 from tlray.lake.storage.uri import printable
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
-"""Key and extension."""
+"""A sample's key and the extension, parted as WebDataset parts them."""
 
 
 class _StrictTarInfo(tarfile.TarInfo):

@@ -15,7 +15,7 @@ _SHOWN_CHARACTERS = 60
 
 
 def carried_values(batch: pa.RecordBatch, columns: Sequence[Column], uri: str, row: int) -> list[pa.Array]:
-    """The values of some columns.
+    """The values of columns that travel, each in its column's type.
 
     Args:
         batch: rows of a file, with at least these columns; the cells of text files as strings.

@@ -113,7 +113,7 @@ class MetadataFile:
         return types_in(self._file, names)
 
     def read(self, columns: Sequence[Column]) -> Metadata:
-        """Read some columns.
+        """Read the columns that are to travel, by image.
 
         Raises:
             SourceError: a value is not of its column's type, a row names no image, or one image is named twice.

@@ -55,7 +55,7 @@ class RowColumns:
         return found
 
     def add(self, uri: str) -> None:
-        """Look into a file.
+        """Look into a file for its columns and their types.
 
         Raises:
             SourceError: it is not what its ending says.

@@ -21,7 +21,7 @@ from tlray.version import __version__
 
 CONNECT_SECONDS = 10
 READ_SECONDS = 30
-"""Without a byte."""
+"""How long an answer may go without a byte."""
 
 _MOST_HOSTS = 1000
 """Whose connections are kept; the one that was not used for longest is forgotten."""

@@ -73,7 +73,7 @@ class Hosts:
         self._hosts: dict[tuple[str | None, int | None], Host] = {}
 
     def of(self, url: str) -> Host:
-        """The host of a URL."""
+        """What is known of the host of a URL."""
         parts = parse_url(url)
         with self._lock:
             return self._hosts.setdefault((parts.host, parts.port), Host())

@@ -20,15 +20,15 @@ class RangeReader(io.RawIOBase):
         self._size_bytes, self._fetch, self._position = size_bytes, fetch, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Always: it reads, and does not write."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Always: any range can be asked for."""
         return True
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """The position that the next read begins at."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:

@@ -25,7 +25,7 @@ class ReadOnlyStore:
     """The methods of a store (`tlray.lake.storage.store.Store`) that write, for one that does not."""
 
     def write(self, uri: str, data: bytes | memoryview, *, if_absent: bool = False, if_match: str | None = None) -> bool:  # noqa: ARG002
-        """Refuse.
+        """Refuse to write, as nothing can be written here.
 
         Raises:
             StoreUnfitError: always.
@@ -33,7 +33,7 @@ class ReadOnlyStore:
         refuse_to_write(uri)
 
     def delete(self, uris: Iterable[str]) -> None:
-        """Refuse, where anything is named.
+        """Refuse to delete, where anything is named.
 
         Raises:
             StoreUnfitError: something is.

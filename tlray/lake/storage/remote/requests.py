@@ -32,7 +32,7 @@ class BusyError(AgainError):
 
 
 class AwayError(AgainError):
-    """The server takes no connection."""
+    """The server takes no connection at the moment."""
 
     host: Host | None = None
 

@@ -26,7 +26,7 @@ PART_BYTES = 64 * 2**20
 """A part is what is sent again after a failure, and a copy of it is in memory for each thread; S3 takes 5 MiB to 5 GiB."""
 
 MAX_PARTS = 10_000
-"""Of one object (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
+"""The most parts of one object (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
 
 _THREADS = 4
 

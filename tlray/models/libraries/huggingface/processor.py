@@ -39,7 +39,7 @@ _CONVNEXT_SQUASHED = 384
 """Pixels from which its images are squashed and not cropped; as its `resize` has it."""
 
 _FILTERS: Mapping[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""By Pillow's numbers (`PIL.Image.Resampling`)."""
+"""Interpolations by Pillow's numbers for them (`PIL.Image.Resampling`)."""
 
 _KNOWN_STEPS = frozenset(
     {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_flip_channel_order"}

@@ -17,7 +17,7 @@ class Keras:
     name = "keras"
 
     def models(self) -> Sequence[str]:
-        """Names of Keras' applications."""
+        """The names of Keras' applications that can be loaded."""
         return list(APPLICATIONS)
 
     def has(self, model: str) -> bool:

@@ -27,7 +27,7 @@ _SUFFIXES = (".onnx",)
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A model that was read.
+    """A model's file as it was read, its tensors' files not.
 
     Attributes:
         where: what the user wrote, for messages.
@@ -48,7 +48,7 @@ class OnnxFile:
 
 
 def read_file(where: str, fetch: FetchFile) -> OnnxFile:
-    """Read a model.
+    """Read a model's file, and hash it with the files of its tensors.
 
     Args:
         where: URI or path of the file, or `package:<name>/<file>`.

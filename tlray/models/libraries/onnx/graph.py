@@ -40,7 +40,7 @@ _CALIBRATING = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul"})
 
 
 class Graph:
-    """A model that takes images.
+    """The graph of an ONNX model that takes images.
 
     Args:
         file: the model.

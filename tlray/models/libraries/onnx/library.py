@@ -17,11 +17,11 @@ class Onnx:
         return []
 
     def has(self, model: str) -> bool:
-        """Whether a file is named."""
+        """Whether a file is named, as it must be."""
         return bool(model)
 
     def load(self, request: Request, fetch: FetchFile) -> Pretrained:
-        """The network of a file.
+        """The network of an ONNX file.
 
         Raises:
             ConfigError: packages of the extra `onnx` are missing, images have no size or one that the network cannot take, or

@@ -60,7 +60,7 @@ class Session:
             ) from error
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """Compute the taps.
+        """Compute the features of the taps for some images.
 
         Args:
             images: of the input's type and shape.

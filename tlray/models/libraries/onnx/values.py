@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, shape_inference
 from tlray.models.libraries.onnx.images import ImageInput
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
-"""Types of features."""
+"""Types of tensors that may hold features."""
 
 _LARGE = 1024
 """Values of a tensor that is left out for the inference: shapes that a model computes with are of fewer."""

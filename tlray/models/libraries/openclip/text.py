@@ -40,11 +40,11 @@ class OpenClipText:
         self.length = self._embed(["a"]).shape[1]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """See `tlray.models.libraries.text_tower.TextTower.encode`."""
+        """Embed texts; see `tlray.models.libraries.text_tower.TextTower.encode`."""
         return self._embed(texts) if texts else np.empty((0, self.length), np.float32)
 
     def count_cut(self, texts: Sequence[str]) -> int:
-        """See `tlray.models.libraries.text_tower.TextTower.count_cut`."""
+        """Count texts that are too long; see `tlray.models.libraries.text_tower.TextTower.count_cut`."""
         return sum(self._tokens(text) > self._tokenizer.context_length for text in texts)
 
     def _tokens(self, text: str) -> int:

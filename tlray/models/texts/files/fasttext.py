@@ -27,7 +27,7 @@ _ROWS = 65_536
 
 
 def read_fasttext(path: Path, where: str, vectors: Path, parts: Path) -> WordFile:
-    """Read one; see `tlray.models.texts.files.reading.read_word_file`.
+    """Read a fastText model; see `tlray.models.texts.files.reading.read_word_file`.
 
     Raises:
         ConfigError: gensim is not installed.

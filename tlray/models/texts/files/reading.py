@@ -21,7 +21,7 @@ _CONVERT = (
     "getattr(v, 'wv', v).save_word2vec_format(sys.argv[2], binary=True)\" IN OUT.bin"
 )
 _FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
-"""`FASTTEXT_FILEFORMAT_MAGIC_INT32` of fastText's fasttext.cc."""
+"""How a fastText model begins (`FASTTEXT_FILEFORMAT_MAGIC_INT32` of its fasttext.cc)."""
 
 _HEAD_BYTES = 512
 _COPY_BYTES = 2**24

@@ -31,7 +31,7 @@ def vector_of(searcher: Searcher, query: Query, of_texts: Iterator[np.ndarray]) 
 
 
 def response_of(searcher: Searcher, hits: Hits, queries: Sequence[int], columns: Sequence[str]) -> SearchResponse:
-    """The answers.
+    """What the service answers to a search.
 
     Args:
         searcher: that found them.

@@ -15,7 +15,7 @@ from tlray.models.weights.fit import shown
 _BUILD_ERRORS = (*READ_ERRORS, RuntimeError, AssertionError, NotImplementedError)
 
 OUR_PREFIX = "model."
-"""Before the names in `tlray.models.libraries.huggingface.network.VisionNetwork`."""
+"""What stands before a tensor's name in `tlray.models.libraries.huggingface.network.VisionNetwork`."""
 
 _MOST_UNFILLED = 0.5
 """Of a model's tensors: where more are missing, the weights are another model's."""
@@ -26,7 +26,7 @@ _OTHER_SIDE = ("text_model.", "text_projection.", "vision_model.", "visual_proje
 
 @dataclass(frozen=True)
 class Built:
-    """A model with its weights.
+    """A model that was built from its configuration, with its weights.
 
     Attributes:
         model: in eval mode, fp32, on the CPU.

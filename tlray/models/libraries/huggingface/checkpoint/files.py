@@ -31,7 +31,7 @@ the operating system, and that of a name that the hub cannot have."""
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model's files are.
+    """Where a model's files are: in a folder, or in a repository of the hub.
 
     Attributes:
         address: of the folder; names of files follow it after a slash.
@@ -48,7 +48,7 @@ class ModelFiles:
         return find_file(f"{self.address}/{name}", self.fetch)
 
     def config(self) -> Mapping[str, object]:
-        """What `config.json` holds.
+        """The model's configuration, as `config.json` holds it.
 
         Raises:
             WeightsError: there is none, or it is not a JSON object.

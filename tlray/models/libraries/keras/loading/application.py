@@ -28,7 +28,7 @@ _PUBLISHED = ("default", IMAGENET, f"keras:{IMAGENET}")
 
 
 def load_application(request: Request, fetch: FetchFile) -> Pretrained:
-    """An application with its weights.
+    """One of Keras' applications with its weights, as a torch module.
 
     It has its classifier where images are of the application's own size; at any other size, as in Keras' tutorials, it has none
     (`include_top=False`), and its maps are averaged (`pooling="avg"`).
@@ -133,7 +133,7 @@ class _Loading:
         return True
 
     def notes(self, has_top: bool) -> Sequence[str]:
-        """What was left out."""
+        """What of the application was left out, for people."""
         if has_top:
             return []
         side = APPLICATIONS[self.model].side

@@ -80,7 +80,7 @@ def load_model_file(request: Request, fetch: FetchFile) -> Pretrained:
 
 
 def _spec(request: Request) -> WeightsSpec:
-    """Where the file is."""
+    """Where the model's file is."""
     if request.model != FILE and request.weights not in ("default", request.model):
         raise WeightsError(
             f"backbone keras:{request.model} is a file that has its own weights; leave recipe.weights out, or name the "

@@ -15,7 +15,7 @@ _FORMS = ("Dropout", "Identity", "Flatten", "Reshape")
 
 @dataclass(frozen=True)
 class Ending:
-    """How a graph ends.
+    """How a network's graph ends: with a classifier or with features.
 
     Attributes:
         tap: the layer that gives the classifier its features; the last layer where there is none.

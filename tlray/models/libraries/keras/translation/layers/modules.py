@@ -18,7 +18,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of each position of a map."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """BCHW to BCHW."""
+        """Normalise a map, BCHW to BCHW."""
         return from_keras(super().forward(to_keras(input)))
 
 
@@ -42,7 +42,7 @@ class Affine(nn.Module):
             self.register_buffer(name, value.detach().float().reshape(-1).view(shape).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the same shape, float32."""
+        """Compute in float32, in the shape of `x`."""
         return (x - self.shift) / self.divisor * self.scale + self.offset
 
 
@@ -60,7 +60,7 @@ class Scale(nn.Module):
         self._shape = (-1, 1, 1) if rank == 4 else (-1,)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the same shape."""
+        """Scale `x`, whose shape stays."""
         return x * self.weight.view(self._shape)
 
 
@@ -72,7 +72,7 @@ class SameMaxPool(nn.Module):
         self._window, self._stride = window, stride
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """BCHW to BCHW."""
+        """Pool a map, BCHW to BCHW."""
         sizes = zip(x_BCHW.shape[2:], self._window, self._stride, strict=True)
         rows, columns = (get_same_padding(size, window, stride, 1) for size, window, stride in sizes)
         padding = [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2]
@@ -106,7 +106,7 @@ class Crop(nn.Module):
         self._rows, self._columns = rows, columns
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """BCHW to BCHW."""
+        """Crop a map, BCHW to BCHW."""
         height, width = x_BCHW.shape[2:]
         return x_BCHW[:, :, self._rows[0] : height - self._rows[1], self._columns[0] : width - self._columns[1]]
 
@@ -123,7 +123,7 @@ class Reshape(nn.Module):
         self._shape = tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B rows to B rows."""
+        """Reshape each of B rows."""
         return from_keras(to_keras(x).reshape(x.shape[0], *self._shape))
 
 
@@ -205,7 +205,7 @@ class ScaledSum(nn.Module):
         self._scale = scale
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Of one shape."""
+        """Add `y` to `x`, both of one shape."""
         return x + y * self._scale
 
 

@@ -18,21 +18,21 @@ Layer = Any
 
 
 def convolution(layer: Layer, _ranks: Sequence[int]) -> nn.Module | None:
-    """`Conv2D`."""
+    """Translate Keras' `Conv2D`."""
     if layer.rank != 2:
         return None
     return with_activation(layer, 4, convolution=_conv(layer, _kernel(layer), layer.groups, _bias(layer), layer.strides))
 
 
 def depthwise(layer: Layer, _ranks: Sequence[int]) -> nn.Module | None:
-    """`DepthwiseConv2D`."""
+    """Translate Keras' `DepthwiseConv2D`."""
     if layer.rank != 2:
         return None
     return with_activation(layer, 4, convolution=_depthwise(layer, _tensor(layer.kernel), _bias(layer)))
 
 
 def separable(layer: Layer, _ranks: Sequence[int]) -> nn.Module | None:
-    """`SeparableConv2D`."""
+    """Translate Keras' `SeparableConv2D`."""
     if layer.rank != 2:
         return None
     by_channel = _depthwise(layer, _tensor(layer.depthwise_kernel), None)
@@ -67,7 +67,7 @@ def batch_norm(layer: Layer, ranks: Sequence[int]) -> nn.Module | None:
 
 
 def layer_norm(layer: Layer, ranks: Sequence[int]) -> nn.Module | None:
-    """`LayerNormalization` over the last dimension."""
+    """Translate Keras' `LayerNormalization` over the last dimension."""
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if axes not in ([-1], [ranks[0] - 1]) or getattr(layer, "rms_scaling", False) or not layer.scale:
         return None
@@ -78,7 +78,7 @@ def layer_norm(layer: Layer, ranks: Sequence[int]) -> nn.Module | None:
 
 
 def layer_scale(layer: Layer, ranks: Sequence[int]) -> nn.Module:
-    """`LayerScale` of ConvNeXt."""
+    """Translate `LayerScale` of Keras' ConvNeXt."""
     return modules.Scale(_tensor(layer.gamma), ranks[0])
 
 
