@@ -67,7 +67,7 @@ def bring_up_to_date(
             import.
         stop: see `extract`.
     """
-    totals, dry, closes = Totals(), "a dry run of " if config.dry_run else "", closes_at(config)
+    totals, dry, closes = Totals(), "a dry run of " if config.dry_run else "", closes_at(config.by, config.budget_hours)
     with (
         named_run(f"{dry}{config.source.uri} into {table}, by tlray {__version__}") as run_id,
         Workplace(config.local, stop or Stop()) as workplace,
@@ -84,7 +84,7 @@ def bring_up_to_date(
         read = partial(metrics_of, totals)
         workplace.tell_of(run_id, read)
         with (
-            served_if_asked(config, run_id, read),
+            served_if_asked(config.metrics_host, config.metrics_port, run_id, read),
             Run.open(inputs, config, workplace, totals, run_id, deadline) as run,
         ):
             run.work_off()

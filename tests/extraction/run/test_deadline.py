@@ -24,6 +24,11 @@ def config_of(**keys: object) -> ExtractConfig:
     return read_config(ExtractConfig, {"source": SourceConfig(uri="s3://b/"), "table": "s3://b/t", "recipe": recipe, **keys})
 
 
+def closing(**keys: object) -> float | None:
+    config = config_of(**keys)
+    return closes_at(config.by, config.budget_hours, NOW)
+
+
 @pytest.mark.parametrize(
     ("by", "hours"),
     [
@@ -38,15 +43,15 @@ def config_of(**keys: object) -> ExtractConfig:
     ],
 )
 def test_the_next_time_of_that_name(by: str, hours: float) -> None:
-    closes = closes_at(config_of(by=by), NOW)
+    closes = closing(by=by)
     assert closes == pytest.approx(NOW.timestamp() + 3600 * hours)
 
 
 def test_the_earlier_of_both_counts_and_none_is_none() -> None:
-    assert closes_at(config_of(), NOW) is None
-    assert closes_at(config_of(budget_hours=2), NOW) == NOW.timestamp() + 7200
-    assert closes_at(config_of(by="23:00", budget_hours=2), NOW) == NOW.timestamp() + 1800
-    assert closes_at(config_of(by="23:00", budget_hours=0.25), NOW) == NOW.timestamp() + 900
+    assert closing() is None
+    assert closing(budget_hours=2) == NOW.timestamp() + 7200
+    assert closing(by="23:00", budget_hours=2) == NOW.timestamp() + 1800
+    assert closing(by="23:00", budget_hours=0.25) == NOW.timestamp() + 900
 
 
 def test_what_is_no_time_or_over_is_refused() -> None:
@@ -56,7 +61,7 @@ def test_what_is_no_time_or_over_is_refused() -> None:
     with pytest.raises(ConfigError, match="budget_hours"):
         config_of(budget_hours=0)
     with pytest.raises(ConfigError, match="by is 2026-11-30T22:29, which is over"):
-        closes_at(config_of(by="2026-11-30T22:29"), NOW)
+        closing(by="2026-11-30T22:29")
 
 
 def test_a_file_gives_it_as_yaml_has_it(tmp_path: Path) -> None:
@@ -163,7 +168,7 @@ def test_workers_of_a_cluster_begin_no_unit_when_it_is_over(
     """The driver's clock is an hour late, and those of the workers are right."""
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
     write_photos(tmp_path / "photos", 64)
-    monkeypatch.setattr("tlray.extraction.extract.closes_at", lambda config: time.time() - 1)
+    monkeypatch.setattr("tlray.extraction.extract.closes_at", lambda by, budget_hours: time.time() - 1)
     monkeypatch.setattr(Deadline, "is_over", False)
     monkeypatch.setattr(module, "GRACE_SECONDS", 3600)
     said = error_of(tlray("extract", *RECIPE, tmp_path / "photos", tmp_path / "t"), 4)

@@ -1,6 +1,6 @@
 """What every config model is, and the types that flags and files share."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt
 
@@ -29,8 +29,14 @@ def _single(value: Any) -> Any:
 Side = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt] | None, BeforeValidator(_single)]
 """A length in pixels for both sides, or height and width."""
 
+Part = TypeVar("Part", bound="Section")
+
 
 class Section(BaseModel):
     """Base of every config model: unknown keys are refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def part(self, base: type[Part]) -> Part:
+        """The keys of one of the sections that this one is made of, for a function that needs no others."""
+        return base.model_construct(**{name: getattr(self, name) for name in base.model_fields})

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tlray.config import RunConfig
 from tlray.config.commands.extraction import moment_of
 from tlray.errors import ConfigError, StoppedError
 from tlray.extraction.run.stop import Stop, stopped
@@ -34,20 +33,21 @@ MARGIN = 0.05
 """Of the time that is left: a verdict changes only where it is as much off, or it would change with every line."""
 
 
-def closes_at(config: RunConfig, now: datetime | None = None) -> float | None:
+def closes_at(by: str | None, budget_hours: float | None, now: datetime | None = None) -> float | None:
     """When a run is to be done, in seconds since 1970; None where nobody says.
 
     Args:
-        config: of the run.
+        by: a time of the day, or a date with one.
+        budget_hours: from now on.
         now: with a time zone; default this moment, in this machine's.
 
     Raises:
         ConfigError: that time is over.
     """
     now = now or datetime.now().astimezone()
-    ends = [] if config.by is None else [_next(config.by, now)]
-    if config.budget_hours is not None:
-        ends.append(now + timedelta(hours=config.budget_hours))
+    ends = [] if by is None else [_next(by, now)]
+    if budget_hours is not None:
+        ends.append(now + timedelta(hours=budget_hours))
     return min(ends).timestamp() if ends else None
 
 

@@ -6,7 +6,6 @@ Served on `metrics_port`; on a Ray cluster also beside Ray's own metrics (`tlray
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
-from tlray.config import RunConfig
 from tlray.errors import ImageErrorCode
 from tlray.extraction.run.report import COMPUTED, DRIVEN, WAITED
 from tlray.extraction.run.totals import Totals
@@ -57,16 +56,16 @@ def metrics_of(totals: Totals) -> list[Metric]:
 
 
 @contextlib.contextmanager
-def served_if_asked(config: RunConfig, run_id: str, read: Callable[[], list[Metric]]) -> Iterator[None]:
-    """Serve a run's metrics on the port that its config names, if it names one.
+def served_if_asked(host: str, port: int | None, run_id: str, read: Callable[[], list[Metric]]) -> Iterator[None]:
+    """Serve a run's metrics on a port, if one is named.
 
     Raises:
         ConfigError: the port is taken.
     """
-    if config.metrics_port is None:
+    if port is None:
         yield
         return
-    with served(config.metrics_host, config.metrics_port, run_id, read) as address:
+    with served(host, port, run_id, read) as address:
         say(f"metrics: {address}")
         yield
 

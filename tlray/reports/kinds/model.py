@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from tlray.config import TrainConfig
+from tlray.config import ExamplesConfig, TrainConfig
 from tlray.errors import ExamplesError, TlrayError, first_line
 from tlray.lake.table.table import Table
 from tlray.reports.parts import charts
@@ -177,7 +177,7 @@ def _predict(uri: str, card: ModelCard, split: str) -> _Predicted | None:
     if card.table is None or card.training.get("strategy") != "head" or config.split.group_duplicates is not None:
         return None
     table = Table.open(card.table, card.table_version)
-    rows, examples = examples_of_table(table, config, lambda _rows: None)
+    rows, examples = examples_of_table(table, config.part(ExamplesConfig), config.where, lambda _rows: None)
     positions = examples.positions(Split[split.upper()])
     if examples.classes != tuple(card.classes) or len(positions) != card.metrics[split].rows:
         raise ExamplesError(f"the labels ({config.labels}) have changed since the training, and with them its rows or classes")

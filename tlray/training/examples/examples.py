@@ -101,10 +101,10 @@ def read_examples(
     _check_columns(config)
     labels = read_labels(uris, column_labels, config, columns)
     names = ("label",) if config.labels == "folder" else config.label_columns
-    values = [checked_labels(one, name, config) for one, name in zip(labels.values, names, strict=True)]
+    values = [checked_labels(one, name, config.task, config.separator) for one, name in zip(labels.values, names, strict=True)]
     counts = {"images": len(uris)}
     rows_N = _labelled(uris, values, labels.missing, config, counts)
-    classes, targets = make_targets([one.take(pa.array(rows_N)) for one in values], config)
+    classes, targets = make_targets([one.take(pa.array(rows_N)) for one in values], config.task, config.label_columns)
     if config.task == "single":
         kept_N = _not_rare(targets, classes, config, counts)
         rows_N, targets = rows_N[kept_N], targets[kept_N]

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tlray.config import ExamplesConfig
 from tlray.errors import ExamplesError, SourceError
 from tlray.lake.source.label_text import label_texts
+from tlray.predictor import Task
 from tlray.training.examples.labels import shown
 
 _log = logging.getLogger(__name__)
@@ -24,13 +24,14 @@ LEAST_STEPS = 100.0
 Rounding to steps of h has the variance h**2 / 12 (Bennett 1948), here at most 1e-5 of the targets' own."""
 
 
-def checked_labels(values: pa.Array, column: str, config: ExamplesConfig) -> pa.Array:
+def checked_labels(values: pa.Array, column: str, task: Task, separator: str) -> pa.Array:
     """Bring the labels of one column to the form that a task takes.
 
     Args:
         values: of any type.
         column: its name, for messages.
-        config: `task` and `separator` are used.
+        task: what they are to be labels of.
+        separator: between the labels of one image, of task multi.
 
     Returns:
         Strings (single), lists of strings (multi) or float64 (regression); null where an image has no label.
@@ -39,12 +40,12 @@ def checked_labels(values: pa.Array, column: str, config: ExamplesConfig) -> pa.
         ExamplesError: they are no labels of such a task; the message says of which they may be.
     """
     try:
-        if config.task == "single":
+        if task == "single":
             return _single(values, column)
-        return _multi(values, config.separator) if config.task == "multi" else _numbers(values, column)
+        return _multi(values, separator) if task == "multi" else _numbers(values, column)
     except (SourceError, pa.ArrowException) as error:
         what = " ".join(str(error).split())
-        raise ExamplesError(f"the column {column} of {values.type} cannot be labels of task {config.task}: {what}") from error
+        raise ExamplesError(f"the column {column} of {values.type} cannot be labels of task {task}: {what}") from error
 
 
 def _single(values: pa.Array, column: str) -> pa.Array:
@@ -127,12 +128,13 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def make_targets(labels: Sequence[pa.Array], config: ExamplesConfig) -> tuple[tuple[str, ...], np.ndarray]:
+def make_targets(labels: Sequence[pa.Array], task: Task, columns: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
     """Make the targets of labelled images.
 
     Args:
         labels: as `checked_labels` gives them, without nulls; one array for each label column.
-        config: `task` and `label_columns` are used.
+        task: what they are labels of.
+        columns: the names of these columns.
 
     Returns:
         The names of the K outputs, and targets as `Examples` has them.
@@ -140,9 +142,9 @@ def make_targets(labels: Sequence[pa.Array], config: ExamplesConfig) -> tuple[tu
     Raises:
         ExamplesError: no image has any label.
     """
-    if config.task == "regression":
-        return config.label_columns, np.stack([one.to_numpy(zero_copy_only=False) for one in labels], axis=1)
-    if config.task == "single":
+    if task == "regression":
+        return columns, np.stack([one.to_numpy(zero_copy_only=False) for one in labels], axis=1)
+    if task == "single":
         found, positions = np.unique(np.array(labels[0].to_pylist(), object), return_inverse=True)
         return _said(tuple(found.tolist())), positions.astype(np.int64)
     sets = [set(names) for names in labels[0].to_pylist()]

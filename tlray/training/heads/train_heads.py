@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tlray.config import TrainConfig
+from tlray.config import ExamplesConfig, FitConfig, TrainConfig
 from tlray.errors import ConfigError
 from tlray.lake.place.lease import Lease
 from tlray.lake.table.table import Table
@@ -68,13 +68,13 @@ class HeadTraining:
             labels=version_of_labels(config.labels),
         )
         self._memory_bytes = config.memory_bytes or memory_budget_bytes()
-        self._schedule = Schedule.of(config)
+        self._schedule = Schedule.of(config.part(FitConfig))
 
     def prepare(self) -> dict[str, Any]:
         """Read the vectors of the examples, and choose the heads that are trained."""
         self._began = time.monotonic()
         config = self.config
-        rows, examples = examples_of_table(self._table, config, self._near_duplicates)
+        rows, examples = examples_of_table(self._table, config.part(ExamplesConfig), config.where, self._near_duplicates)
         failed = sum(part.rows for part in self._table.parts("failed"))
         self.examples = replace(examples, counts={**examples.counts, "failed": failed})
         vectors = vectors_by_column(rows, self._columns, examples.rows_N, self._memory_bytes)
@@ -162,13 +162,14 @@ class HeadTraining:
 
 
 def examples_of_table(
-    table: Table, config: TrainConfig, near_duplicates: Callable[[TableRows], np.ndarray | None]
+    table: Table, config: ExamplesConfig, where: str | None, near_duplicates: Callable[[TableRows], np.ndarray | None]
 ) -> tuple[TableRows, Examples]:
     """Read which rows of a table are trained on, chosen by and tested on, with their labels; no vectors yet.
 
     Args:
         table: at the version that is trained on.
-        config: of the training; its `where` and all that examples are chosen by are used.
+        config: what examples are chosen by.
+        where: the condition that rows have to fulfil.
         near_duplicates: gives the group of each row, int64; None where rows stand alone.
 
     Raises:
@@ -177,7 +178,7 @@ def examples_of_table(
         TableError: a part is gone: the table moved on and was vacuumed.
     """
     asked = columns_asked(config)
-    rows = read_rows(table, asked, config.where)
+    rows = read_rows(table, asked, where)
     columns = {name: rows.items[name].combine_chunks() for name in asked}
     return rows, read_examples(rows.uris, rows.labels, config, groups_N=near_duplicates(rows), columns=columns)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tlray.config import GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
+from tlray.config import ExamplesConfig, GridConfig, PreprocessingConfig, RecipeConfig, TrainConfig
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.place.lease import Lease
@@ -187,7 +187,8 @@ def _examples(config: TrainConfig, table: Table | None) -> tuple[Examples, pa.Ta
             "activations",
         )
         trust_listing = source.format == "manifest"
-    examples = read_examples(items["uri"].combine_chunks(), items["label"].combine_chunks(), config, columns=columns)
+    own = items["uri"].combine_chunks(), items["label"].combine_chunks()
+    examples = read_examples(*own, config.part(ExamplesConfig), columns=columns)
     return examples, items.take(pa.array(examples.rows_N)), trust_listing
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from tlray.config import NetworkConfig, TrainConfig
+from tlray.config import FitConfig, NetworkConfig, TrainConfig
 from tlray.errors import TlrayError, first_line
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
@@ -66,6 +66,11 @@ class Job(BaseModel):
         return run_folder(self.config, self.identity.fingerprint)
 
     @property
+    def fit(self) -> FitConfig:
+        """The config's keys that say how long and in which steps is trained."""
+        return self.config.part(FitConfig)
+
+    @property
     def network(self) -> NetworkConfig:
         """The config's section that says how the network is trained."""
         assert self.config.network is not None
@@ -94,7 +99,7 @@ def work(job: Job, world: World) -> None:
         agree(world, failure)
         assert begun is not None
         backbone, examples, network, rows = begun
-        with Training(network, examples, rows, job.config, job.network, world, Checkpoints(job.folder)) as training:
+        with Training(network, examples, rows, job.fit, job.network, world, Checkpoints(job.folder)) as training:
             progress = training.run()
             with precision(world.device, "fp32"):
                 metrics = _measure(training, examples)
