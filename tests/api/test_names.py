@@ -12,7 +12,7 @@ import pytest
 
 import tlray
 from tests.api.conftest import Made
-from tlray.api import results
+from tlray.api.display import results
 from tlray.api.display.results import Result
 
 CALLABLES = [name for name in tlray.__all__ if name not in ("errors", "Recipe")]

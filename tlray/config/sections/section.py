@@ -39,4 +39,4 @@ class Section(BaseModel):
 
     def part(self, base: type[Part]) -> Part:
         """The keys of one of the sections that this one is made of, for a function that needs no others."""
-        return base.model_construct(**{name: getattr(self, name) for name in base.model_fields})
+        return base.model_validate({name: getattr(self, name) for name in base.model_fields})

@@ -54,11 +54,11 @@ def _compiler_left_out() -> Iterator[None]:
     def disable_later(function: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
         # The same decorator, as torch itself uses it on its own functions: it imports the compiler at the first call.
         if threading.get_ident() == asked_by:
-            return _disable_dynamo(function, recursive)
+            return _disable_dynamo(function, recursive)  # type: ignore[no-untyped-call]
         return disable(function, recursive, reason=reason)
 
     builtins.__import__ = import_or_answer
-    torch.compiler.disable = disable_later  # type: ignore[assignment]
+    torch.compiler.disable = disable_later
     try:
         yield
     finally:
