@@ -54,8 +54,8 @@ def _compiler_left_out() -> Iterator[None]:
     def disable_later(function: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
         # The same decorator, as torch itself uses it on its own functions: it imports the compiler at the first call.
         if threading.get_ident() == asked_by:
-            return _disable_dynamo(function, recursive)  # type: ignore[no-untyped-call]
-        return disable(function, recursive, reason=reason)
+            return _disable_dynamo(function, recursive)
+        return disable(function, recursive, reason=reason)  # type: ignore[no-untyped-call]
 
     builtins.__import__ = import_or_answer
     torch.compiler.disable = disable_later
