@@ -50,7 +50,7 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's message; its type's name where it has none."""
+    """The first line of an error's message; its type's name where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

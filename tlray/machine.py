@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _MEMORY_FRACTION = 0.5
-"""Of the machine's memory, what an index, vectors or images may take by default; the rest is for the network and the system."""
+"""The share of the machine's memory that an index, vectors or images may take by default; the rest is for the network and the
+system."""
 
 
 def memory_budget_bytes() -> int:

@@ -87,7 +87,7 @@ class Predictions(Sequence[dict[str, Any]]):
         return self._rows.to_pandas()
 
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON object: `predictions`, a list of rows."""
+        """The predictions as a JSON object: `predictions`, a list of rows."""
         return {"predictions": self._rows.to_pylist()}
 
     def __repr__(self) -> str:

@@ -72,7 +72,7 @@ class TableView:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each embedding column, the shape of one row's tensor before it was flattened."""
+        """For each embedding column, the shape of one row's tensor before it was flattened."""
         return {name: self._table.recipe_file.shapes[name] for name in self.embedding_columns}
 
     @property

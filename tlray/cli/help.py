@@ -23,7 +23,7 @@ _SHORTENED = ("source.", "recipe.")
 """Sections whose keys are shown by their short spelling, as they mean the same in all commands."""
 
 _FEW = 4
-"""So many further keys are shown rather than counted."""
+"""Up to so many further keys are shown rather than counted."""
 
 Row = tuple[str, str]
 

@@ -98,7 +98,7 @@ def fitting(values: Sequence[Any], column: Column) -> tuple[pa.Array, list[int]]
 
 
 def _first_unfit(values: pa.Array, word: str) -> int:
-    """By bisection: the shortest beginning that cannot be converted ends with it."""
+    """By bisection, the first value that does not fit: the shortest beginning that cannot be converted ends with it."""
     fits, fails = 0, len(values)
     while fails - fits > 1:
         middle = (fits + fails) // 2

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from tlray.config.keys import Key, keys_of, short_names
 
 _SHOWN_CHARACTERS = 200
-"""Of a wrong value: enough to know it again."""
+"""How much of a wrong value is shown: enough to know it again."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ FILE_ENDINGS = (".csv", ".parquet")
 OTHER_ENDINGS = (
     ".tsv", ".txt", ".json", ".jsonl", ".xlsx", ".xls", ".npy", ".npz", ".pkl", ".feather", ".arrow", ".h5", ".gz", ".zip",
 )  # fmt: skip
-"""Of files that are not written; a table of such a name is hardly meant."""
+"""Endings of files that are not written; a table of such a name is hardly meant."""
 
 SEPARATOR = ";"
 """Between several labels in a cell of a CSV file, as in a labels file."""

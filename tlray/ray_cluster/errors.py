@@ -51,5 +51,5 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
 
 
 def last_line(error: BaseException) -> str:
-    """Of an error of Ray's, which carries a remote traceback, what it comes to."""
+    """What an error of Ray's comes to, which carries a remote traceback."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -113,7 +113,7 @@ def _without_advice() -> Iterator[None]:
 
 
 def address() -> str:
-    """Of the cluster that was joined, as Ray writes it."""
+    """The address of the cluster that was joined, as Ray writes it."""
     return str(ray.get_runtime_context().gcs_address)
 
 
@@ -156,7 +156,7 @@ class _Warnings(logging.Handler):
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Of processes that are started meanwhile: theirs, and not this one's, which keeps its own."""
+    """Set the environment of processes that are started meanwhile: theirs, and not this one's, which keeps its own."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

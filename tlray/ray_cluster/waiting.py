@@ -11,7 +11,7 @@ from tlray.machine import repeated
 from tlray.progress import readable_seconds, say
 
 SILENT_SECONDS = 30.0
-"""Without a word from the workers; a network of some hundred megabytes is loaded and tried in less."""
+"""How long a run waits without a word from the workers; a network of some hundred megabytes is loaded and tried in less."""
 
 WATCH_SECONDS = 1.0
 

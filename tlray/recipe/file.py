@@ -24,7 +24,7 @@ AnyRecipe = Annotated[
     Annotated[Recipe, Tag(_KINDS[0])] | Annotated[TextRecipe, Tag(_KINDS[1])],
     Discriminator(kind_of),
 ]
-"""Of images or of texts, as their documents tell."""
+"""A recipe of images or of texts, as their documents tell."""
 
 
 def of_images(recipe: AnyRecipe) -> Recipe:

@@ -67,7 +67,7 @@ class TextRecipe(BaseRecipe):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Of word vectors the share of unknown tokens; of encoders with a limit the share of tokens beyond it."""
+        """Columns of measures: the share of unknown tokens of word vectors, or that of tokens beyond an encoder's limit."""
         if self.tokens.split != "model":
             return (UNKNOWN_FRACTION,)
         return () if self.tokens.most is None else (CUT_FRACTION,)

@@ -7,7 +7,7 @@ from tlray.lake.storage.open import open_store, require_writable
 from tlray.lake.storage.uri import to_path, to_uri
 
 MAX_BYTES = 5_000_000
-"""Of one report: what mail and chat take."""
+"""The size of one report: what mail and chat take."""
 
 
 def check_place(place: str) -> str:

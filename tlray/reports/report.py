@@ -17,7 +17,7 @@ from tlray.reports.parts.page import Page, Section, facts, render
 from tlray.reports.place import check_place, write
 
 PICTURES = 24
-"""Of each kind, in the report that a command writes beside its result."""
+"""How many pictures of each kind there are in the report that a command writes beside its result."""
 
 MAX_ADVICE_BYTES = 64 * 2**20
 

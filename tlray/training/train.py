@@ -18,7 +18,7 @@ from tlray.training.model.publish import headline, plan_of, result_of
 from tlray.training.model.rerun import Identity, action_of, with_whole_uris
 
 _FILE_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".h5", ".keras", ".pkl", ".joblib")
-"""Of files that other programs keep models in."""
+"""Endings of files that other programs keep models in."""
 
 
 class Training(Protocol):

@@ -11,7 +11,7 @@ from tlray.errors import WhereError
 
 MAX_CHARACTERS = 65_536
 MAX_DEPTH = 64
-"""Of what is inside brackets, `not` or a sign: both readers call themselves for each."""
+"""The deepest nesting of what is inside brackets, `not` or a sign: both readers call themselves for each."""
 
 _SHOWN_CHARACTERS = 60
 Node = Any

@@ -119,7 +119,7 @@ class Embedder:
 
     @property
     def timed_images(self) -> int:
-        """Of how many images it can tell how long it takes: a batch a lane to warm up, and another."""
+        """How many images it takes to tell how long the network takes: a batch a lane to warm up, and another."""
         return 2 * self._lanes * self._encoder.batch_size
 
     def time(self, rows: np.ndarray) -> float:

@@ -26,7 +26,7 @@ LEAST_ROWS = 5
 """Images of a class: fewer cannot be trained on, chosen by and measured on at once."""
 
 FOLDS = 4
-"""Of cross-validation: three quarters are trained on, and each image is measured on once."""
+"""How many folds cross-validation has: three quarters are trained on, and each image is measured on once."""
 
 PIXELS_SIDE = 16
 SAME_PIXELS = 0.999

@@ -75,7 +75,7 @@ def fit_to_budget(
     """
 
     def seconds_of(some: Sequence[Embedder], images: int) -> float:
-        """Of the last rung; those before it are a part of it, but for their probes."""
+        """Seconds that the last rung takes; those before it are a part of it, but for their probes."""
         share = images / len(sample)
         probing = sum(len(one.candidate.taps) for one in some) * probe_seconds * RACE_PASSES * share
         return sum(one.candidate.seconds_per_image for one in some) * images + probing

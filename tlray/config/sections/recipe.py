@@ -46,7 +46,7 @@ class PreprocessingConfig(Section):
 
 
 AnyPool = Literal["avg", "max", "gem", "cls", "flatten", "none", "sif"]
-"""Of networks and of word vectors; which of them have which, the backbone says."""
+"""Pools of networks and of word vectors; which of them have which, the backbone says."""
 
 
 class TokensConfig(Section):

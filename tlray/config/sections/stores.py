@@ -102,7 +102,7 @@ class WithStores(Section):
 _in_use: tuple[StoreAccess, ...] = ()
 _calls = 0
 _lock = threading.Lock()
-"""Of the two above: a program may call from several threads."""
+"""Held while either of the two above changes: a program may call from several threads."""
 
 
 def stores_in_use() -> tuple[StoreAccess, ...]:

@@ -21,11 +21,11 @@ from tlray.lake.table.rewrite import MANY_SMALL_PARTS, Submit, in_this_thread, i
 from tlray.lake.table.table import Table
 
 COMMIT_SHARE = 0.01
-"""Of a run's time, what its commits may take: where they take long, they come less often."""
+"""The share of a run's time that its commits may take: where they take long, they come less often."""
 
 REWRITTEN_BYTES = 2**29
-"""Of parts that are only written again, as rows of them go or get other values: so much at once, which takes two cores some ten
-seconds, is what a killed run repeats at most."""
+"""How much of parts that are only written again, as rows of them go or get other values: so much at once, which takes two cores
+some ten seconds, is what a killed run repeats at most."""
 
 HOLD_SECONDS = 30.0
 """Units wait so long for others with which they make a whole part, if at their pace it will be made in that time."""

@@ -84,7 +84,7 @@ class Rewrites:
         return Rewriting(_parts(self._found(one.part).part for one in stale), made)
 
     def are_committed(self, rewriting: Rewriting) -> None:
-        """They are what the table holds now."""
+        """Note that the rewritten parts are what the table holds now."""
         self._made |= rewriting.made
 
     def _found(self, part: Part) -> _Rewritten:

@@ -27,10 +27,10 @@ PACE_SECONDS = 300.0
 """The last minutes tell a run's pace: workers come and go."""
 
 SETTLED_SECONDS = 20.0
-"""Of work before anything is foretold."""
+"""Seconds of work before anything is foretold."""
 
 MARGIN = 0.05
-"""Of the time that is left: a verdict changes only where it is as much off, or it would change with every line."""
+"""Share of the time that is left: a verdict changes only where it is as much off, or it would change with every line."""
 
 
 def closes_at(by: str | None, budget_hours: float | None, now: datetime | None = None) -> float | None:
@@ -86,7 +86,7 @@ class Deadline:
         return self.clock() >= self.closes
 
     def expect(self, items: int) -> None:
-        """So many items are left to do, as far as one knows now.
+        """Note that so many items are left to do, as far as one knows now.
 
         Raises:
             StoppedError: there is no time for them.

@@ -11,7 +11,7 @@ LEAST_IMAGES = 100
 """A smaller run is judged as if it had so many: one bad file among ten is not one percent, and not a failed run either."""
 
 HOPELESS_FRACTION = 0.5
-"""Of the images tried so far."""
+"""The share of the images tried so far that ends a run early, where so many have failed."""
 
 
 def check_failures(totals: Totals, max_fraction: float, table_uri: str, total: int | None = None) -> None:

@@ -44,7 +44,7 @@ SECOND_LOOK_SECONDS = 0.1
 """Before asking again for an object that was listed and then not found: servers in between may have answered for the store."""
 
 Row = dict[str, Any]
-"""Of a listing: uri, etag, label (str or None), size_bytes (int or None)."""
+"""A row of a listing: uri, etag, label (str or None), size_bytes (int or None)."""
 
 
 def fetch_images(items: pa.Table, spec: ReadSpec) -> Iterator[FetchedImage]:

@@ -20,10 +20,12 @@ from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
 
 _FILES_LOOKED_INTO = 8
-"""Of containers, evenly among the first page of names: not all need have the columns and labels that are asked for."""
+"""How many containers are looked into, evenly among the first page of names: not all need have the columns and labels that are
+asked for."""
 
 _IMAGES_LOOKED_AT = 250
-"""Of each tar file, before it counts as one without labels: the first image that has one ends the search."""
+"""How many images of each tar file are looked at before it counts as one without labels: the first image that has one ends the
+search."""
 
 _EXTENSIONS_SHOWN = 8
 
@@ -33,7 +35,7 @@ _KINDS: dict[Format, Kind] = {
 """What the items are that a source of each format lists."""
 
 _NAMES_LOOKED_UP = 16
-"""Of a manifest's first rows, before it counts as one whose names lead nowhere."""
+"""How many of a manifest's first rows are looked up before it counts as one whose names lead nowhere."""
 
 
 def open_source(config: SourceConfig) -> Source:

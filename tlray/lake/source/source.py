@@ -72,7 +72,7 @@ class Source:
 
     @property
     def page_schema(self) -> pa.Schema:
-        """Of the pages that it lists: PAGE_SCHEMA, and what else travels with each item to the worker.
+        """The schema of the pages that it lists: PAGE_SCHEMA, and what else travels with each item to the worker.
 
         That are texts, and the columns that travel into the table, where their values are known before files are read.
         """

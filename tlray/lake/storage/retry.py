@@ -33,8 +33,8 @@ _NO_LIMIT_RATE = 1000.0
 
 _KEPT_FRACTION = 0.7
 _CUBIC = 0.4
-"""Of CUBIC congestion control: what a refusal leaves of the rate, and how fast it comes back (RFC 9438, section 4). boto3's
-"adaptive" retries steer by the same curve and the same two numbers."""
+"""The constants of CUBIC congestion control: what a refusal leaves of the rate, and how fast it comes back (RFC 9438, section
+4). boto3's "adaptive" retries steer by the same curve and the same two numbers."""
 
 _WINDOW_SECONDS = 1.0
 """Refusals within it count as one, as they are answers to the same rate; and rates are measured over it."""

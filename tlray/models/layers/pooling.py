@@ -36,7 +36,7 @@ class Layout:
 
 
 NO_TOKENS = Layout()
-"""Of convolutional networks, and of others without class tokens."""
+"""The layout of convolutional networks, and of others without class tokens."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from tlray.models.layers.pooling import Pooling
 from tlray.models.layers.taps import INPUT_SUFFIX, TapRunner, find_layer
 
 _TOLERANCE = 1e-5
-"""Of the suffix's features on the probe to the whole network's, relative to their largest: both run the same kernels."""
+"""The largest difference of the suffix's features on the probe to the whole network's, relative to their largest: both run the
+same kernels."""
 
 TRACE_ERRORS = (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError)
 """What code raises that cannot run on fx's stand-ins for tensors."""

@@ -24,7 +24,7 @@ _OURS = {
     "hf": "tlray.models.libraries.huggingface.library:library",
     "openclip": "tlray.models.libraries.openclip.library:library",
 }
-"""As entry points name them. In this order they are asked for a name that comes without its library."""
+"""Our libraries, as entry points name them. In this order they are asked for a name that comes without its library."""
 
 _ONLY_IN_FULL = ("keras",)
 """Libraries that are not asked for a name that comes without: Keras' names are others' but for their capitals (`ResNet50`)."""

@@ -55,7 +55,7 @@ class Timm(Zoo):
         return f"hub repository {config.hf_hub_id}" if config.hf_hub_id else str(config.url)
 
     def build(self, model: str, entry: str, variant: Variant) -> nn.Module:
-        """As the tag's configuration says, or that of a hub's folder (classes, fixed input size)."""
+        """Make the network as the tag's configuration says, or that of a hub's folder (classes, fixed input size)."""
         overlay, arguments = overlay_of(variant.config or {})
         if variant.outputs is not None:
             arguments["num_classes"] = variant.outputs
@@ -81,7 +81,7 @@ class Timm(Zoo):
         return convert(model, state, module)
 
     def preprocessing(self, model: str, entry: str, module: nn.Module) -> Preprocessing:  # noqa: ARG002
-        """Of the model's data configuration, as `timm.data.transforms_factory.transforms_imagenet_eval` reads it.
+        """What the data configuration says, as `timm.data.transforms_factory.transforms_imagenet_eval` reads it.
 
         Scale = floor(size / crop_pct); modes: center (fill the box), squash (exactly the box), border (stay inside the
         box and pad with the mean).

@@ -103,5 +103,5 @@ def _typed(function: Any) -> Filter:
 
 
 def _crossvit_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As a function within timm's builder of CrossViT has it."""
+    """Rename tensors as a function within timm's builder of CrossViT has it."""
     return {name.replace(".", "_") if "pos_embed" in name or "cls_token" in name else name: state[name] for name in state}

@@ -18,7 +18,8 @@ from tlray.models.weights.digest import State
 from tlray.recipe import Preprocessing
 
 _OLD_DENSE_NAMES = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
-"""As `torchvision.models.densenet` finds them: its published files have names from before dots were forbidden in them."""
+"""Old names of tensors, as `torchvision.models.densenet` finds them: its published files have names from before dots were
+forbidden in them."""
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers of GoogLeNet and Inception that only training runs
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
@@ -57,7 +58,7 @@ class Torchvision(Zoo):
         return str(torchvision.models.get_model_weights(model)[entry].url)
 
     def build(self, model: str, entry: str, variant: Variant) -> nn.Module:
-        """As the model's builder does it when it is given weights, which is part of what the weights mean.
+        """Make the network as the model's builder does it when it is given weights, which is part of what the weights mean.
 
         The numbers of classes and pixels come from the weights' metadata; Inception and GoogLeNet rescale their input
         themselves (`transform_input`), and are built without their auxiliary classifiers, which only training runs.
@@ -101,7 +102,7 @@ class Torchvision(Zoo):
         return found
 
     def preprocessing(self, model: str, entry: str, module: nn.Module) -> Preprocessing:  # noqa: ARG002
-        """Of `weights.transforms()`: the shortest side to `resize_size`, then a square from the centre."""
+        """The preprocessing of `weights.transforms()`: the shortest side to `resize_size`, then a square from the centre."""
         transforms = torchvision.models.get_model_weights(model)[entry].transforms()
         resize, crop = transforms.resize_size[0], transforms.crop_size[0]
         return Preprocessing(

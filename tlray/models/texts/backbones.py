@@ -180,7 +180,7 @@ def _of_model(
 
 
 def _precision(config: RecipeConfig, *, only_fp32: bool) -> Precision:
-    """Of texts, fp32 unless another one is asked for, where there is a network that could compute by it.
+    """The precision: fp32 unless another one is asked for, where there is a network that could compute by it.
 
     Raises:
         ConfigError: another one is asked for, and there is none.

@@ -62,7 +62,7 @@ class TextRowEncoder:
         return self.encode_timed(texts)[0]
 
     def encode_timed(self, texts: Sequence[str] | np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """As `encode`, with the seconds for which a core was busy with it; without lanes, of the clock."""
+        """Embed as `encode` does, with the seconds for which a core was busy with it; without lanes, of the clock."""
         starts = range(0, len(texts), self.batch_size)
         if self._pool is None or self._holds_core:
             found = [self._embed(texts, start) for start in starts]

@@ -30,10 +30,11 @@ TURN_TEXTS = 256
 """Texts that go through the encoder in one call, which sorts them by length, so that little of a batch is padding."""
 
 BATCH_TEXTS = 32
-"""Of one forward pass, sentence-transformers' own default."""
+"""Texts of one forward pass on a GPU, sentence-transformers' own default."""
 
 BATCH_TEXTS_CPU = 8
-"""Of one forward pass on a core: fewer are no faster, and more are padded to the longest among them (`tests.bench.text`)."""
+"""Texts of one forward pass on a core: fewer are no faster, and more are padded to the longest among them
+(`tests.bench.text`)."""
 
 _CONFIGURATION = (".json", ".txt", ".model", ".vocab")
 """Endings of the files of a folder that say how texts are cut, pooled and normalised."""

@@ -167,7 +167,7 @@ def _tokens_of(texts: Sequence[str], tokens: Tokens) -> _Found:
 
 
 def sif_weights(probability_V: np.ndarray, a: float) -> np.ndarray:
-    """Of each word a / (a + p), float32: Arora, Liang and Ma 2017, equation of algorithm 1.
+    """The weight of each word, a / (a + p), float32: Arora, Liang and Ma 2017, equation of algorithm 1.
 
     Args:
         probability_V: of the words, float64.

@@ -11,7 +11,7 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.",
 where a file has other names than the network, which only the library can convert."""
 
 _LEAST_SHARE = 0.5
-"""Of a network's names, that a place in a file must have: fewer are there by chance (`norm.weight` is in any)."""
+"""The share of a network's names that a place in a file must have: fewer are there by chance (`norm.weight` is in any)."""
 
 TOP = "top"
 """Name of the place that no key leads to."""

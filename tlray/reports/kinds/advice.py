@@ -21,7 +21,7 @@ _NAMES = {
 }
 _TONES = {"recommended": "good", "cannot tell": "plain", "nothing": "bad"}
 _CORNER_CHARACTERS = 20
-"""Of a line in a corner of the map."""
+"""The length of a line in a corner of the map."""
 
 _MOST_LABELS = 10_000
 

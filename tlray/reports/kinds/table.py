@@ -31,7 +31,7 @@ HISTORY = 2000
 """Commits of the log that are looked through for those of the last run."""
 
 SAME_COSINE = 0.9999
-"""Of vectors whose images are copies: storage at half precision alone differs by less."""
+"""The least cosine of vectors whose images are copies: storage at half precision alone differs by less."""
 
 CONSTANT = 1e-6
 """Standard deviation, relative to the mean one of all dimensions, below which a dimension says nothing."""
@@ -153,7 +153,7 @@ def _run(table: Table, about: Mapping[str, Any], result: Mapping[str, Any] | Non
 
 
 def _rates(table: Table) -> list[tuple[float, float]]:
-    """Of the last run, at each commit the seconds since it began and the images a second since the commit before."""
+    """At each commit of the last run, the seconds since it began and the images a second since the commit before."""
     said = [commit["tlray"] for commit in table.log.history(HISTORY) if isinstance(commit.get("tlray"), dict)]
     said = [one for one in said if "run" in one and "images" in one and "seconds" in one]
     run = [one for one in said if one["run"] == said[0]["run"]][::-1]

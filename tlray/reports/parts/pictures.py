@@ -23,7 +23,7 @@ SIDE_PIXELS = 144
 QUALITY = 72
 MAX_IMAGE_PIXELS = 64_000_000
 BUDGET_BYTES = 3_500_000
-"""Of all pictures of a report, in base64: with its text it stays below 5 MB."""
+"""The size of all pictures of a report, in base64: with its text it stays below 5 MB."""
 
 _THREADS = 8
 

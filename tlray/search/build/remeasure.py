@@ -24,7 +24,7 @@ OUTLIER_FRACTION = 0.005
 recall: this is a point at most."""
 
 OUTLIER_QUANTILE = 0.01
-"""Of the held-out rows of a build, so many are further from the centre of their list than what is not called an outlier."""
+"""So many of the held-out rows of a build are further from the centre of their list than what is not called an outlier."""
 
 
 def outlier_nearness(centres: FaissIndex | None, held_out_BD: np.ndarray) -> float | None:

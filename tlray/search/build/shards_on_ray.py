@@ -178,7 +178,7 @@ def _remote(function: Callable[..., object]) -> Callable[..., Any]:
 
 
 def _vectors_at(source: _Source, piece: _Piece, at_M: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Of some rows, ascending, those in each part: the place of the first in `at_M`, and their prepared vectors_BD."""
+    """The vectors of some rows, ascending, part by part: the place of the first in `at_M`, and their prepared vectors_BD."""
     start = piece.start
     for path in piece.paths:
         features_BD = read_part_vectors(source.table_uri, path, source.column)

@@ -53,8 +53,8 @@ MAX_GROWTH = 2.0
 """A rule of thumb: lists and links were chosen for the rows of the build, and grow with their square root (FAISS wiki)."""
 
 MAX_LOSS = 0.1
-"""Of the recall of a build that could not reach its target. A rule of thumb: such a recall falls as rows come, and would after
-another build as well."""
+"""The share that may be lost of the recall of a build that could not reach its target. A rule of thumb: such a recall falls as
+rows come, and would after another build as well."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ _SPARE = 16
 """Neighbours beyond k that are compared again, as the last of k may be among them."""
 
 _ROUNDING = 4 * 2.0**-24
-"""Of a sum of D products, over the square root of D and the lengths of both vectors: rounding errors of float32 add up like
-random ones (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4; here 4 times the unit
-roundoff, which all but one sum in thousands keeps)."""
+"""The rounding error of a sum of D products, over the square root of D and the lengths of both vectors: rounding errors of
+float32 add up like random ones (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 2.4;
+here 4 times the unit roundoff, which all but one sum in thousands keeps)."""
 
 _LEAST_SQUARE = 1e-30
 """Squared lengths under this have lost bits to float32's least numbers (1.2e-38 at full precision, for each summand)."""

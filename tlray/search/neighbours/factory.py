@@ -27,7 +27,7 @@ HNSW_LEAST_LINKS = 8
 
 IVF_ID_BYTES = 8
 PQ_CODE_BYTES = (256, 128, 64, 48, 32, 24, 16, 8, 4)
-"""As autofaiss tries them: the longest code that fits is the most accurate."""
+"""Lengths of codes, as autofaiss tries them: the longest code that fits is the most accurate."""
 
 TRAINING_ROWS_PER_CENTROID = 100
 """autofaiss; FAISS itself wants at least 39 and uses at most 256."""

@@ -33,7 +33,8 @@ MOST_DOUBLINGS = 5
 """A search 16 times as wide as recall asks for is what finding all rows by themselves may cost."""
 
 TIE = 1e-5
-"""Of the squared length of a vector: two distances that differ by less are equal, as float32 sums leave them."""
+"""The share of a vector's squared length that makes a tie: two distances that differ by less are equal, as float32 sums leave
+them."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from tlray.search.rows.shown_columns import shown_fields
 
 MAX_IMAGE_BYTES = 256 * 2**20
 TEXT_CHARACTERS = 500
-"""Of each hit's text, in a table of texts: all of it is in the table."""
+"""How much of each hit's text is shown, in a table of texts: all of it is in the table."""
 
 
 def search(config: SearchConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ NO_NODE = -1
 """Node of a row that FAISS does not hold: an all-zero vector, where the metric is cosine."""
 
 _DIGEST_BYTES = 16
-"""Of BLAKE2b: among 1e9 digests two are equal by chance with a probability of 1e-21."""
+"""Length of a BLAKE2b digest: among 1e9 digests two are equal by chance with a probability of 1e-21."""
 
 _BLOCK_ROWS = 256
 """Rows whose keys are computed at once, so that what is in between stays in the processor's cache."""

@@ -13,7 +13,8 @@ from tlray.recipe import RecipeFile, TextRecipe
 from tlray.search.rows.row_table import RowTable
 
 KEPT_BYTES = 64 * 2**20
-"""Of texts, those of whole row groups: a page shows rows that are near each other in meaning, not in the table."""
+"""How many bytes of texts are kept, those of whole row groups: a page shows rows that are near each other in meaning, not in
+the table."""
 
 
 class RowTexts:

@@ -19,7 +19,7 @@ from tlray.search.service.web.connections import limited
 from tlray.search.service.web.guard import Guard
 
 STOP_SECONDS = 30
-"""That requests under way are given when the server is told to stop: the grace period that Kubernetes has by default."""
+"""How long requests under way are given when the server is told to stop: the grace period that Kubernetes has by default."""
 BACKLOG = 128
 """Connections that wait to be accepted, and most that are accepted at once, before older ones can make room for them."""
 

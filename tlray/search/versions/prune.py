@@ -53,7 +53,7 @@ def _named(index_uri: str, numbers: Iterable[int]) -> set[str]:
 
 
 def _named_by_readable(index_uri: str, numbers: Iterable[int]) -> set[str]:
-    """Likewise; what a damaged card names goes when it is old."""
+    """The files that those of some cards name which can be read; what a damaged card names goes when it is old."""
     found: set[str] = set()
     for number in numbers:
         try:

@@ -18,7 +18,7 @@ MAX_CONFUSION = 200
 """Classes; a matrix of more is nothing that one reads."""
 
 RESAMPLES = 200
-"""Of a bootstrap: a percentile interval of 95 % rests on the five lowest and highest."""
+"""Resamples of a bootstrap: a percentile interval of 95 % rests on the five lowest and highest."""
 
 MAX_RESAMPLED = 200_000
 """Rows; of more, an interval is narrower than anything that matters, and takes minutes."""
@@ -40,7 +40,7 @@ class Estimate(_Strict):
     high: float
 
     def rounded(self) -> dict[str, float]:
-        """As results have it, of four digits."""
+        """The estimate as results have it, with four digits."""
         return {name: round(value, 4) for name, value in self.model_dump().items()}
 
 
@@ -114,7 +114,7 @@ def wilson(right: int, rows: int) -> Estimate:
 
 
 def wilson_of_share(share: float, rows: float) -> Estimate:
-    """As `wilson`, of a share of so many rows; they may be a number of rows in effect, which is no whole one."""
+    """The interval of `wilson` for a share of so many rows; they may be a number of rows in effect, which is no whole one."""
     middle = (share + Z95**2 / (2 * rows)) / (1 + Z95**2 / rows)
     half = Z95 / (1 + Z95**2 / rows) * np.sqrt(share * (1 - share) / rows + Z95**2 / (4 * rows**2))
     return Estimate(value=share, low=float(min(share, middle - half)), high=float(max(share, middle + half)))

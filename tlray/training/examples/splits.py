@@ -20,7 +20,7 @@ SPLIT_NAMES = {
 """What a column of splits may say, and its `Split`."""
 
 LEAST_ROWS = 2
-"""Of a class: one to train on and one to choose by."""
+"""The least rows of a class: one to train on and one to choose by."""
 
 
 def hash_splits(

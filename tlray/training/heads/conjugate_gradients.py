@@ -22,7 +22,8 @@ from tlray.training.heads.objective import Objective, product
 from tlray.training.heads.trials import Data, Fit, Log, Race, Schedule, Trial
 
 MAX_COMPONENTS = 4096
-"""Of vectors or rows, whichever are fewer: the time for their eigenvectors grows with the cube; beyond, `auto` takes adamw."""
+"""The largest number of dimensions or rows, whichever are fewer: the time for their eigenvectors grows with the cube; beyond,
+`auto` takes adamw."""
 
 _LEAST_VARIANCE = 1e-4
 """Components below this share of the largest variance are left out: they cost time and no head was better

@@ -36,7 +36,7 @@ MAX_PROBED = 20_000
 
 NEIGHBOURS = 20
 CURVES = 12
-"""Of the best heads; more than these in one picture show nothing."""
+"""How many curves of the best heads are drawn; more than these in one picture show nothing."""
 
 
 class HeadTraining:

@@ -126,7 +126,7 @@ def _read_inventory(uri: str) -> Iterator[pa.Table]:
 
 
 def _data_uri(uri: str, inventory: _Inventory, file: _DataFile) -> str:
-    """Of a data file: in the bucket that the inventory names; for a copy on local disk, in the folder of its manifest."""
+    """A data file's URI: in the bucket that the inventory names; for a copy on local disk, in the folder of its manifest."""
     if uri.startswith("s3://"):
         return f"s3://{inventory.destination.rpartition(':')[2]}/{file.key}"
     return join(uri.rpartition("/")[0], file.key.rpartition("/")[2])

@@ -50,7 +50,7 @@ _OTHER_NAME = rf"(?i)(?:\.(?:{'|'.join(_OTHER_ENDINGS)})|(?:^|/)(?:{'|'.join(_OT
 """A name that no image has; the same in Python's and in Arrow's (RE2) dialect."""
 
 _COMMON_ENDING = r"\.(?:jpe?g|JPE?G|png|PNG|webp)$"
-"""Of most names, and found in a sixth of the time that the many others take."""
+"""The ending of most names, and found in a sixth of the time that the many others take."""
 
 _EITHER = r"(?:^|/)[._]"
 _HIDDEN = r"(?:^|/)\."
@@ -148,7 +148,7 @@ class NameFilter:
         return begins
 
     def _unless_named(self, rule: LeftOutReason, relative: pa.Array, caught: np.ndarray) -> np.ndarray:
-        """Of the paths that a rule catches, those that no pattern of `include` names; none where the rule is opened."""
+        """Those of the paths that a rule catches that no pattern of `include` names; none where the rule is opened."""
         named = self._named[rule]
         if rule not in self._rules:
             return np.zeros(len(caught), bool)

@@ -32,10 +32,10 @@ Their names have a space, which those of columns that travel cannot have."""
 
 BATCH_ROWS = 2**12
 BLOCK_BYTES = 2**25
-"""Of a CSV file, read at once; a row has to fit."""
+"""How much of a CSV file is read at once; a row has to fit."""
 
 _ETAG_BYTES = 16
-"""Of BLAKE2b: two of a billion texts have the same with a probability of 1e-21."""
+"""Length of a BLAKE2b digest: two of a billion texts have the same with a probability of 1e-21."""
 
 _UTF8 = ("utf-8", "utf8", "utf-8-sig")
 
@@ -98,7 +98,7 @@ class _Rows(NamedTuple):
 
 
 def _etags(texts: pa.Array) -> list[str]:
-    """Of large_binary, none of which is copied for it: together they may be most of the memory in use."""
+    """The etags of texts, large_binary, none of which is copied for it: together they may be most of the memory in use."""
     if not len(texts):
         return []
     texts = texts.fill_null(b"")

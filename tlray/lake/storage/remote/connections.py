@@ -24,7 +24,7 @@ READ_SECONDS = 30
 """How long an answer may go without a byte."""
 
 _MOST_HOSTS = 1000
-"""Whose connections are kept; the one that was not used for longest is forgotten."""
+"""Hosts whose connections are kept; the one that was not used for longest is forgotten."""
 
 _HEADERS = {"User-Agent": f"tlray/{__version__}", "Accept-Encoding": "identity"}
 

@@ -10,10 +10,10 @@ from tlray.errors import StorageError
 from tlray.lake.storage.retry import Pace
 
 MOST_WAIT_SECONDS = 60.0
-"""For which a host's `Retry-After` is waited out; one that asks for longer fails what is asked of it until then."""
+"""How long a host's `Retry-After` is waited out; one that asks for longer fails what is asked of it until then."""
 
 AWAY_SECONDS = 60.0
-"""For which nothing is asked of a host that took no connection in several attempts: a list of a million images on a server
+"""How long nothing is asked of a host that took no connection in several attempts: a list of a million images on a server
 that is no more would else take weeks to fail."""
 
 
@@ -60,7 +60,7 @@ class Host:
             self._rests_until = max(self._rests_until, time.monotonic() + seconds)
 
     def is_away(self) -> None:
-        """It took no connection, again and again."""
+        """Note that the host took no connection, again and again."""
         with self._lock:
             self._away_until = time.monotonic() + AWAY_SECONDS
 

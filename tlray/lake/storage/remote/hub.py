@@ -48,7 +48,7 @@ from tlray.lake.storage.uri import split_hub
 
 _PAGE_ROWS = 1000
 _TIMEOUT_SECONDS = 60.0
-"""Without a byte from the Hub, after which a request is given up, and made again."""
+"""Seconds without a byte from the Hub after which a request is given up, and made again."""
 
 Given = TypeVar("Given")
 

@@ -184,7 +184,7 @@ def _translated(uri: str, error: Exception) -> TlrayError | None:
 
 
 def _line(error: Exception) -> str:
-    """Of a message of many lines, what says something to people.
+    """The line of a long message that says something to people.
 
     How the error is made inside follows in obstore's; and the query of a URL may hold a signature.
     """

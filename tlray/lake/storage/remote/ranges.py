@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 STREAM_BYTES = 8 * 2**20
-"""Of a range that a file read from front to back asks for: a request's latency is little beside it."""
+"""Length of the ranges that a file read from front to back asks for: a request's latency is little beside it."""
 
 
 class RangeReader(io.RawIOBase):

@@ -37,7 +37,7 @@ LEAST_BYTES_PER_SECOND = 20_000
 worker for days."""
 
 MOST_UNANNOUNCED_BYTES = 2**30
-"""Of a whole file, such as a manifest, whose length the server does not say: it may never end."""
+"""The most that is read of a whole file, such as a manifest, whose length the server does not say: it may never end."""
 
 
 class WebStore(ReadOnlyStore):

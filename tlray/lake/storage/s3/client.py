@@ -27,7 +27,7 @@ Answer = TypeVar("Answer")
 
 CONNECT_SECONDS = 10
 READ_SECONDS = 30
-"""Without a byte; a stall is waited out, a connection that died without a word is not."""
+"""How long an answer may go without a byte; a stall is waited out, a connection that died without a word is not."""
 
 _CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 1},  # `tlray.lake.storage.retry` repeats

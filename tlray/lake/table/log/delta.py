@@ -22,7 +22,7 @@ _ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def delta_uri(uri: str) -> str:
-    """As delta-rs takes it: local ones as paths, others escaped, as it reads them as URLs.
+    """A URI as delta-rs takes it: local ones as paths, others escaped, as it reads them as URLs.
 
     Raises:
         TableError: there is a percent sign in it, which delta-rs 1.6 writes to one place and reads from another; or, in a local

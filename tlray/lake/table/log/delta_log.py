@@ -23,7 +23,8 @@ CHECKPOINT_COMMITS = 10
 opening slow (`tests.bench.backfill`)."""
 
 CHECKPOINT_SHARE = 0.01
-"""Of a writer's time, what its checkpoints may take: one takes longer the more parts there are, and then comes less often."""
+"""The share of a writer's time that its checkpoints may take: one takes longer the more parts there are, and then comes less
+often."""
 
 COMMIT_INTERVAL_SECONDS = 5.0
 """Between the commits of a run, or of a joining of small parts: who is killed repeats at most so much finished work, or what is

@@ -92,7 +92,7 @@ def _commit_info(info: dict[str, Any], time_ms: int) -> dict[str, Any]:
 
 
 def _additions(change: Change, time_ms: int) -> Iterator[dict[str, Any]]:
-    """Of statistics they have the row count alone.
+    """The actions that add parts; of statistics they have the row count alone.
 
     delta-rs (1.6) takes a column whose minimum is not given for one without matching rows, and filters on `error` or `label`
     would silently find nothing. The file's own footer has the range of `uri`, which is what readers prune by.

@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MEMORY_BYTES = 2**30
-"""Of rows that never touch the disk, those of all sides together: millions, with names of 83 characters and etags of 32."""
+"""Size of the rows of all sides together that never touch the disk: millions, with names of 83 characters and etags of 32."""
 
 PLAIN_BYTES = 2**31
-"""Of rows that go to disk as they are, those of one side: most machines keep so much in their file cache. What is above is
+"""Size of the rows of one side that go to disk as they are: most machines keep so much in their file cache. What is above is
 compressed, to about half its size, which takes twice as long as the file cache."""
 
 RANGE_ROWS = 2**20
@@ -37,7 +37,7 @@ RUN_ROWS = 2**18
 to be provided for them, which takes longer than sorting what is in order already."""
 
 RUN_BYTES = 2**28
-"""Of rows that are long, as those are that bring their texts: fewer are sorted at once."""
+"""Size of a run of rows that are long, as those are that bring their texts: fewer are sorted at once."""
 
 BATCH_ROWS = 2**13
 """Rows that are read from disk at once; two keys for each such batch stay in memory."""

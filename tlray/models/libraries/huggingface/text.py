@@ -30,7 +30,7 @@ TOKENIZER_FILES = (
 """What the tokenisers of these models are kept in; each has some of them."""
 
 _VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"}, {"tokenizer.model"})
-"""Of which one has to be there whole: transformers makes an empty tokeniser where there is none."""
+"""Files of vocabularies, of which one has to be there whole: transformers makes an empty tokeniser where there is none."""
 
 
 class HuggingFaceText:
@@ -99,7 +99,7 @@ def open_text_tower(source: Source) -> HuggingFaceText:
 
 
 def _logit_scale(source: Source, built: Built) -> float:
-    """As it was learned, e to the parameter; where the weights have none, as the configuration starts it (1 / 0.07 in CLIP)."""
+    """The logit scale, e to the parameter; where the weights have none, as the configuration starts it (1 / 0.07 in CLIP)."""
     if built.logit_scale is not None:
         return float(built.logit_scale.float().exp())
     return math.exp(getattr(source.config, "logit_scale_init_value", math.log(1 / 0.07)))

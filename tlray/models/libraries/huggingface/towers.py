@@ -76,7 +76,7 @@ def image_class(config: PretrainedConfig, where: str) -> tuple[type[PreTrainedMo
 
 
 def text_class(config: PretrainedConfig) -> tuple[type[PreTrainedModel], PretrainedConfig]:
-    """Likewise of the text side of a model of two towers."""
+    """The class of the text side of a model of two towers."""
     name = TWO_TOWERS[config.model_type].text
     assert name is not None
     return _class(name), _side(config, "text_config")

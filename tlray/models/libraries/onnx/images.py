@@ -46,7 +46,7 @@ class ImageInput:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """Of the input, None for any number of images."""
+        """The shape of the input, None for any number of images."""
         return (self.batch, *self.size, _CHANNELS) if self.is_nhwc else (self.batch, _CHANNELS, *self.size)
 
 

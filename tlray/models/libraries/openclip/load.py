@@ -81,7 +81,7 @@ def _layout(visual: nn.Module) -> Layout:
 
 
 def _preprocessing(source: Source) -> Preprocessing:
-    """As `open_clip.transform.image_transform_v2` reads it for evaluation."""
+    """The preprocessing as `open_clip.transform.image_transform_v2` reads it for evaluation."""
     size = source.model["vision_cfg"].get("image_size", CLIPVisionCfg.image_size)
     config = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), dict(source.preprocess) | {"size": size}))
     height, width = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)

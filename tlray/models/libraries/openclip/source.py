@@ -248,7 +248,7 @@ def _read_config(path: Path, where: str) -> tuple[Mapping[str, Any], Mapping[str
 
 
 def name_of(model: Mapping[str, Any]) -> str:
-    """Of a folder's configuration: open_clip's own where it has the same, else one that its content gives."""
+    """The name of a folder's configuration: open_clip's own where it has the same, else one that its content gives."""
     for name in open_clip.list_models():
         if open_clip.get_model_config(name) == model:
             return str(name)

@@ -24,7 +24,8 @@ _ANY_CROP = (1, 1)
 asked for, where there is one, and not first to the network's usual one and from there to another."""
 
 _MOST_UNFILLED = 0.5
-"""Of a network's tensors: where more are missing, the file is another network's, whatever the taps need."""
+"""The largest share of a network's tensors that may be missing: where more are missing, the file is another network's, whatever
+the taps need."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tlray.models.texts.files.word_file import VectorWriter, WordFile
 _COUNTS = re.compile(rb"([0-9]{1,18}) ([0-9]{1,9})[ \r]*\n")
 _LONGEST_WORD_BYTES = 4096
 _LINE_BYTES = 2**20
-"""Of a line of text at most: more than 40,000 dimensions."""
+"""The longest line of text that is read: more than 40,000 dimensions."""
 
 
 def read_word2vec(path: Path, where: str, vectors: Path) -> WordFile:

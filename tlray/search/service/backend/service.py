@@ -34,13 +34,13 @@ from tlray.search.service.backend.workers import Workers
 
 LABELS_LISTED = 2000
 TEXT_CHARACTERS = 2000
-"""Of a row's text that are given: more than a card of the page shows."""
+"""How much of a row's text is given: more than a card of the page shows."""
 BYTES_OF_A_FLOAT = 32
 """Most that a float takes in JSON, white space and all."""
 BYTES_OF_A_SEARCH = 2**20
-"""Of what a search by JSON has beside vectors: ids, URIs and filters."""
+"""The most that a search by JSON has beside vectors: ids, URIs and filters."""
 MOST_STORE_THREADS = 6
-"""That read from stores, on a machine with that many cores or more; as many as cores, at least 2, on smaller ones."""
+"""Threads that read from stores, on a machine with that many cores or more; as many as cores, at least 2, on smaller ones."""
 
 Result = TypeVar("Result")
 

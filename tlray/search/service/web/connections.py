@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 16 * 2**10
-"""Of request line and headers, and of what is sent between pieces of a body: h11's limit, and that of many servers."""
+"""The longest request line and headers, and of what is sent between pieces of a body: h11's limit, and that of many servers."""
 MOST_CONNECTIONS = 1024
 CHECK_SECONDS = 1.0
 

@@ -9,8 +9,8 @@ from torch import nn
 from tlray.config import NetworkConfig
 
 BACKBONE_RATE = 0.1
-"""Of a pretrained backbone, as a factor of the head's rate: a new head has far to go, good features do not. A rule of thumb
-(Howard and Ruder, ULMFiT, 2018, arXiv 1801.06146, go from layer to layer by 1/2.6)."""
+"""The learning rate of a pretrained backbone, as a factor of the head's rate: a new head has far to go, good features do not. A
+rule of thumb (Howard and Ruder, ULMFiT, 2018, arXiv 1801.06146, go from layer to layer by 1/2.6)."""
 
 
 def rate_factor(step: int, steps: int, warmup: float) -> float:

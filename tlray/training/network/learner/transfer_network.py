@@ -17,7 +17,7 @@ from tlray.recipe import NORM_FLOOR
 from tlray.training.network.processes import World
 
 LEAST_SPREAD = 1e-3
-"""Of a feature's standard deviation, relative to the mean one; features that vary less are not scaled up."""
+"""The least of a feature's standard deviation, relative to the mean one; features that vary less are not scaled up."""
 
 
 class TransferNetwork(nn.Module):

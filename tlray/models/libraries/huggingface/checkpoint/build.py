@@ -18,7 +18,7 @@ OUR_PREFIX = "model."
 """What stands before a tensor's name in `tlray.models.libraries.huggingface.network.VisionNetwork`."""
 
 _MOST_UNFILLED = 0.5
-"""Of a model's tensors: where more are missing, the weights are another model's."""
+"""The largest share of a model's tensors that may be missing: where more are missing, the weights are another model's."""
 
 _OTHER_SIDE = ("text_model.", "text_projection.", "vision_model.", "visual_projection.", "logit_scale", "logit_bias")
 """Beginnings of the names of what one tower has no place for, as it is the other's."""

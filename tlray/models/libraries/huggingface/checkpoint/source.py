@@ -123,7 +123,7 @@ def _has_files(name: str) -> bool:
 
 
 def _own_files(name: str, fetch: FetchFile) -> ModelFiles:
-    """Of the folder or repository that a backbone's name names."""
+    """The files of the folder or repository that a backbone's name names."""
     if is_folder(name):
         return folder_files(name, fetch)
     if "/" in name:
@@ -154,7 +154,7 @@ def _files_of(spec: WeightsSpec, name: str, fetch: FetchFile) -> ModelFiles:
 
 
 def _usual_config(kind: str) -> PretrainedConfig:
-    """Of a kind of model as transformers has it by default."""
+    """The configuration of a kind of model, as transformers has it by default."""
     try:
         config: PretrainedConfig = AutoConfig.for_model(kind)
     except READ_ERRORS as error:

@@ -15,7 +15,7 @@ from tlray.models.weights.foreign import advice
 from tlray.models.weights.spec import FetchFile, WeightsSpec
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
-"""Of files that Keras writes: whole models, or weights alone (always so for `.weights.h5`)."""
+"""Endings of files that Keras writes: whole models, or weights alone (always so for `.weights.h5`)."""
 
 _CODE = {
     "Lambda": "Python code inside the file",

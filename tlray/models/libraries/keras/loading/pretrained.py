@@ -15,7 +15,7 @@ from tlray.models.weights.fit import shown
 from tlray.recipe import Preprocessing
 
 LAYOUT = Layout(keeps_nhwc=True)
-"""Of all of Keras' networks: a map that is kept whole has its channels last, as Keras' own maps have."""
+"""The layout of all of Keras' networks: a map that is kept whole has its channels last, as Keras' own maps have."""
 
 
 def as_pretrained(

@@ -50,7 +50,7 @@ class KerasOperation(nn.Module):
 
 
 def _values(variable: Any) -> Tensor:
-    """Of a variable of Keras; float32 where it is not of whole numbers."""
+    """The values of a variable of Keras; float32 where it is not of whole numbers."""
     values: Tensor = variable.value.detach().clone()
     return values.float() if values.is_floating_point() else values
 

@@ -20,7 +20,7 @@ SIDE_PIXELS = 320
 QUALITY = 80
 MAX_IMAGE_BYTES = 64 * 2**20
 MEMBERS_KEPT_BYTES = 128 * 2**20
-"""Of images inside tar and Parquet files: some hundred photographs, more than a page shows."""
+"""How many bytes are kept of images inside tar and Parquet files: some hundred photographs, more than a page shows."""
 
 
 class Thumbnails:

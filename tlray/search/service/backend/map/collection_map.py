@@ -99,7 +99,7 @@ def _place(at_2: np.ndarray) -> dict[str, float]:
 
 
 async def umap_in_process(vectors_ND: np.ndarray) -> np.ndarray:
-    """As `layout.umap_places`, in a process of its own, which ends with the request for it: it compiles code for many seconds.
+    """Run `layout.umap_places` in a process that ends with the request for it: it compiles code for many seconds.
 
     Raises:
         ValueError: it failed; the message is the last that it said.

@@ -16,13 +16,14 @@ UMAP_COMPONENTS = 50
 """Few directions hold most of what makes neighbours, and UMAP's own search slows down with many."""
 
 EXTRA_DIRECTIONS = 50
-"""That the search for principal components carries along: the more, the closer it comes where components are nearly equal."""
+"""Directions more that the search for principal components carries along: the more, the closer it comes where components are
+nearly equal."""
 
 SEED = 0
 """A map is the same every time; UMAP then uses one thread."""
 
 NICENESS = 10
-"""Of the program: what else the machine does goes first."""
+"""The niceness of the program: what else the machine does goes first."""
 
 
 def principal_components(vectors_ND: np.ndarray, count: int) -> np.ndarray:

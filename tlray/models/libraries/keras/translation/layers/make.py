@@ -103,7 +103,7 @@ def _arithmetic(kind: str, ranks: Sequence[int], arguments: Sequence[object]) ->
 
 
 def _dropout(layer: Layer, ranks: Sequence[int]) -> nn.Module | None:
-    """Of single values; or of whole images, which is a branch that is left out."""
+    """Translate a dropout of single values; or of whole images, which is a branch that is left out."""
     shape = getattr(layer, "noise_shape", None)
     if shape is None:
         return nn.Dropout(float(layer.rate))
@@ -158,4 +158,4 @@ _LAYERS: dict[str, Callable[[Layer, Sequence[int]], nn.Module | None]] = {
     "RandomContrast": _nothing,
     "RandomBrightness": _nothing,
 }
-"""Of layers, by the names of their classes."""
+"""What translates each kind of layer, by the name of its class."""
