@@ -169,7 +169,7 @@ class Folders(MadeUpSource):
 def write_units(table: Table, plan: Plan, committer: Committer, rng: np.random.Generator) -> int:
     """Do a plan's work as workers do, with random vectors; the bytes written."""
     written = 0
-    committer.start(plan)
+    committer.start(plan.groups)
     for unit in plan.units:
         rows = rows_of(unit.items, rng.standard_normal((len(unit.items), DIMENSIONS), np.float32))
         part = write_part(table.uri, rows, status="ok", stem="run", recipe_id=table.recipe_file.table_id)

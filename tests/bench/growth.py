@@ -25,7 +25,7 @@ import pyarrow as pa
 from tests.bench.harness import finish, print_table, ratio
 from tests.factories import make_recipe_file
 from tlray.extraction.commit.committer import Committer
-from tlray.extraction.plan.plan import Group, Plan
+from tlray.extraction.plan.plan import Group
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.table.log import delta_log
 from tlray.lake.table.parts import Change, Part, vector_column, write_part
@@ -87,7 +87,7 @@ def backfill(images: int, images_per_second: float, folder: Path) -> Iterator[di
     marks = [10**power for power in range(6, 12) if 10**power < images] + [images]
     while done < images:
         units = min(PLAN_UNITS, -(-(images - done) // UNIT_IMAGES))
-        committer.start(Plan("images", [], [Group((unit,)) for unit in range(units)], 0, 0))
+        committer.start([Group((unit,)) for unit in range(units)])
         for unit in range(units):
             clock.images_seconds += UNIT_IMAGES / images_per_second
             done += UNIT_IMAGES

@@ -238,7 +238,7 @@ class Backfill(RuleBasedStateMachine):
             committer = Committer(table, run_id, guard=lease.check if guarded else lambda: None)
             for backlog in find_backlogs(source, table, Path(scratch), budget=4, memory_bytes=100):
                 plan = backlog.cut(unit_images=2, slots=1)
-                committer.start(plan)
+                committer.start(plan.groups)
                 for piece in pieces_of(table, plan, run_id, broken):
                     yield lease
                     committer.add(piece)

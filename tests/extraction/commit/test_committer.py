@@ -11,7 +11,7 @@ import pytest
 from tests.factories import make_recipe_file, make_rows, read_with_polars
 from tlray.errors import StorageError
 from tlray.extraction.commit.committer import Committer
-from tlray.extraction.plan.plan import Group, Plan, StaleRows
+from tlray.extraction.plan.plan import Group, StaleRows
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.table.parts import Change, Part, write_part
 from tlray.lake.table.rewrite import in_this_thread
@@ -39,7 +39,7 @@ def test_units_that_wait_outlive_a_rewrite_that_fails(tmp_path: Path) -> None:
     failures: list[object] = []
     committer = Committer(table, "run1", submit=failing)
     deletion = Group((), (StaleRows(old, np.array([1], np.uint32)),))
-    committer.start(Plan("images", [], [deletion, Group((0,))], 0, 0))
+    committer.start([deletion, Group((0,))])
     committer.add(Piece(0, 0, True, WrittenParts((part_of(table, "xy"),), {}), {}))
     with pytest.raises(StorageError, match="a worker was lost"):
         committer.flush(now=True)

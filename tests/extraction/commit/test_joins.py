@@ -16,7 +16,7 @@ from tests.factories import make_recipe_file, make_rows, read_with_polars
 from tlray.errors import StorageError
 from tlray.extraction.commit import joins
 from tlray.extraction.commit.committer import Committer
-from tlray.extraction.plan.plan import Group, Plan
+from tlray.extraction.plan.plan import Group
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.table import maintenance, rewrite
 from tlray.lake.table.parts import Part, write_part
@@ -48,7 +48,7 @@ def run(
     """A first backfill, each unit one row of which failed; also the live parts after each unit."""
     clock = Clock()
     committer, live = Committer(table, "run1", submit=submit, clock=clock), []
-    committer.start(Plan("images", [], [Group((unit,)) for unit in range(units)], 0, 0))
+    committer.start([Group((unit,)) for unit in range(units)])
     for unit in range(units):
         clock.seconds += seconds_each
         committer.add(Piece(unit, 0, True, WrittenParts(written(table, unit), {}), {}))

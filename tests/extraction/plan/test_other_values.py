@@ -68,7 +68,7 @@ def run(table: Table, source: ValuedSource, run_id: str) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         for backlog in find_backlogs(source, Table.open(table.uri), Path(scratch), columns=(SITE, TAGS)):
             plan = backlog.cut(unit_images=4, slots=1)
-            committer.start(plan)
+            committer.start(plan.groups)
             for unit in plan.units:
                 items = unit.items.to_pylist()
                 embedded += [item["uri"] for item in items]
@@ -161,7 +161,7 @@ def test_a_part_is_rewritten_again_by_a_later_backlog(tmp_path: Path, monkeypatc
         counts = []
         for backlog in backlogs:
             counts.append(backlog.counts)
-            committer.start(backlog.cut(unit_images=4, slots=1))
+            committer.start(backlog.cut(unit_images=4, slots=1).groups)
         committer.finish()
     assert len(counts) > 3 and sum(one["rewritten"] for one in counts) == 26 and sum(one["deleted"] for one in counts) == 2
     check(tmp_path / "t", changed)

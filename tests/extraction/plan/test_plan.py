@@ -101,7 +101,7 @@ def carry_out(table: Table, plan: Plan, run_id: str, failing: set[str] = frozens
     rng = rng or random.Random(0)
     clock = iter(range(10**6))
     committer = Committer(table, run_id, clock=lambda: float(next(clock)))
-    committer.start(plan)
+    committer.start(plan.groups)
     pieces = pieces_of(table, plan, run_id, failing)
     pieces += [piece for piece in pieces if rng.random() < 0.3]
     rng.shuffle(pieces)
@@ -240,7 +240,7 @@ def test_a_large_backlog_comes_in_pieces_and_parts_may_be_rewritten_by_each(tmp_
             for backlog in pieces:
                 counts.update(backlog.counts)
                 plan = backlog.cut(unit_images=25, slots=1)
-                committer.start(plan)
+                committer.start(plan.groups)
                 for piece in pieces_of(table, plan, f"run{number}", set()):
                     committer.add(piece)
             committer.flush(now=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tlray.errors import TlrayError
 from tlray.extraction.commit.joins import Joins, is_enough
 from tlray.extraction.commit.rewrites import Rewrites, Rewriting
-from tlray.extraction.plan.plan import Group, Plan
+from tlray.extraction.plan.plan import Group
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
@@ -110,19 +110,19 @@ class Committer:
         self._pieces: dict[int, dict[int, Sequence[Part]]] = {}
         self._broken = False
 
-    def start(self, plan: Plan) -> None:
-        """Begin with a plan. Of the one before, incomplete groups are dropped; complete ones are committed in their time.
+    def start(self, groups: Sequence[Group]) -> None:
+        """Begin with the groups of a plan. Of those before, incomplete ones are dropped; complete ones are committed in time.
 
         Raises:
             TlrayError: as `flush`.
         """
         while self._replacing:  # each plan names a part's stale rows once, but two may name the same part
             self._commit_rows(_Batch(), *self._some_replacing())
-        self._group_of = {unit: group for group in plan.groups for unit in group.units}
+        self._group_of = {unit: group for group in groups for unit in group.units}
         self._pieces = {}
         self._piece_counts: dict[int, int] = {}
-        self._open_units = {id(group): len(group.units) for group in plan.groups}
-        self._replacing += [(group, []) for group in plan.groups if not group.units]
+        self._open_units = {id(group): len(group.units) for group in groups}
+        self._replacing += [(group, []) for group in groups if not group.units]
         self._done_units: set[int] = set()
 
     @property

@@ -172,7 +172,7 @@ class Run:
         if rewritten := backlog.counts.get("rewritten"):
             say(f"{rewritten} rows to be written again with other values, and with the vectors that they have")
         self._totals.units_left = len(plan.units)
-        committer.start(plan)
+        committer.start(plan.groups)
         if self._deadline:
             self._deadline.expect(plan.todo + backlog.left)
         with (
