@@ -26,6 +26,7 @@ from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError, ImageError, ImageErrorCode, TlrayError
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones.images import resolve_backbone
+from tlray.models.encoder import golden
 
 HALF = 2**-11
 """Relative error of storage at 10 mantissa bits."""
@@ -267,6 +268,31 @@ def test_a_tables_encoder_is_checked_by_its_golden_vectors(made: Made, tmp_path:
     recipe.write_text(json.dumps(document))
     with pytest.raises(GoldenMismatchError):
         tlray.open(tmp_path / "other").encoder()
+
+
+def test_a_tables_numbers_are_shown_by_what_every_run_shows_them_by(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes torch in place of an engine that computes others."""
+    asked: list[dict[str, Any]] = []
+
+    def shown(*arguments: Any, **options: Any) -> golden.AnyEncoder:
+        asked.append(options)
+        return make_encoder(*arguments, **options)
+
+    make_encoder = golden.make_encoder
+    monkeypatch.setattr(golden, "make_encoder", shown)
+    encoder = tlray.open(made.table).encoder(batch_size=2, device="cpu")
+    tlray.Model(made.model).predict(made.photos[:1])
+    assert [(each["batch_size"], each["device"], each["engine"]) for each in asked] == [
+        (2, "cpu", "torch"),
+        (None, "auto", "torch"),
+    ]
+    uris, expected_ND, _ = stored(made)
+    np.testing.assert_allclose(encoder(uris[:1]), expected_ND[:1], rtol=HALF, atol=0)
+
+
+def test_pickles_name_it_as_users_do(encoder: tlray.Encoder) -> None:
+    data = pickle.dumps(encoder)
+    assert b"tlray.api" not in data and pickle.loads(data).get_params() == encoder.get_params()
 
 
 def test_it_works_inside_a_running_event_loop(made: Made, encoder: tlray.Encoder) -> None:

@@ -58,6 +58,7 @@ class Encoder:
         ConfigError: an unknown key, a wrong value, or neither or both of backbone and table.
     """
 
+    __module__ = "tlray"  # so do pickles name it, which are to be read wherever its file lies
     _loaded: Runner | None
     _loaded_texts: "TextEncoder | None"
 
