@@ -114,12 +114,20 @@ def _read_yaml(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(_read_text(file))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{file} is not YAML: {_problem(error)}; expected keys and values such as `table: s3://lake/x`"
+        ) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds {type(content).__name__}, expected keys and values such as `table: s3://lake/x`")
     return content
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    return where + " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def _read_text(file: str) -> str:

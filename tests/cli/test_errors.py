@@ -125,8 +125,11 @@ def test_unknown_keys_of_the_file(tmp_path: Path) -> None:
     assert "recipe.backbone is given twice: 'a' and 'b'" in error_of(tlray("extract", "--config", file))
     file.write_text("- a\n")
     assert "holds list" in error_of(tlray("extract", "--config", file))
+    file.write_text("sorce: {uri: a}\nrecipe: {backbone: x}\ntable: t\n")
+    said = error_of(tlray("extract", "--config", file))
+    assert "ConfigError: unknown key sorce; source is a section: did you mean source.uri?; source.uri is missing" in said
     file.write_text("a: [\n")
-    assert "is not YAML" in error_of(tlray("extract", "--config", file))
+    assert "is not YAML: line 2, column 1: expected the node content" in error_of(tlray("extract", "--config", file))
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,12 @@ def test_unknown_keys_of_the_file(tmp_path: Path) -> None:
         ({"--source.uri": "/nowhere/photos"}, "/nowhere/photos"),
         ({"--source.include": "*.xyz"}, "match no pattern of source.include"),
         ({"--source.uri": "ftp://host/x"}, "expected s3://bucket/key"),
+        (
+            {"--source.uri": "s3:/bucket/x"},
+            "'s3:/bucket/x' has one slash after its scheme; expected s3://bucket/x, or ./s3:/bucket/x",
+        ),
+        ({"--table": "s3:/bucket/t"}, "expected s3://bucket/t"),
+        ({"--recipe.backbone": "google/vit-base-patch16-224"}, "is hf:google/vit-base-patch16-224"),
         ({"--source.labels": "breed"}, "breed"),
         ({"--table": "gs://bucket/x"}, "expected s3://bucket/key"),
     ],
@@ -154,7 +163,14 @@ def test_input_that_does_not_fit(photos: Path, tmp_path: Path, changes: dict[str
 def test_an_empty_source(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     message = error_of(tlray("extract", "--source.uri", tmp_path / "photos", "--table", tmp_path / "t", *RECIPE))
-    assert "nothing is at file://" in message
+    assert "nothing is at file://" in message and "a folder (a prefix) with files in it" in message
+
+
+def test_a_file_and_a_folder_of_photos_in_place_of_what_tlray_makes(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "is a file, neither a table nor an alias of one" in error_of(tlray("show", tmp_path / "notes.txt"))
+    said = error_of(tlray("predict", photos, tmp_path / "p", "--model", photos))
+    assert f"no model at file://{photos}, which holds " in said and "objects that are not tlray's" in said
 
 
 def test_a_table_of_another_recipe(photos: Path, tmp_path: Path) -> None:

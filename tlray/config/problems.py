@@ -27,7 +27,7 @@ class Spelling:
 
 
 def one_line(error: ValidationError, model: type[BaseModel], given: dict[str, Any], spelling: Spelling) -> str:
-    """What pydantic found, one clause for each key, missing ones first.
+    """What pydantic found, one clause for each key: unknown ones, for which others may be missing, then missing ones.
 
     Args:
         error: pydantic's.
@@ -36,6 +36,7 @@ def one_line(error: ValidationError, model: type[BaseModel], given: dict[str, An
         spelling: how the user gives a key.
     """
     keys = keys_of(model)
+    unknown: list[str] = []
     missing: list[str] = []
     wrong: dict[str, str] = {}
     for problem in error.errors():
@@ -43,16 +44,15 @@ def one_line(error: ValidationError, model: type[BaseModel], given: dict[str, An
         name = ".".join(parts)
         key = next((keys[leaf] for leaf in _prefixes(parts) if leaf in keys), None)
         if problem["type"] == "extra_forbidden" and key is None:
-            wrong[name] = (
-                f"unknown key {name}; {near_keys(model, name, Spelling())}"  # flags that are no keys are refused before
-            )
+            # flags that are no keys are refused before
+            unknown.append(f"unknown key {name}; {near_keys(model, name, Spelling())}")
         elif problem["type"] == "missing" and (key is None or key.name == name):
             missing += [each for each in keys if each == name or (each.startswith(f"{name}.") and _is_needed(keys[each]))]
         elif key is not None:
             wrong.setdefault(key.name, _wrong_value(key, _at(given, key.name), problem["type"], problem["msg"]))
         else:
             wrong[name] = _wrong_section(keys, name, problem["input"], problem["type"], problem["msg"])
-    return "; ".join([*([_missing(missing, spelling)] if missing else []), *wrong.values()])
+    return "; ".join([*unknown, *([_missing(missing, spelling)] if missing else []), *wrong.values()])
 
 
 def near_keys(model: type[BaseModel], name: str, spelling: Spelling) -> str:
@@ -71,7 +71,10 @@ def near_keys(model: type[BaseModel], name: str, spelling: Spelling) -> str:
     if inside:
         shown = inside[:1] if _is_needed(keys[inside[0]]) else inside
         return f"{name} is a section: did you mean {_listed([spelling.of(each) for each in shown], 'or')}?"
-    near = difflib.get_close_matches(name, [*keys, *short], 1, cutoff=0.7) or endings
+    sections = {".".join(parts[:end]) for parts in (key.split(".") for key in keys) for end in range(1, len(parts))}
+    near = difflib.get_close_matches(name, [*keys, *short, *sorted(sections)], 1, cutoff=0.7) or endings
+    if near and near[0] in sections:
+        return near_keys(model, near[0], spelling)
     if near:
         return f"did you mean {spelling.of(near[0])}?"
     section = name.rpartition(".")[0]

@@ -51,7 +51,10 @@ def read_alias(uri: str) -> tuple[Alias, str] | None:
     except ObjectNotFoundError:
         return None
     except ValidationError as error:
-        raise TableError(f"{uri} is neither a table nor an alias of one; expected what `tlray alias` writes") from error
+        raise TableError(
+            f"{uri} is a file, neither a table nor an alias of one: a table is a folder, and `tlray alias` writes aliases; "
+            "name another place"
+        ) from error
 
 
 def point(uri: str, table_uri: str, *, if_version: int | None = None) -> tuple[Alias, Alias | None]:

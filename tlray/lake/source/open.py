@@ -115,7 +115,9 @@ def check_names_lead_somewhere(source: Source) -> None:
 
 def _open_prefix(uri: str, config: SourceConfig) -> Source:
     """The source below a prefix of the store."""
-    nothing = SourceError(f"nothing is at {expanded(uri)[0]}; expected an object, or a folder that is not empty")
+    nothing = SourceError(
+        f"nothing is at {expanded(uri)[0]}; expected a file, or a folder (a prefix) with files in it: check the address"
+    )
     if expanded(uri) != [uri]:
         raise nothing
     source = Source("images", "images", uri, config, is_file=False)

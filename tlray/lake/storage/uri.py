@@ -9,6 +9,9 @@ from tlray.errors import SourceError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SHORT_FILE = re.compile(r"file:(/[^/].*)", re.DOTALL | re.IGNORECASE)
+_ONE_SLASH = re.compile(r"(s3|s3a|s3n|gs|az|https?):/(?!/)", re.IGNORECASE)
+"""How `pathlib.Path` writes a URI, and who forgets a slash."""
+
 _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
 _SCHEMES = {name: name for name in ("file", "s3", "https", "http", "gs", "az", "hf")} | {"s3a": "s3", "s3n": "s3"}
@@ -23,13 +26,17 @@ def to_uri(text: str) -> str:
     `Path.as_uri` write it (RFC 8089), is taken for that name. `file:/path` and `file://localhost/path` are file URIs, too.
 
     Raises:
-        SourceError: empty, of another scheme, or with a user and password in it.
+        SourceError: empty, of another scheme or with one slash after it, or with a user and password in it.
     """
     if not text:
         raise SourceError("a URI is empty; expected s3://bucket/key or a local path")
     short = _SHORT_FILE.match(text)
     match = _SCHEME.match(f"file://{short[1]}" if short else text)
     if match is None:
+        if _ONE_SLASH.match(text):
+            raise SourceError(
+                f"{text!r} has one slash after its scheme; expected {text.replace(':/', '://', 1)}, or ./{text} for a local one"
+            )
         return "file://" + printable(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - keep `\\xNN` bytes
     scheme, rest = _SCHEMES.get(match[1].lower()), match[2]
     if scheme is None:

@@ -126,9 +126,10 @@ def _with_library(name: str) -> str:
     found = libraries_with(name)
     if not found:
         libraries = ", ".join(f"{library}:" for library in library_names())
+        advice = f"a model of the Hugging Face Hub is hf:{name}" if "/" in name else _near(name, library_names())
         raise BackboneError(
             f"there is no backbone {name!r}: expected one of the libraries {libraries} with a model's name, or a name that one "
-            f"of them has; {_near(name, library_names())}"
+            f"of them has; {advice}"
         )
     return f"{found[0]}:{name}"
 

@@ -158,7 +158,11 @@ class RowTable:
         """
         positions = np.flatnonzero(self.mask(labels=(label,)))
         if not len(positions):
-            raise QueryError(f"no row has the label {label!r}; the most frequent ones are {list(self.labels)[:5]}")
+            there = ", ".join(map(repr, list(self.labels)[:5]))
+            raise QueryError(
+                f"no row has the label {label!r}; "
+                + (f"the most frequent ones are {there}" if there else "the table was made without labels (source.labels)")
+            )
         return positions
 
     @property

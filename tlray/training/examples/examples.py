@@ -186,7 +186,10 @@ def _seen(targets_NK: np.ndarray, classes: tuple[str, ...], config: ExamplesConf
 def _check_classes(classes: tuple[str, ...]) -> None:
     if len(classes) < 2:
         raise ExamplesError(
-            f"all images have the same label {classes[0]!r}; expected at least two classes" if classes else _EMPTY
+            f"all images have the same label {classes[0]!r}; expected at least two classes: give labels as a file, or as "
+            "folder, with the images of each class in a folder of its own"
+            if classes
+            else _EMPTY
         )
 
 

@@ -11,6 +11,7 @@
 The card holds the sha256 of every other file.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tlray.errors import ModelCorruptError, ModelMissingError, ObjectNotFoundError
+from tlray.errors import AccessError, ModelCorruptError, ModelMissingError, ObjectNotFoundError, StoreUnfitError
+from tlray.lake.place.occupant import occupant_of
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
 from tlray.models.layers.heads import Head, HeadSpec
@@ -161,7 +163,13 @@ def read_card(uri: str) -> ModelCard:
     try:
         data = open_store(uri).read(card_uri).data
     except ObjectNotFoundError as error:
-        raise ModelMissingError(f"no model at {uri}; expected a folder that `tlray train` made: check the address") from error
+        there = ""
+        with contextlib.suppress(AccessError, StoreUnfitError):  # a place that is only read cannot be looked into
+            found = occupant_of(uri)
+            there = f", which holds {found.said}" if found else ""
+        raise ModelMissingError(
+            f"no model at {uri}{there}; expected a folder that `tlray train` made: check the address"
+        ) from error
     try:
         return ModelCard.model_validate_json(data)
     except ValidationError as error:

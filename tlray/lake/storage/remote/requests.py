@@ -146,7 +146,7 @@ def _web_errors(url: str) -> Iterator[None]:
             raise AccessError(f"{url}: {error}; its certificate is not one that this machine trusts") from error
         raise AgainError(f"{url}: {error}") from error
     except (web.NewConnectionError, web.ConnectTimeoutError) as error:
-        raise AwayError(f"{url}: {error}") from error
+        raise AwayError(f"{url}: {str(error).partition('): ')[2] or error}") from error  # without the connection's class
     except (web.LocationValueError, web.LocationParseError, UnicodeError) as error:
         raise ObjectNotFoundError(f"{url} is no URL of the web: {error}") from error
     except (web.HTTPError, OSError) as error:
