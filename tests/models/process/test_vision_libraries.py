@@ -65,7 +65,7 @@ print(sys.modules["torchvision.ops.roi_align"].is_compile_supported is utils.is_
 
 def test_another_thread_imports_the_compiler_itself_while_the_libraries_are_imported() -> None:
     code = """
-import builtins, sys, threading, torch
+import builtins, importlib.machinery, sys, threading, torch
 plain_import, disable = builtins.__import__, torch.compiler.disable
 found = {}
 
@@ -74,12 +74,21 @@ def import_it():
     found["utils"] = torch._dynamo.utils
     found["disabled"] = torch.compiler.disable(lambda: torch.compiler.is_compiling(), reason="a test")
 
-class Meanwhile:  # when timm is looked for, the libraries are being imported
+class Meanwhile:  # when timm is executed, the libraries are being imported
     def find_spec(self, name, *_):
-        if name == "timm":
+        if name != "timm":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def after_the_other(module):
             thread = threading.Thread(target=import_it)
             thread.start()
             thread.join()
+            execute(module)
+
+        spec.loader.exec_module = after_the_other
+        return spec
 
 sys.meta_path.insert(0, Meanwhile())
 import tlray.models.process.vision_libraries
