@@ -78,7 +78,7 @@ class Encoder:
         column: str | None = None,
         device: str = "auto",
         batch_size: int | None = None,
-        engine: Engine = "torch",
+        engine: Engine = "auto",
         on_error: OnError = "raise",
         **keys: Any,
     ) -> None:

@@ -42,7 +42,7 @@ class Placement:
 
     device: str = "auto"
     batch_size: int | None = None
-    engine: Engine = "torch"
+    engine: Engine = "auto"
 
     def network(self, backbone: "AnyBackbone", file: RecipeFile | None = None) -> "Network":
         """The network of a backbone, with a lane for each core where it runs on the CPU.

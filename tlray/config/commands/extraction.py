@@ -56,7 +56,7 @@ class RunConfig(WithStores):
     )
     wait: bool = Field(False, description="where another run holds the table, wait until it is free")
     engine: Engine = Field(
-        "torch",
+        "auto",
         description="what computes on CPUs: torch, openvino (an extra), or auto: the faster one, by a trial where that pays",
     )
     lease_seconds: float = Field(
