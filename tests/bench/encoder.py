@@ -22,11 +22,11 @@ from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
-from tlray.models.encoder.compiled import CompiledCache
 from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.engines.compiled import CompiledCache
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.memory import keep_freed_memory
-from tlray.models.encoder.network import Network
+from tlray.models.encoder.network.network import Network
 from tlray.models.process.device import choose_device
 from tlray.recipe import Precision, golden_images
 

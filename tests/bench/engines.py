@@ -25,9 +25,9 @@ from tests.bench import onnx
 from tests.bench.encoder import load, pictures, plain
 from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.models.backbones.images import Backbone, to_network_input
-from tlray.models.encoder.engine import Wanted, open_image_encoder
+from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
+from tlray.models.encoder.engines.openvino.imports import FrontEndManager, TorchFXPythonDecoder, openvino
 from tlray.models.encoder.memory import keep_freed_memory
-from tlray.models.encoder.openvino_import import FrontEndManager, TorchFXPythonDecoder, openvino
 
 BACKBONES = (
     "timm:tf_efficientnet_lite0",

@@ -38,9 +38,9 @@ np.save(sys.argv[2], torch.cat(features).numpy())
 FIRST_BATCH = """
 import sys
 from pathlib import Path
-from tlray.models.encoder.compiled import CompiledCache
+from tlray.models.encoder.engines.compiled import CompiledCache
 from tlray.models.process.device import choose_device
-from tlray.models.encoder.network import Network
+from tlray.models.encoder.network.network import Network
 from tlray.recipe import RecipeFile, check_golden, golden_images
 file = RecipeFile.from_json(Path(sys.argv[1], "recipe.json").read_bytes(), "recipe.json")
 device = choose_device("auto")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.photos import RECIPE, error_of, frame_of, result_of, tlray, write_photos
 
-pytest.importorskip("tlray.models.encoder.openvino_model", exc_type=ImportError)
+pytest.importorskip("tlray.models.encoder.engines.openvino.model", exc_type=ImportError)
 
 
 def test_a_run_by_openvino_gives_torchs_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

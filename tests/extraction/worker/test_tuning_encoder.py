@@ -10,10 +10,10 @@ from tlray.config import RecipeConfig
 from tlray.extraction.worker import tuning_encoder as tuning
 from tlray.extraction.worker.tuning_encoder import TuningEncoder
 from tlray.models.backbones.images import resolve_backbone
-from tlray.models.encoder.compiled import CompiledCache
 from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.engines.compiled import CompiledCache
 from tlray.models.encoder.golden import make_recipe_file
-from tlray.models.encoder.network import Network
+from tlray.models.encoder.network.network import Network
 from tlray.models.process.device import choose_device
 from tlray.recipe import RecipeFile
 

@@ -15,7 +15,7 @@ from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
-from tlray.models.encoder.network import Network
+from tlray.models.encoder.network.network import Network
 from tlray.recipe import Compute, Precision, RecipeFile, check_golden, golden_images
 
 

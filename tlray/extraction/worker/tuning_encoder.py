@@ -8,10 +8,10 @@ import numpy as np
 from tlray.errors import GoldenMismatchError
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones.images import load_backbone
-from tlray.models.encoder.compiled import CompiledCache, pays
 from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.engines.compiled import CompiledCache, pays
 from tlray.models.encoder.golden import check_encoder, make_encoder
-from tlray.models.encoder.network import Network
+from tlray.models.encoder.network.network import Network
 from tlray.models.process.device import choose_device
 from tlray.recipe import RecipeFile, of_images
 

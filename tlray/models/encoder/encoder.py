@@ -17,9 +17,9 @@ import torch
 
 from tlray.errors import ConfigError
 from tlray.models.backbones.images import Backbone
-from tlray.models.encoder.exactness import choose_exact_below
 from tlray.models.encoder.lanes import Forward, Lane, Results, make_lane
-from tlray.models.encoder.network import Folded
+from tlray.models.encoder.network.exactness import choose_exact_below
+from tlray.models.encoder.network.network import Folded
 from tlray.models.process.device import check_batch_size, choose_device, on_one_core, precision, threads_of_one_core
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe
 
@@ -40,10 +40,10 @@ class Encoder:
     """Embeds images by a backbone's recipe; may be called from several threads.
 
     Its network is a copy of the backbone's with the batch norms folded into the convolutions
-    (`tlray.models.encoder.folding`), on a CPU
-    with these as oneDNN runs them best (`tlray.models.encoder.packing`). The
+    (`tlray.models.encoder.network.folding`), on a CPU
+    with these as oneDNN runs them best (`tlray.models.encoder.network.packing`). The
     recipe's precision.compute means: `fp32`, all of it, without TF32; `bf16` and `fp16`, what `torch.autocast` computes so,
-    with weights rounded once and kernel by kernel (`tlray.models.encoder.precision`).
+    with weights rounded once and kernel by kernel (`tlray.models.encoder.network.precision`).
 
     Args:
         backbone: on the CPU the copy shares its tensors (their memory layout becomes channels_last); their values stay.
@@ -56,7 +56,7 @@ class Encoder:
             the cores: threads that share each layer wait for each other after it, all the more beside threads that decode.
 
     Attributes:
-        engine: what computes: `torch`, or `openvino` (`tlray.models.encoder.engine`).
+        engine: what computes: `torch`, or `openvino` (`tlray.models.encoder.engines.choice`).
 
     Raises:
         ConfigError: there is no such device, or a batch size under 1.

@@ -12,8 +12,8 @@ from tlray.config.commands.extraction import Engine
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
 from tlray.models.backbones.any_backbone import AnyBackbone, load_any_backbone
 from tlray.models.encoder.encoder import Encoder, at_fp32
-from tlray.models.encoder.engine import Wanted, open_image_encoder
-from tlray.models.encoder.exactness import choose_exact_below
+from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
+from tlray.models.encoder.network.exactness import choose_exact_below
 from tlray.models.encoder.text import TextEncoder, golden_text_of
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.texts.text_model import TextBackbone

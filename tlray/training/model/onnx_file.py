@@ -16,7 +16,7 @@ from tlray.errors import BackboneError, first_line
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import join
 from tlray.models.backbones.images import load_backbone, with_taps
-from tlray.models.encoder.network import Network
+from tlray.models.encoder.network.network import Network
 from tlray.models.layers.heads import Head
 from tlray.models.layers.taps import Tappable
 from tlray.recipe import Precision, Recipe, golden_images, of_images

@@ -12,7 +12,7 @@ from tests.models.libraries.keras.oracle import cosines, outputs, preprocess_inp
 from tests.models.libraries.keras.test_conformance import mobile_net
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.encoder.network import Folded, Network
+from tlray.models.encoder.network.network import Folded, Network
 from tlray.recipe import GOLDEN_TOLERANCE, golden_images
 
 IMAGES_BHWC = golden_images(224, 224)

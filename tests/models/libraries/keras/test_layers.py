@@ -12,7 +12,7 @@ import torch
 
 from tests.models.libraries.keras.oracle import keras
 from tlray.errors import BackboneError
-from tlray.models.encoder.folding import share_copy
+from tlray.models.encoder.network.folding import share_copy
 from tlray.models.libraries.keras.translation import translate as translation
 from tlray.models.libraries.keras.translation.translate import translate
 

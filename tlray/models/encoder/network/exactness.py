@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from tlray.models.backbones.images import Backbone
-from tlray.models.encoder.network import Folded
-from tlray.models.encoder.precision import count_layers
+from tlray.models.encoder.network.network import Folded
+from tlray.models.encoder.network.precision import count_layers
 from tlray.models.process.device import precision
 from tlray.recipe import Compute, golden_images, least_cosine
 
@@ -28,7 +28,7 @@ PROBE_NOISE = 40
 
 
 def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
-    """How many of the first layers `tlray.models.encoder.precision.lower` is to leave at fp32, by what it does to the probes.
+    """How many of the first layers `precision.lower` is to leave at fp32, by what it does to the probes.
 
     Args:
         backbone: of the recipe.

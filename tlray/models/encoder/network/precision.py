@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tlray.models.encoder.folding import CONVOLUTIONS
+from tlray.models.encoder.network.folding import CONVOLUTIONS
 from tlray.models.process.device import DTYPES
 from tlray.recipe import Compute
 

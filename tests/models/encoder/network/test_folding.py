@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from tests.models.lively import enliven
-from tlray.models.encoder.folding import fold_batch_norms
+from tlray.models.encoder.network.folding import fold_batch_norms
 from tlray.models.layers.pooling import Layout, Pooling
 from tlray.models.layers.taps import TapRunner
 

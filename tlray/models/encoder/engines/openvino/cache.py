@@ -15,10 +15,8 @@ import torch
 
 from tlray.errors import TlrayError, first_line
 from tlray.models.backbones.images import Backbone
-from tlray.models.encoder.exactness import CLOSE_COSINE, least_exact_below, probe_images
-from tlray.models.encoder.network import Network
-from tlray.models.encoder.node_files import only_one, read_whole, write_whole
-from tlray.models.encoder.openvino_model import (
+from tlray.models.encoder.engines.node_files import only_one, read_whole, write_whole
+from tlray.models.encoder.engines.openvino.model import (
     OpenVinoForward,
     can_compute,
     compile_graph,
@@ -28,6 +26,8 @@ from tlray.models.encoder.openvino_model import (
     to_bytes,
     with_exact,
 )
+from tlray.models.encoder.network.exactness import CLOSE_COSINE, least_exact_below, probe_images
+from tlray.models.encoder.network.network import Network
 from tlray.models.layers.taps import Tappable
 from tlray.models.process.device import precision
 from tlray.recipe import GOLDEN_TOLERANCE, Recipe, least_cosine

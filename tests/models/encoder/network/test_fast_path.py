@@ -13,8 +13,8 @@ from tlray.lake.image.decode import decode_image
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.encoder.exactness import choose_exact_below
-from tlray.models.encoder.precision import count_layers, lower
+from tlray.models.encoder.network.exactness import choose_exact_below
+from tlray.models.encoder.network.precision import count_layers, lower
 from tlray.recipe import Compute, Precision, least_cosine
 
 

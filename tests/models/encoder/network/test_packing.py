@@ -7,8 +7,8 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from tlray.models.encoder.folding import share_copy
-from tlray.models.encoder.packing import PackedConvolution, find_packable, pack
+from tlray.models.encoder.network.folding import share_copy
+from tlray.models.encoder.network.packing import PackedConvolution, find_packable, pack
 from tlray.models.layers.pooling import Layout, Pooling
 from tlray.models.layers.taps import TapRunner
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tlray.errors import first_line
 from tlray.models.encoder.encoder import Encoder, default_batch_size
-from tlray.models.encoder.network import Network
-from tlray.models.encoder.node_files import cache_folder, cpu_flags, only_one
+from tlray.models.encoder.engines.node_files import cache_folder, cpu_flags, only_one
+from tlray.models.encoder.network.network import Network
 from tlray.models.layers.taps import Tappable
 from tlray.recipe import RecipeFile, of_images
 
@@ -30,7 +30,7 @@ COMPILE_SECONDS = 60.0
 
 COMPILE_GAIN = 0.15
 """The part of the encoding time that compiling is taken to save: an assumption, as no GPU has been measured. Without a GPU
-nothing is compiled: `tlray.models.encoder.packing` has what there is to gain on a CPU."""
+nothing is compiled: `tlray.models.encoder.network.packing` has what there is to gain on a CPU."""
 
 _COMPILE_ERRORS = (RuntimeError, AssertionError, AttributeError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
 """What export and inductor raise for networks that they cannot compile and on machines without a C++ compiler."""

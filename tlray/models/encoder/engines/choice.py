@@ -18,8 +18,8 @@ from tlray.errors import ConfigError
 from tlray.extras import require
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder, default_batch_size
-from tlray.models.encoder.exactness import choose_exact_below
-from tlray.models.encoder.node_files import cache_folder, cpu_flags, only_one
+from tlray.models.encoder.engines.node_files import cache_folder, cpu_flags, only_one
+from tlray.models.encoder.network.exactness import choose_exact_below
 from tlray.models.process.device import choose_device
 from tlray.recipe import golden_images
 
@@ -127,7 +127,7 @@ class _ByOpenVino:
 
     def _converted(self) -> Encoder | None:
         # An extra, and slow to import: not before it is to be used.
-        from tlray.models.encoder.openvino_cache import NotConvertedError, OpenVinoCache
+        from tlray.models.encoder.engines.openvino.cache import NotConvertedError, OpenVinoCache
 
         backbone, lanes = self._backbone, self._wanted.lanes or 0
         cache = OpenVinoCache(self._path, backbone.recipe, self._batch_size, self._wanted.exact_below or 0)

@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.encoder.test_compiled import Untraceable
+from tests.models.encoder.engines.test_compiled import Untraceable
 from tlray.config import RecipeConfig
 from tlray.errors import ConfigError, GoldenMismatchError
 from tlray.models.backbones.images import Backbone, resolve_backbone
-from tlray.models.encoder import engine, golden
+from tlray.models.encoder import golden
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.encoder.engine import Wanted, open_image_encoder
+from tlray.models.encoder.engines import choice
+from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
+from tlray.models.encoder.engines.node_files import read_whole
 from tlray.models.encoder.golden import make_encoder, make_recipe_file
-from tlray.models.encoder.node_files import read_whole
 from tlray.recipe import Compute, Precision, golden_images, least_cosine
 
-can_compute = pytest.importorskip("tlray.models.encoder.openvino_model", exc_type=ImportError).can_compute
+can_compute = pytest.importorskip("tlray.models.encoder.engines.openvino.model", exc_type=ImportError).can_compute
 
 NETWORKS = {
     "timm:test_resnet": {},
@@ -135,7 +136,7 @@ def test_nothing_is_told_to_its_makers(backbone: Backbone, tmp_path: Path) -> No
     code = """
 import sys
 from pathlib import Path
-from tests.models.encoder.test_engine import opened, resolve
+from tests.models.encoder.engines.test_openvino import opened, resolve
 print(opened(resolve("timm:test_resnet"), Path(sys.argv[1])).engine, "openvino_telemetry" in sys.modules)
 """
     home = tmp_path / "home"
@@ -148,12 +149,12 @@ print(opened(resolve("timm:test_resnet"), Path(sys.argv[1])).engine, "openvino_t
 
 
 def test_what_is_kept_is_used_without_converting(backbone: Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tlray.models.encoder import openvino_cache
+    from tlray.models.encoder.engines.openvino import cache
 
     def refuse(*_arguments: object) -> None:
         raise AssertionError("converted again")
 
-    monkeypatch.setattr(openvino_cache, "convert", refuse)
+    monkeypatch.setattr(cache, "convert", refuse)
     expected = Encoder(backbone, device="cpu").encode(pictures(backbone))["embedding"]
     for lanes in (None, 1, 3):  # streams are chosen where it is opened
         encoder = opened(backbone, folder, lanes=lanes)
@@ -182,7 +183,7 @@ def test_a_damaged_file_is_made_anew_and_said(
 IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
-from tests.models.encoder.test_engine import opened, pictures, resolve
+from tests.models.encoder.engines.test_openvino import opened, pictures, resolve
 from tlray.models.encoder import node_files
 if len(sys.argv) > 2:
     replace = Path.replace
@@ -228,7 +229,7 @@ def _ask_in_child() -> None:
 SIGNALLED = """
 import os, signal, sys, time
 from pathlib import Path
-from tests.models.encoder.test_engine import opened, pictures, resolve
+from tests.models.encoder.engines.test_openvino import opened, pictures, resolve
 backbone = resolve("timm:test_resnet")
 encoders = [opened(backbone, Path(sys.argv[1])) for _ in range(3)]
 del encoders[0], encoders[0]  # not in the order in which they were made
@@ -283,8 +284,8 @@ def test_where_it_is_not_installed(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    for name in ("cache", "model", "import"):
-        monkeypatch.delitem(sys.modules, f"tlray.models.encoder.openvino_{name}", raising=False)
+    for name in ("cache", "model", "imports"):
+        monkeypatch.delitem(sys.modules, f"tlray.models.encoder.engines.openvino.{name}", raising=False)
     with pytest.raises(ConfigError, match=r"extra \[openvino\]"):
         open_image_encoder(backbone, Wanted("openvino", folder=tmp_path))
     with caplog.at_level(logging.INFO):
@@ -314,7 +315,7 @@ def test_auto_takes_the_faster_one_and_remembers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     paced = Paced(torchs, openvinos)
-    monkeypatch.setattr(engine, "seconds_of", paced)
+    monkeypatch.setattr(choice, "seconds_of", paced)
     assert opened(backbone, tmp_path, engine="auto").engine == "torch"  # how many images there are is not known
     assert paced.trials == 0
     assert opened(backbone, tmp_path, engine="auto", images=999).engine == "torch"  # too few of them
@@ -338,7 +339,7 @@ def test_auto_takes_the_faster_one_and_remembers(
 
 
 def test_auto_remembers_what_cannot_be_converted(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "seconds_of", Paced(1.0, 1.0))
+    monkeypatch.setattr(choice, "seconds_of", Paced(1.0, 1.0))
     recipe = backbone.recipe.model_copy(update={"taps": ("layer",)})
     odd = Backbone(recipe, Untraceable().eval(), {"embedding": (3,)})
     assert opened(odd, tmp_path, engine="auto", images=10**6).engine == "torch"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tlray.models.backbones.images import Backbone, probe_of, to_network_input
-from tlray.models.encoder.folding import fold_batch_norms, share_copy
-from tlray.models.encoder.packing import Packable, find_packable, pack
-from tlray.models.encoder.precision import lower
+from tlray.models.encoder.network.folding import fold_batch_norms, share_copy
+from tlray.models.encoder.network.packing import Packable, find_packable, pack
+from tlray.models.encoder.network.precision import lower
 from tlray.models.layers.pooling import Pooling
 from tlray.models.layers.taps import TapRunner
 from tlray.models.process.device import autocast, precision
@@ -47,7 +47,7 @@ class Network(nn.Module):
         Args:
             backbone: stays as it is; on the CPU the network shares its tensors where they need not change.
             device: where to run.
-            exact_below: see `tlray.models.encoder.precision.lower`.
+            exact_below: see `tlray.models.encoder.network.precision.lower`.
         """
         return Folded.of(backbone).network(device, backbone.recipe.precision.compute, exact_below)
 
@@ -88,7 +88,7 @@ class Folded:
         Args:
             backbone: shares its tensors where they need not change.
             packed: whether networks on a CPU run their convolutions as oneDNN runs them best
-                (`tlray.models.encoder.packing`); such networks cannot be traced.
+                (`tlray.models.encoder.network.packing`); such networks cannot be traced.
         """
         recipe = backbone.recipe
         pooling = backbone.pooling
@@ -103,7 +103,7 @@ class Folded:
         return cls(module, packable, recipe, pooling)
 
     def network(self, device: torch.device, compute: Compute, exact_below: int) -> Network:
-        """A network that computes so; see `tlray.models.encoder.precision.lower`."""
+        """A network that computes so; see `tlray.models.encoder.network.precision.lower`."""
         module = share_copy(self.module) if device.type == "cpu" else copy.deepcopy(self.module)
         module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compute != "fp32":

@@ -15,7 +15,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tlray.models.encoder.pairs import find_pairs
+from tlray.models.encoder.network.pairs import find_pairs
 
 FOLD_TOLERANCE = 1e-4
 """Largest relative L2 distance of a tap's features after folding to those before, at fp32. Chosen, not derived: room for

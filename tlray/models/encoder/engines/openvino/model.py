@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.export.decomp_utils import CustomDecompTable
 
-from tlray.models.encoder.network import Network
-from tlray.models.encoder.openvino_import import FrontEndManager, TorchFXPythonDecoder, openvino, ops_to_not_decompose
+from tlray.models.encoder.engines.openvino.imports import FrontEndManager, TorchFXPythonDecoder, openvino, ops_to_not_decompose
+from tlray.models.encoder.network.network import Network
 from tlray.recipe import Compute
 
 HINTS: dict[Compute, str] = {"fp32": "f32", "bf16": "bf16"}

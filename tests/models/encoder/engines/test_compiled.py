@@ -13,9 +13,9 @@ from torch import nn
 
 from tlray.config import RecipeConfig
 from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
-from tlray.models.encoder.compiled import COMPILE_SECONDS, CompiledCache, pays
+from tlray.models.encoder.engines.compiled import COMPILE_SECONDS, CompiledCache, pays
 from tlray.models.encoder.golden import make_recipe_file
-from tlray.models.encoder.network import Network
+from tlray.models.encoder.network.network import Network
 from tlray.recipe import Precision, RecipeFile, golden_images
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def test_another_process_loads_it_without_the_network(cache: CompiledCache, back
 import sys
 from pathlib import Path
 import torch
-from tlray.models.encoder.compiled import CompiledCache
+from tlray.models.encoder.engines.compiled import CompiledCache
 from tlray.recipe import RecipeFile, check_golden, golden_images
 file = RecipeFile.from_json(Path(sys.argv[1]).read_bytes(), "recipe.json")
 encoder = CompiledCache(file, torch.device("cpu"), Path(sys.argv[2])).load()
@@ -104,9 +104,9 @@ from pathlib import Path
 import torch
 from tlray.config import RecipeConfig
 from tlray.models.backbones.images import resolve_backbone
-from tlray.models.encoder.compiled import CompiledCache
+from tlray.models.encoder.engines.compiled import CompiledCache
 from tlray.models.encoder.golden import make_recipe_file
-from tlray.models.encoder.network import Network
+from tlray.models.encoder.network.network import Network
 logging.basicConfig(level=logging.WARNING)
 backbone = resolve_backbone(RecipeConfig(backbone="timm:test_resnet", weights="random:0"), Path)
 cache = CompiledCache(make_recipe_file(backbone), torch.device("cpu"), Path(sys.argv[1]))

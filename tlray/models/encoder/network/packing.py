@@ -17,8 +17,8 @@ from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from tlray.models.encoder.folding import CONVOLUTIONS, gives_the_same, share_copy
-from tlray.models.encoder.pairs import find_pairs
+from tlray.models.encoder.network.folding import CONVOLUTIONS, gives_the_same, share_copy
+from tlray.models.encoder.network.pairs import find_pairs
 
 Activation = tuple[str, list[float], str]
 """As oneDNN's operations take it: name, numbers, algorithm."""
