@@ -3,8 +3,8 @@
 Bare is what one writes without us, with the engine's best settings: torch eagerly, under autocast and compiled with freezing;
 OpenVINO with its hint for throughput and a stream for each core, its requests in a queue, pixels prepared in its graph;
 onnxruntime from pixels that are prepared already, with a session of one thread for each core or one session of all. One
-image or eight in a call: the better one counts. Ours is `Encoder` as extraction uses it with a lane for each core, by torch and
-by OpenVINO. Random weights: they cost as much as trained ones. Nobody's first layers are kept at fp32, but what our OpenVINO
+image or eight in a call: the better one counts. Ours is `Encoder` as extraction uses it with a lane for each core, by each of
+the three. Random weights: they cost as much as trained ones. Nobody's first layers are kept at fp32, but what our OpenVINO
 keeps of its own so that every probe stays close.
 
 Shape legend: B images, H height, W width, C channels.
@@ -26,7 +26,8 @@ from tests.bench.encoder import load, pictures, plain
 from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.models.backbones.images import Backbone, to_network_input
 from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
-from tlray.models.encoder.engines.openvino.imports import FrontEndManager, TorchFXPythonDecoder, openvino
+from tlray.models.encoder.engines.openvino.imports import openvino
+from tlray.models.encoder.engines.openvino.model import convert_module
 from tlray.models.encoder.memory import keep_freed_memory
 
 BACKBONES = (
@@ -52,11 +53,8 @@ def in_batches(encode: Callable[[np.ndarray], object], images_BHWC: np.ndarray, 
 def bare_openvino(backbone: Backbone, compute: str, images_BHWC: np.ndarray, batch: int) -> Encode:
     """Converted as `openvino.convert_model` does, but without telling its makers."""
     preprocessing = backbone.recipe.preprocessing
-    with torch.no_grad():
-        program = torch.export.export(backbone.module, (torch.zeros(batch, 3, *preprocessing.crop),), strict=False)
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
-    prepared = openvino.preprocess.PrePostProcessor(frontend.convert(frontend.load(decoder)))
+    model = convert_module(backbone.module, torch.zeros(batch, 3, *preprocessing.crop))
+    prepared = openvino.preprocess.PrePostProcessor(model)
     pixels = prepared.input(0)
     pixels.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     pixels.model().set_layout(openvino.Layout("NCHW"))
@@ -93,7 +91,7 @@ def ways_of(name: str, images: int, folder: Path, *, compiled: bool) -> dict[str
             ways[f"compiled {compute}"] = in_batches(plain(load(name, compute), amp=is_bf16, compiled=True), images_BHWC, 8)
         for batch in BATCHES:
             ways[f"openvino {compute}, {batch}"] = bare_openvino(load(name, "fp32"), compute, images_BHWC, batch)
-        for engine in ("torch", "openvino"):
+        for engine in ("torch", "openvino") if is_bf16 else ("torch", "openvino", "onnxruntime"):
             wanted = Wanted(engine, exact_below=0, lanes=CORES, folder=folder)
             encoder = open_image_encoder(load(name, compute), wanted)
             assert encoder.engine == engine

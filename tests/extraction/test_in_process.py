@@ -30,7 +30,7 @@ RESULT_KEYS = {
     "run",
     *("table", "version", "recipe_id", "listed", "new", "changed", "deleted", "unchanged", "ok", "failed", "failures"),
     *("left_out", "unlabelled"),
-    *("seconds", "images_per_second", "computed_by", "bottleneck", "advice", "stages"),
+    *("seconds", "images_per_second", "computed_by", "engine_trials", "bottleneck", "advice", "stages"),
 }
 
 

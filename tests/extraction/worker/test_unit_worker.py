@@ -25,7 +25,7 @@ class Cores:
     """One core, and an encoder whose vectors are the mean colours of images."""
 
     turn_images = 16
-    engine = "torch"
+    engine, trial = "torch", "torch by 8 300"
 
     def __init__(self) -> None:
         self.held, self.turns = threading.Lock(), []
@@ -74,7 +74,7 @@ def test_turns_decode_and_embed_and_pieces_of_whole_turns_are_written(tmp_path: 
     assert [sum(part.rows for part in piece.content.parts) for piece in pieces] == [32, 38]
     assert [piece.content.failures for piece in pieces] == [{"not_an_image": 1}, {"not_an_image": 1}]
     assert [(piece.seconds["encode"], len(piece.notes)) for piece in pieces] == [(2, 1), (3, 1)]
-    assert [piece.computed_by for piece in pieces] == ["torch", "torch"]
+    assert [(piece.computed_by, piece.trial) for piece in pieces] == [("torch", "torch by 8 300")] * 2
     ok = [tmp_path / "table" / part.path for piece in pieces for part in piece.content.parts if part.status == "ok"]
     found = pl.concat([pl.read_parquet(path) for path in ok])
     good = [number for number in range(70) if number not in (5, 50)]

@@ -48,8 +48,8 @@ class Encoder:
         column: of the table's embedding columns, the one to compute; default the only one.
         device: `auto` (CUDA, else Apple's MPS, else the CPU) or a name that torch knows.
         batch_size: images of one forward pass, the last one padded; default by the device. For single images ask for 1.
-        engine: what computes on a CPU: `torch`, `openvino` (an extra), or `auto`, what a run of `tlray extract` found to be the
-            faster one on this machine; without one torch.
+        engine: what computes on a CPU: `torch`, `openvino`, `onnxruntime` (extras), or `auto`, what a run of `tlray extract`
+            found to be the fastest on this machine; without one torch.
         on_error: `raise` an ImageError that names the image that cannot be used, or `nan`: a row of NaN, and a warning in
             the log that counts them.
         keys: other keys of a recipe by their short spelling, such as `compute="fp32"` or `crop=224`.

@@ -10,7 +10,7 @@ from tlray.config.sections.section import FailureCode, Section
 from tlray.config.sections.source import SourceConfig
 from tlray.config.sections.stores import WithStores
 
-Engine = Literal["auto", "torch", "openvino"]
+Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 """What computes networks of images on CPUs."""
 
 
@@ -57,7 +57,8 @@ class RunConfig(WithStores):
     wait: bool = Field(False, description="where another run holds the table, wait until it is free")
     engine: Engine = Field(
         "auto",
-        description="what computes on CPUs: torch, openvino (an extra), or auto: the faster one, by a trial where that pays",
+        description="what computes on CPUs: torch, openvino or onnxruntime (extras openvino, onnx), or auto: the fastest, by a "
+        "trial where that pays",
     )
     lease_seconds: float = Field(
         30.0, ge=2, description="how long a killed run keeps the next one out; a store may be away for less without harm"

@@ -30,6 +30,7 @@ class Totals:
         unfit: by column that travels, values that were not of its type.
         seconds: by stage, summed over all workers.
         computed_by: images by the engine that embedded them, where there is a choice.
+        trials: what machines found where they chose one.
         resources: of its workers.
         commits: made by the run.
         committed_rows: that these added, of images that it worked on.
@@ -48,6 +49,7 @@ class Totals:
     unfit: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     computed_by: Counter[str] = field(default_factory=Counter)
+    trials: set[str] = field(default_factory=set)
     resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
     commits: int = 0
     committed_rows: int = 0
@@ -140,6 +142,8 @@ class Totals:
         self.unfit.update(piece.unfit)
         if piece.computed_by:
             self.computed_by[piece.computed_by] += piece.content.images
+        if piece.trial:
+            self.trials.add(piece.trial)
         for uri in piece.content.without_images:
             self.listing.leave_out("no_images", uri)
             if self.listing.left_out["no_images"] <= NOTES_SHOWN:
@@ -173,5 +177,6 @@ class Totals:
             "seconds": round(seconds, 3),
             "images_per_second": round(self.images / seconds, 3),
             "computed_by": dict(self.computed_by),
+            "engine_trials": sorted(self.trials),
             **self.report(),
         }

@@ -81,7 +81,8 @@ class Piece(Generic[Content]):
             it kept a processor or GPU busy.
         notes: what went wrong with the first few failed images, for people.
         unfit: by column that travels, how many values were not of its type; they are null.
-        computed_by: the engine that embedded it, where there is a choice: torch or openvino.
+        computed_by: the engine that embedded it, where there is a choice: torch, openvino or onnxruntime.
+        trial: what a trial on the worker's machine found, where one chose the engine.
     """
 
     unit: int
@@ -92,6 +93,7 @@ class Piece(Generic[Content]):
     notes: tuple[str, ...] = ()
     unfit: dict[str, int] = field(default_factory=dict)
     computed_by: str = ""
+    trial: str = ""
 
     def with_content(self, content: Next, **seconds: float) -> "Piece[Next]":
         """The same images as something else, and what that took."""
@@ -183,7 +185,8 @@ def join_pieces(pieces: Sequence[Piece[EncodedRows]], *, index: int, is_last: bo
         failed=pa.concat_tables(piece.content.failed for piece in pieces).combine_chunks(),
     )
     notes = tuple(note for piece in pieces for note in piece.notes)[:NOTES]
-    return Piece(pieces[0].unit, index, is_last, rows, dict(seconds), notes, dict(unfit), pieces[0].computed_by)
+    first = pieces[0]
+    return Piece(first.unit, index, is_last, rows, dict(seconds), notes, dict(unfit), first.computed_by, first.trial)
 
 
 def write_piece(piece: Piece[EncodedRows], *, table_uri: str, recipe_id: str, run_id: str) -> Piece[WrittenParts]:

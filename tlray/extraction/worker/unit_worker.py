@@ -58,6 +58,11 @@ class Cores(Protocol):
         """What computes, where there is a choice; else empty."""
         ...
 
+    @property
+    def trial(self) -> str:
+        """Why it does, where a trial chose it; else empty."""
+        ...
+
 
 @dataclass(frozen=True)
 class UnitWorker:
@@ -127,7 +132,8 @@ class UnitWorker:
             with self.cores.turn():
                 (images,) = decode_images(fetched, self.spec, len(fetched))  # no more than a batch can hold, so it is one
                 seconds = {**images.seconds, "fetch": fetch_seconds}
-                piece = Piece(unit.index, len(written), False, images, seconds, images.notes, images.unfit, self.cores.engine)
+                of_images = (images, seconds, images.notes, images.unfit)
+                piece = Piece(unit.index, len(written), False, *of_images, self.cores.engine, self.cores.trial)
                 waiting.append(encode_piece(self.encoder, piece, self.recipe_file))
         written.append(self._write(waiting, len(written), is_last=True))
         return written

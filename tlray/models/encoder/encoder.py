@@ -56,7 +56,8 @@ class Encoder:
             the cores: threads that share each layer wait for each other after it, all the more beside threads that decode.
 
     Attributes:
-        engine: what computes: `torch`, or `openvino` (`tlray.models.encoder.engines.choice`).
+        engine: what computes: `torch`, `openvino` or `onnxruntime` (`tlray.models.encoder.engines.choice`).
+        trial: what a trial on this machine found, where one chose the engine.
 
     Raises:
         ConfigError: there is no such device, or a batch size under 1.
@@ -119,7 +120,7 @@ class Encoder:
         forwards: Sequence[Forward],
         threads: int,
     ) -> None:
-        self.engine = "torch"
+        self.engine, self.trial = "torch", ""
         self.device = device
         self.batch_size = batch_size
         self._clock = time.thread_time

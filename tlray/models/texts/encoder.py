@@ -29,12 +29,14 @@ class TextRowEncoder:
 
     Attributes:
         engine: none to choose from.
+        trial: likewise.
 
     Raises:
         ConfigError: there is no such device, or a batch size under 1.
     """
 
     engine = ""
+    trial = ""
 
     def __init__(
         self, backbone: TextBackbone, *, device: str = "auto", batch_size: int | None = None, lanes: int | None = None

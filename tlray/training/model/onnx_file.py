@@ -4,7 +4,6 @@ Shape legend: B images, H height, W width, C channels, D embedding length, K out
 """
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from tlray.errors import BackboneError, first_line
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.storage.uri import join
 from tlray.models.backbones.images import load_backbone, with_taps
+from tlray.models.encoder.engines.onnxruntime.export import EXPORT_ERRORS, export
 from tlray.models.encoder.network.network import Network
 from tlray.models.layers.heads import Head
 from tlray.models.layers.taps import Tappable
@@ -28,9 +28,6 @@ fp32 and add in other orders."""
 
 CHECKED_ROWS = 5
 """Another number than the export's example has, so that a fixed batch would be seen."""
-
-_EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError, KeyError)
-"""What `torch.export` and `torch.onnx` raise for networks that they cannot convert."""
 
 
 class _Whole(nn.Module):
@@ -95,24 +92,12 @@ def _to_onnx(module: nn.Module, name: str, example: Tensor, about: Mapping[str, 
     import onnx
 
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                (example,),
-                input_names=[name],
-                output_names=["scores"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                dynamo=True,
-                verbose=False,
-            )
-    except (*_EXPORT_ERRORS, torch.onnx.errors.OnnxExporterError) as error:
+        proto = export(module, example, name, ["scores"], any_batch=True)
+    except EXPORT_ERRORS as error:
         reason = first_line(error.__cause__ or error)
         raise BackboneError(
             f"the model cannot be written as ONNX: {reason}; export the head alone (without --network)"
         ) from error
-    assert program is not None
-    proto = program.model_proto
     onnx.helper.set_model_props(proto, dict(about))
     data: bytes = proto.SerializeToString()
     return data

@@ -1,43 +1,72 @@
-"""Which engine computes a network on a CPU: torch as this package runs it, or OpenVINO, by what is faster on this machine."""
+"""Which engine computes a network on a CPU: torch as this package runs it, or another one that is installed and faster here."""
 
 import hashlib
 import json
 import logging
 import platform
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 
 from tlray.config.commands.extraction import Engine
-from tlray.errors import ConfigError
 from tlray.extras import require
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder, default_batch_size
+from tlray.models.encoder.engines.converted import ConvertedCache, NotConvertedError, Runtime
 from tlray.models.encoder.engines.node_files import cache_folder, cpu_flags, only_one
+from tlray.models.encoder.engines.trial import Verdict, Way, pace_of, try_all, usable_cores
 from tlray.models.encoder.network.exactness import choose_exact_below
-from tlray.models.process.device import choose_device
-from tlray.recipe import golden_images
+from tlray.models.layers.taps import Tappable
+from tlray.models.process.device import check_batch_size, choose_device
+from tlray.recipe import Compute, golden_images
 
-FORMAT = 1
+FORMAT = 2
 """Of the files that are kept; another one where graphs are made in another way."""
 
 TRIAL_SECONDS = 15.0
-"""What a conversion and a trial are taken to cost; a generous assumption (docs/benchmarks.md has what was seen)."""
+"""What a conversion and a trial are taken to cost, for each engine beside torch; a generous assumption (docs/benchmarks.md has
+what was seen)."""
 
 TRIAL_GAIN = 0.15
-"""The part of the encoding time that the faster engine is taken to save: less than was seen of most networks."""
+"""The part of the encoding time that the fastest engine is taken to save: less than was seen of most networks."""
 
 LEAST_IMAGES = 1000
 """Fewer are not even timed, so that short runs start as soon as they would without a choice."""
 
-TURNS = 3
-TURN_SECONDS = 0.3
-"""Of each engine in a trial; the median counts."""
+
+@dataclass(frozen=True)
+class _Other:
+    """An engine beside torch.
+
+    Attributes:
+        extra: that installs it.
+        packages: that it needs, by the names of their modules.
+        computes: what it may compute; whether this processor does, it says itself.
+        batch_sizes: images in a pass that are tried beside the usual number.
+    """
+
+    extra: str
+    packages: tuple[str, ...]
+    computes: tuple[Compute, ...]
+    batch_sizes: tuple[int, ...] = ()
+
+    @property
+    def versions(self) -> tuple[str, ...] | None:
+        """Of its packages; None where one is missing."""
+        try:
+            return tuple(map(_version, self.packages))
+        except PackageNotFoundError:
+            return None
+
+
+_OTHERS: Mapping[Engine, _Other] = {
+    "openvino": _Other("openvino", ("openvino",), ("fp32", "bf16"), (1,)),
+    "onnxruntime": _Other("onnx", ("onnxruntime", "onnx", "onnxscript"), ("fp32",)),
+}
 
 _CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)
@@ -48,13 +77,13 @@ class Wanted:
     """How an encoder of images is to be made.
 
     Attributes:
-        engine: `auto` takes what a trial on this machine found the faster one, and tries where that pays.
+        engine: `auto` takes what a trial on this machine found the fastest, and tries where that pays.
         device: see `Encoder`.
         batch_size: likewise.
         exact_below: likewise.
         lanes: likewise.
         images: that it will get, about; 0 where that is not known.
-        folder: for what OpenVINO's networks are kept in; default in the user's cache.
+        folder: for what converted networks are kept in; default in the user's cache.
     """
 
     engine: Engine = "torch"
@@ -70,16 +99,17 @@ def open_image_encoder(backbone: Backbone, wanted: Wanted) -> Encoder:
     """An encoder by the engine that is asked for, or by torch where that one cannot; which and why is logged.
 
     Raises:
-        ConfigError: see `Encoder`; or OpenVINO is asked for and not installed.
+        ConfigError: see `Encoder`; or the engine that is asked for is not installed.
     """
     if wanted.engine == "torch" or choose_device(wanted.device) != _CPU:
         return _torchs(backbone, wanted)
+    check_batch_size(wanted.batch_size)
+    if wanted.engine != "auto" and (other := _OTHERS[wanted.engine]).versions is None:
+        require(other.extra, *other.packages, what=f"engine {wanted.engine}")
     try:
-        return _ByOpenVino(backbone, wanted).open()
-    except (ImportError, OSError) as error:  # not installed, or nothing can be kept
-        if wanted.engine == "openvino":
-            require("openvino", "openvino", what="engine openvino")
-        _log.info("torch computes %s: OpenVINO is not to be had here (%s)", backbone.recipe.backbone, error)
+        return _Choice(backbone, wanted).open()
+    except OSError as error:
+        _log.warning("torch computes %s: nothing can be kept on this machine (%s)", backbone.recipe.backbone, error)
         return _torchs(backbone, wanted)
 
 
@@ -93,98 +123,132 @@ def _torchs(backbone: Backbone, wanted: Wanted) -> Encoder:
     )
 
 
-class _ByOpenVino:
-    """OpenVINO's network of a backbone, where it can be had and is to be used; else torch's."""
+class _Choice:
+    """Engines for one backbone on this machine's CPU."""
 
     def __init__(self, backbone: Backbone, wanted: Wanted) -> None:
-        if wanted.batch_size is not None and wanted.batch_size < 1:
-            raise ConfigError(f"batch_size is {wanted.batch_size}, expected 1 or more")
+        if wanted.exact_below is None:
+            wanted = replace(wanted, exact_below=choose_exact_below(backbone, _CPU))
         self._backbone, self._wanted = backbone, wanted
         self._batch_size = wanted.batch_size or default_batch_size(backbone.recipe, _CPU)
-        if wanted.exact_below is None:
-            self._wanted = wanted = replace(wanted, exact_below=choose_exact_below(backbone, _CPU))
-        versions = [FORMAT, version("openvino"), torch.__version__, platform.machine(), cpu_flags()]
-        key = [backbone.recipe.recipe_id, wanted.exact_below, self._batch_size, *versions]
-        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-        folder = wanted.folder or cache_folder("openvino")
-        self._path, self._verdict_path = folder / f"{name}.blob", folder / f"{name}.{wanted.lanes or 0}.json"
+        compute = backbone.recipe.precision.compute
+        self._others = [name for name, other in _OTHERS.items() if other.versions is not None and compute in other.computes]
+        self._folder = wanted.folder or cache_folder("engines")
 
     def open(self) -> Encoder:
         """As wanted; see `open_image_encoder`."""
-        if self._wanted.engine == "openvino":
-            return self._converted() or _torchs(self._backbone, self._wanted)
-        verdict, ours = self._read_verdict(), None
-        if verdict is None and self._wanted.images >= LEAST_IMAGES:
-            ours = _torchs(self._backbone, self._wanted)
-            if self._pays(ours):
-                with only_one(self._verdict_path.with_suffix(".lock"), wait=True):
-                    verdict = self._read_verdict() or self._try(ours)
-        theirs = None
-        if verdict is not None:
-            _log.info("%s computes %s on this machine: %s", verdict["engine"], self._backbone.recipe.backbone, verdict["why"])
-            theirs = self._converted() if verdict["engine"] == "openvino" else None
-        return theirs or ours or _torchs(self._backbone, self._wanted)
+        if self._wanted.engine != "auto":
+            return self._by(self._wanted.engine, self._batch_size)
+        if isinstance(self._backbone.module, Tappable) or not self._others:  # there is nothing to choose from
+            return self._torchs()
+        verdict, ours = self._verdict()
+        if verdict is None:
+            return ours or self._torchs()
+        _log.info("%s computes %s on this machine; %s", verdict.engine, self._backbone.recipe.backbone, verdict.why)
+        encoder = (ours if verdict.engine == "torch" else None) or self._by(verdict.engine, verdict.batch_size)
+        encoder.trial = verdict.why
+        return encoder
 
-    def _converted(self) -> Encoder | None:
-        # An extra, and slow to import: not before it is to be used.
-        from tlray.models.encoder.engines.openvino.cache import NotConvertedError, OpenVinoCache
-
-        backbone, lanes = self._backbone, self._wanted.lanes or 0
-        cache = OpenVinoCache(self._path, backbone.recipe, self._batch_size, self._wanted.exact_below or 0)
+    def _by(self, engine: Engine, batch_size: int) -> Encoder:
+        """An engine's encoder; torch's where that one cannot, which is said."""
+        if engine == "torch":
+            return self._torchs()
         try:
-            forwards = cache.open(backbone, lanes)
+            return self._converted(engine, batch_size)
         except NotConvertedError as error:
-            _log.warning("torch computes %s, as OpenVINO does not: %s", backbone.recipe.backbone, error)
-            return None
-        return Encoder.of_forwards(
-            forwards, backbone.recipe, backbone.shapes, _CPU, self._batch_size, threads=lanes, engine="openvino"
-        )
+            if self._wanted.engine != "auto" and isinstance(error.__cause__, ImportError):
+                require(_OTHERS[engine].extra, *_OTHERS[engine].packages, what=f"engine {engine}")
+            _log.warning("torch computes %s, as %s does not: %s", self._backbone.recipe.backbone, engine, error)
+            return self._torchs()
 
-    def _pays(self, encoder: Encoder) -> bool:
-        """Whether a trial saves more time than it costs, by the encoder's own speed."""
-        images_BHWC = self._trial_images()
-        encoder.encode(images_BHWC)
-        seconds = seconds_of(encoder, images_BHWC) / len(images_BHWC)
-        return self._wanted.images * seconds * TRIAL_GAIN > TRIAL_SECONDS
+    def _torchs(self) -> Encoder:
+        return _torchs(self._backbone, self._wanted)
 
-    def _try(self, ours: Encoder) -> dict[str, str]:
-        """Let both embed in turns, and keep what came of it."""
-        theirs = self._converted()
-        if theirs is None:
-            return self._keep("torch", "OpenVINO does not")
+    def _verdict(self) -> tuple[Verdict | None, Encoder | None]:
+        """What this machine found, or finds now where that pays; with torch's encoder where it was made for that.
+
+        One process of a machine tries, while the others wait and leave the cores alone.
+        """
+        path = self._path(self._wanted.batch_size, self._wanted.lanes or 0, *map(_identity, self._others)).with_suffix(".json")
+        if (verdict := Verdict.read(path)) is not None or self._wanted.images < LEAST_IMAGES:
+            return verdict, None
+        with only_one(path.with_suffix(".lock"), wait=True):
+            if (verdict := Verdict.read(path)) is not None:
+                return verdict, None
+            ours = self._torchs()
+            return (self._try(ours).keep(path) if self._pays(ours) else None), ours
+
+    def _pays(self, ours: Encoder) -> bool:
+        """Whether a trial saves more time than it costs, by torch's own speed."""
         images_BHWC = self._trial_images()
-        rates: dict[str, list[float]] = {"torch": [], "openvino": []}
-        for _ in range(TURNS):
-            for name, encoder in (("torch", ours), ("openvino", theirs)):
-                rates[name].append(len(images_BHWC) / seconds_of(encoder, images_BHWC))
-        found = {name: median(values) for name, values in rates.items()}
-        faster = max(found, key=found.__getitem__)
-        return self._keep(faster, ", ".join(f"{name} made {rate:.3g} images a second" for name, rate in found.items()))
+        ours.encode(images_BHWC)
+        seconds = self._wanted.images / pace_of(ours, images_BHWC, self._cores).rate
+        return seconds * TRIAL_GAIN > TRIAL_SECONDS * len(self._others)
+
+    def _try(self, ours: Encoder) -> Verdict:
+        """Let all embed that can."""
+        encoders = {Way("torch", self._batch_size): ours}
+        cannot = []
+        for engine in self._others:
+            more = _OTHERS[engine].batch_sizes if self._wanted.batch_size is None else ()
+            try:
+                for batch_size in sorted({self._batch_size, *more}):
+                    encoders[Way(engine, batch_size)] = self._converted(engine, batch_size)
+            except NotConvertedError as error:
+                cannot.append(f"{engine} cannot: {error}")
+        verdict = try_all(encoders, self._trial_images(), self._cores)
+        return replace(verdict, why="; ".join([verdict.why, *cannot]))
+
+    def _converted(self, engine: Engine, batch_size: int) -> Encoder:
+        backbone, lanes = self._backbone, self._wanted.lanes or 0
+        path = self._path(batch_size, *_identity(engine)).with_suffix(".blob")
+        cache = ConvertedCache(path, _runtime(engine), backbone.recipe, batch_size, self._wanted.exact_below or 0)
+        forwards = cache.open(backbone, lanes)
+        return Encoder.of_forwards(forwards, backbone.recipe, backbone.shapes, _CPU, batch_size, threads=lanes, engine=engine)
+
+    @property
+    def _cores(self) -> int:
+        return min(self._wanted.lanes or torch.get_num_threads(), usable_cores())
 
     def _trial_images(self) -> np.ndarray:
         """A batch for each lane."""
         golden_BHWC = golden_images(*self._backbone.recipe.preprocessing.crop)
         return np.resize(golden_BHWC, (self._batch_size * (self._wanted.lanes or 1), *golden_BHWC.shape[1:]))
 
-    def _keep(self, engine: str, why: str) -> dict[str, str]:
-        verdict = {"engine": engine, "why": why}
-        unfinished = self._verdict_path.with_suffix(".part")
-        unfinished.write_text(json.dumps(verdict))
-        unfinished.replace(self._verdict_path)
-        return verdict
-
-    def _read_verdict(self) -> dict[str, str] | None:
-        try:
-            verdict: dict[str, str] = json.loads(self._verdict_path.read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
-        return verdict if isinstance(verdict, dict) and {"engine", "why"} <= verdict.keys() else None
+    def _path(self, *rest: object) -> Path:
+        """Of a file whose name says all that it depends on."""
+        machine = [torch.__version__, platform.machine(), cpu_flags()]
+        key = [FORMAT, self._backbone.recipe.recipe_id, self._wanted.exact_below, *machine, *rest]
+        return self._folder / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
-def seconds_of(encoder: Encoder, images_BHWC: np.ndarray) -> float:
-    """What embedding some images takes, by as many calls as it takes to tell."""
-    began, calls = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - began) < TURN_SECONDS or not calls:
-        encoder.encode(images_BHWC)
-        calls += 1
-    return elapsed / calls
+def _version(package: str) -> str:
+    """Of a package, under the name that it has for GPUs too."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return version(f"{package}-gpu")
+
+
+def _identity(engine: Engine) -> list[object]:
+    """What files of an engine depend on."""
+    return [engine, _OTHERS[engine].versions]
+
+
+def _runtime(engine: Engine) -> Runtime:
+    """An engine that is installed.
+
+    Raises:
+        NotConvertedError: it cannot be imported.
+    """
+    try:
+        # Extras, and slow to import: not before they are to be used.
+        if engine == "openvino":
+            from tlray.models.encoder.engines.openvino.model import OpenVino
+
+            return OpenVino()
+        from tlray.models.encoder.engines.onnxruntime.runtime import OnnxRuntime
+
+        return OnnxRuntime()
+    except ImportError as error:
+        raise NotConvertedError(f"it cannot be imported: {error}") from error

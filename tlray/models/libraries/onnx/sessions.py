@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -29,6 +30,29 @@ _CODES = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _log = logging.getLogger(__name__)
 
 
+def new_session(
+    document: bytes, threads: int, device: torch.device, *, folder: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """What computes a model.
+
+    Args:
+        document: the model.
+        threads: that share the work of each layer.
+        device: `cpu` or `cuda`, with a number perhaps.
+        folder: of the other files that its tensors lie in, where there are any.
+
+    Raises:
+        Exception: one of RUN_ERRORS.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ALONE
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return onnxruntime.InferenceSession(document, options, providers=_providers(device))
+
+
 class Session:
     """A model that ends at some taps.
 
@@ -43,20 +67,15 @@ class Session:
     """
 
     def __init__(self, graph: Graph, taps: Sequence[str], threads: int, device: torch.device) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ALONE
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.file.folder))
         self.taps = tuple(taps)
         self._names = [graph.output_name(tap) for tap in taps]
         self._input, self._where = graph.image.name, graph.file.where
         try:
-            self._session = onnxruntime.InferenceSession(graph.end_at(taps), options, providers=_providers(device))
+            self._session = new_session(graph.end_at(taps), threads, device, folder=graph.file.folder)
         except RUN_ERRORS as error:
             raise BackboneError(
                 f"onnxruntime {onnxruntime.__version__} cannot compute {self._where} up to {', '.join(taps)}: "
-                f"{_reason(error)}; export it for operators that this version has"
+                f"{reason_of(error)}; export it for operators that this version has"
             ) from error
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -72,7 +91,7 @@ class Session:
         try:
             values: list[np.ndarray] = self._session.run(self._names, {self._input: images})
         except RUN_ERRORS as error:
-            raise RuntimeError(f"onnxruntime: {_reason(error)}") from error
+            raise RuntimeError(f"onnxruntime: {reason_of(error)}") from error
         for tap, value in zip(self.taps, values, strict=True):
             if not (isinstance(value, np.ndarray) and value.dtype.kind == "f"):
                 kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
@@ -119,6 +138,6 @@ def _has_cuda() -> bool:
     return has
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """An error of onnxruntime without its codes."""
     return _CODES.sub("", first_line(error)).strip()

@@ -27,8 +27,18 @@ def _missing(name: str) -> Iterator[None]:
 
 with _missing(_TELEMETRY):
     import openvino
-    from openvino.frontend import FrontEndManager
+    from openvino.frontend import (
+        FrontEndManager,
+        GeneralFailure,
+        InitializationFailure,
+        NotImplementedFailure,
+        OpConversionFailure,
+        OpValidationFailure,
+    )
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
     from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
 
-__all__ = ["FrontEndManager", "TorchFXPythonDecoder", "openvino", "ops_to_not_decompose"]
+FRONTEND_ERRORS = (GeneralFailure, InitializationFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure)
+"""What its converters raise; none of Python's own kinds."""
+
+__all__ = ["FRONTEND_ERRORS", "FrontEndManager", "TorchFXPythonDecoder", "openvino", "ops_to_not_decompose"]

@@ -7,16 +7,25 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 
 import io
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export.decomp_utils import CustomDecompTable
 
-from tlray.models.encoder.engines.openvino.imports import FrontEndManager, TorchFXPythonDecoder, openvino, ops_to_not_decompose
+from tlray.errors import first_line
+from tlray.models.encoder.engines.openvino.imports import (
+    FRONTEND_ERRORS,
+    FrontEndManager,
+    TorchFXPythonDecoder,
+    openvino,
+    ops_to_not_decompose,
+)
+from tlray.models.encoder.lanes import Forward
 from tlray.models.encoder.network.network import Network
 from tlray.recipe import Compute
 
@@ -31,6 +40,10 @@ _KEEP_PRECISION = "precise_0"
 """What OpenVINO's own passes mark nodes with whose numbers must not be rounded (`ov::disable_fp16_compression`); the CPU's
 compiler leaves marked nodes at fp32 at 16 bits of any kind."""
 
+_first_pass = threading.Lock()
+"""OpenVINO's binding learns what NumPy's arrays are in the first pass of a process. Two threads in it at once wait for each
+other without end: one holds the interpreter, the other what C++ makes once. So one thread passes before there are several."""
+
 
 def can_compute(compute: Compute) -> bool:
     """Whether this processor computes so in OpenVINO without emulating it."""
@@ -40,21 +53,36 @@ def can_compute(compute: Compute) -> bool:
 def convert(network: Network, example_BHWC: Tensor) -> openvino.Model:
     """A graph from uint8 pixels to the rows of the table's columns, of fp32 and of the example's batch size.
 
-    Not by `openvino.convert_model`, which tells its makers of each call over the internet; these are its steps.
-
     Args:
         network: on the CPU, of `compute` fp32.
         example_BHWC: uint8.
     """
+    return convert_module(network.again().eval(), example_BHWC)
+
+
+def convert_module(module: nn.Module, example: Tensor) -> openvino.Model:
+    """A module of torch as a graph for inputs of one shape.
+
+    Not by `openvino.convert_model`, which tells its makers of each call over the internet; these are its steps. It keeps one
+    table for all calls, and warns with tracebacks of the operations that an earlier call took out of it.
+
+    Raises:
+        RuntimeError: among others of torch; it has an operation that OpenVINO does not know.
+    """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.export.export(network.again().eval(), (example_BHWC,), strict=False)
+        program = torch.export.export(module, (example,), strict=False)
         table: Any = CustomDecompTable()  # type: ignore[no-untyped-call]
         for operation in table.keys() & set(ops_to_not_decompose()):
             table.pop(operation)
         decoder = TorchFXPythonDecoder(program.run_decompositions(table).module(), dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
-        return frontend.convert(frontend.load(decoder))
+        try:
+            return frontend.convert(frontend.load(decoder))
+        except FRONTEND_ERRORS as error:
+            # Its first lines name a place in OpenVINO's own source; the reasons are a list.
+            reasons = [line.removeprefix("-- ") for line in str(error).splitlines() if line.startswith("-- ")]
+            raise RuntimeError("; ".join(reasons) or first_line(error)) from error
 
 
 def count_weighted(model: openvino.Model) -> int:
@@ -107,19 +135,6 @@ def settings(compute: Compute, streams: int) -> dict[str, Any]:
     }
 
 
-class OpenVinoForward:
-    """A request of a compiled graph, called as a lane calls a network."""
-
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
-        self._request = compiled.create_infer_request()
-        self._outputs = range(len(compiled.outputs))
-
-    def __call__(self, images_BHWC: Tensor) -> Sequence[Tensor]:
-        """Run one batch; what comes of it shares no memory with the request."""
-        found = self._request.infer([images_BHWC.numpy()], share_inputs=True)
-        return [torch.from_numpy(found[index]) for index in self._outputs]
-
-
 def compile_graph(model: openvino.Model, compute: Compute, streams: int) -> openvino.CompiledModel:
     """Compile for this processor."""
     return _core().compile_model(model, "CPU", settings(compute, streams))
@@ -157,3 +172,51 @@ def _made() -> tuple[int, openvino.Core]:
     they end in another order that memory was freed, and the next SIGTERM ends the process by a segmentation fault.
     """
     return os.getpid(), openvino.Core()
+
+
+class OpenVinoForward:
+    """A request of a compiled graph, called as a lane calls a network."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = range(len(compiled.outputs))
+
+    def __call__(self, images_BHWC: Tensor) -> Sequence[Tensor]:
+        """Run one batch; what comes of it shares no memory with the request."""
+        _core()  # refuses in a process that was forked from the one that made the request
+        found = self._request.infer([images_BHWC.numpy()], share_inputs=True)
+        return [torch.from_numpy(found[index]) for index in self._outputs]
+
+
+class OpenVinoGraph:
+    """See `tlray.models.encoder.engines.converted.Graph`."""
+
+    def __init__(self, model: openvino.Model) -> None:
+        self._model = model
+
+    def count_layers(self) -> int:
+        """Count the layers that can stay at fp32: convolutions and products with weights."""
+        return count_weighted(self._model)
+
+    def at(self, compute: Compute, exact_below: int) -> bytes:
+        """The compiled graph with its weights."""
+        return to_bytes(compile_graph(with_exact(self._model, exact_below), compute, 0))
+
+
+class OpenVino:
+    """See `tlray.models.encoder.engines.converted.Runtime`."""
+
+    title = "OpenVINO"
+    can_compute = staticmethod(can_compute)
+
+    def convert(self, network: Network, example_BHWC: Tensor) -> OpenVinoGraph:
+        """Convert a network of fp32 for as many images as the example has."""
+        return OpenVinoGraph(convert(network, example_BHWC))
+
+    def open(self, content: bytes, compute: Compute, lanes: int) -> Sequence[Forward]:
+        """A request for each lane, with a stream of its own."""
+        compiled = from_bytes(content, compute, lanes)
+        forwards = [OpenVinoForward(compiled) for _ in range(max(lanes, 1))]
+        with _first_pass:
+            forwards[0](torch.zeros(tuple(compiled.inputs[0].shape), dtype=torch.uint8))
+        return forwards

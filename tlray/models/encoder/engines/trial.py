@@ -1,0 +1,146 @@
+"""Which engine is the fastest on this machine: a short trial of all that there are, and what is kept of it.
+
+A trial on a machine that does other work at the moment can find the slower one the faster. So the engines take turns, the best
+turn of each counts, for the processor's time that it took where it did not get all of its cores; and what such a trial found is
+forgotten soon, so that a later run tries again.
+
+Shape legend: B images, H height, W width, C channels.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from tlray.config.commands.extraction import Engine
+from tlray.models.encoder.encoder import Encoder
+
+TURNS = 5
+TURN_SECONDS = 0.3
+"""Of each engine."""
+
+CALM_SHARE = 0.7
+"""Of the cores' time that each engine's best turn must have got for a verdict to be kept. On a machine that does nothing else
+it is 0.9 or more."""
+
+BUSY_VERDICT_SECONDS = 600.0
+"""How long what was found on a busy machine holds: for all workers of a run that begin about now."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast an encoder was in a turn.
+
+    Attributes:
+        rate: images a second.
+        share: of the time of its cores that the process got.
+    """
+
+    rate: float
+    share: float
+
+    @property
+    def full_rate(self) -> float:
+        """Images a second had it had its cores for itself."""
+        return self.rate / min(self.share, 1.0) if self.share > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to compute a network.
+
+    Attributes:
+        engine: that computes.
+        batch_size: images in a pass.
+    """
+
+    engine: Engine
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f"{self.engine} by {self.batch_size}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial found.
+
+    Attributes:
+        engine: the fastest.
+        batch_size: with which it was.
+        why: for people.
+        until: seconds since 1970 from when on it counts no more; None for ever.
+    """
+
+    engine: Engine
+    batch_size: int
+    why: str
+    until: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "Verdict | None":
+        """What was kept, if it is one and still counts."""
+        try:
+            verdict = cls(**json.loads(path.read_bytes()))
+            is_current = verdict.until is None or time.time() < verdict.until
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        return verdict if verdict.engine in get_args(Engine) and is_current else None
+
+    def keep(self, path: Path) -> "Verdict":
+        """Write it for other processes; returns itself."""
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(asdict(self)))
+        unfinished.replace(path)
+        return self
+
+
+def try_all(encoders: Mapping[Way, Encoder], images_BHWC: np.ndarray, cores: int) -> Verdict:
+    """Let all ways embed in turns.
+
+    Args:
+        encoders: one a way.
+        images_BHWC: a batch for each lane.
+        cores: that an encoder uses.
+    """
+    turns: dict[Way, list[Pace]] = {way: [] for way in encoders}
+    for encoder in encoders.values():
+        encoder.encode(images_BHWC)
+    for _ in range(TURNS):
+        for way, encoder in encoders.items():
+            turns[way].append(pace_of(encoder, images_BHWC, cores))
+    is_calm = all(max(paces, key=lambda pace: pace.rate).share >= CALM_SHARE for paces in turns.values())
+    rates = {way: max(pace.rate if is_calm else pace.full_rate for pace in paces) for way, paces in turns.items()}
+    fastest = max(rates, key=rates.__getitem__)
+    said = ", ".join(f"{way} {rate:.3g}" for way, rate in rates.items())
+    if is_calm:
+        return Verdict(fastest.engine, fastest.batch_size, f"images a second: {said}")
+    return Verdict(
+        fastest.engine,
+        fastest.batch_size,
+        f"images a second by the processor's time, as the machine was busy: {said}; a later run tries again",
+        time.time() + BUSY_VERDICT_SECONDS,
+    )
+
+
+def pace_of(encoder: Encoder, images_BHWC: np.ndarray, cores: int) -> Pace:
+    """Embed some images, by as many calls as it takes to tell."""
+    began, processor_began, calls = time.perf_counter(), time.process_time(), 0
+    while (elapsed := time.perf_counter() - began) < TURN_SECONDS or not calls:
+        encoder.encode(images_BHWC)
+        calls += 1
+    share = (time.process_time() - processor_began) / (elapsed * cores)
+    return Pace(calls * len(images_BHWC) / elapsed, share)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
