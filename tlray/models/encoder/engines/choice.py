@@ -40,7 +40,7 @@ LEAST_IMAGES = 1000
 
 @dataclass(frozen=True)
 class _Other:
-    """An engine beside torch.
+    """An engine beside torch, and what it needs.
 
     Attributes:
         extra: that installs it.
@@ -136,7 +136,7 @@ class _Choice:
         self._folder = wanted.folder or cache_folder("engines")
 
     def open(self) -> Encoder:
-        """As wanted; see `open_image_encoder`."""
+        """Open the encoder that is wanted; see `open_image_encoder`."""
         if self._wanted.engine != "auto":
             return self._by(self._wanted.engine, self._batch_size)
         if isinstance(self._backbone.module, Tappable) or not self._others:  # there is nothing to choose from
@@ -186,7 +186,7 @@ class _Choice:
         return seconds * TRIAL_GAIN > TRIAL_SECONDS * len(self._others)
 
     def _try(self, ours: Encoder) -> Verdict:
-        """Let all embed that can."""
+        """Have all engines embed that can, and find the fastest."""
         encoders = {Way("torch", self._batch_size): ours}
         cannot = []
         for engine in self._others:
@@ -211,7 +211,7 @@ class _Choice:
         return min(self._wanted.lanes or torch.get_num_threads(), usable_cores())
 
     def _trial_images(self) -> np.ndarray:
-        """A batch for each lane."""
+        """Images that the engines are tried on, a batch for each lane."""
         golden_BHWC = golden_images(*self._backbone.recipe.preprocessing.crop)
         return np.resize(golden_BHWC, (self._batch_size * (self._wanted.lanes or 1), *golden_BHWC.shape[1:]))
 
@@ -236,7 +236,7 @@ def _identity(engine: Engine) -> list[object]:
 
 
 def _runtime(engine: Engine) -> Runtime:
-    """An engine that is installed.
+    """The engine of a name, which is imported now.
 
     Raises:
         NotConvertedError: it cannot be imported.

@@ -62,7 +62,7 @@ class Graph(Protocol):
 
 
 class Runtime(Protocol):
-    """An engine beside torch.
+    """An engine beside torch, which computes converted networks.
 
     Attributes:
         title: its name, for people.

@@ -23,7 +23,7 @@ from tlray.models.encoder.encoder import Encoder
 
 TURNS = 5
 TURN_SECONDS = 0.3
-"""Of each engine."""
+"""How long each engine computes in a turn."""
 
 CALM_SHARE = 0.7
 """Of the cores' time that each engine's best turn must have got for a verdict to be kept. On a machine that does nothing else
@@ -71,7 +71,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a trial found.
+    """What a trial of the engines found.
 
     Attributes:
         engine: the fastest.

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 def new_session(
     document: bytes, threads: int, device: torch.device, *, folder: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """What computes a model.
+    """Make the session of onnxruntime that computes a model.
 
     Args:
         document: the model.

@@ -17,7 +17,7 @@ EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, NotImpleme
 def export(
     module: nn.Module, example: Tensor, input_name: str, output_names: Sequence[str] | None = None, *, any_batch: bool = False
 ) -> "onnx.ModelProto":
-    """Convert a module.
+    """Convert a torch module to an ONNX model.
 
     Args:
         module: in eval mode; takes one tensor, and returns one or a tuple.

@@ -31,7 +31,7 @@ class OnnxForward:
         self._session = session
 
     def __call__(self, images_BHWC: Tensor) -> Sequence[Tensor]:
-        """Run one batch."""
+        """Compute the outputs of one batch."""
         try:
             found = self._session.run(None, {_INPUT: images_BHWC.numpy()})
         except RUN_ERRORS as error:
@@ -40,7 +40,7 @@ class OnnxForward:
 
 
 class OnnxGraph:
-    """See `tlray.models.encoder.engines.converted.Graph`."""
+    """An ONNX model as a graph; see `tlray.models.encoder.engines.converted.Graph`."""
 
     def __init__(self, document: bytes) -> None:
         self._document = document
@@ -55,7 +55,7 @@ class OnnxGraph:
 
 
 class OnnxRuntime:
-    """See `tlray.models.encoder.engines.converted.Runtime`."""
+    """The engine onnxruntime; see `tlray.models.encoder.engines.converted.Runtime`."""
 
     title = "onnxruntime"
 

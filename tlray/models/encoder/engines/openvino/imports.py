@@ -1,4 +1,4 @@
-"""OpenVINO without its telemetry.
+"""OpenVINO, imported without its telemetry.
 
 Its import tells its makers that it happened, over the internet, and makes files for that in the home folder; nobody is asked.
 Where the package that does so is missing, it goes on without, so it is missing while OpenVINO is imported. A program that has

@@ -120,7 +120,7 @@ def _is_constant(node: openvino.Node) -> bool:
 
 
 def settings(compute: Compute, streams: int) -> dict[str, Any]:
-    """How a graph is compiled.
+    """The settings by which OpenVINO compiles a graph.
 
     Args:
         compute: of the recipe.
@@ -136,7 +136,7 @@ def settings(compute: Compute, streams: int) -> dict[str, Any]:
 
 
 def compile_graph(model: openvino.Model, compute: Compute, streams: int) -> openvino.CompiledModel:
-    """Compile for this processor."""
+    """Compile a graph for this processor."""
     return _core().compile_model(model, "CPU", settings(compute, streams))
 
 
@@ -189,7 +189,7 @@ class OpenVinoForward:
 
 
 class OpenVinoGraph:
-    """See `tlray.models.encoder.engines.converted.Graph`."""
+    """OpenVINO's model as a graph; see `tlray.models.encoder.engines.converted.Graph`."""
 
     def __init__(self, model: openvino.Model) -> None:
         self._model = model
@@ -204,7 +204,7 @@ class OpenVinoGraph:
 
 
 class OpenVino:
-    """See `tlray.models.encoder.engines.converted.Runtime`."""
+    """The engine OpenVINO; see `tlray.models.encoder.engines.converted.Runtime`."""
 
     title = "OpenVINO"
     can_compute = staticmethod(can_compute)
