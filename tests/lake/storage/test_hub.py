@@ -203,19 +203,25 @@ def test_a_run_over_a_dataset(hub: HubServer, tmp_path: Path) -> None:
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     dataset = hub.datasets["me/photos"]
-    dataset.commit({**images, "shards/x.tar": shard.getvalue(), "README.md": b"# Photos"})
-    vectors = {}
+    first = dataset.commit({**images, "shards/x.tar": shard.getvalue(), "README.md": b"# Photos"})
+    vectors, commits = {}, {}
     places = {"local": str(tmp_path / "photos/data"), "hf": f"{PLACE}/data", "tar": f"{PLACE}/shards/x.tar"}
     for name, place in places.items():
         given = ["extract", "--source.uri", place, "--table", tmp_path / name, *RECIPE, "--local"]
-        assert result_of(tlray(*given))["ok"] == 8
+        outcome = tlray(*given)
+        commits[name] = result_of(outcome).get("source_commit")
+        assert result_of(outcome)["ok"] == 8 and (f"listed as of the commit {first}" in outcome.stderr) is (name != "local")
         rows = pl.read_delta(str(tmp_path / name))
         vectors[name] = dict(zip((uri[-9:] for uri in rows["uri"]), rows["embedding"].to_list(), strict=True))
     assert vectors["hf"] == vectors["tar"] == vectors["local"]
+    assert commits == {"local": None, "hf": first, "tar": first}
     given = ["extract", "--source.uri", places["hf"], "--table", tmp_path / "hf", *RECIPE, "--local"]
     assert result_of(tlray(*given))["unchanged"] == 8
-    dataset.commit({**images, "data/cat/0.jpg": photo(9), "README.md": b"# Other"})
+    second = dataset.commit({**images, "data/cat/0.jpg": photo(9), "README.md": b"# Other"})
+    assert result_of(tlray(*given, "--dry-run"))["source_commit"] == second
     again = result_of(tlray(*given))
     assert (again["changed"], again["new"], again["deleted"], again["unchanged"]) == (1, 0, 0, 7)
+    shown = result_of(tlray("show", tmp_path / "hf"))["last_run"]
+    assert again["source_commit"] == shown["source_commit"] == second != first
     said = error_of(tlray("extract", "--source.uri", places["local"], "--table", f"{PLACE}/table", *RECIPE, "--local"))
     assert "hf:// holds sources, and is only read" in said

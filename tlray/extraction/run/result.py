@@ -22,8 +22,11 @@ def columns_in(inputs: Inputs, totals: Totals) -> dict[str, Any]:
 def left_out_of(source: Source, totals: Totals) -> dict[str, Any]:
     """What a result says of names that were left out, by reason, and of images without the label that was asked for.
 
+    Beside these the commit that was listed, in a store that keeps commits.
+
     A source that knows labels before it reads files counts all that it lists; of tar and Parquet files, those of the images
     that were embedded.
     """
     unlabelled = totals.listing.unlabelled if source.gives_labels else totals.unlabelled
-    return {"left_out": dict(totals.listing.left_out), "unlabelled": 0 if source.config.labels == "none" else unlabelled}
+    unlabelled = 0 if source.config.labels == "none" else unlabelled
+    return {**totals.listing.origin, "left_out": dict(totals.listing.left_out), "unlabelled": unlabelled}

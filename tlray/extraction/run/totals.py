@@ -165,7 +165,8 @@ class Totals:
 
     def describe(self) -> dict[str, Any]:
         """What the log keeps of a run, for `tlray show`."""
-        return {"images": self.images, "failed": self.failed, "seconds": round(self.run_seconds, 3), **self.report()}
+        seconds = round(self.run_seconds, 3)
+        return {"images": self.images, "failed": self.failed, "seconds": seconds, **self.listing.origin, **self.report()}
 
     def result(self) -> dict[str, Any]:
         """What the command's result says of all this."""

@@ -190,7 +190,7 @@ class Source:
             for page in read_manifest(self.uri, self.config, columns=self.columns):
                 yield in_range(page, *self._range)
         elif self.is_file:
-            yield in_range(self._files(), *self._range)
+            yield in_range(self._files(report), *self._range)
         else:
             first, end = self._range
             yield from open_store(self.uri).list(self.uri, first=first, end=end, walk=self.walk(report))
@@ -200,7 +200,7 @@ class Source:
         if self.listing is not None:
             pages = self.listed(report)
         elif self.is_file:
-            pages = iter([self._files()])
+            pages = iter([self._files(report)])
         else:
             pages = open_store(self.uri).list(self.uri, walk=self.walk(report))
         for page in pages:
@@ -231,15 +231,18 @@ class Source:
                 report.leave_out(reason, folder[root:])
             return reason is None
 
-        return Walk(enters, report.leave_out)
+        return Walk(enters, report.leave_out, report.is_of)
 
-    def _files(self) -> pa.Table:
+    def _files(self, report: ListingReport) -> pa.Table:
         """The one file, or those of a pattern."""
         store = open_store(self.uri)
         found = [(uri, store.stat(uri)) for uri in expanded(self.uri)]
         missing = [uri for uri, info in found if info is None]
         if missing:
             raise SourceError(f"{self.uri} names {len(found)} files, of which {len(missing)} are missing: {missing[0]} ...")
+        for _, info in found:
+            if info and info.commit:
+                report.is_of(info.commit)
         rows = [{"uri": info.uri, "etag": info.etag, "size_bytes": info.size_bytes} for _, info in found if info]
         return pa.Table.from_pylist(rows, LISTING_SCHEMA)
 

@@ -27,12 +27,14 @@ class ObjectInfo:
         etag: changes with its bytes (locally `<size>-<mtime in ns>`).
         size_bytes: its length.
         modified_seconds: since 1970, when it was written, by the store's clock; `stat` alone says it.
+        commit: of which it is that object, in a store that keeps commits; `stat` alone says it.
     """
 
     uri: str
     etag: str
     size_bytes: int
     modified_seconds: float | None = field(default=None, compare=False)
+    commit: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +52,17 @@ nothing, or to itself; it is a socket, a pipe or a device."""
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """How a caller wants a tree of folders to be listed; a store that has no folders leaves it aside.
+    """How a caller wants a tree of folders to be listed, and what else it is told; a store takes what it has a use for.
 
     Attributes:
         enters: whether to look into a folder, by its URI, which ends in `/`.
         passed_over: told of each name that cannot be listed: why, and its URI.
+        is_of: told which commit is listed, by a store that keeps commits.
     """
 
     enters: Callable[[str], bool]
     passed_over: Callable[[NoObject, str], None]
+    is_of: Callable[[str], None] = lambda _commit: None
 
 
 class Store(Protocol):

@@ -1,4 +1,4 @@
-"""What a listing leaves out, counted and said: no name that a user might miss goes without a word."""
+"""What a listing is of, and what it leaves out, counted and said: no name that a user might miss goes without a word."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -29,19 +29,30 @@ _SAID: dict[str, str] = {
 
 @dataclass
 class ListingReport:
-    """How many names one pass over a source left out, and why.
+    """What one pass over a source found: how many names it left out, and why.
 
     Attributes:
+        commit: that was listed, in a store that keeps commits: the last one, where several files were named.
         left_out: names by reason (`LeftOutReason`). A folder that is not entered counts once.
         examples: the first name of each reason.
         unlabelled: different images that are listed without a label, where labels were asked for and the listing has them.
         notes: further lines to say once all is listed.
     """
 
+    commit: str | None = None
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def is_of(self, commit: str) -> None:
+        """Note the commit that is listed."""
+        self.commit = commit
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What results and the table's log say of the commit; nothing where there is none."""
+        return {"source_commit": self.commit} if self.commit else {}
 
     def leave_out(self, reason: LeftOutReason, example: str, count: int = 1) -> None:
         """Count names that are left out for one reason."""
@@ -49,8 +60,13 @@ class ListingReport:
         self.examples.setdefault(reason, example)
 
     def lines(self) -> list[str]:
-        """What there is to say once all is listed: a line for each reason, the most frequent first; repeated names apart."""
-        return [*(self._line(reason) for reason, _ in self.left_out.most_common() if reason != "repeated"), *self.notes]
+        """What there is to say once all is listed: its commit, a line for each reason, the most frequent first, and the notes.
+
+        Repeated names are not known yet.
+        """
+        lines = [f"listed as of the commit {self.commit}"] if self.commit else []
+        lines += (self._line(reason) for reason, _ in self.left_out.most_common() if reason != "repeated")
+        return [*lines, *self.notes]
 
     def closing_lines(self) -> list[str]:
         """What there is to say of names that came twice and of images without a label, once all is held against the table."""

@@ -64,12 +64,13 @@ class HubStore(ReadOnlyStore):
         *,
         first: str | None = None,
         end: str | None = None,
-        walk: Walk | None = None,  # noqa: ARG002 - the Hub lists a tree at once
+        walk: Walk | None = None,
     ) -> Iterator[pa.Table]:
-        """List the files below a folder of one commit (see `Store.list`)."""
+        """List the files below a folder of one commit (see `Store.list`), which the walk is told; a tree is listed at once."""
         repo, revision, path = split_hub(uri)
         info = None if not path or uri.endswith("/") else self.stat(uri)
         if info is not None:
+            _tell(walk, info.commit)
             yield from pages_of([info], first, end)
             return
         root = uri[: len(uri) - len(path)].rstrip("/")
@@ -78,6 +79,7 @@ class HubStore(ReadOnlyStore):
             commit = api.dataset_info(repo, revision=revision, expand=["sha"], timeout=_TIMEOUT_SECONDS).sha
             folder = path.rstrip("/") or None
             entries = iter(api.list_repo_tree(repo, folder, recursive=True, revision=commit, repo_type="dataset"))
+        _tell(walk, commit)
         while True:
             try:
                 with _errors(uri):
@@ -92,7 +94,7 @@ class HubStore(ReadOnlyStore):
     def stat(self, uri: str) -> ObjectInfo | None:
         """Tell a file's hash and size (see `Store.stat`)."""
         try:
-            return self._find(uri)[0]
+            return self._find(uri)
         except ObjectNotFoundError:
             return None
 
@@ -111,14 +113,14 @@ class HubStore(ReadOnlyStore):
         return self._reader(uri, if_match, STREAM_BYTES)
 
     def _reader(self, uri: str, if_match: str | None, buffer_bytes: int) -> tuple[BinaryIO, str]:
-        info, commit = self._find(uri)
+        info = self._find(uri)
         _require(info, if_match)
         repo, _, path = split_hub(uri)
-        url = _url(repo, path, commit)
+        url = _url(repo, path, info.commit)
         return io.BufferedReader(RangeReader(info.size_bytes, partial(_range, uri, url)), buffer_bytes), info.etag
 
-    def _find(self, uri: str) -> tuple[ObjectInfo, str]:
-        """What the Hub says of a file, and the commit that it says it of.
+    def _find(self, uri: str) -> ObjectInfo:
+        """What the Hub says of a file, with the commit that it says it of.
 
         Raises:
             ObjectNotFoundError: it is not there.
@@ -130,7 +132,12 @@ class HubStore(ReadOnlyStore):
             found = get_hf_file_metadata(_url(repo, path, revision), timeout=_TIMEOUT_SECONDS, retry_on_errors=True)
         if found.etag is None or found.size is None or found.commit_hash is None:
             raise StorageError(f"{uri}: the hub says neither hash nor size nor commit of it")
-        return ObjectInfo(uri, found.etag, found.size), found.commit_hash
+        return ObjectInfo(uri, found.etag, found.size, commit=found.commit_hash)
+
+
+def _tell(walk: Walk | None, commit: str | None) -> None:
+    if walk is not None and commit is not None:
+        walk.is_of(commit)
 
 
 def _url(repo: str, path: str, revision: str | None) -> str:
