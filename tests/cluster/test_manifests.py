@@ -103,6 +103,21 @@ def test_a_job_on_the_cluster_is_a_command_that_is_understood(name: str) -> None
     assert env["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "tlray", "key": "auth_token"}
 
 
+def test_drivers_that_only_direct_are_on_the_head_and_those_that_compute_are_where_there_are_cores() -> None:
+    """Ray has a job's command on the head unless it asks for resources, of which the head here has none."""
+    groups = one("raycluster.yaml")["spec"]["workerGroupSpecs"]
+    cores = [int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]) for group in groups]
+    asks = ("entrypointNumCpus", "entrypointNumGpus", "entrypointResources")
+    specs = {name: one(f"rayjob-{name}.yaml")["spec"] for name in JOBS}
+    specs["extract"] = documents(CLUSTER / "rayjob-extract.yaml")[1]["spec"]
+    asked = {name: {key: spec[key] for key in asks if key in spec} for name, spec in specs.items()}
+    assert asked["extract"] == asked["predict"] == {}
+    said = (CLUSTER / "README.md").read_text().partition("**Where the driver is.**")[2].partition("- **")[0]
+    for name in ("train", "index"):
+        assert 0 < asked[name].pop("entrypointNumCpus") <= min(cores) and not asked[name]
+        assert f"`rayjob-{name}.yaml`" in said
+
+
 def test_the_service_is_an_application_with_keys_of_its_config() -> None:
     spec = one("rayservice-search.yaml")["spec"]
     (app,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
