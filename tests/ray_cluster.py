@@ -41,6 +41,7 @@ class RayCluster:
         env: Mapping[str, str] | None = None,
         object_store_bytes: int = OBJECT_STORE_BYTES,
         within: Sequence[str] = (),
+        more: Sequence[str] = (),
     ) -> None:
         """Starts nothing yet.
 
@@ -52,11 +53,12 @@ class RayCluster:
             env: more environment variables of all nodes, and so of their workers.
             object_store_bytes: of each node.
             within: a command that runs `ray start` in surroundings of its own.
+            more: arguments of the head's `ray start`.
         """
         self._folder = folder
         self._cpus, self._gpus, self._has_dashboard = cpus, gpus, dashboard
         self._node_env, self._object_store_bytes = {**os.environ, **(env or {})}, object_store_bytes
-        self._within = within
+        self._within, self._more = within, more
         self._port, self._dashboard_port, self._agent_port = free_ports(3)
         self.dashboard = f"http://127.0.0.1:{self._dashboard_port}"
         self.address = f"127.0.0.1:{self._port}"
@@ -70,7 +72,7 @@ class RayCluster:
         head += [f"--include-dashboard={self._has_dashboard}", "--dashboard-host=127.0.0.1"]
         head += [f"--dashboard-port={self._dashboard_port}", f"--dashboard-agent-listen-port={self._agent_port}"]
         try:
-            self._process = self._start("ray", [*head, f"--num-cpus={self._cpus}"], {})
+            self._process = self._start("ray", [*head, *self._more, f"--num-cpus={self._cpus}"], {})
         except BaseException:
             self._temporary.cleanup()
             raise

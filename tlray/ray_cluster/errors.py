@@ -7,6 +7,9 @@ import ray.exceptions
 
 from tlray.errors import GO_ON, StorageError, TlrayError
 
+_ADVICE = "\nFailed to apply UDF transform after "
+"""Begins what Ray Data adds to the message of whatever a worker raises: lines on its settings, none of which is in use here."""
+
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
@@ -26,10 +29,10 @@ def own_error(error: BaseException) -> TlrayError:
     """The error of ours that an error of Ray or Ray Train wraps, or else a StorageError with its last line."""
     for candidate in _wrapped(error):
         if isinstance(candidate, TlrayError):
-            return candidate
+            return _without_advice(candidate)
     if isinstance(error, (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)):
         return StorageError(
-            f"a node's object store or the disk that it spills to is full: {last_line(error)}; free room there, "
+            f"a node's object store or the disk that it spills to is full: {last_line(error).rstrip(' .')}; free room there, "
             f"or start Ray with a larger --object-store-memory; {GO_ON}"
         )
     return StorageError(f"the workers failed: {last_line(error)}; {GO_ON}")
@@ -50,6 +53,12 @@ def _wrapped(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
+def _without_advice(error: TlrayError) -> TlrayError:
+    if error.args and isinstance(error.args[0], str):
+        error.args = (error.args[0].partition(_ADVICE)[0], *error.args[1:])
+    return error
+
+
 def last_line(error: BaseException) -> str:
     """What an error of Ray's comes to, which carries a remote traceback."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return (str(error).partition(_ADVICE)[0].strip().splitlines() or [type(error).__name__])[-1]

@@ -23,6 +23,7 @@ _MEMORY = re.compile(r"running low on memory\. Memory on the node \(IP: (\S+),.*
 _DIED = re.compile(r"A worker died or was killed .*Worker IP address: (\S+).*Worker PID: (\d+)", re.DOTALL)
 _GONE = re.compile(r"The node with node id: \S+ and address: (\S+) .*has been marked dead", re.DOTALL)
 _RAYLET = "Raylet is terminated"
+_SPILLING = "external_storage.py"
 _RETRIED = re.compile(r"Task \S+ failed\. There are \S+ retries remaining")
 
 
@@ -73,6 +74,12 @@ def _read(text: str) -> tuple[str, str]:
         return _RAYLET, "the raylet of a node died, and so the node: it was killed, or /dev/shm was full there (Ray's logs say)"
     if found := _GONE.search(text):
         return f"gone {found[1]}", f"the node at {found[1]} is gone, as it answers no more: its work is done again by others"
+    if _SPILLING in text:
+        last = text.strip().splitlines()[-1].rpartition("spilling objects: ")[2]
+        return _SPILLING, (
+            f"a node's object store is full, and cannot be written to its disk ({shortened(last)}): free room there; the run "
+            "ends where nothing more fits"
+        )
     if _RETRIED.search(text):
         return "", ""
     line = shortened(" ".join(text.split()))
@@ -85,8 +92,12 @@ def shortened(line: str) -> str:
 
 
 @contextmanager
-def heard() -> Iterator[None]:
-    """Say in our own words what raylets tell, while a cluster is joined; Ray has no setting for it."""
+def heard() -> Iterator[Callable[[str], None]]:
+    """Say in our own words what raylets tell, while a cluster is joined; Ray has no setting for it.
+
+    Yields:
+        What takes a message of one that came on another way.
+    """
     printed, ours = ray_worker.print_to_stdstream, Heard()
 
     def take(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
@@ -97,6 +108,6 @@ def heard() -> Iterator[None]:
 
     ray_worker.print_to_stdstream = take
     try:
-        yield
+        yield ours.hear
     finally:
         ray_worker.print_to_stdstream = printed

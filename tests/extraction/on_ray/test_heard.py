@@ -2,6 +2,10 @@
 
 import socket
 
+from ray.data._internal.util import _annotate_exception_with_retry_context
+
+from tlray.errors import StorageError
+from tlray.ray_cluster.errors import own_error
 from tlray.ray_cluster.heard import MOST_LETTERS, Heard
 from tlray.ray_cluster.watch import FAILURES, _Place
 
@@ -35,6 +39,21 @@ def test_a_kind_is_said_in_a_line_and_not_too_often() -> None:
     assert said[3].endswith("(3 times since it was last said)")
     heard.hear(DIED.replace("192.0.2.2", "192.0.2.3"))
     assert said[4].startswith("a worker on 192.0.2.3 died") and len(said) == 5
+
+
+def test_what_ray_data_adds_to_errors_of_workers_is_left_out() -> None:
+    about = {
+        "description": "apply UDF transform",
+        "attempts": 1,
+        "max_attempts": 1,
+        "total_backoff_s": 0.0,
+        "exception_str": "",
+    }
+    own = _annotate_exception_with_retry_context(StorageError("the disk is full"), **about)
+    others = _annotate_exception_with_retry_context(ValueError("first\nit is odd"), **about)
+    assert "To change retry attempts" in str(own) and "To change retry attempts" in str(others)
+    assert str(own_error(own)) == "the disk is full" and own_error(own) is own
+    assert str(own_error(others)).startswith("the workers failed: it is odd; run")
 
 
 def test_what_is_unknown_is_said_but_not_all_of_it() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.extraction.on_ray.faulty import stray_lines
 from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, result_of, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster
@@ -132,6 +133,7 @@ def test_a_worker_that_computes_other_numbers_stops_the_run(lake: str) -> None:
     outcome = tlray(*arguments(lake, "golden"))
     assert outcome.returncode == 1
     assert "tlray extract: GoldenMismatchError: the encoder on node" in outcome.stderr
+    assert "UDF transform" not in outcome.stderr and not stray_lines(outcome.stderr)
 
 
 def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:

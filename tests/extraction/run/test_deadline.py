@@ -11,7 +11,7 @@ from tests.photos import RECIPE, error_of, frame_of, result_of, tlray, write_pho
 from tests.ray_cluster import RayCluster
 from tlray.config import ExtractConfig, RecipeConfig, SourceConfig
 from tlray.config_reader import read_config
-from tlray.errors import ConfigError, StoppedError
+from tlray.errors import ConfigError, StoppedError, StorageError
 from tlray.extraction.run import deadline as module
 from tlray.extraction.run.deadline import Deadline, closes_at, kept
 from tlray.extraction.run.stop import Stop
@@ -134,6 +134,15 @@ def test_what_waits_is_interrupted_when_units_under_way_have_had_their_time(
         deadline.expect(7)
 
 
+def test_workers_whose_clocks_are_ahead_are_told_from_a_time_that_is_over(now: list[float]) -> None:
+    deadline = Deadline(now[0] + 1800, clock=lambda: now[0])
+    deadline.expect(7)
+    early = deadline.undone()
+    assert isinstance(early, StorageError) and "which is in 30 min by the clock of" in str(early) and "7 are left" in str(early)
+    now[0] += 1790  # clocks never agree to the second
+    assert isinstance(deadline.undone(), StoppedError)
+
+
 ARGUMENTS = ("extract", "--local", *RECIPE)
 
 
@@ -149,6 +158,7 @@ def test_a_run_that_is_overtaken_ends_with_its_units_done_and_goes_on(tmp_path: 
 
     with monkeypatch.context() as patch:
         patch.setattr("tlray.extraction.worker.unit_worker.is_past", is_past)
+        patch.setattr(module, "MOST_DIFFERENCE_SECONDS", 3600)  # the driver's own clock has not come so far
         said = error_of(tlray(*ARGUMENTS, tmp_path / "photos", tmp_path / "t", "--budget-hours", "1"), 4)
     print(said)
     done = len(frame_of(tmp_path / "t"))

@@ -1,13 +1,16 @@
 import contextlib
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from tests.wrong_clocks import WrongClocks
 from tlray.errors import TableLockedError
 from tlray.lake.place import lease as lease_module
 from tlray.lake.place.lease import Lease, hold
@@ -33,10 +36,12 @@ def long_lease(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 @contextlib.contextmanager
-def another_holder(folder: Path, seconds: float, renewals: int = lease_module.RENEWALS) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds a table for a lease of so many seconds."""
+def another_holder(
+    folder: Path, seconds: float, renewals: int = lease_module.RENEWALS, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds a table for a lease of so many seconds; `env` is what its environment has besides."""
     command = [sys.executable, "-c", HOLDER, f"file://{folder}/t", str(seconds), str(renewals)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == "held\n"
             yield process
@@ -58,6 +63,20 @@ def test_a_killed_holder_keeps_others_out_for_its_lease_only(tmp_path: Path) -> 
     began = time.monotonic()
     with hold(f"file://{tmp_path}/t", "second"):
         assert time.monotonic() - began > 0.6
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_holder_whose_clock_is_an_hour_off_holds_as_long_as_any_other(tmp_path: Path, hours: int) -> None:
+    clock = WrongClocks(tmp_path).off_by(3600 * hours)
+    with another_holder(tmp_path, *LONG_LEASE, env=clock):
+        since = f"since {datetime.now(UTC) + timedelta(hours=hours):%Y-%m-%d %H:}"
+        with pytest.raises(TableLockedError, match=f"{since}.*which is alive"), hold(f"file://{tmp_path}/t", "second"):
+            pass
+    with another_holder(tmp_path / "dies", 0.6, env=clock):
+        pass
+    began = time.monotonic()
+    with hold(f"file://{tmp_path}/dies/t", "second"):
+        assert 0.6 < time.monotonic() - began < 600
 
 
 def test_a_stopped_holder_has_lost_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

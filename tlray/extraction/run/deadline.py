@@ -5,6 +5,7 @@ drops it.
 """
 
 import contextlib
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tlray.config.commands.extraction import moment_of
-from tlray.errors import ConfigError, StoppedError
+from tlray.errors import GO_ON, ConfigError, StoppedError, StorageError, TlrayError
 from tlray.extraction.run.stop import Stop, stopped
 from tlray.machine import repeated
 from tlray.progress import readable_seconds, say
@@ -28,6 +29,9 @@ PACE_SECONDS = 300.0
 
 SETTLED_SECONDS = 20.0
 """Seconds of work before anything is foretold."""
+
+MOST_DIFFERENCE_SECONDS = 60.0
+"""Between a worker's clock and the driver's, which each keep the time by themselves."""
 
 MARGIN = 0.05
 """Share of the time that is left: a verdict changes only where it is as much off, or it would change with every line."""
@@ -128,6 +132,17 @@ class Deadline:
     def error(self) -> StoppedError:
         """What ends a run that is not done in time."""
         return stopped(f"its time is over ({stamp(self.closes)}), and {self._left} are left to do")
+
+    def undone(self) -> TlrayError:
+        """What ends a run whose workers began no more units: its time is over, or they think so by clocks that are wrong."""
+        early_seconds = self.closes - self.clock()
+        if early_seconds <= MOST_DIFFERENCE_SECONDS:
+            return self.error()
+        return StorageError(
+            f"workers began no more units, as by their clocks it is {stamp(self.closes)} already, which is in "
+            f"{readable_seconds(early_seconds)} by the clock of {socket.gethostname()}; {self._left} are left to do: set the "
+            f"clock that is wrong, then {GO_ON}"
+        )
 
     def result(self) -> dict[str, Any]:
         """What a run that was done in time says of it."""

@@ -27,7 +27,7 @@ from tlray.lake.source.source import Source
 from tlray.lake.table.maintenance import optimize
 from tlray.lake.table.row_identities.external_sort import RANGE_ROWS, TEXT_RANGE_ROWS
 from tlray.lake.table.table import Table
-from tlray.progress import Progress, readable_size, say
+from tlray.progress import Progress, readable_seconds, readable_size, say
 
 if TYPE_CHECKING:
     from tlray.extraction.worker.pieces import Piece, WrittenParts
@@ -187,7 +187,7 @@ class Run:
                         self._deadline.has_done(piece.content.images if plan.kind == "images" else int(piece.is_last))
                     self._check_hope(plan, left=backlog.left)
         if missing := committer.missing_units:
-            raise self._deadline.error() if self._deadline else StorageError(f"{missing} units did not come back; {GO_ON}")
+            raise self._deadline.undone() if self._deadline else StorageError(f"{missing} units did not come back; {GO_ON}")
 
     def result(self) -> dict[str, Any]:
         """The command's JSON object, when all backlogs are worked off; small parts are joined first.
@@ -206,6 +206,9 @@ class Run:
         if left_out["unlabelled"] and not self._inputs.source.gives_labels:
             say(f"{left_out['unlabelled']} of the images embedded have no label")
         check_failures(totals, self._config.max_failed_fraction, self._table.uri)
+        if totals.has_changes:
+            done = f"{totals.images - totals.failed} ok, {totals.failed} failed; table version {self._table.version}"
+            say(f"done in {readable_seconds(totals.run_seconds)}: {done}")
         run, version = {"run": self._run_id}, {"version": self._table.version}
         columns = columns_in(self._inputs, totals)
         in_time = {"deadline": self._deadline.result()} if self._deadline else {}
