@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import use_server
-from tests.extraction.on_ray.faulty import HEALTH, IMAGES, WAIT_SECONDS, Lake, Way, slow_way, started, stray_lines
+from tests.extraction.on_ray.faulty import HEALTH, IMAGES, WAIT_SECONDS, Command, Lake, Way, slow_way, started, stray_lines
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
 
@@ -46,19 +46,25 @@ def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
             os.kill(pid, number)
 
 
-def pids_of(cluster: RayCluster, named: str, nodes: list[subprocess.Popen[bytes]]) -> list[int]:
-    return [pid for node in nodes for pid in cluster.pids(named, node)]
+@contextlib.contextmanager
+def two_nodes(
+    lake: Lake, table: str, env: dict[str, str], folder: Path
+) -> Iterator[tuple[RayCluster, subprocess.Popen[bytes], Command]]:
+    """A cluster of a head without cores and two nodes, of which the first is given, while both work for a driver."""
+    with (
+        RayCluster(folder, cpus=0, env=HEALTH | env) as cluster,
+        cluster.node(1) as first,
+        cluster.node(1) as second,
+        started(lake.arguments(table), env | cluster.env, folder / "driver") as command,
+    ):
+        command.until(
+            lambda: lake.parts(table) >= 2 and sum(len(cluster.pids("UnitActor", node)) for node in (first, second)) == 2
+        )
+        yield cluster, first, command
 
 
 def test_a_raylet_that_is_killed_takes_its_units_only(lake: Lake, way: Way, env: dict[str, str], tmp_path: Path) -> None:
-    """The driver is on a head without cores; one of its two nodes loses its raylet."""
-    with (
-        RayCluster(tmp_path, cpus=0, env=HEALTH | env) as cluster,
-        cluster.node(1) as first,
-        cluster.node(1) as second,
-        started(lake.arguments("raylet"), env | cluster.env, tmp_path / "driver") as command,
-    ):
-        command.until(lambda: lake.parts("raylet") >= 2 and len(pids_of(cluster, "UnitActor", [first, second])) == 2)
+    with two_nodes(lake, "raylet", env, tmp_path) as (cluster, first, command):
         kill(cluster.pids("raylet/raylet", first))
         way.photo_seconds = 0
         assert command.result()["ok"] == IMAGES
@@ -127,13 +133,7 @@ def test_a_worker_and_a_driver_that_stand_still_for_a_while_go_on(
 def test_a_node_that_wakes_after_it_was_given_up_changes_nothing(
     lake: Lake, way: Way, env: dict[str, str], tmp_path: Path
 ) -> None:
-    with (
-        RayCluster(tmp_path, cpus=0, env=HEALTH | env) as cluster,
-        cluster.node(1) as first,
-        cluster.node(1) as second,
-        started(lake.arguments("woken"), env | cluster.env, tmp_path / "driver") as command,
-    ):
-        command.until(lambda: lake.parts("woken") >= 2 and len(pids_of(cluster, "UnitActor", [first, second])) == 2)
+    with two_nodes(lake, "woken", env, tmp_path) as (cluster, first, command):
         asleep = [*cluster.pids("UnitActor", first), *cluster.pids("raylet/raylet", first)]
         kill(asleep, signal.SIGSTOP)
         before = lake.parts("woken")

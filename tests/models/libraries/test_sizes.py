@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -11,32 +10,8 @@ import torchvision
 from torch import nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from tlray.config import PreprocessingConfig, RecipeConfig
+from tests.models.oracles import check, resolve
 from tlray.errors import ConfigError
-from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
-from tlray.models.encoder.encoder import Encoder
-from tlray.recipe import Precision, golden_images
-
-
-def resolve(backbone: str, weights: object, crop: tuple[int, int] | None) -> Backbone:
-    config = RecipeConfig(
-        backbone=backbone,
-        weights=str(weights),
-        precision=Precision(compute="fp32"),
-        preprocessing=PreprocessingConfig(resize=crop, crop=crop),
-    )
-    return resolve_backbone(config, Path)
-
-
-def check(backbone: Backbone, oracle: nn.Module) -> None:
-    """Embeddings are those of a library's own network before its classifier, on a worker too."""
-    images_BHWC = golden_images(*backbone.recipe.preprocessing.crop)
-    inputs_BCHW = to_network_input(torch.from_numpy(images_BHWC), backbone.recipe.preprocessing)
-    with torch.no_grad():
-        expected = oracle.eval()(inputs_BCHW).numpy()
-    for one in (backbone, load_backbone(backbone.recipe, Path)):
-        found = Encoder(one, device="cpu").encode(images_BHWC)["embedding"]
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def random_state(name: str) -> dict[str, torch.Tensor]:
@@ -68,6 +43,7 @@ def test_as_timm_does_it(name: str, crop: tuple[int, int], tmp_path: Path) -> No
         pretrained_cfg_overlay={"file": str(tmp_path / "w.safetensors")},
         img_size=crop,
     )
+    oracle.eval()
     of_file = resolve(f"timm:{name}", tmp_path / "w.safetensors", crop)
     check(of_file, oracle)
     random = resolve(f"timm:{name}", "random:1", crop)
@@ -90,7 +66,7 @@ def test_a_file_of_the_size_that_is_asked_for_is_not_resized(tmp_path: Path) -> 
     assert torch.equal(backbone.module.pos_embed, large.pos_embed)
     assert not any("resized" in note for note in backbone.notes)
     large.reset_classifier(0)
-    check(backbone, large)
+    check(backbone, large.eval())
 
 
 @pytest.mark.slow
@@ -101,7 +77,7 @@ def test_as_torchvision_does_it(tmp_path: Path) -> None:
     oracle = torchvision.models.vit_b_32(weights=None, image_size=128)
     oracle.load_state_dict(interpolate_embeddings(128, 32, dict(state)))
     oracle.heads = nn.Identity()
-    check(resolve("torchvision:vit_b_32", tmp_path / "w.pth", (128, 128)), oracle)
+    check(resolve("torchvision:vit_b_32", tmp_path / "w.pth", (128, 128)), oracle.eval())
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -12,13 +12,12 @@ import torch
 from timm.models._builder import build_model_with_cfg
 from timm.models._hub import save_for_hf
 
-from tlray.config import PreprocessingConfig, RecipeConfig
+from tests.models.oracles import check, resolve
+from tlray.config import RecipeConfig
 from tlray.errors import SourceError, WeightsError
-from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
-from tlray.models.encoder.encoder import Encoder
+from tlray.models.backbones.images import resolve_backbone
 from tlray.models.libraries.timm import Timm
 from tlray.models.libraries.timm_files import filter_of
-from tlray.recipe import Precision, golden_images
 
 FAMILIES = {timm.model_entrypoint(name).__module__: name for name in timm.list_models()}
 SPECIAL = ("flexivit_small", "vit_small_patch16_224", "deit3_small_patch16_224", "crossvit_tiny_240", "sam2_hiera_tiny")
@@ -55,29 +54,14 @@ def test_the_conversion_is_the_one_that_timm_hands_to_its_builder(name: str, mon
     assert {key: value for key, value in theirs[1].items() if value is not None} == dict(ours[1])
 
 
-def resolve(weights: object, backbone: str, crop: int | None = None) -> Backbone:
-    config = RecipeConfig(
-        backbone=backbone,
-        weights=str(weights),
-        precision=Precision(compute="fp32"),
-        preprocessing=PreprocessingConfig(resize=crop, crop=crop),
-    )
-    return resolve_backbone(config, Path)
-
-
-def check(backbone: Backbone, oracle: torch.nn.Module) -> None:
-    images_BHWC = golden_images(*backbone.recipe.preprocessing.crop)
-    inputs_BCHW = to_network_input(torch.from_numpy(images_BHWC), backbone.recipe.preprocessing)
+def before_classifier(oracle: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What it puts out before its classifier."""
     oracle.eval()
-    with torch.no_grad():
-        expected = oracle.forward_head(oracle.forward_features(inputs_BCHW), pre_logits=True).numpy()
-    for one in (backbone, load_backbone(backbone.recipe, Path)):
-        found = Encoder(one, device="cpu").encode(images_BHWC)["embedding"]
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    return lambda images_BCHW: oracle.forward_head(oracle.forward_features(images_BCHW), pre_logits=True)
 
 
-def loaded_by_timm(name: str, path: Path, **arguments: object) -> torch.nn.Module:
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **arguments)
+def loaded_by_timm(name: str, path: Path, **arguments: object) -> Callable[[torch.Tensor], torch.Tensor]:
+    return before_classifier(timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **arguments))
 
 
 def convnext_as_published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -102,7 +86,7 @@ def test_names_of_the_authors_files(wrapping: str, tmp_path: Path) -> None:
         torch.save({f"{wrapping}{key}": value for key, value in state.items()}, tmp_path / "w.pth")
     else:
         torch.save({wrapping: state} if wrapping else state, tmp_path / "w.pth")
-    check(resolve(tmp_path / "w.pth", "timm:convnext_atto", 64), loaded_by_timm("convnext_atto", tmp_path / "plain.pth"))
+    check(resolve("timm:convnext_atto", tmp_path / "w.pth", 64), loaded_by_timm("convnext_atto", tmp_path / "plain.pth"))
 
 
 @pytest.mark.slow
@@ -110,7 +94,7 @@ def test_a_file_of_dinov2_at_another_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = timm.create_model("vit_small_patch14_dinov2").state_dict()
     torch.save(state | {"mask_token": torch.zeros(1, 384)}, tmp_path / "dinov2_vits14_pretrain.pth")
-    backbone = resolve(tmp_path / "dinov2_vits14_pretrain.pth", "timm:vit_small_patch14_dinov2", 112)
+    backbone = resolve("timm:vit_small_patch14_dinov2", tmp_path / "dinov2_vits14_pretrain.pth", 112)
     check(backbone, loaded_by_timm("vit_small_patch14_dinov2", tmp_path / "dinov2_vits14_pretrain.pth", img_size=112))
     assert any("pos_embed resized from (1, 1370, 384) to (1, 65, 384)" in note for note in backbone.notes)
     assert not any("does not say how" in note for note in backbone.notes)  # the file has the name of the published one
@@ -137,9 +121,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("location", ["", "/", "/model.safetensors", "/pytorch_model.bin"])
 def test_a_folder_of_the_hub(location: str, folder: Path) -> None:
-    backbone = resolve(f"{folder}{location}", "timm:test_vit")
+    backbone = resolve("timm:test_vit", f"{folder}{location}")
     oracle = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    check(backbone, oracle)
+    check(backbone, before_classifier(oracle))
     assert backbone.recipe.preprocessing == Timm().preprocessing("test_vit", "", oracle)
     assert backbone.recipe.preprocessing.mean == (0.1, 0.2, 0.3) and backbone.recipe.preprocessing.crop == (96, 96)
     assert backbone.classes == [f"class {index}" for index in range(10)]
@@ -147,7 +131,7 @@ def test_a_folder_of_the_hub(location: str, folder: Path) -> None:
 
 
 def test_a_folder_in_shards(folder: Path) -> None:
-    whole = resolve(folder, "timm:test_vit").recipe
+    whole = resolve("timm:test_vit", folder).recipe
     state = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").unlink()
@@ -157,14 +141,14 @@ def test_a_folder_in_shards(folder: Path) -> None:
         safetensors.torch.save_file({key: state[key] for key in keys if names[key] == name}, folder / name)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
-    assert resolve(folder, "timm:test_vit").recipe.recipe_id == whole.recipe_id
-    assert resolve(index, "timm:test_vit").recipe.recipe_id == whole.recipe_id
+    assert resolve("timm:test_vit", folder).recipe.recipe_id == whole.recipe_id
+    assert resolve("timm:test_vit", index).recipe.recipe_id == whole.recipe_id
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"model-00002-of-00002.safetensors, which index.json names, is not there"):
-        resolve(folder, "timm:test_vit")
+        resolve("timm:test_vit", folder)
     index.write_text(json.dumps({"weight_map": dict.fromkeys(keys, "../outside.safetensors")}))
     with pytest.raises(WeightsError, match="outside of its folder"):
-        resolve(folder, "timm:test_vit")
+        resolve("timm:test_vit", folder)
 
 
 def test_a_folder_on_a_store_is_read_file_by_file(folder: Path) -> None:
@@ -188,12 +172,12 @@ def test_a_folder_on_a_store_is_read_file_by_file(folder: Path) -> None:
 
 def test_folders_that_are_no_weights(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="timm:test_vit, but the backbone is timm:test_resnet; give"):
-        resolve(folder, "timm:test_resnet")
+        resolve("timm:test_resnet", folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"expected one weights file .* found 0"):
-        resolve(tmp_path / "empty", "timm:test_vit")
+        resolve("timm:test_vit", tmp_path / "empty")
     (folder / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="not valid JSON"):
-        resolve(folder, "timm:test_vit")
+        resolve("timm:test_vit", folder)
     (folder / "config.json").write_text('{"architectures": ["ViTModel"], "model_type": "vit"}')
-    assert any("does not say how" in note for note in resolve(folder, "timm:test_vit", 96).notes)
+    assert any("does not say how" in note for note in resolve("timm:test_vit", folder, 96).notes)
