@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
-from tlray.models.backbones.images import Backbone, load_backbone
+from tlray.models.backbones.images import Backbone, find_text_side, load_backbone
+from tlray.models.libraries.library import TextSide
 from tlray.models.libraries.text_tower import TextTower
 from tlray.models.process.device import precision
 from tlray.models.texts.backbones import load_text_backbone
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import GOLDEN_TOLERANCE, NORM_FLOOR, RecipeFile, TextRecipe, check_golden, golden_texts, least_cosine
+from tlray.recipe import GOLDEN_TOLERANCE, NORM_FLOOR, Recipe, RecipeFile, TextRecipe, check_golden, golden_texts, least_cosine
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,12 @@ def open_text_encoder(
     """
     if isinstance(document.recipe, TextRecipe):
         return TextEncoder(_RowTower(document, document.recipe, fetch, where))  # which normalises by itself
-    encoder = text_encoder_of(backbone or load_backbone(document.recipe, fetch), column)
+    # Without golden texts only the hash of the image side shows that the weights are those of the table.
+    side = find_text_side(document.recipe, fetch) if backbone is None and document.golden_text is not None else None
+    if side is not None:
+        encoder = _encoder(document.recipe, side, column)
+    else:
+        encoder = text_encoder_of(backbone or load_backbone(document.recipe, fetch), column)
     _check(encoder, document, where)
     return encoder
 
@@ -118,15 +124,19 @@ def text_encoder_of(backbone: Backbone, column: str) -> TextEncoder:
             f"the backbone {recipe.backbone} has no text tower, so words cannot be compared with its images; "
             f"backbones that have one: {WITH_TEXT}"
         )
-    shared = recipe.columns.get(backbone.text_tap)
+    return _encoder(recipe, TextSide(backbone.text_tap, backbone.text_tower), column)
+
+
+def _encoder(recipe: Recipe, side: TextSide, column: str) -> TextEncoder:
+    shared = recipe.columns.get(side.tap)
     if column != shared:
         tap = {name: tap for tap, name in recipe.columns.items()}.get(column, column)
-        advice = f"use its column {shared}" if shared else f"extract with recipe.taps {backbone.text_tap} to a new table"
+        advice = f"use its column {shared}" if shared else f"extract with recipe.taps {side.tap} to a new table"
         raise ConfigError(
             f"column {column} holds layer {tap} of {recipe.backbone}, whose vectors no text can be compared with; "
-            f"those of layer {backbone.text_tap} can: {advice}"
+            f"those of layer {side.tap} can: {advice}"
         )
-    return TextEncoder(backbone.text_tower(), normalize=recipe.normalize)
+    return TextEncoder(side.open(), normalize=recipe.normalize)
 
 
 def golden_text_of(backbone: Backbone, encoder: TextEncoder | None = None) -> list[list[float]] | None:

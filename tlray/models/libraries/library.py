@@ -7,7 +7,7 @@ this folder, one file each; a package adds its own by an entry point of the grou
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -111,6 +111,32 @@ class Library(Protocol):
             BackboneError: it has no such model.
             WeightsError: the weights are missing or do not fit.
             ConfigError: the network cannot take images of that size.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """The text side of a network, found but not loaded.
+
+    Attributes:
+        tap: the layer of its image side whose vectors share a space with the texts'.
+        open: loads it.
+    """
+
+    tap: str
+    open: OpenTextTower
+
+
+@runtime_checkable
+class LibraryOfTexts(Library, Protocol):
+    """A library that finds the text side of its networks without loading the image side."""
+
+    def text_side(self, request: Request, fetch: FetchFile) -> TextSide | None:
+        """That of the network which `load` gives for the same request; None where it has none.
+
+        Raises:
+            BackboneError, WeightsError: as `load`.
         """
         ...
 

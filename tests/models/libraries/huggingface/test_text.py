@@ -111,6 +111,22 @@ def test_the_table_keeps_golden_texts_and_other_towers_are_refused(folder: Path,
         open_text_encoder(inner, "embedding", Path)
 
 
+def test_texts_are_embedded_without_building_the_image_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Golden texts show that the weights are those of the table; without them the image side's hash has to."""
+    file = make_recipe_file(resolve(folder))
+    expected = open_text_encoder(file, "embedding", Path, backbone=resolve(folder)).encode(TEXTS)
+
+    def build(*_: object) -> None:
+        raise AssertionError("the image side was built")
+
+    monkeypatch.setattr("tlray.models.libraries.huggingface.load.build", build)
+    np.testing.assert_array_equal(open_text_encoder(file, "embedding", Path).encode(TEXTS), expected)
+    with pytest.raises(ConfigError, match=r"embedding_x holds layer embedding_x .* use its column embedding"):
+        open_text_encoder(file, "embedding_x", Path)
+    with pytest.raises(AssertionError, match="image side was built"):
+        open_text_encoder(file.model_copy(update={"golden_text": None}), "embedding", Path)
+
+
 def test_a_folder_without_a_tokeniser(tmp_path: Path) -> None:
     folder = save("clip", tmp_path)
     for path in folder.glob("*token*"):

@@ -50,7 +50,7 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_images_texts_and_scores_are_open_clips(kind: str, folders: dict[str, Path]) -> None:
+def test_images_texts_and_scores_are_open_clips(kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"local-dir:{folders[kind]}"
     model, _, transform = open_clip.create_model_and_transforms(name)
     model, tokenizer = model.eval(), open_clip.get_tokenizer(name)
@@ -78,6 +78,10 @@ def test_images_texts_and_scores_are_open_clips(kind: str, folders: dict[str, Pa
     np.testing.assert_allclose(images_BD, expected_BD, rtol=1e-3, atol=1e-4 * np.abs(expected_BD).max())
     np.testing.assert_allclose(texts_BD, expected_texts_BD, rtol=1e-3, atol=1e-4 * np.abs(expected_texts_BD).max())
     assert encoder.logit_scale == pytest.approx(float(model.logit_scale.exp()))
+    with monkeypatch.context() as patched:  # golden texts show that the weights are the table's: no image tower is built
+        patched.delattr("tlray.models.libraries.openclip.load.build_visual")
+        alone = open_text_encoder(make_recipe_file(backbone), "embedding", Path)
+    np.testing.assert_array_equal(alone.encode(texts), texts_BD)
     with torch.no_grad():
         image_BD, text_BD = model.encode_image(inputs_BCHW, normalize=True), model.encode_text(tokenizer(texts), normalize=True)
     cosines = images_BD @ texts_BD.T / np.linalg.norm(images_BD, axis=1)[:, None] / np.linalg.norm(texts_BD, axis=1)

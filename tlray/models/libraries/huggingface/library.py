@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tlray.extras import require
-from tlray.models.libraries.library import Pretrained, Request
+from tlray.models.libraries.library import Pretrained, Request, TextSide
 from tlray.models.weights.spec import FetchFile
 
 
@@ -30,6 +30,13 @@ class HuggingFace:
         from tlray.models.libraries.huggingface.load import load
 
         return load(request, fetch)
+
+    def text_side(self, request: Request, fetch: FetchFile) -> TextSide | None:
+        """See `tlray.models.libraries.library.LibraryOfTexts.text_side`."""
+        require("hf", "transformers", "huggingface_hub", what=f"backbone hf:{request.model}")
+        from tlray.models.libraries.huggingface.load import text_side
+
+        return text_side(request, fetch)
 
 
 def library() -> HuggingFace:

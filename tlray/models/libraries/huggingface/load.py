@@ -14,7 +14,7 @@ from tlray.models.libraries.huggingface.network import CLASS_TOKEN, VisionNetwor
 from tlray.models.libraries.huggingface.processor import read_preprocessing
 from tlray.models.libraries.huggingface.text import open_text_tower
 from tlray.models.libraries.huggingface.towers import TWO_TOWERS, image_class
-from tlray.models.libraries.library import Pretrained, Request
+from tlray.models.libraries.library import Pretrained, Request, TextSide
 from tlray.models.weights.digest import hash_tensors
 from tlray.models.weights.spec import FetchFile
 from tlray.recipe import Preprocessing
@@ -65,6 +65,13 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
         packages=("transformers", "tokenizers") if towers else ("transformers",),
         notes=(*built.notes, *assumed),
     )
+
+
+def text_side(request: Request, fetch: FetchFile) -> TextSide | None:
+    """A network's text side; see `tlray.models.libraries.library.LibraryOfTexts.text_side`."""
+    source = find_source(request, fetch)
+    towers = TWO_TOWERS.get(source.config.model_type)
+    return TextSide(towers.shared, partial(open_text_tower, source)) if towers else None
 
 
 def _default_tap(network: VisionNetwork) -> str:

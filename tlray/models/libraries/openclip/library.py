@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tlray.extras import require
-from tlray.models.libraries.library import Pretrained, Request
+from tlray.models.libraries.library import Pretrained, Request, TextSide
 from tlray.models.weights.spec import FetchFile
 
 
@@ -29,6 +29,13 @@ class OpenClip:
         from tlray.models.libraries.openclip.load import load
 
         return load(request, fetch)
+
+    def text_side(self, request: Request, fetch: FetchFile) -> TextSide | None:
+        """See `tlray.models.libraries.library.LibraryOfTexts.text_side`."""
+        require("openclip", "open_clip", what=f"backbone openclip:{request.model}")
+        from tlray.models.libraries.openclip.load import text_side
+
+        return text_side(request, fetch)
 
 
 def library() -> OpenClip:

@@ -13,7 +13,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
 
 from tlray.models.layers.pooling import NO_TOKENS, Layout
-from tlray.models.libraries.library import Pretrained, Request
+from tlray.models.libraries.library import Pretrained, Request, TextSide
 from tlray.models.libraries.openclip.build import build_visual
 from tlray.models.libraries.openclip.source import CONFIG, Source, find_source
 from tlray.models.libraries.openclip.text import open_text_tower
@@ -67,6 +67,11 @@ def load(request: Request, fetch: FetchFile) -> Pretrained:
         packages=("open-clip-torch",),
         notes=(*source.notes, *assumed, *built.notes),
     )
+
+
+def text_side(request: Request, fetch: FetchFile) -> TextSide:
+    """A network's text side; see `tlray.models.libraries.library.LibraryOfTexts.text_side`."""
+    return TextSide(SHARED, partial(open_text_tower, find_source(request, fetch)))
 
 
 def _layout(visual: nn.Module) -> Layout:
