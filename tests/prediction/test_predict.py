@@ -14,6 +14,8 @@ from timm.data import create_transform, resolve_model_data_config
 
 from tests.photos import RECIPE, error_of, frame_of, plain_embeddings, result_of, tlray, write_photos
 from tests.trained import CLASSES, plain_scores, save_trained, write_lake
+from tlray import Model
+from tlray.errors import ConfigError
 
 LITE0 = [
     *("--recipe.backbone", "timm:tf_efficientnet_lite0"),
@@ -109,6 +111,16 @@ def test_a_damaged_copy_of_the_head_is_found(lake: Path, tmp_path: Path) -> None
     copy.write_bytes(copy.read_bytes()[:-1] + b"\x00")
     write_photos(tmp_path / "photos", 1, first=10)
     assert "TableCorruptError" in error_of(tlray(*run), 1)
+
+
+def test_a_threshold_is_refused_where_an_image_has_one_label(lake: Path, tmp_path: Path) -> None:
+    words = ["predict", "--local", "--source.uri", lake / "photos", "--out", tmp_path / "p", "--threshold", "0.7"]
+    message = error_of(tlray(*words, "--model", lake / "model"))
+    assert "threshold is 0.7, but" in message and "one label" in message and not (tmp_path / "p").exists()
+    save_trained(lake / "numbers", lake / "weights.safetensors", task="regression")
+    assert "gives numbers" in error_of(tlray(*words, "--model", lake / "numbers"))
+    with pytest.raises(ConfigError, match=r"threshold is 0\.7, but .* one label"):
+        Model(lake / "model").predict([], threshold=0.7)
 
 
 def test_several_labels_and_values(lake: Path, vectors: torch.Tensor, tmp_path: Path) -> None:

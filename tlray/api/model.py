@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tlray.api.display.html import rows_of
 from tlray.api.embedding.networks import CHUNK_IMAGES, Placement, inputs_of
 from tlray.api.embedding.running import Inputs, OnError, Runner, check_on_error
+from tlray.config import THRESHOLD
 from tlray.errors import ConfigError
 from tlray.extraction.worker.prediction_columns import prediction_columns
 from tlray.lake.storage.uri import to_uri
@@ -139,7 +140,7 @@ class Model:
         """What was measured when it was trained, by split."""
         return {split: evaluation.model_dump(mode="json") for split, evaluation in self._model.card.metrics.items()}
 
-    def predict(self, images: Any, *, top_k: int = 5, threshold: float = 0.5, on_error: OnError = "raise") -> Predictions:
+    def predict(self, images: Any, *, top_k: int = 5, threshold: float = THRESHOLD, on_error: OnError = "raise") -> Predictions:
         """What the model says of images; the same as `tlray predict` stores.
 
         Args:
@@ -153,8 +154,11 @@ class Model:
             ImageError: an image cannot be used.
             GoldenMismatchError: this machine computes other numbers than the model was trained on.
         """
+        from tlray.prediction.predict import check_threshold
+
         check_on_error(on_error)
         runner, output = self._load()
+        check_threshold(threshold, output)
         changes = {"top_k": min(top_k, len(output.classes)), "threshold": threshold}
         try:
             output = Output.model_validate(output.model_dump() | changes)
@@ -180,7 +184,7 @@ class Model:
         from tlray.extraction.worker.scoring_encoder import ScoringEncoder
         from tlray.prediction.predict import trained
 
-        target = trained(self.uri, top_k=1, threshold=0.5, embeddings=False)
+        target = trained(self.uri, top_k=1, threshold=THRESHOLD, embeddings=False)
         output, recipe = target.output, target.backbone.recipe
         assert output is not None
         network = self._placement.network(target.backbone, target.known)

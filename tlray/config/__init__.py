@@ -1,7 +1,7 @@
 """One typed config a command, strict about unknown keys; the same keys in YAML, flags and Python."""
 
 from tlray.config.commands.advice import AdviseConfig, ReportConfig
-from tlray.config.commands.extraction import ExtractConfig, PolicyConfig, PredictConfig, RunConfig
+from tlray.config.commands.extraction import THRESHOLD, ExtractConfig, PolicyConfig, PredictConfig, RunConfig
 from tlray.config.commands.search import DuplicatesConfig, IndexConfig, SearchConfig, ServeConfig
 from tlray.config.commands.table import AliasConfig, OptimizeConfig, ShowConfig, VacuumConfig, VerifyConfig
 from tlray.config.commands.training import (
@@ -19,6 +19,7 @@ from tlray.config.sections.section import FailureCode, Section, Side
 from tlray.config.sections.source import SourceConfig
 
 __all__ = [
+    "THRESHOLD",
     "AdviseConfig",
     "AliasConfig",
     "DuplicatesConfig",

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from tlray.config import PredictConfig
+from tlray.config import THRESHOLD, PredictConfig
 from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.extraction.extract import bring_up_to_date
 from tlray.extraction.run.process import own_process
@@ -54,6 +54,7 @@ def predict(config: PredictConfig, stop: Stop | None = None) -> dict[str, Any]:
     def prepare() -> "Target":
         target = _prepare(config, table_uri)
         assert target.output is not None
+        check_threshold(config.threshold, target.output)
         if file is not None:
             file.check(target.output)
         return target
@@ -118,6 +119,20 @@ def trained(model_uri: str, *, top_k: int, threshold: float, embeddings: bool) -
     )
     head = open_store(model_uri).read(join(model_uri, HEAD_NAME)).data
     return Target(backbone, output, head, _known(model, backbone.recipe))
+
+
+def check_threshold(threshold: float, output: Output) -> None:
+    """Refuse a threshold that nothing would come of: of one label an image, and of numbers.
+
+    Raises:
+        ConfigError: it is not the default, and an image does not have several labels.
+    """
+    if output.task != "multi" and threshold != THRESHOLD:
+        gives = "gives an image one label" if output.task == "single" else "gives numbers"
+        raise ConfigError(
+            f"threshold is {threshold}, but {output.model} {gives}, and a threshold is for several labels an image: leave it "
+            "out, and choose rows by their probability"
+        )
 
 
 def _known(model: "Model", recipe: AnyRecipe) -> RecipeFile | None:

@@ -105,6 +105,10 @@ DEFAULT_TEMPLATES = (f"a photo of a {PLACE}.",)
 """What CLIP's authors put class names into where they know nothing else (Radford et al., 2021, arXiv 2103.00020, 3.1.4)."""
 
 
+THRESHOLD = 0.5
+"""Probability from which on an image has a label, where it may have several."""
+
+
 class PredictConfig(RunConfig):
     """`tlray predict`: run a model over images, and bring a table of predictions to where their source is."""
 
@@ -124,7 +128,7 @@ class PredictConfig(RunConfig):
         ".csv or .parquet file, which is written from a table beside it"
     )
     top_k: PositiveInt = Field(5, description="best labels to keep of each image")
-    threshold: float = Field(0.5, gt=0, lt=1, description="several labels an image: those of at least this probability")
+    threshold: float = Field(THRESHOLD, gt=0, lt=1, description="several labels an image: those of at least this probability")
     embeddings: bool = Field(False, description="keep the vectors that the predictions were made from too")
 
     @field_validator("classes", mode="before")
