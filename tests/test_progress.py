@@ -34,13 +34,13 @@ def test_the_workers_start_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatc
     caplog.set_level("INFO", "tlray")
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with Progress(10_000, total_is_known=True) as bar:
+    with Progress(10_000, total_is_known=True, things="texts") as bar:
         now[0] += 300  # workers start
         bar.update(100, 0, 1)
         assert "left" not in caplog.text
         now[0] += 20
         bar.update(2000, 1, 2)
-    assert "2100 of 10000 images, 1 failed, 100 images/s, 79 s left, table version 2" in caplog.text
+    assert "2100 of 10000 texts, 1 failed, 100 texts/s, 79 s left, table version 2" in caplog.text
 
 
 def test_a_bar_measures_from_the_first_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,23 +65,25 @@ def readable_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """Counts the images of a run: as a bar where stderr is a terminal, else as a line now and then.
+    """Counts the images or texts of a run: as a bar where stderr is a terminal, else as a line now and then.
 
     Its rate is that of the work: the time until the first images are done, in which workers start, does not count.
 
     Args:
-        total: images, or shards' worth of them if `total_is_known` is False.
+        total: of them, or shards' worth of them if `total_is_known` is False.
         total_is_known: False for shards, whose members are counted as they come.
+        things: what is counted, as lines call it.
     """
 
-    def __init__(self, total: int, *, total_is_known: bool) -> None:
+    def __init__(self, total: int, *, total_is_known: bool, things: str = "images") -> None:
         self._total = total if total_is_known else None
+        self._things = things
         self._done = self._failed = 0
         self._first = 0
         self._first_time: float | None = None
         self._last_line = time.monotonic()
         terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=self._total, unit=" images", file=sys.stderr, smoothing=0.05) if terminal else None
+        self._bar = tqdm(total=self._total, unit=f" {things}", file=sys.stderr, smoothing=0.05) if terminal else None
 
     def __enter__(self) -> "Progress":
         return self
@@ -115,7 +117,7 @@ class Progress:
         elif now - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = now
             of = f" of {self._total}" if self._total is not None else ""
-            say(f"{self._done}{of} images, {self._failed} failed{self._outlook(now)}, table version {version}")
+            say(f"{self._done}{of} {self._things}, {self._failed} failed{self._outlook(now)}, table version {version}")
 
     def _outlook(self, now: float) -> str:
         """The rate and the time that is left; nothing before they can be told."""
@@ -123,4 +125,4 @@ class Progress:
             return ""
         rate = (self._done - self._first) / (now - self._first_time)
         left = "" if self._total is None else f", {readable_seconds((self._total - self._done) / rate)} left"
-        return f", {rate:.3g} images/s{left}"
+        return f", {rate:.3g} {self._things}/s{left}"

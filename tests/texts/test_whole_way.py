@@ -85,6 +85,16 @@ def test_predictions_are_the_heads_of_new_texts(folder: Path, table: Path, model
     np.testing.assert_allclose(ours.to_pandas()["probability"], frame["probability"].drop_nulls(), rtol=1e-6)
 
 
+def test_messages_call_texts_texts(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.jsonl").write_text('{"body": "zzqx"}\n', encoding="utf-8")
+    source = ["--source.uri", tmp_path / "odd.jsonl", "--source.text", "body"]
+    run = ["extract", "--local", *source, "--table", tmp_path / "t", "--recipe.backbone", f"gensim:{folder / 'w.bin'}"]
+    tried = tlray(*run, "--dry-run")
+    result_of(tried)
+    assert "of 1 texts that were tried 1 failed" in tried.stderr and "image" not in tried.stderr
+    assert "1 of 1 texts failed (1 unknown_words)" in error_of(tlray(*run), 1)
+
+
 def test_neighbours_duplicates_and_the_encoder(folder: Path, table: Path) -> None:
     result_of(tlray("index", "--table", table, "--out", folder / "i"))
     frame = frame_of(table)

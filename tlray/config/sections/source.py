@@ -45,3 +45,8 @@ class SourceConfig(Section):
     column: str | None = Field(None, description="the column of URIs (manifest) or of image bytes (parquet); default: found")
     max_image_bytes: int = Field(256 * 2**20, gt=0, description="larger images are not fetched: too_large")
     max_image_pixels: int = Field(256_000_000, gt=0, description="larger images are not decoded: bomb")
+
+    @property
+    def things(self) -> str:
+        """What it holds, as messages call it."""
+        return "images" if self.text is None else "texts"

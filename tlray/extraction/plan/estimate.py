@@ -74,7 +74,7 @@ def estimate_seconds(
         todo_bytes, unsized = todo_bytes + plan.todo_bytes, unsized + plan.unsized
     started = started or start_seconds()
     seconds = started if not todo else None if seconds_each is None else started + todo * seconds_each
-    _say_estimate(todo, seconds, started, sample)
+    _say_estimate(todo, seconds, started, sample, spec.source.things)
     return {
         "units": units,
         "todo_bytes": None if unsized and not todo_bytes else todo_bytes,
@@ -84,20 +84,20 @@ def estimate_seconds(
     }
 
 
-def _say_estimate(todo: int, seconds: float | None, started: float, sample: Sample) -> None:
+def _say_estimate(todo: int, seconds: float | None, started: float, sample: Sample, things: str) -> None:
     for note in sample.notes:
         say(f"failed: {note}")
     if sample.failures:
         codes = ", ".join(f"{count} {code}" for code, count in sample.failures.most_common())
-        say(f"of {sample.images} images that were tried {sample.failures.total()} failed ({codes}), and would in a run")
+        say(f"of {sample.images} {things} that were tried {sample.failures.total()} failed ({codes}), and would in a run")
     if not todo:
         say("nothing to embed")
     elif seconds is None:
-        say("no estimate of the time, as no image of the sample could be read")
+        say(f"no estimate of the time, as none of the {things} of the sample could be read")
     else:
         say(
             f"estimated {readable_seconds(seconds)} in one process on this machine: {readable_seconds(started)} to start, and "
-            f"{readable_seconds(seconds - started)} for the images, of which {sample.images} took "
+            f"{readable_seconds(seconds - started)} for the {things}, of which {sample.images} took "
             f"{readable_seconds(sample.seconds)}"
         )
 

@@ -14,7 +14,7 @@ HOPELESS_FRACTION = 0.5
 """The share of the images tried so far that ends a run early, where so many have failed."""
 
 
-def check_failures(totals: Totals, max_fraction: float, table_uri: str, total: int | None = None) -> None:
+def check_failures(totals: Totals, max_fraction: float, table_uri: str, total: int | None = None, *, things: str) -> None:
     """Judge a run by the images that failed.
 
     Args:
@@ -22,6 +22,7 @@ def check_failures(totals: Totals, max_fraction: float, table_uri: str, total: i
         max_fraction: of its images that may fail.
         table_uri: for the message.
         total: images that it has in all, where it is not at its end.
+        things: what they are, as the message calls them.
 
     Raises:
         TooManyFailuresError: more failed, or every single one.
@@ -31,7 +32,7 @@ def check_failures(totals: Totals, max_fraction: float, table_uri: str, total: i
         return
     codes = ", ".join(f"{count} {code}" for code, count in totals.failures.most_common())
     raise TooManyFailuresError(
-        f"{totals.failed} of {total} images failed ({codes}), more than max_failed_fraction={max_fraction}; "
+        f"{totals.failed} of {total} {things} failed ({codes}), more than max_failed_fraction={max_fraction}; "
         f"their rows in {table_uri} (status=failed) say why. Mend or exclude them, or give a larger --max-failed-fraction, "
         "and run the same command again: it goes on from here"
     )

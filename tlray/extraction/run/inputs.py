@@ -83,8 +83,8 @@ class Inputs:
         inputs = cls(source, table_uri, table, target, _read_spec(source, table, recipe))
         if late := inputs.late_columns:
             say(
-                f"{', '.join(late)}: null for images of files that the table has and that have not changed, as these are not "
-                "read again; extract to a new table to have values for all"
+                f"{', '.join(late)}: null for {source.config.things} of files that the table has and that have not changed, as "
+                "these are not read again; extract to a new table to have values for all"
             )
         return inputs
 

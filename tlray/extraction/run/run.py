@@ -55,6 +55,7 @@ def backlogs_of(source: Source, table: Table | None, config: RunConfig, totals: 
             report=totals.listing,
             columns=columns_of(source, table) if source.kind == "images" else (),
         )
+        totals.listing.things = source.config.things
         lines = totals.listing.lines
         while True:
             with totals.timed("list"):
@@ -177,7 +178,7 @@ class Run:
             self._deadline.expect(plan.todo + backlog.left)
         with (
             contextlib.closing(self._pieces(plan)) as pieces,
-            Progress(plan.todo, total_is_known=plan.kind == "images") as progress,
+            Progress(plan.todo, total_is_known=plan.kind == "images", things=self._things) as progress,
         ):
             for piece in pieces:
                 if self._take(piece):
@@ -204,8 +205,8 @@ class Run:
             say("nothing to do: the table is where its source is")
         left_out = left_out_of(self._inputs.source, totals)
         if left_out["unlabelled"] and not self._inputs.source.gives_labels:
-            say(f"{left_out['unlabelled']} of the images embedded have no label")
-        check_failures(totals, self._config.max_failed_fraction, self._table.uri)
+            say(f"{left_out['unlabelled']} of the {self._things} embedded have no label")
+        check_failures(totals, self._config.max_failed_fraction, self._table.uri, things=self._things)
         if totals.has_changes:
             done = f"{totals.images - totals.failed} ok, {totals.failed} failed; table version {self._table.version}"
             say(f"done in {readable_seconds(totals.run_seconds)}: {done}")
@@ -213,6 +214,10 @@ class Run:
         columns = columns_in(self._inputs, totals)
         in_time = {"deadline": self._deadline.result()} if self._deadline else {}
         return {**self._inputs.ids, **run, **totals.counts, **left_out, **columns, **version, **in_time, **totals.result()}
+
+    @property
+    def _things(self) -> str:
+        return self._inputs.source.config.things
 
     @cached_property
     def _table(self) -> Table:
@@ -283,7 +288,7 @@ class Run:
         if plan.kind == "images":
             most = self._totals.todo + left
             if is_hopeless(self._totals, self._config.max_failed_fraction, most):
-                check_failures(self._totals, self._config.max_failed_fraction, self._table.uri, most)
+                check_failures(self._totals, self._config.max_failed_fraction, self._table.uri, most, things=self._things)
 
     def _compact(self) -> None:
         """Join small parts. All is committed, and the next run tries again, so a store that fails now does not fail the run."""

@@ -121,7 +121,7 @@ def _open_prefix(uri: str, config: SourceConfig) -> Source:
     if expanded(uri) != [uri]:
         raise nothing
     source = Source("images", "images", uri, config, is_file=False)
-    report = ListingReport()
+    report = ListingReport(things=source.config.things)
     first = next(iter(open_store(uri).list(uri, walk=source.walk(report))), None)
     if first is None and not report.left_out:
         raise nothing

@@ -97,7 +97,7 @@ class Source:
             AccessError: the credentials do not allow to list.
             StorageError: the store failed.
         """
-        report = report or ListingReport()
+        report = report or ListingReport(things=self.config.things)
         listed = items = unlabelled = 0
         for page in self._found(report):
             listed += len(page)
@@ -290,8 +290,7 @@ class Source:
 
     def _no_label(self, items: int) -> str:
         looked = "the name of a folder" if self.config.labels == "folder" else f"a value in the column {self.config.labels!r}"
-        items_of = "images" if self.config.text is None else "texts"
-        return f"none of the {items} {items_of} of {self._where()} has a label; looked for {looked} (source.labels)"
+        return f"none of the {items} {self.config.things} of {self._where()} has a label; looked for {looked} (source.labels)"
 
 
 def _folder(uri: str) -> str:

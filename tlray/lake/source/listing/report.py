@@ -14,14 +14,14 @@ LeftOutReason = (
 _SAID: dict[str, str] = {
     "hidden": "begin with a dot, or are in a folder that does (--source.also hidden takes them)",
     "underscore": "begin with an underscore, or are in a folder that does (--source.also underscore takes them)",
-    "ending": "have an ending that no image has (--source.also any_ending takes them)",
+    "ending": "have an ending that {things} do not have (--source.also any_ending takes them)",
     "other_format": "are of another format than the one that is read here (source.format)",
     "exclude": "match source.exclude",
     "include": "match no pattern of source.include",
     "outside": "are in the listing but not below source.uri",
     "repeated": "were named before in the same source, of which the first row counts",
     "path_too_long": "have a path that is longer than the operating system takes",
-    "no_images": "are files in which no image was found",
+    "no_images": "are files in which no {things} were found",
     "broken_link": "are links to nothing",
     "not_a_file": "are sockets, pipes or devices",
 }
@@ -37,6 +37,7 @@ class ListingReport:
         examples: the first name of each reason.
         unlabelled: different images that are listed without a label, where labels were asked for and the listing has them.
         notes: further lines to say once all is listed.
+        things: what is listed, as lines call it.
     """
 
     commit: str | None = None
@@ -44,6 +45,7 @@ class ListingReport:
     examples: dict[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     notes: list[str] = field(default_factory=list)
+    things: str = "images"
 
     def is_of(self, commit: str) -> None:
         """Note the commit that is listed."""
@@ -71,7 +73,8 @@ class ListingReport:
     def closing_lines(self) -> list[str]:
         """What there is to say of names that came twice and of images without a label, once all is held against the table."""
         lines = [self._line("repeated")] if self.left_out["repeated"] else []
-        return [*lines, f"{self.unlabelled} listed images have no label"] if self.unlabelled else lines
+        return [*lines, f"{self.unlabelled} listed {self.things} have no label"] if self.unlabelled else lines
 
     def _line(self, reason: str) -> str:
-        return f"left out: {self.left_out[reason]} names that {_SAID[reason]}, as {self.examples[reason]}"
+        said = _SAID[reason].format(things=self.things)
+        return f"left out: {self.left_out[reason]} names that {said}, as {self.examples[reason]}"
