@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from tests.bench.advice.networks import candidates as named_candidates
 from tests.bench.advice.tasks import SIDE_PIXELS, TASKS
-from tests.bench.advice.truth import Key, Task, Truth, carry_out, strategies_of
+from tests.bench.advice.truth import Key, Task, Truth, carry_out, strategies_of, without_folder
 from tests.bench.harness import finish, ratio
 from tlray.advice.advise import advise
 from tlray.advice.inputs.candidates import Candidate, find_candidates
@@ -54,14 +54,14 @@ def config_of(task: Task, candidates: Sequence[str], **changes: Any) -> AdviseCo
 def choices(best: dict[str, Any] | None, truth: Truth, candidates: Sequence[Candidate]) -> dict[str, Key | None]:
     """What advice and each baseline choose; None for a random choice."""
     largest = max((one for one in candidates if one.is_pretrained), key=lambda one: one.parameters)
-    scores = {key: truth.scores[key] for key in truth.scores if key[0] in {one.name for one in candidates}}
+    scores = {key: truth.scores[key] for key in truth.scores if key[0] in {without_folder(one.name) for one in candidates}}
     by_logme, by_neighbours = (max(scores, key=lambda key, at=at: scores[key][at]) for at in (0, 1))
     return {
-        "advice": None if best is None else (best["strategy"], best["candidate"], best["layer"]),
+        "advice": None if best is None else (best["strategy"], without_folder(best["candidate"]), best["layer"]),
         "20-NN alone": ("head", *by_neighbours),
         "LogME alone": ("head", *by_logme),
-        "largest network": ("head", largest.name, largest.tap),
-        "fine-tune all": ("fine-tune", largest.name, largest.tap),
+        "largest network": ("head", without_folder(largest.name), largest.tap),
+        "fine-tune all": ("fine-tune", without_folder(largest.name), largest.tap),
         "random": None,
     }
 
@@ -113,10 +113,17 @@ def compare(task: Task, advice: dict[str, Any], truth: Truth, candidates: Sequen
         "came": came,
         **(interval_holds(best["expected_accuracy"], came, task.test) if best and came is not None else {}),
         "regret": {name: round(points, 2) for name, points in regrets(accuracies, chosen).items()},
+        "regret_error": round(100 * math.sqrt(2 * accuracies[found] * (1 - accuracies[found]) / task.test), 2),
         "advice_seconds": round(seconds, 1),
         "exhaustive_seconds": round(exhaustive, 1),
         "share_of_time": ratio(seconds, exhaustive),
     }
+
+
+def interval_of(points: Sequence[float]) -> list[float]:
+    """95 % interval of a mean over tasks, by a bootstrap of tasks; few tasks, so a rough one."""
+    drawn = np.random.default_rng(0).choice(np.array(points), size=(10_000, len(points))).mean(axis=1)
+    return np.quantile(drawn, [0.025, 0.975]).round(2).tolist()
 
 
 def summary(found: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -126,8 +133,21 @@ def summary(found: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[
     worst = {name: max(one["regret"][name] for one in found) for name in names}
     seconds, exhaustive = (sum(one[key] for one in found) for key in ("advice_seconds", "exhaustive_seconds"))
     held = {name: sum(one.get(name, False) for one in found) for name in ("in_interval", "in_interval_and_error")}
-    result = {"tasks": found, "mean_regret": mean, "worst_regret": worst, "share_of_time": ratio(seconds, exhaustive), **held}
-    return result, [{"chosen by": name, "mean regret": mean[name], "worst regret": worst[name]} for name in names]
+    points = {name: [one["regret"][name] for one in found] for name in names}
+    intervals = {name: interval_of(points[name]) for name in names}
+    more = {name: interval_of(np.subtract(points[name], points["advice"])) for name in names if name != "advice"}
+    result = {
+        "tasks": found,
+        "mean_regret": mean,
+        "interval": intervals,
+        "more_than_advice": more,
+        "worst_regret": worst,
+        "share_of_time": ratio(seconds, exhaustive),
+        **held,
+    }
+    return result, [
+        {"chosen by": name, "mean regret": mean[name], "95 %": intervals[name], "worst regret": worst[name]} for name in names
+    ]
 
 
 def main() -> None:

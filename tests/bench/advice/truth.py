@@ -31,7 +31,13 @@ from tlray.training.train import train
 VALIDATION = 0.15
 
 Key = tuple[str, str, str]
-"""A strategy: kind, candidate and layer."""
+"""A strategy: kind, candidate as `without_folder` names it, and layer."""
+
+
+def without_folder(candidate: str) -> str:
+    """The name of a candidate without the folder of its file, so that a truth holds wherever its cache lies."""
+    start, colon, file = candidate.partition("onnx:")
+    return f"{start}{colon}{file.rpartition('/')[2]}" if colon else candidate
 
 
 @dataclass(frozen=True)
@@ -118,12 +124,13 @@ class Truth:
 
 def strategies_of(one: Candidate, *, heads_only: bool) -> list[Key]:
     """All strategies with a network: a head on each layer, and, of those that can be trained, what advice may try."""
-    found = [("head", one.name, tap) for tap in one.taps]
+    name = without_folder(one.name)
+    found = [("head", name, tap) for tap in one.taps]
     if heads_only or one.anatomy is None:
         return found
     if one.is_pretrained:
-        found += [("freeze", one.name, one.taps[0]), ("fine-tune", one.name, one.tap)]
-    return [*found, ("scratch", one.name, one.tap)]
+        found += [("freeze", name, one.taps[0]), ("fine-tune", name, one.tap)]
+    return [*found, ("scratch", name, one.tap)]
 
 
 def carry_out(task: Task, truth: Truth, candidates: Sequence[Candidate], *, heads_only: bool) -> Iterator[Key]:
@@ -155,8 +162,8 @@ def _heads(task: Task, truth: Truth, one: Candidate) -> None:
     for tap in one.taps:
         given = {"table": str(table), "out": str(out), "grid": {"columns": (columns[tap],)}, "refit": True, **task.shared}
         accuracy, own = _measured(given)
-        truth.strategies["head", one.name, tap] = (accuracy, own + seconds)
-        truth.scores[one.name, tap] = _scores(table, columns[tap])
+        truth.strategies["head", without_folder(one.name), tap] = (accuracy, own + seconds)
+        truth.scores[without_folder(one.name), tap] = _scores(table, columns[tap])
         seconds = 0.0
         shutil.rmtree(out)
     shutil.rmtree(table)
@@ -214,4 +221,4 @@ def _write_labels(folder: Path) -> None:
                 held = set(generator.permutation(len(paths))[: max(1, round(VALIDATION * len(paths)))].tolist())
                 for at, image in enumerate(paths):
                     split = "test" if side == "test" else "validation" if at in held else "train"
-                    writer.writerow([str(image), images.name, split])
+                    writer.writerow([str(image.relative_to(folder)), images.name, split])
