@@ -57,9 +57,10 @@ def test_what_can_be_told_is_recommended_with_its_command(folder: Path, advice: 
 
 
 def test_the_command_of_a_network_is_carried_out(folder: Path, advice: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two epochs of a few steps bring a network from scratch nowhere near the head, so advice gives its trial up."""
-    assert [one["strategy"] for one in advice["not_tried"]] == ["scratch"]
-    assert "given up: after 1 of 2 epochs it is right in" in advice["not_tried"][0]["reason"]
+    """Two epochs of a few steps bring a network from scratch nowhere near the head; advice says so, or gives its trial up."""
+    tried = [one for one in (*advice["strategies"], *advice["not_tried"]) if one["strategy"] != "head"]
+    assert [one["strategy"] for one in tried] == ["scratch"] and advice["recommendation"]["strategy"] == "head"
+    assert "given up: after 1 of 2 epochs it is right in" in tried[0].get("reason", "") or tried[0]["measured_accuracy"] < 0.9
     monkeypatch.chdir(folder)
     asked = {"source": {"uri": "stripes"}, "candidates": CANDIDATES, "preprocessing": SIZE, "labels": "folder", "epochs": 2}
     config = AdviseConfig.model_validate(asked)

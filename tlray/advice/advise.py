@@ -17,7 +17,7 @@ from tlray.advice.measuring.budget import Clock, estimate_of, fit_to_budget
 from tlray.advice.measuring.difference import Difference
 from tlray.advice.measuring.evidence import data_of, floors_of, likeness_of, row_of
 from tlray.advice.measuring.probes import learning_curve
-from tlray.advice.measuring.race import Finish, Racer, run_race
+from tlray.advice.measuring.race import Finish, Racer, play_off, run_race
 from tlray.advice.measuring.trials import Attempt, Try
 from tlray.advice.verdict.judge import LEAST_GAIN, judge
 from tlray.advice.verdict.outlook import Outlook
@@ -71,7 +71,7 @@ def advise(config: AdviseConfig) -> dict[str, Any]:
         return {**result, "dry_run": True, "seconds": clock.seconds}
     sample, embedders, dropped = fit_to_budget(sample, embedders, clock, probe_seconds)
     left_out |= dropped
-    finish = run_race(sample, embedders, config.seed, clock.has)
+    finish = play_off(run_race(sample, embedders, config.seed, clock.has), config.seed, probe_seconds, clock.has)
     result |= _advice(finish, floors, config, clock)
     result["seconds"] = clock.seconds
     _write(result, config.out)
@@ -119,8 +119,9 @@ def _advice(finish: Finish, floors: dict[str, Any], config: AdviseConfig, clock:
     }
     curve = learning_curve(best.candidate.features[best.best_tap], sample.examples, sample.folds_N, whole, config.seed)
     points = [{"labels_per_class": labels, "accuracy": probe.accuracy.rounded()} for labels, probe in curve]
-    right = [probe.right_N for one in finish.racers for probe in one.probes.values()]
-    outlook = Outlook.of(right, whole.right_N, curve[-2][1].right_N if len(curve) > 1 else None, config.seed)
+    probes = [probe for one in finish.racers for probe in one.probes.values()]
+    right, loss = [probe.right_N for probe in probes], [probe.loss_N for probe in probes if probe.loss_N is not None]
+    outlook = Outlook.of(right, whole.right_N, curve[-2][1].right_N if len(curve) > 1 else None, config.seed, loss)
     heads = [of_head(one, outlook, config) for one in finish.racers]
     majority, compared = floors["majority"].value, sum(len(one.probes) for one in (*finish.racers, *finish.out)) + 1
     is_hopeless = judge(heads[:1], majority, compared)["verdict"] == "nothing"
@@ -165,7 +166,8 @@ def _run_trials(
             found.leave_out(attempt, why)
             continue
         if lost:
-            found.leave_out(attempt, f"{lost} is no better than the best head, and this has more to learn from the same labels")
+            more = "and this has more to learn from the same labels"
+            found.leave_out(attempt, f"{lost} is not better than the best head by more than the error, {more}")
             continue
         begun = Try(attempt, sample, config)
         seconds = begun.seconds()
@@ -178,7 +180,8 @@ def _run_trials(
             )
             continue
         trial = begun.run(head.right, clock.has)
-        if trial.is_behind or (not trial.given_up and Difference.of(trial.right, head.right[trial.rows]).mean <= 0):
+        gain = Difference.of(trial.right, head.right[trial.rows])
+        if trial.is_behind or (not trial.given_up and gain.mean <= gain.error):
             lost = attempt.kind
         if trial.given_up:
             found.leave_out(attempt, trial.given_up)
@@ -190,6 +193,8 @@ def _run_trials(
 
 def attempts_of(racer: Racer, likeness: float | None) -> list[Attempt]:
     """What is worth trying after the race, in the order of how much is learned: each only where the one before it won.
+
+    It has won where the verdict would choose it: where it is better than the head by more than a standard error.
 
     Of a pretrained network: freezing up to the layer whose features tell the classes best, as those after it serve the
     pretraining more than this task (how features turn from general to specific: Yosinski et al. 2014, arXiv 1411.1792), or up

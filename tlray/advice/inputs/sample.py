@@ -88,6 +88,11 @@ class Sample:
             folds_N=self.folds_N[rows],
         )
 
+    def other_folds(self, seed: int) -> np.ndarray:
+        """Its images dealt to folds in another way; near-duplicates are in one again."""
+        _, first, group_N = np.unique(self.group_N, return_index=True, return_inverse=True)
+        return folds(self.targets, first[group_N], seed)
+
     def first(self, count: int) -> np.ndarray:
         """Positions of about `count` images, of each class the same share and at least `LEAST_ROWS`; ascending."""
         return stratified(self.targets, count)

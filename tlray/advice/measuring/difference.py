@@ -24,11 +24,15 @@ class Difference:
 
     @classmethod
     def of(cls, right_N: np.ndarray, other_N: np.ndarray) -> "Difference":
-        """Compare image by image. The error is that of one more image on each side, so that it is never 0."""
-        rows = len(right_N)
-        better, worse = int((right_N & ~other_N).sum()), int((~right_N & other_N).sum())
-        mean = (better - worse) / rows
-        variance = (better + worse + 2) / rows - mean**2
+        """Compare image by image. The error is that of one more image on each side, so that it is never 0.
+
+        Args:
+            right_N: whether each image is told right, or in which share of several cross-validations.
+            other_N: likewise, by the other way.
+        """
+        difference_N = right_N.astype(np.float64) - other_N
+        rows, mean = len(difference_N), float(difference_N.mean())
+        variance = (float(np.square(difference_N).sum()) + 2) / rows - mean**2
         return cls(mean, math.sqrt(max(variance, 0.0) / rows))
 
     def exceeds(self, level: float, least: float = 0.0) -> bool:

@@ -6,7 +6,7 @@ are held out of the training rows, then trained again on both.
 Shape legend: N images, D length of a vector, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +18,7 @@ from tlray.config import GridConfig, HeadConfig
 from tlray.machine import memory_budget_bytes
 from tlray.scoring import nearest_votes, probabilities_of
 from tlray.training.examples.examples import Examples, Split
-from tlray.training.examples.metrics import Estimate, wilson
+from tlray.training.examples.metrics import Estimate, wilson_of_share
 from tlray.training.examples.table_vectors import LoadedVectors
 from tlray.training.heads.grid import best_of, train_trials, trained_again, trials_of
 from tlray.training.heads.trials import Data, Schedule, scores_of, to_head, unlogged
@@ -44,22 +44,47 @@ class Probe:
     """How well features tell the classes, each image judged by what was learned from the other folds.
 
     Attributes:
-        right_N: bool, which images are told right.
-        likely_NK: probabilities, float32; None of neighbours' votes.
+        right_N: float64, whether each image is told right; of several cross-validations the share of them.
+        likely_NK: probabilities, float32, the mean of several; None of neighbours' votes.
+        loss_N: float64, squared distance of the probabilities from the label's, the mean of several: Brier's score (1950,
+            Verification of forecasts expressed in terms of probability). It counts how sure an answer is, too, and so tells two
+            ways apart on fewer images than what is right and wrong. None of neighbours' votes.
     """
 
     right_N: np.ndarray
     likely_NK: np.ndarray | None = None
+    loss_N: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, likely_NK: np.ndarray, targets_N: np.ndarray) -> "Probe":
+        """From the probabilities of one cross-validation."""
+        label_N = likely_NK[np.arange(len(targets_N)), targets_N].astype(np.float64)
+        loss_N = np.square(likely_NK.astype(np.float64)).sum(axis=1) - 2 * label_N + 1
+        return cls((likely_NK.argmax(axis=1) == targets_N).astype(np.float64), likely_NK, loss_N)
+
+    @classmethod
+    def mean(cls, probes: Sequence["Probe"]) -> "Probe":
+        """Of several cross-validations of the same features."""
+        right_N, likely_NK, loss_N = (
+            np.mean([getattr(one, name) for one in probes], axis=0) for name in ("right_N", "likely_NK", "loss_N")
+        )
+        return cls(right_N, likely_NK, loss_N)
 
     @property
     def accuracy(self) -> Estimate:
         """Share of images told right, with Wilson's interval."""
-        return wilson(int(self.right_N.sum()), len(self.right_N))
+        return wilson_of_share(float(self.right_N.mean()), len(self.right_N))
+
+    @property
+    def loss(self) -> float:
+        """Mean loss, by which probes are ranked."""
+        assert self.loss_N is not None
+        return float(self.loss_N.mean())
 
 
 def neighbour_probe(features_ND: np.ndarray, targets_N: np.ndarray, folds_N: np.ndarray) -> Probe:
     """Judge by the votes of the 20 nearest images of the other folds; by all of these where they are fewer."""
-    right_N = np.zeros(len(targets_N), bool)
+    right_N = np.zeros(len(targets_N))
     for fold in range(FOLDS):
         test, known = np.flatnonzero(folds_N == fold), np.flatnonzero(folds_N != fold)
         if len(test) and len(known):
@@ -88,7 +113,7 @@ def linear_probe(
             continue
         others = np.flatnonzero(folds_N != fold)
         likely_NK[test] = _fold(features_ND, examples, others if learn_from is None else learn_from(others), test, seed)
-    return Probe(likely_NK.argmax(axis=1) == examples.targets, likely_NK)
+    return Probe.of(likely_NK, examples.targets)
 
 
 def learning_curve(

@@ -6,11 +6,14 @@ number of candidates that are compared with the best (Bonferroni). Races of mode
 of Maron and Moore 1994 (Hoeffding Races, NIPS 6); rungs that double the data are those of successive halving (Jamieson and
 Talwalkar 2016, arXiv 1502.07943), which drops half of the candidates whatever their distance.
 
+Then a play-off: probes that are within the error of the best are judged by further cross-validations, each with folds of its
+own, as one alone depends on how the folds fall (Kohavi 1995, IJCAI; Kim 2009, Computational Statistics & Data Analysis 53).
+
 Shape legend: N images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,6 +32,12 @@ those that would hardly differ from the one after them are left out."""
 
 LEVEL = 0.01
 """Chance that a rung drops the candidate which would have won."""
+
+NEAR_LEVEL = 0.025
+"""One-sided, at which a probe is behind the best and no longer near it."""
+
+PLAY_OFF = 5
+"""Cross-validations of each probe that is near the best."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,8 @@ class Racer:
 
     @property
     def best_tap(self) -> str:
-        """The layer whose features tell the classes best; see `best_layer`."""
-        return best_layer(self.probes)
+        """The layer whose features tell the classes best: by its loss, of equals the penultimate."""
+        return min(list(self.probes)[::-1], key=lambda tap: self.probes[tap].loss)
 
     @property
     def right(self) -> np.ndarray:
@@ -74,21 +83,6 @@ class Finish:
     racers: tuple[Racer, ...]
     out: tuple[Racer, ...]
     sample: Sample
-
-
-def best_layer(probes: Mapping[str, Probe]) -> str:
-    """The penultimate layer, unless another is better by more than a standard error of the difference.
-
-    One standard error, as Breiman, Friedman, Olshen and Stone (1984) keep the simpler of two trees: the best of several is
-    better by luck alone, too.
-
-    Args:
-        probes: by tap, the penultimate last.
-    """
-    last = list(probes)[-1]
-    best = max(probes, key=lambda tap: (probes[tap].right_N.mean(), tap == last))
-    difference = Difference.of(probes[best].right_N, probes[last].right_N)
-    return best if difference.mean > difference.error else last
 
 
 def run_race(sample: Sample, embedders: Sequence[Embedder], seed: int, has_time: Callable[[float], bool]) -> "Finish":
@@ -128,6 +122,46 @@ def run_race(sample: Sample, embedders: Sequence[Embedder], seed: int, has_time:
     return Finish(tuple(racing), tuple(out), some)
 
 
+def play_off(finish: Finish, seed: int, probe_seconds: float, has_time: Callable[[float], bool]) -> Finish:
+    """Judge probes that are within the error of the best by more cross-validations.
+
+    Args:
+        finish: of the race.
+        seed: of the probes.
+        probe_seconds: that one of them takes.
+        has_time: whether so many more seconds are left; without them all stays as it is.
+    """
+    best, sample = finish.racers[0].right, finish.sample
+    near = {
+        (one.candidate.name, tap)
+        for one in finish.racers
+        for tap, probe in one.probes.items()
+        if not Difference.of(best, probe.right_N).exceeds(NEAR_LEVEL)
+    }
+    if len(near) < 2:
+        return finish
+    if not has_time(len(near) * (PLAY_OFF - 1) * probe_seconds):
+        say(f"the minutes are short: {len(near)} probes within the error of the best are not judged again")
+        return finish
+    others = [(number, sample.other_folds(number)) for number in range(seed + 1, seed + PLAY_OFF)]
+
+    def judged(one: Racer) -> Racer:
+        probes = dict(one.probes)
+        for tap, features_ND in one.candidate.features.items():
+            if (one.candidate.name, tap) in near:
+                again = [linear_probe(features_ND, sample.examples, folds_N, seed=number) for number, folds_N in others]
+                probes[tap] = Probe.mean([probes[tap], *again])
+        return replace(one, probes=probes)
+
+    racers = _in_order([judged(one) for one in finish.racers])
+    best_one = racers[0]
+    say(
+        f"{len(near)} probes within the error of the best were judged by {PLAY_OFF} cross-validations: the best is now "
+        f"{best_one.candidate.name} at {best_one.best_tap}, {best_one.right.mean():.3f} right"
+    )
+    return replace(finish, racers=tuple(racers))
+
+
 def rungs_of(sample: Sample) -> list[np.ndarray]:
     """Positions of the images of each rung; a small sample has fewer rungs."""
     least = 2 * LEAST_ROWS * len(sample.examples.classes)
@@ -151,7 +185,7 @@ def _probes(embedder: Embedder, some: Sample, rows: np.ndarray, seed: int) -> di
 
 def _in_order(racers: Sequence[Racer]) -> list[Racer]:
     """The best first; of equals the one that is quicker."""
-    return sorted(racers, key=lambda one: (-one.right.mean(), one.candidate.seconds_per_image))
+    return sorted(racers, key=lambda one: (one.probes[one.best_tap].loss, one.candidate.seconds_per_image))
 
 
 def _is_behind(one: Racer, best: Racer, others: int) -> bool:

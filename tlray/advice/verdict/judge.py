@@ -32,7 +32,7 @@ def judge(strategies: Sequence[Strategy], majority: float, probes: int) -> dict[
     """Choose among strategies, and say how sure that is.
 
     Args:
-        strategies: at least one; the first is the best head.
+        strategies: at least one; the first is the best head, as the race has it.
         majority: share of the largest class.
         probes: how many were compared in all.
 
@@ -42,7 +42,7 @@ def judge(strategies: Sequence[Strategy], majority: float, probes: int) -> dict[
         nearest of them.
     """
     head = strategies[0]
-    chance = probes * chance_of(int(head.right.sum()), len(head.right), majority)
+    chance = probes * chance_of(round(float(head.right.sum())), len(head.right), majority)
     if chance > CHANCE:
         return {
             "verdict": "nothing",
@@ -55,8 +55,8 @@ def judge(strategies: Sequence[Strategy], majority: float, probes: int) -> dict[
             "alike": [],
             "labels_to_decide": None,
         }
-    ordered = sorted(strategies, key=lambda one: (-one.expected.value, one.cost_seconds))
-    best, others = ordered[0], ordered[1:]
+    best = _best(strategies)
+    others = sorted((one for one in strategies if one is not best), key=lambda one: (-one.expected.value, one.cost_seconds))
     alike = [(one, best.less(one)) for one in others]
     alike = [(one, difference) for one, difference in alike if difference.mean <= Z95 * difference.error]
     cheaper = [one for one, _ in alike if one.cost_seconds < best.cost_seconds]
@@ -64,7 +64,7 @@ def judge(strategies: Sequence[Strategy], majority: float, probes: int) -> dict[
     if alike:
         nearest, difference = alike[0]
         per_image = difference.error * math.sqrt(len(np.intersect1d(best.rows, nearest.rows)))
-        needed = math.ceil((Z95 * per_image / difference.mean) ** 2) if difference.mean > 0 else None
+        needed = math.ceil((Z95 * per_image / difference.mean) ** 2) if difference.mean else None
     return {
         "verdict": "cannot tell" if alike else "recommended",
         "reason": _reason(best, [one for one, _ in alike], cheaper, needed),
@@ -72,6 +72,22 @@ def judge(strategies: Sequence[Strategy], majority: float, probes: int) -> dict[
         "alike": [one.describe() for one, _ in alike],
         "labels_to_decide": needed,
     }
+
+
+def _best(strategies: Sequence[Strategy]) -> Strategy:
+    """The best head, unless a trained network is better by more than a standard error of the difference.
+
+    One standard error, as Breiman, Friedman, Olshen and Stone (1984) keep the simpler of two trees: a trial is measured on few
+    images, so that the best of several is better by luck alone, too; and with few labels heads on fixed features do as well as
+    fine-tuning more often than not (Kornblith, Shlens and Le 2019, arXiv 1805.08974).
+    """
+    head = strategies[0]
+    trained = [one for one in strategies if one.kind != "head" and _gain(one, head) > one.less(head).error]
+    return max(trained, key=lambda one: one.expected.value, default=head)
+
+
+def _gain(one: Strategy, head: Strategy) -> float:
+    return one.expected.value - head.expected.value
 
 
 def _reason(best: Strategy, alike: Sequence[Strategy], cheaper: Sequence[Strategy], needed: int | None) -> str:

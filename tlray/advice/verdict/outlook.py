@@ -50,19 +50,27 @@ class Outlook:
     rows: int
 
     @classmethod
-    def of(cls, right: Sequence[np.ndarray], best_N: np.ndarray, half_N: np.ndarray | None, seed: int) -> "Outlook":
+    def of(
+        cls,
+        right: Sequence[np.ndarray],
+        best_N: np.ndarray,
+        half_N: np.ndarray | None,
+        seed: int,
+        loss: Sequence[np.ndarray] | None = None,
+    ) -> "Outlook":
         """Learn from resamples of the images how far the best probe's accuracy may be off.
 
         Args:
-            right: of each probe, which images it tells right, all on the same N images; P of them.
+            right: of each probe, which images it tells right, or how often, all on the same N images; P of them.
             best_N: that of the chosen one.
             half_N: which the chosen one tells right where it is trained on `HALF` of the labels; None where that is not known.
             seed: of the resamples.
+            loss: of each probe, by which the best is chosen; None where it is chosen by what it tells right.
         """
         right_NP = np.stack(right, axis=1).astype(np.float64)
         rows = len(right_NP)
         counts_BN = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
-        chosen_B = (counts_BN @ right_NP).argmax(axis=1)
+        chosen_B = (counts_BN @ (right_NP if loss is None else -np.stack(loss, axis=1))).argmax(axis=1)
         out_BN = (counts_BN == 0).astype(np.float64)
         left_B = out_BN.sum(axis=1)
         accuracy_B = (out_BN @ right_NP)[np.arange(RESAMPLES), chosen_B] / left_B
@@ -70,8 +78,9 @@ class Outlook:
         error = float(accuracy_B.std()) * math.sqrt(_LEFT_OUT)
         if half_N is None:
             return cls(optimism, error, 0.0, 0.0, rows)
-        exponent = float(_exponent((~half_N).sum(), (~best_N).sum()))
-        spread = float(_exponent(out_BN @ ~half_N, out_BN @ ~best_N).std()) * math.sqrt(_LEFT_OUT)
+        wrong_half_N, wrong_N = 1.0 - half_N, 1.0 - best_N
+        exponent = float(_exponent(wrong_half_N.sum(), wrong_N.sum()))
+        spread = float(_exponent(out_BN @ wrong_half_N, out_BN @ wrong_N).std()) * math.sqrt(_LEFT_OUT)
         return cls(optimism, error, exponent, spread, rows)
 
     def promise(self, accuracy: float, error: float, growth: float) -> Estimate:
