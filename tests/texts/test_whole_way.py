@@ -91,7 +91,7 @@ def test_messages_call_texts_texts(folder: Path, tmp_path: Path) -> None:
     run = ["extract", "--local", *source, "--table", tmp_path / "t", "--recipe.backbone", f"gensim:{folder / 'w.bin'}"]
     tried = tlray(*run, "--dry-run")
     result_of(tried)
-    assert "of 1 texts that were tried 1 failed" in tried.stderr and "image" not in tried.stderr
+    assert "for the texts, of which 1 took" in tried.stderr and "images" not in tried.stderr
     assert "1 of 1 texts failed (1 unknown_words)" in error_of(tlray(*run), 1)
 
 
