@@ -16,7 +16,7 @@ from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
 from tlray.models.backbones.preparation import given_by, override
 from tlray.models.layers.pooling import NO_TOKENS, Layout, Pooling
 from tlray.models.layers.taps import TapRunner, find_default_tap, find_layer, has_layer
-from tlray.models.libraries.library import Library, LibraryOfTexts, Pretrained, Request, TextSide
+from tlray.models.libraries.library import Library, Pretrained, Request
 from tlray.models.libraries.names import full_name, libraries_with, split_name
 from tlray.models.libraries.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
@@ -136,7 +136,7 @@ def load_backbone(recipe: Recipe, fetch: FetchFile) -> Backbone:
         BackboneError: this machine's libraries have no such backbone or layer.
         WeightsError: the weights are missing, do not fit, or have another hash than the recipe says.
     """
-    library, request = _request_of(recipe)
+    library, request = request_of(recipe)
     pretrained = library.load(request, fetch)
     if (sha256 := pretrained.weights_sha256) != recipe.weights_sha256:
         raise WeightsError(
@@ -149,19 +149,8 @@ def load_backbone(recipe: Recipe, fetch: FetchFile) -> Backbone:
         raise BackboneError(f"{recipe.backbone} fails on an image of {recipe.preprocessing.crop}: {error}") from error
 
 
-def find_text_side(recipe: Recipe, fetch: FetchFile) -> TextSide | None:
-    """The text side of a recipe's network, without loading the image side; None where its library loads both or has none.
-
-    The recipe's hash is of the image side, so that texts' own golden vectors have to show whether the weights are the same.
-
-    Raises:
-        BackboneError, WeightsError: as `load_backbone`, as far as that can be told without the image side.
-    """
-    library, request = _request_of(recipe)
-    return library.text_side(request, fetch) if isinstance(library, LibraryOfTexts) else None
-
-
-def _request_of(recipe: Recipe) -> tuple[Library, Request]:
+def request_of(recipe: Recipe) -> tuple[Library, Request]:
+    """The library of a recipe's network, and what is asked of it."""
     library, model = split_name(recipe.backbone)
     return library, Request(model, recipe.weights, recipe.preprocessing.crop, is_prepared=True, said=_ALL_SAID)
 

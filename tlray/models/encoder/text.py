@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
-from tlray.models.backbones.images import Backbone, find_text_side, load_backbone
+from tlray.models.backbones.images import Backbone, load_backbone
+from tlray.models.backbones.text_side import find_text_side
 from tlray.models.libraries.library import TextSide
 from tlray.models.libraries.text_tower import TextTower
 from tlray.models.process.device import precision
