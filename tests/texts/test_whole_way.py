@@ -92,7 +92,7 @@ def test_messages_call_texts_texts(folder: Path, tmp_path: Path) -> None:
     tried = tlray(*run, "--dry-run")
     result_of(tried)
     assert "for the texts, of which 1 took" in tried.stderr and "images" not in tried.stderr
-    assert "1 of 1 texts failed (1 unknown_words)" in error_of(tlray(*run), 1)
+    assert "1 of 1 texts failed (1 unknown_words)" in error_of(tlray(*run), 3)
 
 
 def test_neighbours_duplicates_and_the_encoder(folder: Path, table: Path) -> None:
