@@ -8,12 +8,14 @@ as a share of the parts', live parts beyond one for each 20,000 images at any co
 
 import argparse
 import itertools
+import os
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -125,7 +127,7 @@ def described(table: Table, seconds: list[float], done: int, run_seconds: float,
 
 
 def joining(parts: int = 160) -> dict[str, Any]:
-    """Megabytes a second of one worker and of two, on parts of 512 numbers a row."""
+    """Megabytes a second of one worker and of two, on parts of 512 numbers a row; each worker has a core of its own."""
     with tempfile.TemporaryDirectory() as folder:
         uri = Table.create(f"file://{folder}/t", make_recipe_file()).uri
         written = [write_part(uri, _rows(number), status="ok", stem="s", recipe_id="r") for number in range(parts)]
@@ -133,10 +135,23 @@ def joining(parts: int = 160) -> dict[str, Any]:
         megabytes = sum(part.size_bytes for part in written) / 1e6
         rates = {}
         for workers in (1, 2):
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                list(pool.map(abs, range(workers)))  # they have started
+            context = get_context("spawn")
+            cores = context.SimpleQueue()
+            for core in sorted(os.sched_getaffinity(0))[:workers]:
+                cores.put(core)
+            with ProcessPoolExecutor(workers, mp_context=context, initializer=_keep_to, initargs=(cores,)) as pool:
+                list(pool.map(_wait, range(workers)))  # all have started
                 rates[workers] = megabytes / _seconds(pool, uri, groups, f"j{workers}")
         return {"mb_per_second": rates[1], "mb_per_second_of_two": rates[2], "two_to_one": ratio(rates[2], rates[1])}
+
+
+def _keep_to(cores: "SimpleQueue[int]") -> None:
+    """Keep a worker to a core, as if it had a host of its own: else one has some of its threads on the other's."""
+    os.sched_setaffinity(0, {cores.get()})
+
+
+def _wait(_: int) -> None:
+    time.sleep(1)
 
 
 def _seconds(pool: Executor, uri: str, groups: list[list[Part]], stem: str) -> float:

@@ -54,12 +54,17 @@ def write_and_commit_share(stages: dict[str, dict[str, float]]) -> float:
 
 def steady_rate_of_table(table: Path) -> float | None:
     """Images a second, by the parts of new rows and when each was written."""
-    parts = []
+    return steady_rate(parts_of_table(table))
+
+
+def parts_of_table(table: Path) -> list[tuple[float, int]]:
+    """When each part of new rows was written, and how many it has."""
+    parts: list[tuple[float, int]] = []
     for log in sorted((table / "_delta_log").glob("*.json")):
         actions = [json.loads(line) for line in log.read_text().splitlines()]
         added = [action["add"] for action in actions if "add" in action and action["add"]["dataChange"]]
         parts += [((table / add["path"]).stat().st_mtime, json.loads(add["stats"])["numRecords"]) for add in added]
-    return steady_rate(parts)
+    return parts
 
 
 def decode(job: Job) -> dict[str, Any]:
