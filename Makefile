@@ -11,7 +11,7 @@ help:
 	@echo "make bench  images per second of extract, of the model alone and of decoding alone"
 	@echo "make docs   the documentation as a site, in site/index.html"
 	@echo "make light  like make venv, without FAISS's GPU build (1.4 GB less to download)"
-	@echo "make sweep  the tests over every model of torchvision and the large ones of Keras"
+	@echo "make sweep  the tests over every model of torchvision and the large ones of Keras, and of more clusters that grow"
 	@echo "make prometheus  Debian's Prometheus into .venv, for the tests of cluster/monitoring, which skip without it"
 	@echo "make venv | lint | types | layers | clusters | hosts | unit | pins | clean"
 
@@ -60,7 +60,7 @@ layers: venv
 	$(BIN)/lint-imports
 
 clusters: venv
-	$(BIN)/pytest -m "ray and not hosts" --durations=15
+	$(BIN)/pytest -m "ray and not hosts and not sweep" --durations=15
 
 # Three nodes on one machine, which must notice within seconds that one is gone: alone.
 hosts: venv
@@ -70,7 +70,7 @@ hosts: venv
 unit: venv
 	nice -n 19 $(BIN)/pytest -m "not ray and not sweep" --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile --durations=15
 
-# Every model of torchvision and the large ones of Keras: minutes that only a change of `tlray/models` needs.
+# Every model of torchvision, the large ones of Keras, more clusters: minutes that only a change of what they are about needs.
 sweep: venv
 	$(BIN)/pytest -m sweep --numprocesses auto --maxprocesses 4
 

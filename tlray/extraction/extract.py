@@ -70,7 +70,7 @@ def bring_up_to_date(
     totals, dry, closes = Totals(), "a dry run of " if config.dry_run else "", closes_at(config.by, config.budget_hours)
     with (
         named_run(f"{dry}{config.source.uri} into {table}, by tlray {__version__}") as run_id,
-        Workplace(config.local, stop or Stop()) as workplace,
+        Workplace(config.local, stop or Stop(), gpus=config.gpus, most=config.max_workers) as workplace,
     ):
         inputs = Inputs.open(config.source, to_uri(table), make_target, workplace, is_dry_run=config.dry_run)
         if config.dry_run:

@@ -4,47 +4,31 @@ What crosses processes is pickled, and read by whatever code is there. Ray refus
 what each node was started with; of tlray, and of environments that a job brings along, it knows nothing.
 """
 
-from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Collection
 
 import ray.exceptions
 
-from tlray.errors import ConfigError
+from tlray.errors import GO_ON, ConfigError
+from tlray.ray_cluster.code import MEND, Code, code_here, question
 from tlray.ray_cluster.errors import last_line
 from tlray.ray_cluster.nodes import NOBODY, ask_each, working_nodes
 
 NODES_SHOWN = 3
 
 
-class Code(NamedTuple):
-    """What code a process runs: its Python, and its tlray.
-
-    Attributes:
-        python: its version, such as "3.11".
-        version: of tlray; "no tlray" where there is none.
-        digest: of tlray's sources, as two checkouts may have one version.
-    """
-
-    python: str
-    version: str
-    digest: str
-
-    def __str__(self) -> str:
-        digest = f" (sources {self.digest})" if self.digest else ""
-        return f"{self.version}{digest} on Python {self.python}"
-
-
-def require_same_code() -> None:
+def require_same_code(known: Collection[str] = ()) -> None:
     """Make sure that all nodes that work run what this process runs; those that have gone are not asked.
+
+    Args:
+        known: Ray's ids of nodes that need not be asked.
 
     Raises:
         ConfigError: some run something else; it names them and both versions. Or they cannot start a process for this job.
     """
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in working_nodes()}
-    here = _code_here()
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in working_nodes() if node["NodeID"] not in known}
+    here = code_here()
     try:
-        answers = ask_each(list(nodes), _question())
+        answers = ask_each(list(nodes), question())
     except ray.exceptions.RayError as error:
         raise ConfigError(
             f"the cluster's nodes cannot be asked which code they run: {last_line(error)}; look at the job's runtime "
@@ -55,39 +39,8 @@ def require_same_code() -> None:
         return
     shown = list(others.items())[:NODES_SHOWN]
     said = "; ".join(f"node {node[:12]} at {nodes[node]} runs {code}" for node, code in shown)
+    which = f"{len(nodes)} nodes that have joined since the run began" if known else f"cluster's {len(nodes)} nodes that work"
     raise ConfigError(
-        f"{len(others)} of the cluster's {len(nodes)} nodes that work run other code than this process: {said}; this process "
-        f"runs {here}; expected the same on all of them: install one version on every node (one image), or have the job bring "
-        "its own (`ray job submit` with a runtime environment)"
+        f"{len(others)} of the {which} run other code than this process: {said}; this process runs {here}; "
+        f"{MEND}{f'; {GO_ON}' if known else ''}"
     )
-
-
-@cache
-def _code_here() -> Code:
-    return Code(*_question()())
-
-
-def _question() -> Callable[[], tuple[str, str, str]]:
-    """What asks a process for its Code, with all that it needs inside, as it is sent to where tlray may not be."""
-
-    def code() -> tuple[str, str, str]:
-        import hashlib
-        import platform
-        import re
-        from importlib.util import find_spec
-        from pathlib import Path
-
-        python = ".".join(platform.python_version_tuple()[:2])
-        found = find_spec("tlray")
-        if found is None or found.origin is None:
-            return python, "no tlray", ""
-        folder = Path(found.origin).parent
-        digest = hashlib.sha256()
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            digest.update(path.read_bytes())
-        said = (folder / "version.py").read_text() if (folder / "version.py").is_file() else ""
-        version = re.search(r'__version__ = "(.*)"', said)
-        return python, f"tlray {version[1] if version else 'of unknown version'}", digest.hexdigest()[:12]
-
-    return code

@@ -15,7 +15,7 @@ from tests.extraction.on_ray.faulty import IMAGES, Lake, started, stray_lines
 from tests.photos import error_of, tlray
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
-from tlray.ray_cluster import same_code
+from tlray.ray_cluster import code
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
@@ -68,8 +68,8 @@ def test_another_python_is_refused_before_anything_is_written(
 
 
 def test_a_process_tells_which_code_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = same_code._code_here()
+    here = code.code_here.__wrapped__()
     assert here.python == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert here.version == f"tlray {package.__version__}" and len(here.digest) == 12
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert same_code._question()()[1:] == ("no tlray", "")
+    assert code.question()()[1:] == ("no tlray", "")

@@ -20,9 +20,7 @@ from tests.extraction.on_ray.faulty import stray_lines
 from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, result_of, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster
-from tlray.extraction.on_ray.run import for_plan, share_out
-from tlray.extraction.plan.plan import Plan, Unit
-from tlray.lake.source.source import PAGE_SCHEMA
+from tlray.extraction.on_ray.cluster import share_out
 from tlray.lake.storage.open import open_store
 from tlray.ray_cluster.address import answers
 
@@ -175,21 +173,6 @@ def test_a_cluster_with_gpus_makes_the_same_table(
     assert (result["ok"], result["failed"]) == (IMAGES, BAD)
     assert {"decode", "transfer", "encode", "write"} <= set(result["stages"])
     assert_same(rows_of(lake, "on-gpus"), reference)
-
-
-def plan_of(todo: int, units: int, kind: str = "images") -> Plan:
-    unit = Unit(0, PAGE_SCHEMA.empty_table())
-    return Plan(kind, [unit] * units, [], todo, 0)
-
-
-def test_a_plan_takes_no_more_actors_than_units() -> None:
-    workers = share_out([16, 16], 0)
-    assert (workers.actors, workers.lanes) == (4, 8)
-    few = for_plan(workers, plan_of(1000, units=3))
-    assert (few.actors, few.lanes) == (3, 8)  # no more than there are units
-    assert for_plan(workers, plan_of(10_000_000, units=10_000)) == workers
-    on_gpus = for_plan(share_out([16], 2), plan_of(10_000_000, units=10_000))
-    assert (on_gpus.actors, on_gpus.lanes) == (2, None)
 
 
 def test_a_cluster_that_is_gone_is_not_joined(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Where a run works when nobody says."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.photos import RECIPE, error_of, photo, tlray
 from tlray.extraction.run import workplace
 from tlray.extraction.run.workplace import works_here
 
@@ -46,3 +48,14 @@ def test_a_cluster_a_gpu_or_many_cores_are_used(monkeypatch: pytest.MonkeyPatch)
             assert not works_here(None)
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
     assert not works_here(None)
+
+
+@pytest.mark.parametrize("flag", [["--gpus"], ["--no-gpus"], ["--max-workers", "2"]])
+@pytest.mark.parametrize("place", [["--local"], ["--no-local"], []])
+def test_what_is_said_of_workers_is_refused_where_no_cluster_is_joined(
+    flag: list[str], place: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(photo(0, (32, 24)))
+    table = tmp_path / "table"
+    said = error_of(tlray("extract", "--source.uri", tmp_path, "--table", table, *RECIPE, *flag, *place))
+    assert "gpus and max_workers are about workers of a Ray cluster" in said and not table.exists()

@@ -54,6 +54,16 @@ class RunConfig(WithStores):
     local: bool | None = Field(
         None, description="one process, no Ray; default: where no cluster and no GPU is found, on up to 8 cores"
     )
+    gpus: bool | None = Field(
+        None,
+        description="on Ray: embed on GPUs, which an autoscaler may start from none, or on cores alone; default: on GPUs where "
+        "the cluster has some",
+    )
+    max_workers: PositiveInt | None = Field(
+        None,
+        description="on Ray: at most so many workers at once, which is also what an autoscaler is asked for; default: as "
+        "many as have enough to do",
+    )
     wait: bool = Field(False, description="where another run holds the table, wait until it is free")
     engine: Engine = Field(
         "auto",

@@ -7,6 +7,7 @@ from time import perf_counter
 import pyarrow as pa
 import ray
 
+from tlray.extraction.on_ray.needs import Needs, require
 from tlray.extraction.on_ray.tasks import decoded_piece, piece_rows
 from tlray.extraction.worker.pieces import TimedEncoder, encode_piece
 from tlray.lake.storage.local_copy import local_copy
@@ -22,9 +23,9 @@ def on_this_node() -> str:
 class EncoderActor:
     """Embeds decoded pieces; it loads the network by itself, so a restarted actor needs nothing from the object store."""
 
-    def __init__(self, table_uri: str, weights: str, images: int) -> None:
+    def __init__(self, table_uri: str, weights: str, images: int, needs: Needs | None = None) -> None:
         self._table_uri, self._weights = table_uri, weights
-        self._images = images
+        self._images, self._needs = images, needs
         self._ready = False
 
     def _prepare(self) -> None:
@@ -34,6 +35,7 @@ class EncoderActor:
         from tlray.extraction.worker.tuning_encoder import TuningEncoder
         from tlray.models.encoder.golden import make_encoder
 
+        require(self._needs)
         self._recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)
         where = on_this_node()
         encoder: TimedEncoder

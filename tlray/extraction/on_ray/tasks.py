@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tlray.extraction.on_ray.needs import Needs, require
 from tlray.extraction.plan.plan import Unit
 from tlray.extraction.worker.pieces import EncodedRows, Piece, write_piece
 from tlray.lake.source.read_images import DecodedImages, read_images
@@ -30,13 +31,14 @@ def unit_of(row: dict[str, Any]) -> Unit:
     return Unit(row["unit"], _from_ipc(row["items"]))
 
 
-def decode(batch: pa.Table, *, spec_json: str, closes: float | None = None) -> Iterator[pa.Table]:
+def decode(batch: pa.Table, *, spec_json: str, closes: float | None = None, needs: Needs | None = None) -> Iterator[pa.Table]:
     """Fetch and decode the units of a batch of `unit_rows`; a row for each piece, its content DecodedImages.
 
     From `closes` on, in seconds since 1970, none is begun.
     """
     if is_past(closes):
         return
+    require(needs)
     spec = ReadSpec.model_validate_json(spec_json)
     for row in batch.to_pylist():
         unit = unit_of(row)
@@ -45,8 +47,9 @@ def decode(batch: pa.Table, *, spec_json: str, closes: float | None = None) -> I
             yield _decoded_row(piece)
 
 
-def write(batch: pa.Table, *, table_uri: str, recipe_id: str, run_id: str) -> pa.Table:
+def write(batch: pa.Table, *, table_uri: str, recipe_id: str, run_id: str, needs: Needs | None = None) -> pa.Table:
     """Write the encoded pieces of a batch; a row for each, its content WrittenParts."""
+    require(needs)
     pieces: list[Piece[EncodedRows]] = pieces_of(batch)
     written = [write_piece(piece, table_uri=table_uri, recipe_id=recipe_id, run_id=run_id) for piece in pieces]
     return piece_rows(written)

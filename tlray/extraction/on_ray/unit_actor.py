@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tlray.config.commands.extraction import Engine
 from tlray.extraction.on_ray.encoder_actor import on_this_node
+from tlray.extraction.on_ray.needs import Needs, require
 from tlray.extraction.on_ray.tasks import piece_rows, unit_of
 from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.source.read_spec import ReadSpec
@@ -36,6 +37,7 @@ class UnitActor:
         closes: float | None = None,
         computed_by: Engine = "torch",
         images: int = 0,
+        needs: Needs | None = None,
     ) -> None:
         keep_freed_memory()
         self._table_uri, self._weights = table_uri, weights
@@ -44,7 +46,7 @@ class UnitActor:
         self._lanes = lanes
         self._closes = closes
         self._computed_by: Engine = computed_by
-        self._images = images
+        self._images, self._needs = images, needs
         self._lock = threading.Lock()
         self._worker: UnitWorker | None = None
 
@@ -56,6 +58,7 @@ class UnitActor:
                 from tlray.extraction.worker.scoring_encoder import with_head
                 from tlray.models.encoder.golden import make_encoder
 
+                require(self._needs)
                 recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)
                 where = on_this_node()
                 encoder = make_encoder(

@@ -263,6 +263,7 @@ class Run:
             if not self._committer.add(piece):
                 return False
             self._totals.add(piece)
+            self._totals.resources = self._workplace.resources
             self._commit(now=False)
             return True
 

@@ -9,18 +9,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tlray.config.commands.extraction import Engine as ComputedBy
+from tlray.errors import ConfigError
 from tlray.extraction.plan.plan import Plan
 from tlray.extraction.run.report import Resources
 from tlray.extraction.run.stop import Stop
 from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.source.source import Source
+from tlray.lake.storage.uri import to_path
 from tlray.lake.table.table import Table
 from tlray.progress import say
 from tlray.ray_cluster.address import is_there, named, starts_own
 
 if TYPE_CHECKING:
-    from tlray.extraction.on_ray.run import Workers
+    from tlray.extraction.on_ray.cluster import Cluster
     from tlray.extraction.worker.pieces import Piece, WrittenParts
     from tlray.lake.table.rewrite import Submit
     from tlray.metrics import Metric
@@ -38,36 +40,49 @@ class Workplace:
     Args:
         local: of the config: one process, no Ray; None chooses by what is there.
         stop: listens again after Ray has set a handler of its own.
+        gpus: of the config: whether a cluster's workers embed on GPUs.
+        most: of the config: workers of a cluster.
     """
 
-    def __init__(self, local: bool | None, stop: Stop) -> None:
+    def __init__(self, local: bool | None, stop: Stop, *, gpus: bool | None = None, most: int | None = None) -> None:
         self.stop = stop
         self._local = local
+        self._gpus, self._most = gpus, most
         self._stack = ExitStack()
         self._told: tuple[str, Callable[[], list[Metric]]] | None = None
 
     def __enter__(self) -> Self:
+        if (self._gpus is not None or self._most is not None) and not self._joins:
+            raise ConfigError(
+                "gpus and max_workers are about workers of a Ray cluster that is there already, and this run joins none; "
+                "expected one (RAY_ADDRESS, `ray start` on this machine, `ray job submit`), or neither of the two"
+            )
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
     @property
+    def _joins(self) -> bool:
+        """Whether the work is done on a cluster that was there before this run."""
+        return not self._local and (has_joined() or not starts_own())
+
+    @property
     def is_here(self) -> bool:
         """Whether units are worked on in this process."""
-        return self._workers is None
+        return self._cluster is None
 
     @property
     def slots(self) -> int:
         """Units that can be worked on at once."""
-        return self._workers.slots if self._workers else os.cpu_count() or 1
+        return self._cluster.workers.slots if self._cluster else os.cpu_count() or 1
 
     @property
     def resources(self) -> Resources:
-        """Processors and GPUs of the workers."""
-        if self._workers is None:
+        """Processors and GPUs of the workers, as many as there were on average so far."""
+        if self._cluster is None:
             return Resources(os.cpu_count() or 1, 0)
-        return Resources(self._workers.slots, self._workers.actors * self._workers.gpus)
+        return Resources(*self._cluster.mean_capacity())
 
     def while_it_starts(self, make: Callable[[], Made]) -> Made:
         """Make something, torch imported, while a cluster of this run's own starts, if that is sure to be needed."""
@@ -77,7 +92,7 @@ class Workplace:
 
         with ThreadPoolExecutor(1) as threads:
             making = threads.submit(make)
-            _ = self._workers
+            _ = self._cluster
             return making.result()
 
     def engine(
@@ -102,14 +117,14 @@ class Workplace:
             computed_by: the config's `engine`.
             images: of the first plan, about.
         """
-        if self._workers is None:
+        if self._cluster is None:
             from tlray.extraction.in_process import engine_in_process
 
             return engine_in_process(spec, table, backbone, run_id, closes, computed_by=computed_by, images=images)
         from tlray.extraction.on_ray.run import engine_on_ray
 
         weights = backbone.recipe.weights
-        return engine_on_ray(spec, table, weights, run_id, self._workers, closes, computed_by=computed_by)
+        return engine_on_ray(spec, table, weights, run_id, self._cluster, closes, computed_by=computed_by)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> "Future[Any]":
         """Have a part written again beside the other work, on a cluster by one of its nodes (`Submit`)."""
@@ -118,7 +133,7 @@ class Workplace:
     def tell_of(self, run_id: str, read: "Callable[[], list[Metric]]") -> None:
         """Have Ray know the metrics of a run, from when there is a cluster on."""
         self._told = run_id, read
-        if self.__dict__.get("_workers") is not None:
+        if self.__dict__.get("_cluster") is not None:
             self._tell()
 
     def _tell(self) -> None:
@@ -136,7 +151,7 @@ class Workplace:
             ConfigError: they run other code than this process.
             SourceError: they do not see what is local here.
         """
-        if self._local or (starts_own() and not has_joined()) or self._workers is None or self._workers.is_own:
+        if not self._joins or self._cluster is None or self._cluster.is_own:
             return
         source_is_local, table_is_local = (uri.startswith("file://") for uri in (source.uri, table_uri))
         if not (source_is_local or table_is_local):
@@ -146,30 +161,32 @@ class Workplace:
         first = next(source.pages(), None) if source_is_local else None
         listed = None if first is None else str(first["uri"][0])
         source_uri = listed if listed and listed.startswith("file://") else None
-        check_reach(self._workers.nodes, source_uri=source_uri, table_uri=table_uri if table_is_local else None)
+        check_reach(self._cluster.nodes.ids, source_uri=source_uri, table_uri=table_uri if table_is_local else None)
+        sees = ([to_path(source_uri).parent] if source_uri else []) + ([to_path(table_uri)] if table_is_local else [])
+        self._cluster.sees = tuple(map(str, sees))  # the table is there when the first worker looks
 
     @cached_property
     def _aside(self) -> "Submit":
-        if self._workers is None:
+        if self._cluster is None:
             # One thread, as all cores are at work already, and it writes faster than they make.
             thread = ThreadPoolExecutor(1, thread_name_prefix="join")
             self._stack.callback(thread.shutdown, cancel_futures=True)
             return thread.submit
         from tlray.extraction.on_ray.aside import submit_to
 
-        return submit_to(self._workers.nodes)
+        return submit_to(self._cluster)
 
     @cached_property
-    def _workers(self) -> "Workers | None":
-        """Workers of the cluster, which is joined at the first use; None where this process does the work."""
+    def _cluster(self) -> "Cluster | None":
+        """The cluster, which is joined at the first use; None where this process does the work."""
         if works_here(self._local):
             return None
-        from tlray.extraction.on_ray.run import cluster  # ray is slow to import, and one process does without it
+        from tlray.extraction.on_ray.cluster import cluster  # ray is slow to import, and one process does without it
 
-        workers = self._stack.enter_context(cluster())
+        joined = self._stack.enter_context(cluster(self._gpus, self._most))
         self.stop.listen()
         self._tell()
-        return workers
+        return joined
 
 
 def starts_cluster(local: bool | None) -> bool:
