@@ -38,6 +38,21 @@ class Forwarder:
             self.connect(client, socket.create_connection(self._target))
 
 
+class PassingForwarder(Forwarder):
+    """Passes bytes on as they come."""
+
+    def connect(self, client: socket.socket, server: socket.socket) -> None:
+        for one, other in ((client, server), (server, client)):
+            threading.Thread(target=_pass, args=(one, other), daemon=True).start()
+
+
+def _pass(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while block := one.recv(2**20):
+            other.sendall(block)
+    end(one, other)
+
+
 def end(*connections: socket.socket) -> None:
     for connection in connections:
         with contextlib.suppress(OSError):  # a close alone would not wake a thread that waits in recv

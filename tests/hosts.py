@@ -146,13 +146,13 @@ class RayHosts:
         env: of a driver on one of the hosts.
     """
 
-    def __init__(self, hosts: Hosts, *, cpus: int, env: dict[str, str]) -> None:
-        self._hosts, self._cpus = hosts, cpus
+    def __init__(self, hosts: Hosts, *, cpus: int, env: dict[str, str], dashboard: bool = False) -> None:
+        self._hosts, self._cpus, self._has_dashboard = hosts, cpus, dashboard
         self._address = f"{hosts.addresses[0]}:6379"
         self.env = {**os.environ, **env, "RAY_ADDRESS": self._address}
 
     def __enter__(self) -> Self:
-        # Short, as the paths of Unix sockets must be; hosts share this machine's disk, and so this folder.
+        # Short, as the paths of Unix sockets must be.
         self._folder = Path(tempfile.mkdtemp(prefix="tlr-", dir="/tmp"))
         for index in range(len(self._hosts.addresses)):
             self.start_node(index)
@@ -165,11 +165,14 @@ class RayHosts:
 
     def start_node(self, host: int) -> None:
         """Start the head or a worker node, and wait until it is there."""
-        role = ["--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={self._folder}"]
+        role = ["--head", "--port=6379", f"--temp-dir={self._folder}"]
+        role += [f"--include-dashboard={self._has_dashboard}", "--dashboard-host=0.0.0.0"]
         role = role if host == 0 else [f"--address={self._address}"]
         command = [str(Path(sysconfig.get_path("scripts")) / "ray"), "start", "--block", *role, "--disable-usage-stats"]
         command += [f"--node-ip-address={self._hosts.addresses[host]}", f"--num-cpus={self._cpus if host else 0}"]
         command += [f"--object-store-memory={256 * 2**20}"]
+        if host and self._has_dashboard:  # with a disk of its own, as the files of submitted jobs are unpacked on each
+            command = ["sh", "-c", f'mount -t tmpfs tmpfs {self._folder} && exec "$@"', "sh", *command]
         for _ in range(START_ATTEMPTS):
             log = self._folder / f"node-{host}-{time.monotonic_ns()}.log"
             if started(self._hosts.start(host, command, env=self.env, log=log), log):
