@@ -1,4 +1,4 @@
-"""Packed convolutions against torch's own, layer by layer."""
+"""Packed layers against torch's own, layer by layer."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from tlray.models.encoder.network.folding import share_copy
-from tlray.models.encoder.network.packing import PackedConvolution, find_packable, pack
+from tlray.models.encoder.network.packing import PackedConvolution, PackedLinear, find_packable, pack
 from tlray.models.layers.pooling import Layout, Pooling
 from tlray.models.layers.taps import TapRunner
 
@@ -53,7 +53,7 @@ def packed(module: nn.Module, *taps: str, size: tuple[int, int] = (16, 13)) -> t
 
 
 def count(module: nn.Module) -> int:
-    return sum(isinstance(layer, PackedConvolution) for layer in module.modules())
+    return sum(isinstance(layer, (PackedConvolution, PackedLinear)) for layer in module.modules())
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,39 @@ def test_layers_that_do_more_or_run_twice_stay() -> None:
     shared = nn.Conv2d(8, 8, 3, padding=1)
     ours, _ = packed(Net(nn.Sequential(nn.Conv2d(3, 8, 1), shared, shared), nn.ReLU()), "act2")
     assert count(ours) == 2
+
+
+class Tokens(nn.Module):
+    """A convolution, and linear layers over positions as transformers have them; `use` may look at the second one's weights."""
+
+    def __init__(self, use: Callable[[nn.Module, Tensor], Tensor] = lambda layer, x: layer(x)) -> None:
+        super().__init__()
+        self.patch, self.use = nn.Conv2d(3, 8, 4, stride=4), use
+        self.fc1, self.act, self.fc2, self.out = nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8, bias=False), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        out: Tensor = self.out(tokens + self.use(self.fc2, self.act(self.fc1(tokens))))
+        return out
+
+
+def test_linear_layers() -> None:
+    torch.manual_seed(0)
+    module = Tokens()
+    ours, features = packed(module, "out")
+    assert count(ours) == 3 and isinstance(ours.act, nn.Identity)
+    torch.testing.assert_close(features(ours), features(module), rtol=1e-4, atol=1e-5)
+    ours, features = packed(module, "fc1", "out")
+    assert count(ours) == 3 and isinstance(ours.act, nn.GELU)
+    torch.testing.assert_close(features(ours), features(module), rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_layer_whose_weights_are_used_by_a_function_leaves_all_of_them() -> None:
+    torch.manual_seed(0)
+    module = Tokens(lambda layer, x: layer(x) + nn.functional.linear(x, layer.weight))
+    ours, features = packed(module, "out")
+    assert count(ours) == 1 and isinstance(ours.fc1, nn.Linear)
+    torch.testing.assert_close(features(ours), features(module), rtol=1e-4, atol=1e-5)
 
 
 def test_the_copy_for_another_thread_shares_the_weights() -> None:

@@ -87,7 +87,7 @@ class Folded:
 
         Args:
             backbone: shares its tensors where they need not change.
-            packed: whether networks on a CPU run their convolutions as oneDNN runs them best
+            packed: whether networks on a CPU run their layers as oneDNN runs them best
                 (`tlray.models.encoder.network.packing`); such networks cannot be traced.
         """
         recipe = backbone.recipe

@@ -1,14 +1,15 @@
-"""Convolutions as oneDNN runs them best on a CPU: weights laid out once, the activation in the same pass over memory.
+"""Layers with weights as oneDNN runs them best on a CPU: these laid out once, the activation in the same pass over memory.
 
-Torch by itself lays the weights out anew in each call, writes each convolution's output and reads it again for the activation,
-and copies the input for TensorFlow's "same" padding. These are the operations that `torch.compile` takes on a CPU, called
-without a compiler.
+Torch by itself lays the weights out anew in each call, writes each layer's output and reads it again for the activation, copies
+the input for TensorFlow's "same" padding, and has MKL multiply at fp32, which is slower on some processors. These are the
+operations that `torch.compile` takes on a CPU, called without a compiler.
 
 Shape legend: B images, C channels, H height, W width; O, I, K, L a kernel's outputs, inputs, height and width.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from timm.layers.activations import GELU
@@ -71,13 +72,40 @@ class PackedConvolution(nn.Module):
         return output
 
 
+class PackedLinear(nn.Module):
+    """A linear layer and the activation after it.
+
+    Args:
+        layer: its weights' type is the one that it computes in, its bias stays as it is.
+        input_shape: of what goes in; only the first may differ later.
+        activation: after it.
+    """
+
+    packed: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear, input_shape: Sequence[int], activation: Activation) -> None:
+        super().__init__()
+        weight_OI = layer.weight.detach()
+        self._dtype = weight_OI.dtype
+        self._activation = activation
+        rows = PACKED_BATCH * prod(input_shape[1:-1])
+        self.register_buffer("packed", torch.ops.mkldnn._reorder_linear_weight(weight_OI, rows), persistent=False)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the weights' type."""
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self.packed, self.bias, *self._activation)
+        return output
+
+
 @dataclass(frozen=True)
 class Packable:
-    """A convolution that runs once in a pass.
+    """A layer that runs once in a pass.
 
     Attributes:
         name: of the layer.
-        input_shape: BCHW of what goes in.
+        input_shape: of what goes in.
         activation: name of the one after it, where there is one that oneDNN has.
     """
 
@@ -89,7 +117,7 @@ class Packable:
 def find_packable(
     module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, embed: Callable[[nn.Module], dict[str, Tensor]]
 ) -> list[Packable]:
-    """The convolutions that `pack` can pack; none where the features then come out differently.
+    """The layers that `pack` can pack; none where the features then come out differently.
 
     Args:
         module: on the CPU, in eval mode, folded, fp32: at 16 bits rounding would hide a difference.
@@ -103,8 +131,11 @@ def find_packable(
         seen = find_pairs(module, taps, images_BCHW, _is_packable, lambda layer: type(layer) in _ACTIVATIONS)
         activations = dict(seen.pairs)
         found = [Packable(name, shape, activations.get(name)) for name, shape in seen.input_shapes.items()]
-        # Where a function uses what comes before an activation too, all of them alone.
-        for some in (found, [replace(each, activation=None) for each in found]):
+        # Where a function uses what comes before an activation too, all of them alone; where one uses the weights of a linear
+        # layer itself, convolutions alone.
+        alone = [replace(each, activation=None) for each in found]
+        convolutions = [each for each in found if isinstance(module.get_submodule(each.name), nn.Conv2d)]
+        for some in (found, alone, convolutions, [replace(each, activation=None) for each in convolutions]):
             packed = share_copy(module)
             pack(packed, some)
             if gives_the_same(module, packed, embed):
@@ -113,7 +144,7 @@ def find_packable(
 
 
 def pack(module: nn.Module, found: Sequence[Packable]) -> None:
-    """Replace convolutions, with the activations after them, but those of a type that oneDNN does not compute here.
+    """Replace layers, with the activations after them, but those of a type that oneDNN does not compute here.
 
     Args:
         module: as `find_packable` had it, since lowered or not; changed.
@@ -121,7 +152,7 @@ def pack(module: nn.Module, found: Sequence[Packable]) -> None:
     """
     for each in found:
         layer = module.get_submodule(each.name)
-        assert isinstance(layer, nn.Conv2d)
+        assert isinstance(layer, (nn.Conv2d, nn.Linear))
         if not _RUNS.get(layer.weight.dtype, bool)():
             continue
         activation = NO_ACTIVATION
@@ -129,7 +160,11 @@ def pack(module: nn.Module, found: Sequence[Packable]) -> None:
             after = module.get_submodule(each.activation)
             activation = _ACTIVATIONS[type(after)](after)
             module.set_submodule(each.activation, nn.Identity())
-        module.set_submodule(each.name, PackedConvolution(layer, each.input_shape, activation))
+        shape = each.input_shape
+        if isinstance(layer, nn.Linear):
+            module.set_submodule(each.name, PackedLinear(layer, shape, activation))
+        else:
+            module.set_submodule(each.name, PackedConvolution(layer, shape, activation))
 
 
 _RUNS: dict[torch.dtype, Callable[[], bool]] = {
@@ -140,6 +175,8 @@ _RUNS: dict[torch.dtype, Callable[[], bool]] = {
 
 
 def _is_packable(layer: nn.Module) -> bool:
+    if type(layer) is nn.Linear:
+        return True
     if type(layer) not in CONVOLUTIONS:
         return False
     assert isinstance(layer, nn.Conv2d)
