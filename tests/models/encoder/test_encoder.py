@@ -166,7 +166,7 @@ def test_precision_is_the_recipes_whatever_surrounds_it(backbone: Backbone, imag
 
     for compute in ("fp32", "bf16", "fp16"):
         one = resolve(compute)
-        one.module.blocks[0].attn.qkv.register_forward_hook(note)
+        one.module.blocks[0].attn.register_forward_hook(note)
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         encoder = Encoder(one, device="cpu", batch_size=1, exact_below=0)
         before_encoding = len(dtypes)
