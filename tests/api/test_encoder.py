@@ -271,7 +271,7 @@ def test_a_tables_encoder_is_checked_by_its_golden_vectors(made: Made, tmp_path:
 
 
 def test_a_tables_numbers_are_shown_by_what_every_run_shows_them_by(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which takes torch in place of an engine that computes others."""
+    """Which takes torch in place of an engine that computes others; which engine they choose from is the config's default."""
     asked: list[dict[str, Any]] = []
 
     def shown(*arguments: Any, **options: Any) -> golden.AnyEncoder:
@@ -283,8 +283,8 @@ def test_a_tables_numbers_are_shown_by_what_every_run_shows_them_by(made: Made, 
     encoder = tlray.open(made.table).encoder(batch_size=2, device="cpu")
     tlray.Model(made.model).predict(made.photos[:1])
     assert [(each["batch_size"], each["device"], each["engine"]) for each in asked] == [
-        (2, "cpu", "torch"),
-        (None, "auto", "torch"),
+        (2, "cpu", "auto"),
+        (None, "auto", "auto"),
     ]
     uris, expected_ND, _ = stored(made)
     np.testing.assert_allclose(encoder(uris[:1]), expected_ND[:1], rtol=HALF, atol=0)

@@ -163,7 +163,10 @@ def test_where_words_cannot_be_searched_by(collection: Collection, tmp_path: Pat
     assert result_of(tlray("search", tmp_path / "of10", "--text", "a 7"))["answers"][0]["hits"]
 
 
-def test_the_text_tower_is_loaded_once_and_only_for_words(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_tower_is_loaded_once_and_only_for_words(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="tlray")  # says, should it fail, why the tower could not be loaded
     import tlray.models.encoder.text as module
 
     loaded, plain = [], module.open_text_encoder

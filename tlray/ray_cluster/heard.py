@@ -24,6 +24,9 @@ _DIED = re.compile(r"A worker died or was killed .*Worker IP address: (\S+).*Wor
 _GONE = re.compile(r"The node with node id: \S+ and address: (\S+) .*has been marked dead", re.DOTALL)
 _RAYLET = "Raylet is terminated"
 _SPILLING = "external_storage.py"
+_STATISTICS = "_StatsActor"
+"""Of Ray Data: it counts for Ray's dashboard, and knows none of the counts before its process was started again."""
+
 _RETRIED = re.compile(r"Task \S+ failed\. There are \S+ retries remaining")
 
 
@@ -80,6 +83,11 @@ def _read(text: str) -> tuple[str, str]:
             f"a node's object store is full, and cannot be written to its disk ({shortened(last)}): free room there; the run "
             "ends where nothing more fits"
         )
+    if _STATISTICS in text:
+        return (
+            _STATISTICS,
+            "Ray Data's statistics for its dashboard are lost, as their process was ended: the run does not need them",
+        )
     if _RETRIED.search(text):
         return "", ""
     line = shortened(" ".join(text.split()))
@@ -98,7 +106,7 @@ def heard() -> Iterator[Callable[[str], None]]:
     Yields:
         What takes a message of one that came on another way.
     """
-    printed, ours = ray_worker.print_to_stdstream, Heard()
+    printed, unhandled, ours = ray_worker.print_to_stdstream, ray_worker._unhandled_error_handler, Heard()
 
     def take(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
         if data.get("pid") == "raylet":
@@ -106,8 +114,14 @@ def heard() -> Iterator[Callable[[str], None]]:
         else:
             printed(data, *arguments, **options)
 
-    ray_worker.print_to_stdstream = take
+    def take_unhandled(error: Exception) -> None:
+        if _STATISTICS in str(error):
+            ours.hear(str(error))
+        else:
+            unhandled(error)
+
+    ray_worker.print_to_stdstream, ray_worker._unhandled_error_handler = take, take_unhandled
     try:
         yield ours.hear
     finally:
-        ray_worker.print_to_stdstream = printed
+        ray_worker.print_to_stdstream, ray_worker._unhandled_error_handler = printed, unhandled

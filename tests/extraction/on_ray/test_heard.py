@@ -2,11 +2,13 @@
 
 import socket
 
+import pytest
+from ray._private import worker as ray_worker
 from ray.data._internal.util import _annotate_exception_with_retry_context
 
 from tlray.errors import StorageError
 from tlray.ray_cluster.errors import own_error
-from tlray.ray_cluster.heard import MOST_LETTERS, Heard
+from tlray.ray_cluster.heard import MOST_LETTERS, Heard, heard
 from tlray.ray_cluster.watch import FAILURES, _Place
 
 SHORT_OF_MEMORY = """Task code failed due to oom. There are infinite oom retries remaining, so the task will be retried. \
@@ -75,3 +77,17 @@ def test_a_head_that_does_not_answer_is_said_once_and_again_when_it_does() -> No
         place.look(said.append)
         place.look(said.append)
     assert said[1:] == [f"the head (127.0.0.1:{port}) answers again"]
+
+
+def test_statistics_that_ray_data_loses_are_told_in_a_line_and_other_errors_as_ray_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    theirs = ray_worker._unhandled_error_handler
+    with heard():
+        for text in ("ray::_StatsActor.update_execution_metrics() (pid=29214)\nKeyError: 'dataset_0'", "ray::other() failed"):
+            ray_worker._unhandled_error_handler(KeyError(text))
+    assert ray_worker._unhandled_error_handler is theirs
+    lost, other = (record.getMessage() for record in caplog.records)
+    assert lost.startswith("Ray Data's statistics for its dashboard are lost") and "\n" not in lost
+    assert other.startswith("Unhandled error") and "ray::other() failed" in other
