@@ -114,11 +114,11 @@ def heard() -> Iterator[Callable[[str], None]]:
         else:
             printed(data, *arguments, **options)
 
-    def take_unhandled(error: Exception) -> None:
-        if _STATISTICS in str(error):
-            ours.hear(str(error))
+    def take_unhandled(e: Exception) -> None:
+        if _STATISTICS in str(e):
+            ours.hear(str(e))
         else:
-            unhandled(error)
+            unhandled(e)
 
     ray_worker.print_to_stdstream, ray_worker._unhandled_error_handler = take, take_unhandled
     try:
