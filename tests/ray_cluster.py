@@ -95,31 +95,30 @@ class RayCluster:
 
     @contextlib.contextmanager
     def node(
-        self, cpus: int, env: Mapping[str, str] | None = None, *, core: int | None = None
+        self, cpus: int, env: Mapping[str, str] | None = None, *, within: Sequence[str] | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
         """One node more, on this machine as well; yields its `ray start`.
 
         Args:
             cpus: that it offers.
             env: more environment variables.
-            core: of this machine, on which alone its processes run.
+            within: the beginning of a command that keeps its processes to a part of this machine, such as `taskset`.
         """
         (agent_port,) = free_ports(1)
         # Any ports for its workers: the head's have the range that is Ray's default.
         ports = [f"--dashboard-agent-listen-port={agent_port}", "--min-worker-port=0", "--max-worker-port=0"]
         arguments = [f"--address={self.address}", f"--num-cpus={cpus}", "--num-gpus=0", *ports]
-        process = self._start(f"node-{agent_port}", arguments, env or {}, core)
+        process = self._start(f"node-{agent_port}", arguments, env or {}, within)
         try:
             yield process
         finally:
             _end(process)
 
     def _start(
-        self, name: str, arguments: list[str], env: Mapping[str, str], core: int | None = None
+        self, name: str, arguments: list[str], env: Mapping[str, str], within: Sequence[str] | None = None
     ) -> subprocess.Popen[bytes]:
         log_path = self._folder / f"{name}.log"
-        within = self._within if core is None else ["taskset", "--cpu-list", str(core)]
-        command = [*within, str(Path(sysconfig.get_path("scripts")) / "ray"), "start", "--block", *arguments]
+        command = [*(within or self._within), str(Path(sysconfig.get_path("scripts")) / "ray"), "start", "--block", *arguments]
         command += ["--node-ip-address=127.0.0.1", f"--object-store-memory={self._object_store_bytes}", "--disable-usage-stats"]
         for _ in range(START_ATTEMPTS):
             with log_path.open("wb") as log:
