@@ -126,23 +126,40 @@ def described(table: Table, seconds: list[float], done: int, run_seconds: float,
     }
 
 
-def joining(parts: int = 160) -> dict[str, Any]:
-    """Megabytes a second of one worker and of two, on parts of 512 numbers a row; each worker has a core of its own."""
+def joining(parts: int = 480, turns: int = 5) -> dict[str, Any]:
+    """Megabytes a second of one worker and of two, on parts of 512 numbers a row; each worker has a core of its own.
+
+    Each worker joins once before it is timed, as its first time takes longer. Turns are of one worker and then of two, so that
+    their ratio is of the same minute; medians.
+    """
     with tempfile.TemporaryDirectory() as folder:
         uri = Table.create(f"file://{folder}/t", make_recipe_file()).uri
         written = [write_part(uri, _rows(number), status="ok", stem="s", recipe_id="r") for number in range(parts)]
         groups = [written[start : start + 40] for start in range(0, parts, 40)]
         megabytes = sum(part.size_bytes for part in written) / 1e6
-        rates = {}
-        for workers in (1, 2):
-            context = get_context("spawn")
-            cores = context.SimpleQueue()
-            for core in sorted(os.sched_getaffinity(0))[:workers]:
-                cores.put(core)
-            with ProcessPoolExecutor(workers, mp_context=context, initializer=_keep_to, initargs=(cores,)) as pool:
+        with _workers(1) as one, _workers(2) as two:
+            pools = {1: one, 2: two}
+            for workers, pool in pools.items():
                 list(pool.map(_wait, range(workers)))  # all have started
-                rates[workers] = megabytes / _seconds(pool, uri, groups, f"j{workers}")
-        return {"mb_per_second": rates[1], "mb_per_second_of_two": rates[2], "two_to_one": ratio(rates[2], rates[1])}
+                _seconds(pool, uri, groups[:workers], f"first{workers}")
+            rates = [
+                {workers: megabytes / _seconds(pool, uri, groups, f"j{turn}-{workers}") for workers, pool in pools.items()}
+                for turn in range(turns)
+            ]
+    return {
+        "mb_per_second": median(each[1] for each in rates),
+        "mb_per_second_of_two": median(each[2] for each in rates),
+        "two_to_one": median(each[2] / each[1] for each in rates),
+        "turns": [ratio(each[2], each[1]) for each in rates],
+    }
+
+
+def _workers(count: int) -> ProcessPoolExecutor:
+    context = get_context("spawn")
+    cores = context.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0))[:count]:
+        cores.put(core)
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_keep_to, initargs=(cores,))
 
 
 def _keep_to(cores: "SimpleQueue[int]") -> None:
