@@ -74,7 +74,7 @@ class Words:
 
     async def _encoder(self) -> "TextEncoder":
         now = asyncio.get_running_loop().time()
-        if self._loading is None and now - self._failed_at > RETRY_SECONDS:
+        if self._loading is None and now - self._failed_at >= RETRY_SECONDS:
             self._loading = asyncio.create_task(self._loaders.run_own(self._index.text_encoder))
         if self._loading is None:
             raise ServiceUnavailableError(_UNAVAILABLE)
