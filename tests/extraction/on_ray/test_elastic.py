@@ -14,7 +14,7 @@ import pytest
 
 import tlray as package
 from tests.conftest import use_server
-from tests.extraction.on_ray.faulty import HEALTH, IMAGES, Command, Lake, Way, slow_way, started, stray_lines
+from tests.extraction.on_ray.faulty import HEALTH, IMAGES, Command, Lake, Way, started, stray_lines
 from tests.fault_proxy import Fault, Request
 from tests.photos import result_of, tlray
 from tests.ray_cluster import RayCluster, kill_all_of
@@ -58,12 +58,6 @@ class CountingWay(Way):
 @pytest.fixture
 def way() -> CountingWay:
     return CountingWay()
-
-
-@pytest.fixture
-def env(way: CountingWay, s3_server: S3Server) -> Iterator[dict[str, str]]:
-    with slow_way(s3_server.endpoint, way) as env:
-        yield env
 
 
 def seconds_to_work(command: Command, cluster: RayCluster, node: subprocess.Popen[bytes]) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import use_server
-from tests.extraction.on_ray.faulty import IMAGES, Lake, Way, slow_way, started, stray_lines
+from tests.extraction.on_ray.faulty import IMAGES, Lake, Way, started, stray_lines
 from tests.extraction.on_ray.surroundings import ToldMemory, fill, tmpfs, why_no_mounts, with_mounts
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
@@ -42,17 +42,6 @@ def lake(s3_server: S3Server) -> Iterator[Lake]:
     with pytest.MonkeyPatch.context() as patch:
         use_server(s3_server, patch)
         yield Lake.make(s3_server.make_bucket(f"full-{os.getpid()}"))
-
-
-@pytest.fixture
-def way() -> Way:
-    return Way()
-
-
-@pytest.fixture
-def env(way: Way, s3_server: S3Server) -> Iterator[dict[str, str]]:
-    with slow_way(s3_server.endpoint, way) as env:
-        yield env
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import use_server
-from tests.extraction.on_ray.faulty import HEALTH, IMAGES, WAIT_SECONDS, Command, Lake, Way, slow_way, started, stray_lines
+from tests.extraction.on_ray.faulty import HEALTH, IMAGES, WAIT_SECONDS, Command, Lake, Way, started, stray_lines
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
 
@@ -26,17 +26,6 @@ def lake(s3_server: S3Server) -> Iterator[Lake]:
     with pytest.MonkeyPatch.context() as patch:
         use_server(s3_server, patch)
         yield Lake.make(s3_server.make_bucket(f"faults-{os.getpid()}"))
-
-
-@pytest.fixture
-def way() -> Way:
-    return Way()
-
-
-@pytest.fixture
-def env(way: Way, s3_server: S3Server) -> Iterator[dict[str, str]]:
-    with slow_way(s3_server.endpoint, way) as env:
-        yield env
 
 
 def kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:

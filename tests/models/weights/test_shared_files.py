@@ -11,13 +11,13 @@ import timm
 import torch
 from torch import nn
 
-from tlray.config import PreprocessingConfig, RecipeConfig
+from tests.models import oracles
 from tlray.errors import ConfigError, WeightsError
 from tlray.models.backbones.classifier import own_classifier
-from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, load_backbone, to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
-from tlray.recipe import Precision, RecipeFile, golden_images
+from tlray.recipe import RecipeFile, golden_images
 
 SIDE = 64
 State = dict[str, torch.Tensor]
@@ -50,22 +50,12 @@ def expected(state: State) -> np.ndarray:
 
 
 def resolve(weights: object, backbone: str = "timm:test_resnet", **recipe: object) -> Backbone:
-    config = RecipeConfig(
-        backbone=backbone,
-        weights=str(weights),
-        precision=Precision(compute="fp32"),
-        preprocessing=PreprocessingConfig(resize=SIDE, crop=SIDE),
-        **recipe,
-    )
-    return resolve_backbone(config, Path)
+    return oracles.resolve(backbone, weights, SIDE, **recipe)
 
 
 def check(backbone: Backbone, expected: np.ndarray, tolerance: float = 1e-4) -> None:
     """It embeds as it should, and a worker loads the same from its recipe."""
-    images_BHWC = golden_images(SIDE, SIDE)
-    for one in (backbone, load_backbone(backbone.recipe, Path)):
-        found = Encoder(one, device="cpu").encode(images_BHWC)["embedding"]
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=tolerance * np.abs(expected).max())
+    oracles.check(backbone, lambda _inputs_BCHW: torch.from_numpy(expected), tolerance)
 
 
 def prefixed(prefix: str) -> Callable[[State], object]:
