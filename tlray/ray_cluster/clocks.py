@@ -16,7 +16,7 @@ NODES_SHOWN = 3
 
 def say_wrong_clocks() -> None:
     """Say which nodes that work have another time than this machine."""
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in working_nodes()}
+    nodes = working_nodes()
     asked = time.time()
     answers = on_each(list(nodes), time.time)
     answered = time.time()

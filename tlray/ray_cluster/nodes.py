@@ -18,10 +18,14 @@ NOBODY: Final = "nobody"
 _GONE = (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError)
 
 
-def working_nodes() -> list[dict[str, Any]]:
-    """What Ray says of the nodes that are there and have a core or a GPU to work with: all but a head that must not."""
+def working_nodes() -> dict[str, str]:
+    """Addresses by Ray's id of the nodes that are there and have a core or a GPU to work with: all but a head that must not."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"] and any(node["Resources"].get(kind, 0) > 0 for kind in ("CPU", "GPU"))]
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in nodes
+        if node["Alive"] and any(node["Resources"].get(kind, 0) > 0 for kind in ("CPU", "GPU"))
+    }
 
 
 @ray.remote(num_cpus=0)

@@ -25,7 +25,7 @@ def require_same_code(known: Collection[str] = ()) -> None:
     Raises:
         ConfigError: some run something else; it names them and both versions. Or they cannot start a process for this job.
     """
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in working_nodes() if node["NodeID"] not in known}
+    nodes = {node: address for node, address in working_nodes().items() if node not in known}
     here = code_here()
     try:
         answers = ask_each(list(nodes), question())
