@@ -18,6 +18,7 @@ from torch import Tensor
 from tlray.errors import TlrayError, first_line
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.engines.node_files import only_one, read_whole, write_whole
+from tlray.models.encoder.engines.onnxruntime.export import EXPORT_ERRORS
 from tlray.models.encoder.lanes import Forward
 from tlray.models.encoder.network.exactness import CLOSE_COSINE, least_exact_below, probe_images
 from tlray.models.encoder.network.network import Network
@@ -26,17 +27,7 @@ from tlray.models.process.device import precision
 from tlray.recipe import GOLDEN_TOLERANCE, Compute, Recipe, least_cosine
 
 _CPU = torch.device("cpu")
-_CONVERSION_ERRORS = (
-    RuntimeError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    TypeError,
-    ValueError,
-)
+_CONVERSION_ERRORS = (*EXPORT_ERRORS, ImportError, OSError)
 """What export and engines raise for networks that they cannot convert, and a home folder in which nothing can be kept."""
 
 _log = logging.getLogger(__name__)

@@ -135,11 +135,12 @@ def find_packable(
         # layer itself, convolutions alone.
         alone = [replace(each, activation=None) for each in found]
         convolutions = [each for each in found if isinstance(module.get_submodule(each.name), nn.Conv2d)]
-        for some in (found, alone, convolutions, [replace(each, activation=None) for each in convolutions]):
+        ways = (found, alone, convolutions, [replace(each, activation=None) for each in convolutions])
+        for some in dict.fromkeys(map(tuple, ways)):  # in a network of convolutions alone two are what the others are
             packed = share_copy(module)
             pack(packed, some)
             if gives_the_same(module, packed, embed):
-                return some
+                return list(some)
         return []
 
 
