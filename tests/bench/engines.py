@@ -29,6 +29,8 @@ from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
 from tlray.models.encoder.engines.openvino.imports import openvino
 from tlray.models.encoder.engines.openvino.model import convert_module
 from tlray.models.encoder.memory import keep_freed_memory
+from tlray.models.process.device import computes_as
+from tlray.recipe import Compute
 
 BACKBONES = (
     "timm:tf_efficientnet_lite0",
@@ -40,6 +42,8 @@ BACKBONES = (
 )
 BATCHES = (1, 8)
 CORES = os.cpu_count() or 1
+PRECISIONS: tuple[Compute, ...] = ("fp32", "bf16") if computes_as(torch.device("cpu"), "bf16") == "bf16" else ("fp32",)
+"""Where the processor has no bf16, recipes of bf16 are computed at fp32."""
 
 Encode = Callable[[], object]
 
@@ -84,7 +88,7 @@ def ways_of(name: str, images: int, folder: Path, *, compiled: bool) -> dict[str
     path = folder / "network.onnx"
     onnx.export(name, path)
     ways: dict[str, Encode] = {}
-    for compute in ("fp32", "bf16"):
+    for compute in PRECISIONS:
         is_bf16 = compute == "bf16"
         ways[f"eager {compute}"] = partial(plain(load(name, compute), amp=is_bf16), images_BHWC)
         if compiled:
@@ -128,7 +132,7 @@ def main() -> None:
             rates = rates_in_turn(ways, arguments.images, repetitions=arguments.repetitions, seconds=arguments.seconds)
         result[name] = rates
         print(name, {way: round(rate, 1) for way, rate in rates.items()}, flush=True)
-        for compute in ("fp32", "bf16"):
+        for compute in PRECISIONS:
             engines = {
                 engine: best(rates, engine, compute) for engine in ("eager", "compiled", "onnxruntime", "openvino", "ours")
             }

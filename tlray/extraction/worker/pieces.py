@@ -81,7 +81,8 @@ class Piece(Generic[Content]):
             it kept a processor or GPU busy.
         notes: what went wrong with the first few failed images, for people.
         unfit: by column that travels, how many values were not of its type; they are null.
-        computed_by: the engine that embedded it, where there is a choice: torch, openvino or onnxruntime.
+        computed_by: the engine that embedded it, where there is a choice: torch, openvino or onnxruntime; with its number
+            format where that is not the recipe's.
         trial: what a trial on the worker's machine found, where one chose the engine.
     """
 

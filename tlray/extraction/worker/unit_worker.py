@@ -54,7 +54,7 @@ class Cores(Protocol):
         ...
 
     @property
-    def engine(self) -> str:
+    def computed_by(self) -> str:
         """What computes, where there is a choice; else empty."""
         ...
 
@@ -133,7 +133,7 @@ class UnitWorker:
                 (images,) = decode_images(fetched, self.spec, len(fetched))  # no more than a batch can hold, so it is one
                 seconds = {**images.seconds, "fetch": fetch_seconds}
                 of_images = (images, seconds, images.notes, images.unfit)
-                piece = Piece(unit.index, len(written), False, *of_images, self.cores.engine, self.cores.trial)
+                piece = Piece(unit.index, len(written), False, *of_images, self.cores.computed_by, self.cores.trial)
                 waiting.append(encode_piece(self.encoder, piece, self.recipe_file))
         written.append(self._write(waiting, len(written), is_last=True))
         return written

@@ -3,6 +3,7 @@
 Shape legend: B images, H height, W width, C channels, D embedding length.
 """
 
+import logging
 import math
 import threading
 import time
@@ -20,7 +21,14 @@ from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.lanes import Forward, Lane, Results, make_lane
 from tlray.models.encoder.network.exactness import choose_exact_below
 from tlray.models.encoder.network.network import Folded
-from tlray.models.process.device import check_batch_size, choose_device, on_one_core, precision, threads_of_one_core
+from tlray.models.process.device import (
+    check_batch_size,
+    choose_device,
+    computes_as,
+    on_one_core,
+    precision,
+    threads_of_one_core,
+)
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 8 * 224**2}
@@ -31,6 +39,8 @@ caches; 8 was the fastest of 2, 4, 8 and 16 (docs/benchmarks.md)."""
 TURN_IMAGES = 32
 """Images that a thread decodes and embeds in one turn on a core. Larger turns were no faster (docs/benchmarks.md), and hold
 more pixels: 5 MB at this size, for images of 224 pixels."""
+
+_log = logging.getLogger(__name__)
 
 Keep = Callable[[int, list[np.ndarray]], None]
 """Takes the features_BD of a batch, one array a tap, and the number of its first image."""
@@ -43,7 +53,8 @@ class Encoder:
     (`tlray.models.encoder.network.folding`), on a CPU
     with these as oneDNN runs them best (`tlray.models.encoder.network.packing`). The
     recipe's precision.compute means: `fp32`, all of it, without TF32; `bf16` and `fp16`, what `torch.autocast` computes so,
-    with weights rounded once and kernel by kernel (`tlray.models.encoder.network.precision`).
+    with weights rounded once and kernel by kernel (`tlray.models.encoder.network.precision`). Where the device has no
+    arithmetic for these, all of it is computed at fp32 (`tlray.models.process.device.computes_as`), which is logged.
 
     Args:
         backbone: on the CPU the copy shares its tensors (their memory layout becomes channels_last); their values stay.
@@ -57,6 +68,7 @@ class Encoder:
 
     Attributes:
         engine: what computes: `torch`, `openvino` or `onnxruntime` (`tlray.models.encoder.engines.choice`).
+        computes: the number format in which it does.
         trial: what a trial on this machine found, where one chose the engine.
 
     Raises:
@@ -75,9 +87,10 @@ class Encoder:
         recipe = backbone.recipe
         chosen = choose_device(device)
         check_batch_size(batch_size)
+        compute = computes_as(chosen, recipe.precision.compute)
         if exact_below is None:
-            exact_below = choose_exact_below(backbone, chosen)
-        network = Folded.of(backbone, packed=True).network(chosen, recipe.precision.compute, exact_below)
+            exact_below = 0 if compute == "fp32" else choose_exact_below(backbone, chosen)
+        network = Folded.of(backbone, packed=True).network(chosen, compute, exact_below)
         threads = lanes if lanes is not None and chosen.type == "cpu" else 0
         forwards = [network, *(network.again() for _ in range(threads - 1))]
         self._start(recipe, backbone.shapes, chosen, batch_size or default_batch_size(recipe, chosen), forwards, threads)
@@ -123,6 +136,9 @@ class Encoder:
         self.engine, self.trial = "torch", ""
         self.device = device
         self.batch_size = batch_size
+        self.computes = computes_as(device, recipe.precision.compute)
+        if self.computes != recipe.precision.compute:
+            _log.info("%s has no arithmetic for %s: the network computes at fp32", device, recipe.precision.compute)
         self._clock = time.thread_time
         self._recipe = recipe
         self._shapes = shapes
@@ -165,7 +181,7 @@ class Encoder:
                 keep(start, lane.submit(images_BHWC[start : start + self.batch_size], self.batch_size)())
             return self._clock() - began
 
-        with precision(self.device, self._recipe.precision.compute):
+        with precision(self.device, self.computes):
             held: Lane | None = getattr(self._held, "lane", None)
             if held is not None:
                 began = self._clock()
@@ -177,6 +193,11 @@ class Encoder:
                 began = time.perf_counter()
                 self._run_in_turn(lane, images_BHWC, keep)
                 return columns, time.perf_counter() - began
+
+    @property
+    def computed_by(self) -> str:
+        """The engine, with its number format where that is not the recipe's."""
+        return self.engine if self.computes == self._recipe.precision.compute else f"{self.engine} at {self.computes}"
 
     @contextmanager
     def turn(self) -> Iterator[None]:

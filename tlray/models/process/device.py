@@ -1,6 +1,7 @@
 """Where a model computes, and in what number format."""
 
 import contextlib
+import platform
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,34 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used here: {error}; use auto, cpu, cuda or mps") from error
     return device
+
+
+def computes_as(device: torch.device, compute: Compute) -> Compute:
+    """The number format in which a device computes what is asked for: fp32 where it has no arithmetic for that one.
+
+    Torch would emulate it there, which takes dozens of times as long on a CPU (docs/benchmarks.md). The numbers of fp32 are
+    closer to what 16 bits stand for than any rounding of theirs.
+
+    Args:
+        device: that computes.
+        compute: of the recipe.
+    """
+    has_arithmetic = {"fp32": lambda _: True, "bf16": _has_bf16, "fp16": _has_fp16}
+    return compute if has_arithmetic[compute](device) else "fp32"
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return True
+    # On x86 oneDNN says that it can where it emulates bf16 with AVX-512.
+    is_x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    return bool(torch.cpu._is_avx512_bf16_supported() if is_x86 else torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_fp16(device: torch.device) -> bool:
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 def check_batch_size(batch_size: int | None) -> None:

@@ -28,14 +28,14 @@ class TextRowEncoder:
         lanes: threads that compute at once, one core each; None for one at a time on all cores.
 
     Attributes:
-        engine: none to choose from.
+        computed_by: no engines to choose from.
         trial: likewise.
 
     Raises:
         ConfigError: there is no such device, or a batch size under 1.
     """
 
-    engine = ""
+    computed_by = ""
     trial = ""
 
     def __init__(

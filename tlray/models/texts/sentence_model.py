@@ -16,7 +16,7 @@ import torch
 
 from tlray.errors import BackboneError, WeightsError, first_line
 from tlray.extras import require
-from tlray.models.process.device import precision
+from tlray.models.process.device import computes_as, precision
 from tlray.models.texts.text_model import Embedded
 from tlray.models.weights.digest import hash_weights
 from tlray.models.weights.fit import shown
@@ -134,7 +134,7 @@ class SentenceModel:
         """
         lane = self._lanes.get()
         try:
-            with precision(lane.device, self._compute):
+            with precision(lane.device, computes_as(lane.device, self._compute)):
                 features_BD = lane.encode(
                     list(texts),
                     batch_size=BATCH_TEXTS_CPU if lane.device.type == "cpu" else BATCH_TEXTS,

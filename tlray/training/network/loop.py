@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tlray.config import FitConfig, NetworkConfig
 from tlray.errors import ConfigError, TooManyFailuresError, first_line
-from tlray.models.process.device import autocast, precision
+from tlray.models.process.device import autocast, computes_as, precision
 from tlray.progress import say
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.losses import row_losses, row_weights
@@ -66,6 +66,7 @@ class Training:
         self.progress = Progress()
         self._network, self._examples, self._rows, self._fit = network, examples, rows, fit
         self._settings, self._world, self._checkpoints = settings, world, checkpoints
+        self._compute = computes_as(world.device, settings.precision)
         self._train = examples.positions(Split.TRAIN)
         self._validation = examples.positions(Split.VALIDATION)
         self._targets = torch.from_numpy(examples.learned_targets)
@@ -123,7 +124,7 @@ class Training:
         with torch.no_grad():
             for positions_B, inputs in self._load(self._cut(positions[self._world.rank :: self._world.size]), epoch=None):
                 if len(positions_B):
-                    with autocast(self._world.device, self._settings.precision):
+                    with autocast(self._world.device, self._compute):
                         scores_BK = self._network(inputs)
                     is_read_B1 = scores_BK.new_ones(len(positions_B), 1)
                     found_NK[np.searchsorted(positions, positions_B)] = torch.cat([scores_BK, is_read_B1], dim=1).cpu()
@@ -204,7 +205,7 @@ class Training:
         if not counts:
             inputs = inputs.new_zeros(1, *inputs.shape[1:])
         try:
-            with autocast(self._world.device, self._settings.precision), shared_batch_norms(self._world, counts=counts):
+            with autocast(self._world.device, self._compute), shared_batch_norms(self._world, counts=counts):
                 scores_BK: Tensor = runner(inputs)
         except ValueError as error:
             if not str(error).startswith("Expected more than 1"):  # what torch's norms say

@@ -21,10 +21,10 @@ from tlray.models.encoder.engines.node_files import cache_folder, cpu_flags, onl
 from tlray.models.encoder.engines.trial import Verdict, Way, pace_of, try_all, usable_cores
 from tlray.models.encoder.network.exactness import choose_exact_below
 from tlray.models.layers.taps import Tappable
-from tlray.models.process.device import check_batch_size, choose_device
+from tlray.models.process.device import check_batch_size, choose_device, computes_as
 from tlray.recipe import Compute, golden_images
 
-FORMAT = 2
+FORMAT = 3
 """Of the files that are kept; another one where graphs are made in another way."""
 
 TRIAL_SECONDS = 15.0
@@ -127,11 +127,11 @@ class _Choice:
     """Engines for one backbone on this machine's CPU."""
 
     def __init__(self, backbone: Backbone, wanted: Wanted) -> None:
-        if wanted.exact_below is None:
-            wanted = replace(wanted, exact_below=choose_exact_below(backbone, _CPU))
+        self._compute = compute = computes_as(_CPU, backbone.recipe.precision.compute)
+        if wanted.exact_below is None or compute == "fp32":
+            wanted = replace(wanted, exact_below=0 if compute == "fp32" else choose_exact_below(backbone, _CPU))
         self._backbone, self._wanted = backbone, wanted
         self._batch_size = wanted.batch_size or default_batch_size(backbone.recipe, _CPU)
-        compute = backbone.recipe.precision.compute
         self._others = [name for name, other in _OTHERS.items() if other.versions is not None and compute in other.computes]
         self._folder = wanted.folder or cache_folder("engines")
 
@@ -202,7 +202,8 @@ class _Choice:
     def _converted(self, engine: Engine, batch_size: int) -> Encoder:
         backbone, lanes = self._backbone, self._wanted.lanes or 0
         path = self._path(batch_size, *_identity(engine)).with_suffix(".blob")
-        cache = ConvertedCache(path, _runtime(engine), backbone.recipe, batch_size, self._wanted.exact_below or 0)
+        exact_below = self._wanted.exact_below or 0
+        cache = ConvertedCache(path, _runtime(engine), backbone.recipe, self._compute, batch_size, exact_below)
         forwards = cache.open(backbone, lanes)
         return Encoder.of_forwards(forwards, backbone.recipe, backbone.shapes, _CPU, batch_size, threads=lanes, engine=engine)
 

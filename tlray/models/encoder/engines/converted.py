@@ -87,14 +87,17 @@ class ConvertedCache:
         path: of the file, whose name says all that the graph depends on.
         runtime: the engine.
         recipe: complete, with its weights' hash.
+        compute: what the recipe's precision is computed as here.
         batch_size: of every pass.
         exact_below: layers that stay at fp32 at least.
     """
 
-    def __init__(self, path: Path, runtime: Runtime, recipe: Recipe, batch_size: int, exact_below: int) -> None:
+    def __init__(
+        self, path: Path, runtime: Runtime, recipe: Recipe, compute: Compute, batch_size: int, exact_below: int
+    ) -> None:
         self.path = path
         self._runtime = runtime
-        self._recipe = recipe
+        self._recipe, self._compute = recipe, compute
         self._batch_size = batch_size
         self._exact_below = exact_below
 
@@ -108,7 +111,7 @@ class ConvertedCache:
         Raises:
             NotConvertedError: the engine cannot compute it here, or computes other numbers.
         """
-        runtime, compute = self._runtime, self._recipe.precision.compute
+        runtime, compute = self._runtime, self._compute
         try:
             if not runtime.can_compute(compute):
                 raise NotConvertedError(f"{runtime.title} does not compute {compute} on this processor")
@@ -139,7 +142,7 @@ class ConvertedCache:
         with precision(_CPU, "fp32"), torch.inference_mode():
             expected = [features_BD.numpy() for features_BD in network(torch.from_numpy(probes_BHWC))]
         graph = self._runtime.convert(network, torch.zeros((self._batch_size, *probes_BHWC.shape[1:]), dtype=torch.uint8))
-        compute = self._recipe.precision.compute
+        compute = self._compute
         bound = GOLDEN_TOLERANCE["fp32"] if compute == "fp32" else CLOSE_COSINE
         made: dict[int, bytes] = {}
 

@@ -13,6 +13,7 @@ from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.network.network import Folded
 from tlray.models.encoder.network.precision import count_layers
 from tlray.models.process.device import precision
+from tlray.models.process.sums import SumsAtFp32
 from tlray.recipe import Compute, golden_images, least_cosine
 
 CLOSE_COSINE = 0.99985
@@ -32,7 +33,8 @@ def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
 
     Args:
         backbone: of the recipe.
-        device: to lower it on.
+        device: to lower it on; where it has no arithmetic for the recipe's precision, that is emulated, as what is chosen is
+            kept in the table, for other machines too.
 
     Returns:
         The least multiple of an eighth of all layers with which every probe keeps CLOSE_COSINE, found by bisection.
@@ -48,7 +50,7 @@ def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
 
     def embed(device: torch.device, compute: Compute, exact_below: int) -> list[np.ndarray]:
         network = folded.network(device, compute, exact_below)  # tensors made in inference mode could not be traced later
-        with precision(device, compute), torch.inference_mode():
+        with precision(device, compute), torch.inference_mode(), SumsAtFp32():  # type: ignore[no-untyped-call]
             features = network(probes_BHWC.to(device))
         return [features_BD.cpu().numpy() for features_BD in features]
 

@@ -16,7 +16,7 @@ from tlray.models.encoder.network.packing import Packable, find_packable, pack
 from tlray.models.encoder.network.precision import lower
 from tlray.models.layers.pooling import Pooling
 from tlray.models.layers.taps import TapRunner
-from tlray.models.process.device import autocast, precision
+from tlray.models.process.device import autocast, computes_as, precision
 from tlray.recipe import NORM_FLOOR, Compute, Recipe
 
 
@@ -49,7 +49,7 @@ class Network(nn.Module):
             device: where to run.
             exact_below: see `tlray.models.encoder.network.precision.lower`.
         """
-        return Folded.of(backbone).network(device, backbone.recipe.precision.compute, exact_below)
+        return Folded.of(backbone).network(device, computes_as(device, backbone.recipe.precision.compute), exact_below)
 
     def again(self) -> "Network":
         """Another one for another thread, or for tracing; both hold the same tensors."""
