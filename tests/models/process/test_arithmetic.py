@@ -43,6 +43,28 @@ def test_where_there_is_arithmetic_it_is_used(monkeypatch: pytest.MonkeyPatch) -
     assert (encoder.computes, encoder.computed_by) == ("bf16", "torch")
 
 
+def test_torch_as_it_is_built_for_apples_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without oneDNN, and so without its operations, those that say what it can among them."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    monkeypatch.setattr(devices.platform, "machine", lambda: "arm64")
+    assert [computes_as(CPU, compute) for compute in ("bf16", "fp16", "fp32")] == ["fp32"] * 3
+    assert computes_as(torch.device("mps"), "bf16") == "bf16"
+
+
+@pytest.mark.parametrize(("flag", "expected"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "aarch64"])
+def test_each_kind_of_processor_is_asked_what_tells(
+    machine: str, flag: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On x86, where oneDNN also takes bf16 that it emulates, the processor's own flag; on ARM oneDNN's answer."""
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    is_arm = machine == "aarch64"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: flag and not is_arm)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: flag or not is_arm)
+    assert computes_as(CPU, "bf16") == expected
+
+
 @pytest.mark.parametrize("emulates", [True, False])
 def test_a_gpu_that_would_emulate_bf16(emulates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or not emulates)

@@ -50,13 +50,18 @@ def _has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return True
-    # On x86 oneDNN says that it can where it emulates bf16 with AVX-512.
-    is_x86 = platform.machine().lower() in {"x86_64", "amd64"}
-    return bool(torch.cpu._is_avx512_bf16_supported() if is_x86 else torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if platform.machine().lower() in {"x86_64", "amd64"}:
+        return bool(torch.cpu._is_avx512_bf16_supported())  # oneDNN says that it can where it emulates bf16 with AVX-512
+    return _has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _has_fp16(device: torch.device) -> bool:
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return device.type != "cpu" or (_has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported()))
+
+
+def _has_onednn() -> bool:
+    """Whether torch was built with it: on Apple's machines it is not, and has no kernels of 16 bits to speak of for CPUs."""
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def check_batch_size(batch_size: int | None) -> None:

@@ -28,6 +28,11 @@ class SumsAtFp32(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Torch's own kernels for CPUs without such arithmetic give the same, in dozens of times the time (docs/benchmarks.md).
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled within it: torch would else import its compiler here, which takes longer than torch itself."""
+        return False
+
     def __torch_dispatch__(
         self, operation: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
