@@ -25,7 +25,7 @@ class Cores:
     """One core, and an encoder whose vectors are the mean colours of images."""
 
     turn_images = 16
-    engine, trial = "torch", "torch by 8 300"
+    computed_by, trial = "torch", "torch by 8 300"
 
     def __init__(self) -> None:
         self.held, self.turns = threading.Lock(), []

@@ -158,6 +158,7 @@ def test_devices_that_are_not_there(backbone: Backbone, device: str) -> None:
         Encoder(backbone, device="cpu", batch_size=0)
 
 
+@pytest.mark.usefixtures("any_arithmetic")
 def test_precision_is_the_recipes_whatever_surrounds_it(backbone: Backbone, images_BHWC: np.ndarray) -> None:
     dtypes, noted = [], []
 
@@ -178,6 +179,7 @@ def test_precision_is_the_recipes_whatever_surrounds_it(backbone: Backbone, imag
     assert noted[0][1:] == ("highest", False)
 
 
+@pytest.mark.usefixtures("any_arithmetic")
 def test_the_first_layers_stay_at_fp32(images_BHWC: np.ndarray) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

@@ -37,8 +37,8 @@ def test_what_has_no_arithmetic_is_computed_at_fp32_and_said(compute: str, caplo
     assert f"cpu has no arithmetic for {compute}: the network computes at fp32" in caplog.text
 
 
-def test_where_there_is_arithmetic_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_has_bf16", lambda device: True)
+@pytest.mark.usefixtures("any_arithmetic")
+def test_where_there_is_arithmetic_it_is_used() -> None:
     encoder = Encoder(resolve("timm:test_resnet", "bf16"), device="cpu", exact_below=0)
     assert (encoder.computes, encoder.computed_by) == ("bf16", "torch")
 

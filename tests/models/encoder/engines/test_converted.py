@@ -214,6 +214,7 @@ def test_a_network_that_cannot_be_converted_is_torchs(
     assert encoder.encode(pictures(backbone))["embedding"].shape == (7, 3)
 
 
+@pytest.mark.usefixtures("any_arithmetic")
 def test_fp16_is_torchs(engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert opened(resolve("timm:test_resnet", "fp16"), tmp_path, engine).engine == "torch"
     assert f"{choice._runtime(engine).title} does not compute fp16" in caplog.text

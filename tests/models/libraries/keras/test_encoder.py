@@ -48,6 +48,7 @@ def test_lanes_give_what_one_pass_gives(backbone: Backbone, keras_own: np.ndarra
     assert cosines(found, keras_own).min() >= 0.9999
 
 
+@pytest.mark.usefixtures("any_arithmetic")
 def test_sixteen_bits_stay_within_the_tolerance(backbone: Backbone, keras_own: np.ndarray) -> None:
     encoder = Encoder(with_compute(backbone, "bf16"), device="cpu", batch_size=4)
     found = encoder.encode(IMAGES_BHWC)["embedding"]

@@ -130,7 +130,9 @@ class Calibration(CalibrationDataReader):
 
 @pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
 def test_int8_files(form: QuantFormat, tmp_path: Path) -> None:
-    quantize_static(save(tmp_path / "x.onnx"), tmp_path / "q.onnx", Calibration(), quant_format=form)
+    # With a bit less, as sums of products saturate on processors without VNNI: so onnxruntime's documentation has it.
+    fitting = {"quant_format": form, "reduce_range": True, "per_channel": True}
+    quantize_static(save(tmp_path / "x.onnx"), tmp_path / "q.onnx", Calibration(), **fitting)
     backbone = resolve(tmp_path / "q.onnx")
     found = encode(backbone, images())["embedding"]
     expected = by_torch(inputs(backbone, images()))["flat"]

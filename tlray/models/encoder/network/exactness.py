@@ -5,6 +5,7 @@ Shape legend: B images, H height, W width, C channels.
 
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.network.network import Folded
 from tlray.models.encoder.network.precision import count_layers
-from tlray.models.process.device import precision
+from tlray.models.process.device import computes_as, precision
 from tlray.models.process.sums import SumsAtFp32
 from tlray.recipe import Compute, golden_images, least_cosine
 
@@ -50,7 +51,9 @@ def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
 
     def embed(device: torch.device, compute: Compute, exact_below: int) -> list[np.ndarray]:
         network = folded.network(device, compute, exact_below)  # tensors made in inference mode could not be traced later
-        with precision(device, compute), torch.inference_mode(), SumsAtFp32():  # type: ignore[no-untyped-call]
+        emulated = computes_as(device, compute) != compute
+        sums = SumsAtFp32() if emulated else nullcontext()  # type: ignore[no-untyped-call]
+        with precision(device, compute), torch.inference_mode(), sums:
             features = network(probes_BHWC.to(device))
         return [features_BD.cpu().numpy() for features_BD in features]
 
