@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -54,6 +55,34 @@ def test_other_engines_read_the_table(table: Table) -> None:
     by_pandas = pd.concat(pd.read_parquet(file) for file in files).sort_values("uri")
     assert by_pandas["uri"].tolist() == list("abcxy")
     assert all(len(vector) == 4 and vector.dtype == np.float32 for vector in by_pandas["embedding"][:3])
+
+
+@pytest.mark.parametrize("commits", [0, 1, 3])
+def test_nothing_is_committed_to_a_table_that_was_removed(table: Table, commits: int) -> None:
+    for number in range(commits):
+        add(table, "abc"[number], sequence=number + 1)
+    folder = Path(table.uri.removeprefix("file://"))
+    shutil.rmtree(folder)
+    with pytest.raises(ConcurrentWriteError, match="was removed or replaced while it was in use"):
+        add(table, "x", sequence=commits + 1)
+    assert not (folder / "_delta_log").exists()
+
+
+@pytest.mark.parametrize("commits", [0, 1, 3])
+@pytest.mark.parametrize("theirs", [0, 1, 2])
+def test_nothing_is_committed_to_another_table_that_took_its_place(table: Table, commits: int, theirs: int) -> None:
+    for number in range(commits):
+        add(table, "abc"[number], sequence=number + 1)
+    shutil.rmtree(table.uri.removeprefix("file://"))
+    other = Table.create(table.uri, make_recipe_file())
+    for number in range(theirs):
+        add(other, "rst"[number], "other", number + 1)
+    with pytest.raises(ConcurrentWriteError):
+        add(table, "x", sequence=commits + 1)
+    with pytest.raises(ConcurrentWriteError, match="was removed or replaced"):
+        table.refresh()
+    assert DeltaTable(table.uri.removeprefix("file://")).version() == theirs
+    assert read_with_polars(other)["uri"].to_list() == list("rst"[:theirs])
 
 
 CONDITIONS = {

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from tlray.errors import AccessError, ConcurrentWriteError, StorageError, TlrayError
+from tlray.errors import AccessError, ConcurrentWriteError, ObjectNotFoundError, StorageError, TlrayError
 from tlray.lake.place.occupant import LOG
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import join
@@ -40,17 +40,22 @@ class DeltaLog:
 
     Attributes:
         uri: of the table.
+        table_id: Delta's id of the table, drawn when it was made.
         version: that this object sees.
     """
 
     def __init__(self, uri: str, delta: DeltaTable) -> None:
         self.uri = uri
+        self.table_id = str(delta.metadata().id)
+        self._last_entry: bytes | None = None  # of our own, where this version is one
         self._move_to(delta)
         self._last_checkpoint, self._next_checkpoint_seconds = self.version, 0.0
 
     def _move_to(self, delta: DeltaTable | None) -> None:
         if delta is None:
             raise StorageError(f"the log of {self.uri} is gone; restore it, or extract to a new table")
+        if str(delta.metadata().id) != self.table_id:
+            raise self._is_gone()
         self._delta, self.version = delta, int(delta.version())
         self._added: list[pa.Field] = []
         self._schema: pa.Schema | None = None
@@ -60,11 +65,6 @@ class DeltaLog:
         if self._delta.version() != self.version:
             self._move_to(open_delta(self.uri, self.version))
         return self._delta
-
-    @property
-    def table_id(self) -> str:
-        """Delta's id of the table, drawn when it was made."""
-        return str(self._delta.metadata().id)
 
     @property
     def schema(self) -> pa.Schema:
@@ -79,7 +79,9 @@ class DeltaLog:
 
         Raises:
             StorageError: the log is gone.
+            ConcurrentWriteError: another table is there now.
         """
+        self._last_entry = None
         self._move_to(open_delta(self.uri, None))
 
     def parts(self) -> list[Part]:
@@ -157,7 +159,7 @@ class DeltaLog:
             info: kept in the log beside the commit.
 
         Raises:
-            ConcurrentWriteError: the table moved on under another writer.
+            ConcurrentWriteError: the table moved on under another writer, or was removed or replaced.
             StorageError: the store failed for longer than all attempts.
             TableError: another program has switched on features of Delta that tlray does not write.
         """
@@ -197,13 +199,39 @@ class DeltaLog:
     def _try_commit(self, entry: bytes) -> Exception | None:
         uri, store = entry_uri(self.uri, self.version + 1), open_store(self.uri)
         try:
+            self._check_is_there()
             # After a lost answer and a repeated request, the entry that is there already is our own.
             if not store.write(uri, entry, if_absent=True) and store.read(uri).data != entry:
                 return ConcurrentWriteError(f"{uri} is somebody else's")
         except (AccessError, StorageError) as error:  # credentials may be renewed by the next attempt
             return error
         self.version += 1
+        self._last_entry = entry
         return None
+
+    def _check_is_there(self) -> None:
+        """Make sure that there is something to commit on top of: an entry in an empty log would be seen by nobody.
+
+        Raises:
+            ConcurrentWriteError: the table was removed, or replaced by another one.
+        """
+        if self._last_entry is None:
+            delta = open_delta(self.uri, None)
+            is_there = delta is not None and str(delta.metadata().id) == self.table_id
+        else:
+            uri = entry_uri(self.uri, self.version)
+            try:
+                is_there = open_store(uri).read(uri).data == self._last_entry
+            except ObjectNotFoundError:
+                is_there = False
+        if not is_there:
+            raise self._is_gone()
+
+    def _is_gone(self) -> ConcurrentWriteError:
+        return ConcurrentWriteError(
+            f"{self.uri} was removed or replaced while it was in use, and what was committed to it is gone too; run the same "
+            "command again, which begins anew"
+        )
 
     def _checkpoint_if_due(self) -> None:
         is_due = self.version % CHECKPOINT_COMMITS == 0
