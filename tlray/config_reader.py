@@ -1,6 +1,7 @@
 """How a command's config is read: flags or keyword arguments over a YAML file, with one-line errors that name the key."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -15,6 +16,19 @@ Config = TypeVar("Config", bound=BaseModel)
 
 MAX_FILE_BYTES = 16 * 2**20
 """A job's file has some dozens of lines; whoever names an image or a table by mistake is told so before it is loaded."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the whole numbers of its version 1.2 (10.3.2): to 1.1, 18:30 is a number of minutes and 0600 an octal one."""
+
+
+_INT = "tag:yaml.org,2002:int"
+_WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$")
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, _WHOLE_NUMBER if tag == _INT else pattern) for tag, pattern in resolvers]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_config(
@@ -112,7 +126,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _read_yaml(file: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(_read_text(file))
+        content = yaml.load(_read_text(file), _Loader)  # noqa: S506  # a safe one
     except yaml.YAMLError as error:
         raise ConfigError(
             f"{file} is not YAML: {_problem(error)}; expected keys and values such as `table: s3://lake/x`"

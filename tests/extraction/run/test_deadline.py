@@ -1,8 +1,10 @@
 """A time by which a run is to be done: what it is, what is said on the way, and how a run ends that it overtakes."""
 
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -16,7 +18,16 @@ from tlray.extraction.run import deadline as module
 from tlray.extraction.run.deadline import Deadline, closes_at, kept
 from tlray.extraction.run.stop import Stop
 
-NOW = datetime(2026, 11, 30, 22, 30, tzinfo=timezone(timedelta(hours=1)))
+NOW = datetime(2026, 11, 30, 22, 30, tzinfo=timezone(timedelta(hours=1))).timestamp()
+
+
+@pytest.fixture(autouse=True)
+def _in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 def config_of(**keys: object) -> ExtractConfig:
@@ -24,9 +35,9 @@ def config_of(**keys: object) -> ExtractConfig:
     return read_config(ExtractConfig, {"source": SourceConfig(uri="s3://b/"), "table": "s3://b/t", "recipe": recipe, **keys})
 
 
-def closing(**keys: object) -> float | None:
+def closing(*, now: float = NOW, **keys: object) -> float | None:
     config = config_of(**keys)
-    return closes_at(config.by, config.budget_hours, NOW)
+    return closes_at(config.by, config.budget_hours, now)
 
 
 @pytest.mark.parametrize(
@@ -44,24 +55,45 @@ def closing(**keys: object) -> float | None:
 )
 def test_the_next_time_of_that_name(by: str, hours: float) -> None:
     closes = closing(by=by)
-    assert closes == pytest.approx(NOW.timestamp() + 3600 * hours)
+    assert closes == pytest.approx(NOW + 3600 * hours)
+
+
+@pytest.mark.parametrize(
+    ("now", "by", "expected"),
+    [
+        ("2026-10-24T22:00", "06:00", "2026-10-25T06:00"),  # clocks go back at 03:00
+        ("2026-10-24T22:00", "02:15", "2026-10-25T02:15"),
+        ("2026-10-24T22:00", "2026-10-26T06:00", "2026-10-26T06:00"),
+        ("2027-03-27T22:00", "06:00", "2027-03-28T06:00"),  # clocks go forward at 02:00
+        ("2027-03-27T22:00", "2027-03-29T06:00", "2027-03-29T06:00"),
+        ("2027-03-27T06:00", "06:00", "2027-03-28T06:00"),
+    ],
+)
+def test_a_clock_that_is_put_forward_or_back_until_then(now: str, by: str, expected: str) -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    began, ends = (datetime.fromisoformat(text).replace(tzinfo=berlin).timestamp() for text in (now, expected))
+    assert closing(by=by, now=began) == ends
 
 
 def test_the_earlier_of_both_counts_and_none_is_none() -> None:
     assert closing() is None
-    assert closing(budget_hours=2) == NOW.timestamp() + 7200
-    assert closing(by="23:00", budget_hours=2) == NOW.timestamp() + 1800
-    assert closing(by="23:00", budget_hours=0.25) == NOW.timestamp() + 900
+    assert closing(budget_hours=2) == NOW + 7200
+    assert closing(by="23:00", budget_hours=2) == NOW + 1800
+    assert closing(by="23:00", budget_hours=0.25) == NOW + 900
 
 
 def test_what_is_no_time_or_over_is_refused() -> None:
     for by in ("soon", "6:00", "25:00", "2026-13-01"):
         with pytest.raises(ConfigError, match=r"by.*expected a time of the day such as 06:00"):
             config_of(by=by)
-    with pytest.raises(ConfigError, match="budget_hours"):
-        config_of(budget_hours=0)
+    for hours in (0, -1, 1e9, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="budget_hours"):
+            config_of(budget_hours=hours)
     with pytest.raises(ConfigError, match="by is 2026-11-30T22:29, which is over"):
         closing(by="2026-11-30T22:29")
+
+
+FILE = "by: {}\nsource: {{uri: s3://b/}}\ntable: s3://b/t\nrecipe: {{backbone: torchvision:resnet50}}\n"
 
 
 def test_a_file_gives_it_as_yaml_has_it(tmp_path: Path) -> None:
@@ -70,10 +102,16 @@ def test_a_file_gives_it_as_yaml_has_it(tmp_path: Path) -> None:
         ("06:00", "06:00"),
         ("18:30", "18:30"),
         ("2026-12-01T06:00:00", "2026-12-01T06:00:00"),
+        ("2026-12-01 06:00:00+01:00", "2026-12-01T06:00:00+01:00"),
+        ("18:30:15", "18:30:15"),
         ("'06:00'", "06:00"),
     ):
-        file.write_text(f"by: {given}\nsource: {{uri: s3://b/}}\ntable: s3://b/t\nrecipe: {{backbone: torchvision:resnet50}}\n")
+        file.write_text(FILE.format(given))
         assert read_config(ExtractConfig, {}, file=file).by == by
+    for odd in ("0600", "730", "6:00", "6", "true"):  # to YAML 1.1 the first is 384 and the third 360
+        file.write_text(FILE.format(odd))
+        with pytest.raises(ConfigError, match="^by: "):
+            read_config(ExtractConfig, {}, file=file)
 
 
 @pytest.fixture
@@ -132,6 +170,13 @@ def test_what_waits_is_interrupted_when_units_under_way_have_had_their_time(
         time.sleep(10)
     with pytest.raises(StoppedError, match="7 are left"):
         deadline.expect(7)
+
+
+def test_what_is_left_is_not_told_before_it_is_known(now: list[float]) -> None:
+    """The table was held by another run, or listing the source took all the time."""
+    deadline = Deadline(now[0] + 10, clock=lambda: now[0])
+    now[0] += 60
+    assert "how many are left to do was not known yet" in str(deadline.error())
 
 
 def test_workers_whose_clocks_are_ahead_are_told_from_a_time_that_is_over(now: list[float]) -> None:

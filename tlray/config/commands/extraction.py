@@ -14,6 +14,10 @@ Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 """What computes networks of images on CPUs."""
 
 
+MOST_HOURS = 24 * 366
+"""A year: who gives more means no budget, or minutes."""
+
+
 class PolicyConfig(Section):
     """What a run does about images that are gone from the source, or are other ones than they were."""
 
@@ -78,7 +82,9 @@ class RunConfig(WithStores):
         description="be done by then: the next 06:00 of the driver's clock, or 2026-12-01T06:00+01:00; says in time whether it "
         "will be; from then on no unit is begun, and the run ends with exit code 4",
     )
-    budget_hours: float | None = Field(None, gt=0, description="the same, so many hours after the run's start")
+    budget_hours: float | None = Field(
+        None, gt=0, le=MOST_HOURS, description="the same, so many hours after the run's start"
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="serve the run's metrics for Prometheus here (0: a free port), without Ray too"
     )
@@ -88,10 +94,8 @@ class RunConfig(WithStores):
     @field_validator("by", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
-        """YAML takes 18:30 for 18 times 60 and 30, and a date for one."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            return f"{value // 60:02}:{value % 60:02}"
-        return value.isoformat() if isinstance(value, date) else value
+        """YAML makes a date of one, and Python has times of the day."""
+        return value.isoformat() if isinstance(value, (date, time)) else value
 
     @field_validator("by")
     @classmethod

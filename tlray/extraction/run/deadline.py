@@ -37,33 +37,33 @@ MARGIN = 0.05
 """Share of the time that is left: a verdict changes only where it is as much off, or it would change with every line."""
 
 
-def closes_at(by: str | None, budget_hours: float | None, now: datetime | None = None) -> float | None:
+def closes_at(by: str | None, budget_hours: float | None, now: float | None = None) -> float | None:
     """When a run is to be done, in seconds since 1970; None where nobody says.
 
     Args:
-        by: a time of the day, or a date with one.
+        by: a time of the day, or a date with one; by this machine's clock where it names no time zone.
         budget_hours: from now on.
-        now: with a time zone; default this moment, in this machine's.
+        now: seconds since 1970; default this moment.
 
     Raises:
         ConfigError: that time is over.
     """
-    now = now or datetime.now().astimezone()
+    now = time.time() if now is None else now
     ends = [] if by is None else [_next(by, now)]
     if budget_hours is not None:
-        ends.append(now + timedelta(hours=budget_hours))
-    return min(ends).timestamp() if ends else None
+        ends.append(now + 3600 * budget_hours)
+    return min(ends, default=None)
 
 
-def _next(by: str, now: datetime) -> datetime:
+def _next(by: str, now: float) -> float:
+    """The next moment of that name: by the rules of the time zone on that day, as a clock may be put forward until then."""
     at = moment_of(by)
     if isinstance(at, datetime):
-        moment = at if at.tzinfo else at.replace(tzinfo=now.tzinfo)
-        if moment <= now:
+        if at.timestamp() <= now:
             raise ConfigError(f"by is {by}, which is over; expected a time to come, or one of the day such as 06:00")
-        return moment
-    today = datetime.combine(now.astimezone(at.tzinfo or now.tzinfo), at, tzinfo=at.tzinfo or now.tzinfo)
-    return today if today > now else today + timedelta(days=1)
+        return at.timestamp()
+    today = datetime.combine(datetime.fromtimestamp(now, at.tzinfo), at)
+    return (today if today.timestamp() > now else today + timedelta(days=1)).timestamp()
 
 
 @dataclass
@@ -80,6 +80,7 @@ class Deadline:
 
     def __post_init__(self) -> None:
         self._done = self._left = 0
+        self._is_known = False
         self._pace: deque[tuple[float, int]] = deque()
         self._is_in_time: bool | None = None
         say(f"to be done by {stamp(self.closes)}, in {readable_seconds(self.closes - self.clock())}")
@@ -95,7 +96,7 @@ class Deadline:
         Raises:
             StoppedError: there is no time for them.
         """
-        self._left = items
+        self._left, self._is_known = items, True
         if self.is_over:
             raise self.error()
 
@@ -131,7 +132,8 @@ class Deadline:
 
     def error(self) -> StoppedError:
         """What ends a run that is not done in time."""
-        return stopped(f"its time is over ({stamp(self.closes)}), and {self._left} are left to do")
+        left = f"{self._left} are left to do" if self._is_known else "how many are left to do was not known yet"
+        return stopped(f"its time is over ({stamp(self.closes)}), and {left}")
 
     def undone(self) -> TlrayError:
         """What ends a run whose workers began no more units: its time is over, or they think so by clocks that are wrong."""
