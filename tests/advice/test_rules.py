@@ -15,7 +15,8 @@ from tlray.advice.inputs.candidates import choose_layers, find_candidates
 from tlray.advice.inputs.sample import FOLDS, LEAST_ROWS, folds, stratified
 from tlray.advice.measuring.budget import Clock, fit_to_budget
 from tlray.advice.measuring.race import rungs_of
-from tlray.advice.verdict.commands import head_commands
+from tlray.advice.measuring.trials import Attempt
+from tlray.advice.verdict.commands import head_commands, network_commands
 from tlray.advice.verdict.judge import judge
 from tlray.advice.verdict.scenario import scenario_of
 from tlray.advice.verdict.strategies import Strategy
@@ -202,6 +203,32 @@ def test_commands_carry_everything_that_was_asked_for(tmp_path: Path) -> None:
     other = read_config(TrainConfig, parse("train", COMMANDS["train"], train[1:]).given)
     assert other.table == one.table and (other.labels, other.label_columns) == ("labels.csv", ("kind",))
     assert (other.split, other.skip, other.seed, other.refit) == (config.split, config.skip, 7, True)
+
+
+def test_commands_reach_the_same_places_and_take_odd_words_and_images_that_fail() -> None:
+    asked = {
+        "source": {"uri": "-odd/my 'ü' $HOME", "include": ("-*.png", "b/**"), "labels": "-kind", "match_case": True},
+        "candidates": CANDIDATES,
+        "labels": "column",
+        "max_failed_fraction": 0.2,
+        "stores": ("s3://lake/ profile=lake endpoint_url=http://127.0.0.1:1", "s3://open/ anonymous"),
+    }
+    config = AdviseConfig.model_validate(asked)
+    candidate = find_candidates(config)[0][0]
+    (network,) = network_commands(config, Attempt("scratch", candidate), some_fail=True)
+    commands = [*head_commands(config, candidate, candidate.taps[0], some_fail=True), network]
+    extract, head, network = (
+        read_config(COMMANDS[name].config, parse(name, COMMANDS[name], words).given)
+        for _, name, *words in map(shlex.split, commands)
+    )
+    assert isinstance(extract, ExtractConfig) and isinstance(head, TrainConfig) and isinstance(network, TrainConfig)
+    assert extract.stores == head.stores == network.stores == config.stores
+    assert network.source == config.source
+    assert extract.source == config.source.model_copy(update={"uri": "./-odd/my 'ü' $HOME"})
+    assert extract.max_failed_fraction == 0.2
+    assert network.network is not None and network.network.max_failed_fraction == 0.2
+    calm = [*head_commands(config, candidate, candidate.taps[0]), *network_commands(config, Attempt("scratch", candidate))]
+    assert "max-failed-fraction" not in " ".join(calm)
 
 
 def test_near_duplicates_across_splits_are_counted(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_file_gives_it_as_yaml_has_it(tmp_path: Path) -> None:
         assert read_config(ExtractConfig, {}, file=file).by == by
     for odd in ("0600", "730", "6:00", "6", "true"):  # to YAML 1.1 the first is 384 and the third 360
         file.write_text(FILE.format(odd))
-        with pytest.raises(ConfigError, match="^by: "):
+        with pytest.raises(ConfigError, match=r"^by: "):
             read_config(ExtractConfig, {}, file=file)
 
 

@@ -84,7 +84,7 @@ def of_head(racer: Racer, outlook: Outlook, config: AdviseConfig) -> Strategy:
         measured=measured,
         expected=outlook.promise(measured - outlook.optimism, outlook.error, growth),
         cost_seconds=candidate.seconds_per_image * sample.labelled,
-        commands=head_commands(config, candidate, racer.best_tap),
+        commands=head_commands(config, candidate, racer.best_tap, some_fail=bool(sample.failures)),
     )
 
 
@@ -117,7 +117,7 @@ def of_trial(
         measured=measured,
         expected=outlook.promise(measured, error, _rows_of(sample, Split.TRAIN) / trial.trained_on),
         cost_seconds=trial.seconds * sample.labelled / trial.trained_on,
-        commands=network_commands(config, attempt),
+        commands=network_commands(config, attempt, some_fail=bool(sample.failures)),
     )
 
 

@@ -82,9 +82,7 @@ class RunConfig(WithStores):
         description="be done by then: the next 06:00 of the driver's clock, or 2026-12-01T06:00+01:00; says in time whether it "
         "will be; from then on no unit is begun, and the run ends with exit code 4",
     )
-    budget_hours: float | None = Field(
-        None, gt=0, le=MOST_HOURS, description="the same, so many hours after the run's start"
-    )
+    budget_hours: float | None = Field(None, gt=0, le=MOST_HOURS, description="the same, so many hours after the run's start")
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="serve the run's metrics for Prometheus here (0: a free port), without Ray too"
     )
