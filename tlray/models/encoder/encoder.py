@@ -88,6 +88,8 @@ class Encoder:
         chosen = choose_device(device)
         check_batch_size(batch_size)
         compute = computes_as(chosen, recipe.precision.compute)
+        if compute != recipe.precision.compute:
+            _log.info("%s has no arithmetic for %s: the network computes at %s", chosen, recipe.precision.compute, compute)
         if exact_below is None:
             exact_below = 0 if compute == "fp32" else choose_exact_below(backbone, chosen)
         network = Folded.of(backbone, packed=True).network(chosen, compute, exact_below)
@@ -137,8 +139,6 @@ class Encoder:
         self.device = device
         self.batch_size = batch_size
         self.computes = computes_as(device, recipe.precision.compute)
-        if self.computes != recipe.precision.compute:
-            _log.info("%s has no arithmetic for %s: the network computes at fp32", device, recipe.precision.compute)
         self._clock = time.thread_time
         self._recipe = recipe
         self._shapes = shapes

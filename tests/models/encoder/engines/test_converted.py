@@ -19,38 +19,16 @@ from tlray.errors import ConfigError, GoldenMismatchError
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder import golden
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.encoder.engines import choice, converted
+from tlray.models.encoder.engines import choice
 from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
-from tlray.models.encoder.engines.node_files import read_whole
 from tlray.models.encoder.golden import make_encoder, make_recipe_file
 from tlray.recipe import Compute, least_cosine
-
-RUNTIMES = {"openvino": "openvino.model", "onnxruntime": "onnxruntime.runtime"}
 
 NETWORKS = {
     "timm:test_resnet": {},
     "timm:test_vit3": {"taps": ("blocks.0", "norm"), "normalize": True},
     "timm:test_byobnet": {"taps": ("stages.1",), "pool": "gem"},
 }
-
-
-@pytest.fixture(scope="module", params=RUNTIMES)
-def engine(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(f"tlray.models.encoder.engines.{RUNTIMES[request.param]}", exc_type=ImportError)
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return resolve("timm:test_resnet")
-
-
-@pytest.fixture(scope="module")
-def folder(backbone: Backbone, engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the backbone converted in it."""
-    folder = tmp_path_factory.mktemp(engine)
-    assert opened(backbone, folder, engine).engine == engine
-    return folder
 
 
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])
@@ -119,67 +97,6 @@ def test_it_leaves_the_process_as_it_was(engine: str, backbone: Backbone, tmp_pa
     before = state()
     opened(backbone, tmp_path, engine).encode(pictures(backbone))
     assert state() == before
-
-
-def test_what_is_kept_is_used_without_converting(
-    engine: str, backbone: Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_arguments: object) -> None:
-        raise AssertionError("converted again")
-
-    monkeypatch.setattr(converted.ConvertedCache, "_make", refuse)
-    expected = Encoder(backbone, device="cpu").encode(pictures(backbone))["embedding"]
-    for lanes in (None, 1, 3):  # streams are chosen where it is opened
-        encoder = opened(backbone, folder, engine, lanes=lanes)
-        assert encoder.engine == engine
-        np.testing.assert_allclose(encoder.encode(pictures(backbone))["embedding"], expected, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_file_is_made_anew_and_said(
-    damage: str, engine: str, backbone: Backbone, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (there,) = folder.glob("*.blob")
-    content = bytearray(there.read_bytes())
-    content[len(content) // 2] ^= 1
-    harmed = {"cut": content[: len(content) // 2], "changed": content, "empty": b""}[damage]
-    (tmp_path / there.name).write_bytes(harmed)
-    encoder = opened(backbone, tmp_path, engine)
-    assert encoder.engine == engine
-    assert "is not what was written there, and is made anew" in caplog.text
-    assert read_whole(tmp_path / there.name) is not None
-    np.testing.assert_array_equal(
-        encoder.encode(pictures(backbone))["embedding"],
-        opened(backbone, folder, engine).encode(pictures(backbone))["embedding"],
-    )
-
-
-IN_ANOTHER_PROCESS = """
-import sys
-from pathlib import Path
-from tests.models.encoder.engines.opened import opened, pictures, resolve
-if len(sys.argv) > 3:
-    def stop(self, target):
-        print("written", flush=True)
-        input()
-    Path.replace = stop
-backbone = resolve("timm:test_resnet")
-encoder = opened(backbone, Path(sys.argv[1]), sys.argv[2])
-print(encoder.engine, float(encoder.encode(pictures(backbone))["embedding"].sum()))
-"""
-
-
-def test_one_that_is_killed_while_it_writes_leaves_nothing_that_is_read(engine: str, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tmp_path), engine]
-    with subprocess.Popen([*arguments, "stop"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:
-        assert killed.stdout is not None
-        assert killed.stdout.readline() == "written\n"
-        waiting = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        killed.kill()
-    found = [process.communicate(timeout=300)[0].split() for process in waiting]
-    assert [name for name, _ in found] == [engine, engine]
-    assert found[0] == found[1]
-    assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == [".blob"]
 
 
 SIGNALLED = """

@@ -144,8 +144,8 @@ class _Choice:
         verdict, ours = self._verdict()
         if verdict is None:
             return ours or self._torchs()
-        _log.info("%s computes %s on this machine; %s", verdict.engine, self._backbone.recipe.backbone, verdict.why)
         encoder = (ours if verdict.engine == "torch" else None) or self._by(verdict.engine, verdict.batch_size)
+        _log.info("%s computes %s on this machine; %s", encoder.computed_by, self._backbone.recipe.backbone, verdict.why)
         encoder.trial = verdict.why
         return encoder
 

@@ -53,12 +53,19 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all; by one process at a time, which has the lock.
 
     What a killed one left half written is written over by the next.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; nothing of it stays there.
     """
     unfinished = path.with_suffix(".part")
-    with unfinished.open("wb") as file:
-        file.write(hashlib.sha256(content).digest())
-        file.write(content)
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(hashlib.sha256(content).digest())
+            file.write(content)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def read_whole(path: Path) -> bytes | None:

@@ -3,6 +3,8 @@
 Shape legend: B images, H height, W width, C channels.
 """
 
+import logging
+import time
 from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,8 +27,13 @@ activations alone, at every layer, does as much harm, and no better rounding of 
 STEPS = 8
 """The layers that stay at fp32 are a multiple of so many-th parts of all."""
 
+LONG_SECONDS = 2.0
+"""What the probes take at fp32, from which on it is said that layers are chosen, which takes two to ten times as long."""
+
 PROBE_NOISE = 40
 """Levels of noise on the second part of the probes: the golden images themselves are smooth."""
+
+_log = logging.getLogger(__name__)
 
 
 def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
@@ -57,7 +64,10 @@ def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
             features = network(probes_BHWC.to(device))
         return [features_BD.cpu().numpy() for features_BD in features]
 
+    began = time.monotonic()
     expected = embed(torch.device("cpu"), "fp32", 0)
+    if time.monotonic() - began >= LONG_SECONDS:
+        _log.info("choosing which layers of %s stay at fp32", backbone.recipe.backbone)
     layers = count_layers(folded.module)
 
     def is_close(exact_below: int) -> bool:
