@@ -3,7 +3,6 @@
 Shape legend: B images, H height, W width, C channels, D embedding length.
 """
 
-import logging
 import math
 import threading
 import time
@@ -27,6 +26,7 @@ from tlray.models.process.device import (
     computes_as,
     on_one_core,
     precision,
+    settle_compute,
     threads_of_one_core,
 )
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe
@@ -39,8 +39,6 @@ caches; 8 was the fastest of 2, 4, 8 and 16 (docs/benchmarks.md)."""
 TURN_IMAGES = 32
 """Images that a thread decodes and embeds in one turn on a core. Larger turns were no faster (docs/benchmarks.md), and hold
 more pixels: 5 MB at this size, for images of 224 pixels."""
-
-_log = logging.getLogger(__name__)
 
 Keep = Callable[[int, list[np.ndarray]], None]
 """Takes the features_BD of a batch, one array a tap, and the number of its first image."""
@@ -87,9 +85,7 @@ class Encoder:
         recipe = backbone.recipe
         chosen = choose_device(device)
         check_batch_size(batch_size)
-        compute = computes_as(chosen, recipe.precision.compute)
-        if compute != recipe.precision.compute:
-            _log.info("%s has no arithmetic for %s: the network computes at %s", chosen, recipe.precision.compute, compute)
+        compute = settle_compute(chosen, recipe.precision.compute)
         if exact_below is None:
             exact_below = 0 if compute == "fp32" else choose_exact_below(backbone, chosen)
         network = Folded.of(backbone, packed=True).network(chosen, compute, exact_below)

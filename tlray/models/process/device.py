@@ -1,6 +1,7 @@
 """Where a model computes, and in what number format."""
 
 import contextlib
+import logging
 import platform
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from tlray.models.process.shared_change import SharedChange
 from tlray.recipe import Compute
 
 DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_log = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -43,6 +46,14 @@ def computes_as(device: torch.device, compute: Compute) -> Compute:
     """
     has_arithmetic = {"fp32": lambda _: True, "bf16": _has_bf16, "fp16": _has_fp16}
     return compute if has_arithmetic[compute](device) else "fp32"
+
+
+def settle_compute(device: torch.device, compute: Compute) -> Compute:
+    """As `computes_as`; what is computed otherwise is logged."""
+    settled = computes_as(device, compute)
+    if settled != compute:
+        _log.info("%s has no arithmetic for %s: the network computes at %s", device, compute, settled)
+    return settled
 
 
 def _has_bf16(device: torch.device) -> bool:

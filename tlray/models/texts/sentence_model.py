@@ -16,7 +16,7 @@ import torch
 
 from tlray.errors import BackboneError, WeightsError, first_line
 from tlray.extras import require
-from tlray.models.process.device import computes_as, precision
+from tlray.models.process.device import precision, settle_compute
 from tlray.models.texts.text_model import Embedded
 from tlray.models.weights.digest import hash_weights
 from tlray.models.weights.fit import shown
@@ -79,6 +79,7 @@ class SentenceModel:
         self.prompt = prompt or _default_prompt(model)
         self.notes = (*_prompt_notes(model, prompt), *_format_notes(model))
         self._model, self._compute = model.float(), compute
+        self._computes = compute
         self.length = int(_dimension(model))
         self._lanes: SimpleQueue[SentenceTransformer] = SimpleQueue()
         self._lanes.put(model)
@@ -115,6 +116,7 @@ class SentenceModel:
 
     def prepare(self, threads: int, device: torch.device) -> None:
         """Have a copy for each thread, on a device."""
+        self._computes = settle_compute(device, self._compute)
         while self._count < (threads if device.type == "cpu" else 1):
             self._lanes.put(_share_copy(self._model))
             self._count += 1
@@ -134,7 +136,7 @@ class SentenceModel:
         """
         lane = self._lanes.get()
         try:
-            with precision(lane.device, computes_as(lane.device, self._compute)):
+            with precision(lane.device, self._computes):
                 features_BD = lane.encode(
                     list(texts),
                     batch_size=BATCH_TEXTS_CPU if lane.device.type == "cpu" else BATCH_TEXTS,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tlray.config import FitConfig, NetworkConfig
 from tlray.errors import ConfigError, TooManyFailuresError, first_line
-from tlray.models.process.device import autocast, computes_as, precision
+from tlray.models.process.device import autocast, precision, settle_compute
 from tlray.progress import say
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.losses import row_losses, row_weights
@@ -66,7 +66,7 @@ class Training:
         self.progress = Progress()
         self._network, self._examples, self._rows, self._fit = network, examples, rows, fit
         self._settings, self._world, self._checkpoints = settings, world, checkpoints
-        self._compute = computes_as(world.device, settings.precision)
+        self._compute = settle_compute(world.device, settings.precision)
         self._train = examples.positions(Split.TRAIN)
         self._validation = examples.positions(Split.VALIDATION)
         self._targets = torch.from_numpy(examples.learned_targets)
