@@ -66,9 +66,13 @@ def test_each_kind_of_processor_is_asked_what_tells(
 
 
 @pytest.mark.parametrize("emulates", [True, False])
-def test_a_gpu_that_would_emulate_bf16(emulates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_would_emulate_bf16(
+    emulates: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or not emulates)
-    assert computes_as(torch.device("cuda"), "bf16") == ("fp32" if emulates else "bf16")
+    assert devices.settle_compute(torch.device("cuda"), "bf16") == ("fp32" if emulates else "bf16")
+    assert ("the network computes at fp32; new tables are made faster there" in caplog.text) == emulates
     assert computes_as(torch.device("cuda"), "fp16") == "fp16"  # which every GPU of torch's has
     assert computes_as(torch.device("cuda"), "fp32") == "fp32"
 
