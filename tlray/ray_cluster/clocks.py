@@ -3,10 +3,9 @@
 A store refuses who signs with a wrong time, and each worker keeps a run's deadline by its own clock.
 """
 
-import time
+from collections.abc import Mapping
 
 from tlray.progress import readable_seconds, say
-from tlray.ray_cluster.nodes import NOBODY, on_each, working_nodes
 
 WRONG_SECONDS = 60.0
 """Machines that keep their time by the network differ by less than one; S3 takes a quarter of an hour."""
@@ -14,16 +13,18 @@ WRONG_SECONDS = 60.0
 NODES_SHOWN = 3
 
 
-def say_wrong_clocks() -> None:
-    """Say which nodes that work have another time than this machine."""
-    nodes = working_nodes()
-    asked = time.time()
-    answers = on_each(list(nodes), time.time)
-    answered = time.time()
+def say_wrong_clocks(times: Mapping[str, float], asked: float, answered: float) -> None:
+    """Say which nodes have another time than this machine.
+
+    Args:
+        times: what nodes took for the time, by what to call them.
+        asked: when they were asked, by this machine's clock; it may be a minute before the last one answered.
+        answered: when all had answered.
+    """
     wrong = [
-        f"that of node {node[:12]} at {nodes[node]} is {_difference(answer, asked, answered)}"
-        for node, answer in answers.items()
-        if answer != NOBODY and not asked - WRONG_SECONDS <= answer <= answered + WRONG_SECONDS
+        f"that of {node} is {_difference(told, asked, answered)}"
+        for node, told in times.items()
+        if not asked - WRONG_SECONDS <= told <= answered + WRONG_SECONDS
     ]
     if wrong:
         more = f"; and {len(wrong) - NODES_SHOWN} more" if len(wrong) > NODES_SHOWN else ""
@@ -33,7 +34,7 @@ def say_wrong_clocks() -> None:
         )
 
 
-def _difference(answer: float, asked: float, answered: float) -> str:
-    if answer > answered:
-        return f"{readable_seconds(answer - answered)} ahead of this machine's"
-    return f"{readable_seconds(asked - answer)} behind this machine's"
+def _difference(told: float, asked: float, answered: float) -> str:
+    if told > answered:
+        return f"{readable_seconds(told - answered)} ahead of this machine's"
+    return f"{readable_seconds(asked - told)} behind this machine's"

@@ -1,4 +1,4 @@
-"""What code a process runs, so that two can be compared. Needs neither Ray nor torch, as the tasks that ask it do not."""
+"""What code a process runs, and at which time, so that two can be compared. Needs neither Ray nor torch: what asks has none."""
 
 import socket
 from collections.abc import Callable
@@ -48,11 +48,11 @@ def require_code(of_driver: Code) -> None:
 @cache
 def code_here() -> Code:
     """What this process runs, as it is on disk when it is asked first."""
-    return Code(*question()())
+    return Code(*question()()[0])
 
 
-def question() -> Callable[[], tuple[str, str, str]]:
-    """What asks a process for its Code, with all that it needs inside, as it is sent to where tlray may not be."""
+def question() -> Callable[[], tuple[tuple[str, str, str], float]]:
+    """What asks a process for its Code and the time, with all that it needs inside, as it is sent to where tlray may not be."""
 
     def code() -> tuple[str, str, str]:
         import hashlib
@@ -74,4 +74,9 @@ def question() -> Callable[[], tuple[str, str, str]]:
         version = re.search(r'__version__ = "(.*)"', said)
         return python, f"tlray {version[1] if version else 'of unknown version'}", digest.hexdigest()[:12]
 
-    return code
+    def code_and_time() -> tuple[tuple[str, str, str], float]:
+        import time
+
+        return code(), time.time()
+
+    return code_and_time

@@ -17,10 +17,9 @@ from tlray.config.sections.stores import stores_in_use, use_stores
 from tlray.errors import ConfigError
 from tlray.progress import say
 from tlray.ray_cluster.address import starts_own
-from tlray.ray_cluster.clocks import say_wrong_clocks
 from tlray.ray_cluster.heard import heard, shortened
 from tlray.ray_cluster.restarts import said_if_restarted
-from tlray.ray_cluster.same_code import require_same_code
+from tlray.ray_cluster.same_code import check_nodes
 from tlray.ray_cluster.watch import said_if_gone
 
 _LEVEL = "RAY_BACKEND_LOG_LEVEL"
@@ -49,7 +48,7 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
                 "this process has joined Ray already, whose workers cannot be told of `stores` any more; call ray.shutdown() "
                 "first, or work with local=True"
             )
-        _check_nodes()
+        check_nodes()
         yield False
         return
     is_own = starts_own()
@@ -75,18 +74,12 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     try:
         with heard() as hear, said_if_restarted(hear), said_if_gone():
             if not is_own:
-                _check_nodes()
+                check_nodes()
             yield is_own
     finally:
         ray.shutdown()
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)
-
-
-def _check_nodes() -> None:
-    """Refuse a cluster whose nodes run other code, and say which of their clocks are wrong."""
-    require_same_code()
-    say_wrong_clocks()
 
 
 def _quiet() -> dict[str, str]:

@@ -72,4 +72,4 @@ def test_a_process_tells_which_code_it_runs(monkeypatch: pytest.MonkeyPatch) -> 
     assert here.python == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert here.version == f"tlray {package.__version__}" and len(here.digest) == 12
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert code.question()()[1:] == ("no tlray", "")
+    assert code.question()()[0][1:] == ("no tlray", "")

@@ -16,7 +16,7 @@ from tlray.models.encoder.memory import as_environment
 from tlray.progress import say
 from tlray.ray_cluster.code import code_here
 from tlray.ray_cluster.nodes import call
-from tlray.ray_cluster.same_code import require_same_code
+from tlray.ray_cluster.same_code import check_nodes
 from tlray.ray_cluster.session import address, joined, quiet_data
 
 CORE_IMAGES, GPU_IMAGES = 4_096, 32_768
@@ -149,7 +149,7 @@ class Cluster:
         with suppress(ray.exceptions.RayError):  # a head that is away is told of elsewhere
             self.nodes.look()
             if any(node.node_id not in self.nodes.first for node in self.nodes.working):
-                require_same_code(self.nodes.first)
+                check_nodes(self.nodes.first)
 
     def mean_capacity(self) -> tuple[float, float]:
         """Cores and GPUs that the run could use, as many as there were on average so far."""
@@ -183,7 +183,8 @@ def _taken(workers: Workers) -> str:
     if not workers.actors:
         return "what joins"
     if workers.gpus:
-        return f"{workers.actors} encoders with a GPU each, and decoding on {workers.slots} cores"
+        encoders = f"{workers.actors} encoder{'s' * (workers.actors > 1)} with a GPU each"
+        return f"{encoders}, and decoding on {workers.slots} core{'s' * (workers.slots > 1)}"
     return f"up to {workers.actors} worker{'s' * (workers.actors > 1)} of {workers.cpus:g} cores"
 
 
