@@ -18,10 +18,14 @@ WATCH_SECONDS = 1.0
 Result = TypeVar("Result")
 
 
-def said_while_waiting(results: Iterable[Result]) -> Generator[Result, None, None]:
+def said_while_waiting(results: Iterable[Result], *, left: object = "") -> Generator[Result, None, None]:
     """What workers give, and every SILENT_SECONDS a word on what the cluster is doing, as long as the next of it does not come.
 
     While whoever takes a result is busy with it, with a commit say, nobody waits.
+
+    Args:
+        results: what workers give.
+        left: says, as a string, what is still to come.
     """
     since: float | None = None
     said, is_first = 0.0, True
@@ -31,7 +35,8 @@ def said_while_waiting(results: Iterable[Result]) -> Generator[Result, None, Non
         now, began = time.monotonic(), since
         if began is not None and now - max(said, began) >= SILENT_SECONDS:
             said = now
-            say(f"nothing from the workers for {readable_seconds(now - began)}: {_state(is_first)}")
+            state = "; ".join(filter(None, (_state(is_first), str(left))))
+            say(f"nothing from the workers for {readable_seconds(now - began)}: {state}")
 
     upcoming = iter(results)
     with repeated(watch, WATCH_SECONDS, name="waiting"):

@@ -51,10 +51,11 @@ class Lake:
     reference: pl.DataFrame
 
     @classmethod
-    def make(cls, bucket: str) -> "Lake":
+    def make(cls, bucket: str, instead: Mapping[int, bytes] | None = None) -> "Lake":
+        """A lake of IMAGES small photos, or by their numbers of others instead."""
         store, photos = open_store(bucket), [photo(number, (32, 24)) for number in range(50)]
         for number in range(IMAGES):
-            store.write(f"{bucket}/photos/{number:05d}.jpg", photos[number % 50])
+            store.write(f"{bucket}/photos/{number:05d}.jpg", (instead or {}).get(number, photos[number % 50]))
         lake = cls(bucket, pl.DataFrame())
         result_of(tlray(*lake.arguments("reference"), "--local"))
         return cls(bucket, lake.rows("reference"))

@@ -1,4 +1,4 @@
-"""`tlray extract` on nodes that run full: memory, object store, and the disk that it spills to."""
+"""`tlray extract` on nodes that run full: memory, object store, the disk that it spills to, and /dev/shm."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import use_server
-from tests.extraction.on_ray.faulty import IMAGES, Lake, Way, started, stray_lines
+from tests.extraction.on_ray.faulty import HEALTH, IMAGES, Lake, Way, started, stray_lines
 from tests.extraction.on_ray.surroundings import ToldMemory, fill, tmpfs, why_no_mounts, with_mounts
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
@@ -108,3 +108,21 @@ def test_a_full_disk_below_a_full_object_store_is_named_and_else_it_spills(
             assert sum(path.stat().st_size for path in inside.rglob("*") if path.is_file()) > 2**20
     assert not stray_lines(command.said)
     lake.assert_exact("spilled")
+
+
+def test_a_node_whose_shared_memory_is_full_is_done_without(lake: Lake, way: Way, env: dict[str, str], tmp_path: Path) -> None:
+    """Of its own, as pixels go through it where encoders have GPUs; once another node is there, that one does all again."""
+    way.photo_seconds = 1  # nothing is decoded before it is full, as what Ray has had of it once it has for good
+    with (
+        RayCluster(tmp_path, cpus=0, gpus=1, env=HEALTH | env, object_store_bytes=STORE_BYTES) as cluster,
+        cluster.node(1, within=with_mounts(tmpfs("/dev/shm", 100))) as node,
+        started(lake.arguments("shm"), env | cluster.env, tmp_path / "driver") as command,
+    ):
+        command.until(lambda: "400 to embed in" in command.said)
+        fill(node.pid, "/dev/shm")
+        way.photo_seconds = 0
+        command.until(lambda: "/dev/shm was full there" in command.said and "a node has left: " in command.said)
+        with cluster.node(1):
+            assert command.result()["ok"] == IMAGES
+    assert not stray_lines(command.said)
+    lake.assert_exact("shm")

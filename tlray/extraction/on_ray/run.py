@@ -14,9 +14,10 @@ import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 
 from tlray.config.commands.extraction import Engine
-from tlray.errors import GO_ON, StorageError, first_line
+from tlray.errors import GO_ON, StorageError
 from tlray.extraction.on_ray.cluster import Cluster, Workers
 from tlray.extraction.on_ray.encoder_actor import EncoderActor
+from tlray.extraction.on_ray.left import Left
 from tlray.extraction.on_ray.needs import Needs
 from tlray.extraction.on_ray.tasks import decode, pieces_of, unit_rows, write
 from tlray.extraction.on_ray.unit_actor import UnitActor
@@ -25,6 +26,7 @@ from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.unit_worker import THREADS_AHEAD
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.table.table import Table
+from tlray.progress import readable_seconds
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.waiting import said_while_waiting
 
@@ -69,13 +71,20 @@ def run_on_ray(plan: Plan, orders: "_Orders", cluster: Cluster) -> Generator[Pie
         ConfigError: a node that has joined runs other code.
         StorageError: workers failed in another way, for longer than Ray's retries, or made no progress for too long.
     """
+    left = Left(plan.units)
     try:
-        with unwrapped(), closing(said_while_waiting(_batches(plan, orders, cluster))) as arriving:
+        with unwrapped(), closing(said_while_waiting(_batches(plan, orders, cluster), left=left)) as arriving:
             for batch in arriving:
                 assert isinstance(batch, pa.Table)
-                yield from pieces_of(batch)
+                for piece in pieces_of(batch):
+                    left.take(piece)
+                    yield piece
     except ExecutionTimeoutError as error:  # which is none of Ray's own errors
-        raise StorageError(f"the workers made no progress: {first_line(error)}; look at the cluster, then {GO_ON}") from error
+        seconds = ray.data.DataContext.get_current().execution_no_progress_timeout_s
+        raise StorageError(
+            f"nothing came from the workers for {readable_seconds(seconds)}: {left}. Look at the cluster; where workers die "
+            f"again and again, an image may need more memory than they have (source.max_image_pixels limits it); {GO_ON}"
+        ) from error
     except StorageError:
         cluster.require_same_code()  # on a node with other code anything may fail, and say anything
         raise
