@@ -63,7 +63,7 @@ class TuningEncoder:
         return features, seconds
 
     def _tune(self) -> None:
-        if not self._cache.path.exists():
+        if not self._cache.is_made:
             if self._timed_images < SAMPLE_IMAGES or not pays(self._left, self._timed_seconds / self._timed_images):
                 return
             backbone = load_backbone(of_images(self._expected.recipe), local_copy)

@@ -4,6 +4,7 @@
 laid out as its kernels want them ("freezing"). What loads it needs neither the network's code nor its weights' file.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -33,7 +34,8 @@ COMPILE_GAIN = 0.15
 nothing is compiled: `tlray.models.encoder.network.packing` has what there is to gain on a CPU."""
 
 _COMPILE_ERRORS = (RuntimeError, AssertionError, AttributeError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
-"""What export and inductor raise for networks that they cannot compile and on machines without a C++ compiler."""
+"""What export and inductor raise for networks that they cannot compile and on machines without a C++ compiler, and a home
+folder in which nothing can be kept."""
 
 Outcome = Literal["made", "busy", "failed"]
 
@@ -67,16 +69,24 @@ class CompiledCache:
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
         self.path = (folder or cache_folder("compiled")) / f"{name}.pt2"
 
+    @property
+    def is_made(self) -> bool:
+        """Whether there is one; none is where this process may not look, as in a home folder of somebody else's."""
+        try:
+            return self.path.exists()
+        except OSError:
+            return False
+
     def load(self) -> Encoder | None:
         """The compiled encoder, if there is one; the caller checks it against the golden vectors."""
-        if not self.path.exists():
+        if not self.is_made:
             return None
         try:
             recipe, shapes = of_images(self._file.recipe), self._file.shapes
             return Encoder.of_forwards([_Compiled(self.path)], recipe, shapes, self._device, self._batch_size)
         except _COMPILE_ERRORS as error:
             _log.warning("%s cannot be loaded and is compiled anew where that pays: %s", self.path, first_line(error))
-            self.path.unlink(missing_ok=True)
+            self.drop()
             return None
 
     def compile(self, network: Network) -> Outcome:
@@ -90,23 +100,24 @@ class CompiledCache:
         """
         if isinstance(network.module, Tappable):
             return "failed"
-        with only_one(self.path.with_suffix(".lock")) as is_ours:
-            if not is_ours:
-                return "busy"
-            if self.path.exists():
-                return "made"
-            began = time.monotonic()
-            try:
+        try:
+            with only_one(self.path.with_suffix(".lock")) as is_ours:
+                if not is_ours:
+                    return "busy"
+                if self.is_made:
+                    return "made"
+                began = time.monotonic()
                 self._make(network)
-            except _COMPILE_ERRORS as error:
-                _log.warning("%s stays uncompiled: %s", self._file.recipe.backbone, first_line(error))
-                return "failed"
+        except _COMPILE_ERRORS as error:
+            _log.warning("%s stays uncompiled: %s", self._file.recipe.backbone, first_line(error))
+            return "failed"
         _log.info("compiled %s in %.0f s: %s", self._file.recipe.backbone, time.monotonic() - began, self.path)
         return "made"
 
     def drop(self) -> None:
-        """Remove one that does not compute the table's numbers."""
-        self.path.unlink(missing_ok=True)
+        """Remove one that does not compute the table's numbers, where this process may."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def _make(self, network: Network) -> None:
         shape_BHWC = (self._batch_size, *of_images(self._file.recipe).preprocessing.crop, 3)
