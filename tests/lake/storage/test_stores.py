@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import forget_aws
 from tests.factories import make_recipe_file
 from tests.photos import RECIPE, error_of, photo, result_of, tlray
+from tlray.config import ShowConfig
 from tlray.config.sections.stores import access_of, store_access, stores_in_use, using
 from tlray.demo.s3_server import S3Server
 from tlray.errors import AccessError, ConfigError
@@ -208,3 +209,10 @@ def test_what_is_wrong_is_said(text: str, said: str) -> None:
         store_access(text)
     assert said in str(caught.value)
     assert said in error_of(tlray("show", "s3://lake/t", "--stores", text))
+
+
+def test_a_prefix_that_is_reached_in_two_ways_is_refused() -> None:
+    said = error_of(tlray("show", "s3://lake/t", "--stores", "s3://lake profile=a", "s3://lake/ profile=b"))
+    assert "s3://lake/ is given twice, in two ways" in said
+    for same in ("s3://lake profile=a", "s3://lake/ profile=a", "s3://lake/t profile=b"):
+        assert ShowConfig(table="s3://lake/t", stores=("s3://lake/ profile=a", same)).stores[1] == same

@@ -94,8 +94,10 @@ class WithStores(Section):
     @field_validator("stores")
     @classmethod
     def _are_read(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        for text in texts:
-            store_access(text)
+        said: dict[str, StoreAccess] = {}
+        for access in map(store_access, texts):
+            if said.setdefault(access.prefix, access) != access:
+                raise ValueError(f"{access.prefix} is given twice, in two ways; say once how it is reached")
         return texts
 
 
