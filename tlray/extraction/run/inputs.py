@@ -1,12 +1,12 @@
 """What a run starts from: a source, a table and a network, each opened and checked against the others before any work."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tlray.columns.column import Column
 from tlray.config import SourceConfig
-from tlray.errors import ConfigError, SourceError
+from tlray.errors import ConcurrentWriteError, ConfigError, SourceError
 from tlray.extraction.run.workplace import Workplace
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.place.occupant import require_new_table_place
@@ -87,6 +87,23 @@ class Inputs:
                 "these are not read again; extract to a new table to have values for all"
             )
         return inputs
+
+    def as_now(self) -> "Inputs":
+        """The same with the table as it is when nobody else writes to it any more: it was looked at before that.
+
+        Raises:
+            RecipeMismatchError: another run has made one of another recipe meanwhile.
+            ConcurrentWriteError: it is gone, or has columns of other types by now.
+        """
+        table, recipe = Table.open_or_none(self.table_uri), self.target.backbone.recipe
+        if table is not None:
+            check_recipe(table.recipe_file, recipe, self.table_uri, output=self.target.output)
+        types = {column.name: column.type for column in (table.carried if table else ())}
+        others = [column.name for column in self.source.columns if types.get(column.name, column.type) != column.type]
+        if others or (table is None and self.table is not None):
+            changed = f"got {', '.join(others)} with other types" if others else "was removed"
+            raise ConcurrentWriteError(f"{self.table_uri} {changed} while this run began; run the same command again")
+        return replace(self, table=table, read_spec=_read_spec(self.source, table, recipe))
 
     @property
     def late_columns(self) -> list[str]:

@@ -113,7 +113,7 @@ class Run:
         lease: Lease,
         deadline: Deadline | None,
     ) -> None:
-        self._inputs = inputs
+        self._inputs = inputs.as_now()  # as nobody else writes to the table now
         self._config = config
         self._workplace = workplace
         self._totals = totals
@@ -121,7 +121,7 @@ class Run:
         self._lease = lease
         self._deadline = deadline
         self._engine: Engine | None = None
-        self._found = Table.open_or_none(inputs.table_uri)  # as it is now that nobody else writes to it
+        self._found = self._inputs.table
 
     @classmethod
     @contextlib.contextmanager
