@@ -1,6 +1,8 @@
 """What this process has of its machine: memory, a clock, and threads beside its own."""
 
+import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +11,9 @@ from contextlib import contextmanager
 _MEMORY_FRACTION = 0.5
 """The share of the machine's memory that an index, vectors or images may take by default; the rest is for the network and the
 system."""
+
+_PR_SET_TIMERSLACK = 29
+"""Number of prctl's operation in Linux's prctl.h."""
 
 
 def memory_budget_bytes() -> int:
@@ -43,3 +48,25 @@ def repeated(work: Callable[[], object], seconds: float, *, name: str) -> Iterat
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def late_timers(seconds: float) -> Iterator[None]:
+    """Let what this thread waits for with a time limit, and threads that it starts meanwhile, end so much later (Linux alone).
+
+    The kernel then wakes them together with others; what is waited for without a limit, or comes before it, is not late. See
+    PR_SET_TIMERSLACK in prctl(2).
+
+    Args:
+        seconds: at most.
+    """
+    _set_timer_slack(int(seconds * 1e9))
+    try:
+        yield
+    finally:
+        _set_timer_slack(0)  # the thread's default
+
+
+def _set_timer_slack(nanoseconds: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(nanoseconds))

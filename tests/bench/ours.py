@@ -21,6 +21,7 @@ from tlray.config import ExtractConfig, SourceConfig
 from tlray.extraction.extract import extract_command
 from tlray.lake.image.decode import decode_image
 from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.golden import open_encoder
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.recipe import Preprocessing
 
@@ -41,6 +42,7 @@ def tlray(job: Job, *, local: bool) -> dict[str, Any]:
         "own_images_per_second": result["images_per_second"],
         "write_and_commit_share": write_and_commit_share(result["stages"]),
         "bottleneck": result["bottleneck"],
+        "computed_by": " and ".join(result["computed_by"]),
     }
 
 
@@ -89,17 +91,18 @@ def _decode_rate(paths: list[str], *, preprocessing: Preprocessing, seconds: flo
 
 
 def encode(job: Job) -> dict[str, Any]:
-    """Our encoder alone, on all cores or the accelerator, from decoded images in memory."""
+    """Our encoder alone, on all cores or the accelerator, from decoded images in memory; by the engine that `tlray` takes."""
     keep_freed_memory()
     backbone = load(job)
-    encoder = Encoder(backbone, lanes=os.cpu_count())
+    encoder = open_encoder(backbone, lanes=os.cpu_count(), engine="auto", images=len(job.paths))
+    assert isinstance(encoder, Encoder)
     paths = job.paths[: max(ENCODE_IMAGES, 2 * encoder.batch_size)]
     images = [
         decode_image(path.read_bytes(), backbone.recipe.preprocessing, max_pixels=MAX_PIXELS).pixels_HWC for path in paths
     ]
     images_BHWC = np.stack(images)
     rate = repeated_rate(lambda: encoder.encode(images_BHWC), len(images_BHWC), job.seconds)
-    return {"images_per_second": rate, "gpus": gpus()}
+    return {"images_per_second": rate, "gpus": gpus(), "computed_by": encoder.computed_by}
 
 
 ENGINES: dict[str, Callable[[Job], dict[str, Any]]] = {

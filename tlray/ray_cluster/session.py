@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import ray.exceptions
+from ray._private import worker as ray_worker
 
 from tlray.config.sections.stores import stores_in_use, use_stores
 from tlray.errors import ConfigError
@@ -23,6 +24,15 @@ from tlray.ray_cluster.same_code import check_nodes
 from tlray.ray_cluster.watch import said_if_gone
 
 _LEVEL = "RAY_BACKEND_LOG_LEVEL"
+
+_UNSEEN = {
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
+}
+"""Ends what all processes of a cluster report of themselves and of each task, the last one but for once an hour: one of our own
+has no dashboard to show it, and its driver serves a run's metrics itself. A quarter of what Ray takes (docs/benchmarks.md)."""
 
 
 @contextmanager
@@ -63,9 +73,11 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
 
         own["runtime_env"] = {"worker_process_setup_hook": tell_worker}
     try:
-        with _environment({**_quiet(), **(workers_env or {} if is_own else {})}), _without_advice():
+        with _environment({**_settings(is_own), **(workers_env or {} if is_own else {})}), _without_advice():
             # What workers print stays in Ray's own logs: their errors come to us as errors, and the rest alarms for nothing.
             ray.init(logging_level=logging.WARNING, log_to_driver=False, **own)
+            if is_own:  # nobody hears the one that reads these logs ten times a second, and Ray has no setting for it
+                ray_worker._global_node.kill_log_monitor(check_alive=False)  # type: ignore[attr-defined]
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cannot join or start a Ray cluster: {' '.join(str(error).split())}; check RAY_ADDRESS "
@@ -82,12 +94,14 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _quiet() -> dict[str, str]:
-    """Ray's core prints to stderr, from errors on, and one that is none with each pool of Ray Data (ray-project/ray 53727).
+def _settings(is_own: bool) -> dict[str, str]:
+    """Environment variables by which Ray is set, but for those that the user has set.
 
-    Its actors here load all that they need by themselves. What really fails comes as a Python error.
+    Ray's core prints to stderr, from errors on, and one that is none with each pool of Ray Data (ray-project/ray 53727). Its
+    actors here load all that they need by themselves. What really fails comes as a Python error.
     """
-    return {} if _LEVEL in os.environ else {_LEVEL: "fatal"}
+    ours = {_LEVEL: "fatal", **(_UNSEEN if is_own else {})}
+    return {name: value for name, value in ours.items() if name not in os.environ}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Without GPUs, actors take a unit from its listing to its parts; with GPUs, tasks
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,12 +26,17 @@ from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.unit_worker import THREADS_AHEAD
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.table.table import Table
+from tlray.machine import late_timers
 from tlray.progress import readable_seconds
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.waiting import said_while_waiting
 
 WRITE_CPUS = 0.25
 """A write task mostly waits for the store."""
+
+LATE_SECONDS = 0.1
+"""By which a driver may be late to see that a whole unit, a work of seconds, has ended: Ray Data has a thread that looks for
+results a hundred times a second. A driver of stages may not, as their workers have nothing to do until it has seen it."""
 
 
 def engine_on_ray(
@@ -97,7 +102,8 @@ def _batches(plan: Plan, orders: "_Orders", cluster: Cluster) -> Iterator[Any]:
     units = ray.data.from_blocks(unit_rows(plan.units))  # `from_arrow` would start a task for each
     work = _in_stages if workers.gpus else _in_whole_units
     written = work(units, workers, orders, images_each=plan.about_images // workers.actors)
-    yield from written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    with nullcontext() if workers.gpus else late_timers(LATE_SECONDS):
+        yield from written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 @dataclass(frozen=True)
