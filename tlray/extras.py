@@ -27,3 +27,8 @@ def require(extra: str, *modules: str, what: str) -> None:
             f"{what} needs packages that are not installed: pip install {' '.join(missing)}; or install tlray with its extra "
             f"[{extra}]"
         )
+
+
+def require_int8() -> None:
+    """Import what networks at int8 are computed with; see `require`."""
+    require("onnx", "onnxruntime", "onnx", "onnxscript", what="recipe.precision.compute int8")

@@ -73,6 +73,11 @@ def bring_up_to_date(
         Workplace(config.local, stop or Stop(), gpus=config.gpus, most=config.max_workers) as workplace,
     ):
         inputs = Inputs.open(config.source, to_uri(table), make_target, workplace, is_dry_run=config.dry_run)
+        if inputs.target.backbone.recipe.precision.compute == "int8":
+            from tlray.models.encoder.int8.encoder import check_place  # imports torch
+
+            check_place(inputs.target.backbone.recipe, engine=config.engine)
+            workplace.stay_on_cores()
         if config.dry_run:
             from tlray.extraction.plan.estimate import estimate_seconds  # imports torch
 

@@ -55,8 +55,8 @@ class Target:
             RecipeMismatchError: another recipe or model is there already.
             BackboneError: the network's features are not finite.
         """
+        file = self.known or make_recipe_file(self.backbone)  # first, as a network may be refused
         if self.output is not None and self.output.head is not None:
             assert self.head is not None
             open_store(uri).write(join(uri, self.output.head.name), self.head, if_absent=True)
-        file = self.known or make_recipe_file(self.backbone)
         return Table.create(uri, file.model_copy(update={"output": self.output}))

@@ -142,11 +142,13 @@ def _known(model: "Model", recipe: AnyRecipe) -> RecipeFile | None:
         return None
     column = there.recipe.columns[model.card.tap]
     (name,) = recipe.columns.values()
+    rounding = there.quantization
     changes = {
         "recipe_id": recipe.recipe_id,
         "recipe": recipe,
         "shapes": {name: there.shapes[column]},
         "golden": {name: there.golden[column]},
+        "quantization": rounding and rounding.model_copy(update={"golden": {name: rounding.golden[column]}}),
     }
     return there.model_copy(update=changes)
 

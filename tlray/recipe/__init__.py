@@ -17,6 +17,7 @@ from tlray.recipe.images import (
     Preprocessing,
     Recipe,
 )
+from tlray.recipe.quantization import Quantization, Ranges, digest_of
 from tlray.recipe.texts import (
     CUT_FRACTION,
     TEXT_LIBRARIES,
@@ -52,6 +53,8 @@ __all__ = [
     "Pool",
     "Precision",
     "Preprocessing",
+    "Quantization",
+    "Ranges",
     "Recipe",
     "RecipeFile",
     "Split",
@@ -61,6 +64,7 @@ __all__ = [
     "TextRecipe",
     "Tokens",
     "check_golden",
+    "digest_of",
     "golden_images",
     "golden_texts",
     "is_of_texts",

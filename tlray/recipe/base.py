@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Compute = Literal["fp32", "bf16", "fp16"]
+Compute = Literal["fp32", "bf16", "fp16", "int8"]
 Storage = Literal["full", "half"]
 
 NORM_FLOOR = 1e-12
@@ -23,7 +23,9 @@ class Strict(BaseModel):
 class Precision(Strict):
     """Number formats: `compute` on the device, `storage` in the table (half keeps 10 mantissa bits of float32)."""
 
-    compute: Compute = Field("bf16", description="number format in which the network computes; of texts fp32 if not given")
+    compute: Compute = Field(
+        "bf16", description="number format in which the network computes, int8 on CPUs alone; of texts fp32 if not given"
+    )
     storage: Storage = Field("half", description="of stored vectors: half keeps 10 mantissa bits, full all 23")
 
 

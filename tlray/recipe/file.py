@@ -9,6 +9,7 @@ from tlray.errors import RecipeMismatchError
 from tlray.predictor import Output
 from tlray.recipe.base import Strict
 from tlray.recipe.images import Recipe
+from tlray.recipe.quantization import Quantization
 from tlray.recipe.texts import TextRecipe
 
 _KINDS = ("images", "texts")
@@ -48,8 +49,9 @@ class RecipeFile(Strict):
         golden: per column, the fp32 embeddings of the golden images or texts, B rows of D floats.
         golden_text: the fp32 vectors of the golden texts, where the network has a text tower and a column shares its space.
         golden_inputs: of a table of texts, the texts that `golden` are the embeddings of.
-        exact_below: at 16 bits, so many of the first layers stay at fp32; chosen when the table is made, so that all workers
-            of all runs compute alike.
+        exact_below: at 16 bits and at int8, so many of the first layers stay at fp32; chosen when the table is made, so that
+            all workers of all runs compute alike.
+        quantization: at int8, how the others are rounded; likewise.
         output: what a table of predictions holds in place of embeddings; None for a table of embeddings.
         notes: what was assumed, left out or changed when the network's weights were read; for people.
         made_with: versions of the packages that computed `golden`.
@@ -62,6 +64,7 @@ class RecipeFile(Strict):
     golden_text: list[list[float]] | None = Field(None, exclude_if=lambda rows: rows is None)
     golden_inputs: tuple[str, ...] = Field((), exclude_if=lambda texts: not texts)
     exact_below: int = Field(0, ge=0)
+    quantization: Quantization | None = Field(None, exclude_if=lambda found: found is None)
     output: Output | None = None
     notes: tuple[str, ...] = Field((), exclude_if=lambda notes: not notes)
     made_with: dict[str, str]
@@ -70,6 +73,11 @@ class RecipeFile(Strict):
     def table_id(self) -> str:
         """What a table belongs to and its parts are marked with: the recipe, or the model that makes predictions."""
         return self.output.model_id(self.recipe_id) if self.output else self.recipe_id
+
+    @property
+    def reference(self) -> dict[str, list[list[float]]]:
+        """What machines are held against: the golden vectors at int8 of a table that is computed so, else those at fp32."""
+        return self.golden if self.quantization is None else self.quantization.golden
 
     def with_weights(self, weights: str) -> "RecipeFile":
         """The same with its weights at another place: they may have moved since the table was made."""
@@ -106,6 +114,11 @@ class RecipeFile(Strict):
                 f"{uri} is not a recipe of this version of tlray ({where}: {first['msg']}); "
                 "use the version that made it, or extract to a new table"
             ) from error
+        if (document.recipe.precision.compute == "int8") != (document.quantization is not None):
+            raise RecipeMismatchError(
+                f"{uri} was edited: recipes at int8, and these alone, have a quantization; "
+                "restore the file, or extract to a new table"
+            )
         if document.recipe_id != document.recipe.recipe_id:
             raise RecipeMismatchError(
                 f"{uri} was edited: its recipe_id is {document.recipe_id[:12]}, but its recipe's fingerprint is "

@@ -55,7 +55,9 @@ class Placement:
             GoldenMismatchError: it computes others.
         """
         from tlray.models.encoder.golden import make_encoder, open_encoder  # imports torch
+        from tlray.models.encoder.int8.encoder import check_place
 
+        check_place(backbone.recipe, engine=self.engine, device=self.device)
         where: dict[str, Any] = {
             "device": self.device,
             "batch_size": self.batch_size,

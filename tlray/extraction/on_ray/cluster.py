@@ -100,6 +100,10 @@ class Cluster:
         self._on_gpus, self._most = on_gpus, most or float("inf")
         self._waiting = 0
 
+    def stay_on_cores(self) -> None:
+        """Leave its GPUs alone."""
+        self._on_gpus = False
+
     @property
     def workers(self) -> Workers:
         """Those that the nodes of the moment have room for."""

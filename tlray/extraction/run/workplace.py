@@ -67,6 +67,18 @@ class Workplace:
         """Whether the work is done on a cluster that was there before this run."""
         return not self._local and (has_joined() or not starts_own())
 
+    def stay_on_cores(self) -> None:
+        """Embed on cores, also where a cluster has GPUs, as they cannot compute the recipe.
+
+        Raises:
+            ConfigError: GPUs were asked for.
+        """
+        if self._gpus:
+            raise ConfigError("gpus is true, but recipe.precision.compute int8 is computed on CPUs; leave it out, or use bf16")
+        self._gpus = False
+        if (joined := self.__dict__.get("_cluster")) is not None:
+            joined.stay_on_cores()
+
     @property
     def is_here(self) -> bool:
         """Whether units are worked on in this process."""

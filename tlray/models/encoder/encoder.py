@@ -70,7 +70,7 @@ class Encoder:
         trial: what a trial on this machine found, where one chose the engine.
 
     Raises:
-        ConfigError: there is no such device, or a batch size under 1.
+        ConfigError: there is no such device, a batch size under 1, or a recipe at int8 (see `tlray.models.encoder.int8`).
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class Encoder:
         recipe = backbone.recipe
         chosen = choose_device(device)
         check_batch_size(batch_size)
+        if recipe.precision.compute == "int8":
+            raise ConfigError(f"torch does not compute {recipe.backbone} at int8; use recipe.precision.compute fp32 or bf16")
         compute = settle_compute(chosen, recipe.precision.compute)
         if exact_below is None:
             exact_below = 0 if compute == "fp32" else choose_exact_below(backbone, chosen)

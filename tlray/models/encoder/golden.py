@@ -10,15 +10,18 @@ import torch
 
 from tlray.config.commands.extraction import Engine
 from tlray.errors import BackboneError, ConfigError, GoldenMismatchError
+from tlray.extras import require_int8
 from tlray.models.backbones.any_backbone import AnyBackbone, load_any_backbone
+from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder, at_fp32
 from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
+from tlray.models.encoder.int8.encoder import open_int8_encoder
 from tlray.models.encoder.network.exactness import choose_exact_below
 from tlray.models.encoder.text import TextEncoder, golden_text_of
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.texts.text_model import TextBackbone
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import RecipeFile, TextRecipe, check_golden, golden_images
+from tlray.recipe import Quantization, RecipeFile, TextRecipe, check_golden, golden_images
 
 AnyEncoder = Encoder | TextRowEncoder
 """Of images or of texts; both give the columns of a table, and turns on the cores."""
@@ -47,10 +50,7 @@ def make_recipe_file(backbone: AnyBackbone, text_encoder: TextEncoder | None = N
     for column, features_BD in golden.items():
         if not np.isfinite(features_BD).all():
             raise BackboneError(f"{recipe.backbone} gives {column} that is not finite; use other weights or another layer")
-    try:
-        exact_below = choose_exact_below(backbone, torch.device("cpu"))
-    except ConfigError:  # not every CPU computes at 16 bits what the workers' devices do
-        exact_below = 0
+    quantization, exact_below = _rounding_of(backbone)
     return RecipeFile(
         recipe_id=recipe.recipe_id,
         recipe=recipe,
@@ -58,9 +58,23 @@ def make_recipe_file(backbone: AnyBackbone, text_encoder: TextEncoder | None = N
         golden={column: features_BD.tolist() for column, features_BD in golden.items()},
         golden_text=golden_text_of(backbone, text_encoder),
         exact_below=exact_below,
+        quantization=quantization,
         notes=backbone.notes,
-        made_with=_versions([*_PACKAGES, *backbone.packages]),
+        made_with=_versions([*_PACKAGES, *backbone.packages, *([] if quantization is None else ["onnxruntime", "onnxscript"])]),
     )
+
+
+def _rounding_of(backbone: Backbone) -> tuple[Quantization | None, int]:
+    """What a new table keeps of how its network is rounded: the quantization at int8, and the layers that stay at fp32."""
+    if backbone.recipe.precision.compute == "int8":
+        require_int8()
+        from tlray.models.encoder.int8.calibration import calibrate  # needs an extra
+
+        return calibrate(backbone)
+    try:
+        return None, choose_exact_below(backbone, torch.device("cpu"))
+    except ConfigError:  # not every CPU computes at 16 bits what the workers' devices do
+        return None, 0
 
 
 def make_encoder(
@@ -94,10 +108,16 @@ def make_encoder(
     """
     backbone = backbone or load_any_backbone(expected.recipe, fetch)
     opened = partial(
-        open_encoder, backbone, device=device, batch_size=batch_size, exact_below=expected.exact_below, lanes=lanes
+        open_encoder,
+        backbone,
+        device=device,
+        batch_size=batch_size,
+        exact_below=expected.exact_below,
+        lanes=lanes,
+        quantization=expected.quantization,
     )
     encoder = opened(engine=engine, images=images)
-    if isinstance(encoder, Encoder) and encoder.engine != "torch":
+    if isinstance(encoder, Encoder) and encoder.engine != "torch" and expected.quantization is None:
         try:
             check_encoder(encoder, expected, where=f"{encoder.engine} in {where}")
         except GoldenMismatchError as error:
@@ -116,10 +136,13 @@ def open_encoder(
     lanes: int | None = None,
     engine: Engine = "torch",
     images: int = 0,
+    quantization: Quantization | None = None,
 ) -> AnyEncoder:
-    """The encoder of a backbone of images or of texts; see `Wanted` and `TextRowEncoder`."""
+    """The encoder of a backbone of images or of texts; see `Wanted`, `open_int8_encoder` and `TextRowEncoder`."""
     if isinstance(backbone, TextBackbone):
         return TextRowEncoder(backbone, device=device, batch_size=batch_size, lanes=lanes)
+    if backbone.recipe.precision.compute == "int8":
+        return open_int8_encoder(backbone, quantization, exact_below or 0, device=device, lanes=lanes)
     return open_image_encoder(backbone, Wanted(engine, device, batch_size, exact_below, lanes, images))
 
 

@@ -14,6 +14,7 @@ from tlray.models.process.shared_change import SharedChange
 from tlray.recipe import Compute
 
 DTYPES: dict[Compute, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of what torch computes itself; int8 is not among it (`tlray.models.encoder.int8`)."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def computes_as(device: torch.device, compute: Compute) -> Compute:
-    """The number format in which a device computes what is asked for: fp32 where it has no arithmetic for that one.
+    """The number format in which a device computes what is asked for: fp32 where it has no arithmetic for that one of 16 bits.
 
     Torch would emulate it there, which takes dozens of times as long on a CPU (docs/benchmarks.md). The numbers of fp32 are
     closer to what 16 bits stand for than any rounding of theirs.
@@ -44,7 +45,7 @@ def computes_as(device: torch.device, compute: Compute) -> Compute:
         device: that computes.
         compute: of the recipe.
     """
-    has_arithmetic = {"fp32": lambda _: True, "bf16": _has_bf16, "fp16": _has_fp16}
+    has_arithmetic = {"fp32": lambda _: True, "int8": lambda _: True, "bf16": _has_bf16, "fp16": _has_fp16}
     return compute if has_arithmetic[compute](device) else "fp32"
 
 
@@ -110,7 +111,7 @@ def on_one_core() -> None:
 
 def autocast(device: torch.device, compute: Compute) -> torch.autocast:
     """The part of `precision` that belongs to a thread."""
-    reduced = compute != "fp32"
+    reduced = compute in ("bf16", "fp16")
     return torch.autocast(device.type, dtype=DTYPES[compute] if reduced else torch.bfloat16, enabled=reduced)
 
 

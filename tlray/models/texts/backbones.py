@@ -187,6 +187,8 @@ def _precision(config: RecipeConfig, *, only_fp32: bool) -> Precision:
     """
     given = config.precision
     compute = given.compute if "compute" in given.model_fields_set else "fp32"
+    if compute == "int8":
+        raise ConfigError("recipe.precision.compute is int8, which is for networks of images; give fp32 or bf16")
     if only_fp32 and compute != "fp32":
         raise ConfigError(
             f"recipe.precision.compute is {compute}, but {config.backbone} only adds vectors, at fp32; leave it out"

@@ -7,8 +7,7 @@ import numpy as np
 from tlray.lake.image.decode import decode_image
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones.images import load_backbone
-from tlray.models.encoder.encoder import Encoder
-from tlray.models.encoder.golden import check_encoder
+from tlray.models.encoder.golden import check_encoder, open_encoder
 from tlray.recipe import RecipeFile, of_images
 
 MAX_IMAGE_PIXELS = 256_000_000
@@ -36,7 +35,13 @@ class QueryEncoder:
         self._column = column
         self._max_image_pixels = max_image_pixels
         backbone = load_backbone(self._recipe, local_copy)
-        self._encoder = Encoder(backbone, batch_size=1, exact_below=recipe_file.exact_below, lanes=lanes)
+        self._encoder = open_encoder(
+            backbone,
+            batch_size=1,
+            exact_below=recipe_file.exact_below,
+            lanes=lanes,
+            quantization=recipe_file.quantization,
+        )
         with self._encoder.turn():
             check_encoder(self._encoder, recipe_file, where="this machine")
 

@@ -50,6 +50,11 @@ class NetworkTraining:
         backbone = resolve_backbone(_recipe_config(config, table), local_copy)
         if backbone.fixed:
             raise ConfigError(f"{backbone.recipe.backbone} cannot be trained: {backbone.fixed}; train a head (without network)")
+        if backbone.recipe.precision.compute == "int8":
+            raise ConfigError(
+                "recipe.precision.compute is int8, and a network that is trained is not calibrated; give a recipe at bf16 or "
+                "fp32, or train a head (without network)"
+            )
         check_preprocessing(backbone.recipe.preprocessing)
         if table is not None:  # made by an older rule from bytes to pixels, perhaps
             backbone = replace(backbone, recipe=backbone.recipe.under_rule_of(table.recipe_file.recipe))

@@ -17,7 +17,7 @@ from tlray.models.encoder.network.network import Network
 from tlray.models.libraries.onnx.sessions import RUN_ERRORS, new_session, reason_of
 from tlray.recipe import Compute
 
-_INPUT = "images"
+INPUT = "images"
 
 
 class OnnxForward:
@@ -33,7 +33,7 @@ class OnnxForward:
     def __call__(self, images_BHWC: Tensor) -> Sequence[Tensor]:
         """Compute the outputs of one batch."""
         try:
-            found = self._session.run(None, {_INPUT: images_BHWC.numpy()})
+            found = self._session.run(None, {INPUT: images_BHWC.numpy()})
         except RUN_ERRORS as error:
             raise RuntimeError(reason_of(error)) from error
         return [torch.from_numpy(features_BD) for features_BD in found]
@@ -66,7 +66,7 @@ class OnnxRuntime:
     def convert(self, network: Network, example_BHWC: Tensor) -> OnnxGraph:
         """Convert a network of fp32 for as many images as the example has."""
         try:
-            return OnnxGraph(export(network.again().eval(), example_BHWC, _INPUT).SerializeToString())
+            return OnnxGraph(export(network.again().eval(), example_BHWC, INPUT).SerializeToString())
         except ProtobufError as error:  # a document of more than 2 GB
             raise RuntimeError(first_line(error)) from error
 
