@@ -229,7 +229,7 @@ def test_what_is_no_image_is_refused(given: Any, expected: str, encoder: tlray.E
         ({}, "expected one of backbone .* and table .*, given neither"),
         ({"backbone": "a", "table": "t"}, "given both"),
         ({"backbone": "a", "bakbone": "b"}, "unknown key bakbone; did you mean backbone"),
-        ({"backbone": "a", "compute": "fp8"}, "precision.compute: expected one of fp32, bf16, fp16, given 'fp8'"),
+        ({"backbone": "a", "compute": "fp8"}, "precision.compute: expected one of fp32, bf16, fp16, int8, given 'fp8'"),
         ({"backbone": "a", "crop": "large"}, "preprocessing.crop: expected a whole number or two whole numbers, given 'large'"),
         ({"backbone": "a", "compute": "fp32", "precision": {"compute": "bf16"}}, "precision.compute is given twice"),
         ({"backbone": 5}, "backbone: expected text, given 5"),
