@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import tlray.models.process.vision_libraries  # noqa: F401  # before any other module imports timm or torchvision, in its own way
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
-from tlray.extras import require_int8
 from tlray.models.backbones.preparation import given_by, override
 from tlray.models.layers.pooling import NO_TOKENS, Layout, Pooling
 from tlray.models.layers.taps import TapRunner, find_default_tap, find_layer, has_layer
@@ -21,7 +20,7 @@ from tlray.models.libraries.library import Library, Pretrained, Request
 from tlray.models.libraries.names import full_name, libraries_with, split_name
 from tlray.models.libraries.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import UNIT_SCALE, Precision, Preprocessing, Recipe, golden_images
+from tlray.recipe import UNIT_SCALE, Compute, Precision, Preprocessing, Recipe, golden_images
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ def resolve_backbone(config: RecipeConfig, fetch: FetchFile) -> Backbone:
         taps=_wanted_taps(config.taps, pretrained),
         pool=config.pool,
         normalize=config.normalize,
-        precision=_precision(config.precision, pretrained),
+        precision=_precision(config.precision, pretrained.compute),
         preprocessing=override(pretrained.preprocessing, given),
     )
     notes = (*_name_notes(config.backbone), *pretrained.notes, *_precision_notes(config.precision, pretrained))
@@ -192,15 +191,7 @@ def _wanted_taps(taps: tuple[str, ...], pretrained: Pretrained) -> tuple[str, ..
     return tuple(pretrained.default_tap if tap == PENULTIMATE else tap for tap in wanted)
 
 
-def _precision(wished: Precision, pretrained: Pretrained) -> Precision:
-    compute = pretrained.compute
-    if wished.compute == "int8":
-        if compute is not None:
-            raise ConfigError(
-                f"recipe.precision.compute is int8, but {pretrained.backbone} computes in the number formats of its own file; "
-                "leave it out"
-            )
-        require_int8()
+def _precision(wished: Precision, compute: Compute | None) -> Precision:
     return wished if compute is None else wished.model_copy(update={"compute": compute})
 
 

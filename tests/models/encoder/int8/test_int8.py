@@ -193,4 +193,4 @@ def test_where_int8_cannot_be_computed(backbone: Backbone, monkeypatch: pytest.M
         resolve_any_backbone(texts, Path)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match=r"compute int8 needs packages .* onnxscript; .* extra \[onnx\]"):
-        resolve("timm:test_resnet", "int8")
+        check_place(backbone.recipe)

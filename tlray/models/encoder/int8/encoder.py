@@ -28,10 +28,11 @@ def check_place(recipe: BaseRecipe, *, engine: Engine = "auto", device: str = "a
     """Refuse engines and devices that cannot compute a recipe at int8; other recipes pass.
 
     Raises:
-        ConfigError: another engine than onnxruntime is asked for, or another device than the CPU.
+        ConfigError: another engine than onnxruntime is asked for, or another device than the CPU; or the extra is not installed.
     """
     if recipe.precision.compute != "int8":
         return
+    require_int8()
     if engine not in ("auto", "onnxruntime"):
         raise ConfigError(f"recipe.precision.compute int8 is computed by onnxruntime, not by {engine}; leave engine out")
     if device != "auto" and choose_device(device) != _CPU:
@@ -60,11 +61,10 @@ def open_int8_encoder(
         folder: for what documents are kept in; default in the user's cache.
 
     Raises:
-        ConfigError: see `check_place` and `require_int8`; or the quantization is of another network.
+        ConfigError: see `check_place`; or the quantization is of another network.
         BackboneError: the network cannot be computed at int8.
     """
     check_place(backbone.recipe, device=device)
-    require_int8()
     # Extras, and slow to import.
     from tlray.models.encoder.engines.onnxruntime.runtime import OnnxRuntime
     from tlray.models.encoder.int8.calibration import calibrate
