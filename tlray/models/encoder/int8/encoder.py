@@ -28,7 +28,7 @@ def check_place(recipe: BaseRecipe, *, engine: Engine = "auto", device: str = "a
     """Refuse engines and devices that cannot compute a recipe at int8; other recipes pass.
 
     Raises:
-        ConfigError: another engine than onnxruntime is asked for, or another device than the CPU; or the extra is not installed.
+        ConfigError: another engine than onnxruntime is asked for, or another device than the CPU; or the extra is missing.
     """
     if recipe.precision.compute != "int8":
         return
