@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.engines.compiled import CompiledCache
 from tlray.models.encoder.golden import make_recipe_file

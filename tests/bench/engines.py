@@ -24,7 +24,8 @@ import torch
 from tests.bench import onnx
 from tests.bench.encoder import load, pictures, plain
 from tests.bench.harness import finish, rates_in_turn, ratio
-from tlray.models.backbones.images import Backbone, to_network_input
+from tlray.models.backbones.images import Backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
 from tlray.models.encoder.engines.openvino.imports import openvino
 from tlray.models.encoder.engines.openvino.model import convert_module

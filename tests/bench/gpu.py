@@ -26,7 +26,7 @@ from tests.bench import encoder as encoders
 from tests.bench.decode import with_tlray
 from tests.bench.harness import finish, rates_in_turn, ratio, repeated_rate
 from tests.bench.photos import photo_bytes
-from tlray.models.backbones.images import to_network_input
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.layers.heads import Head, HeadSpec
 from tlray.models.process.device import choose_device

@@ -25,7 +25,8 @@ from tests.bench.encoder import pictures
 from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
-from tlray.models.backbones.images import resolve_backbone, to_network_input
+from tlray.models.backbones.images import resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.recipe import Preprocessing

@@ -18,7 +18,8 @@ from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, GoldenMismatchError, RecipeMismatchError, WeightsError
 from tlray.lake.image.resize import apply_preprocessing
 from tlray.lake.table.recipe_check import check_recipe
-from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_encoder, make_recipe_file
 from tlray.models.libraries.library import Request

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tlray.config import PreprocessingConfig, RecipeConfig
-from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, golden_images
 

@@ -8,7 +8,8 @@ import torch
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import ConfigError
-from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input, to_network_input_of_graph
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, golden_images
 
@@ -57,6 +58,10 @@ def test_modes_of_keras(overrides: dict, oracle: object) -> None:
         found_BCHW.permute(0, 2, 3, 1), expected_BHWC, rtol=1e-6, atol=1e-6 * np.abs(expected_BHWC).max()
     )
     assert found_BCHW.dtype == torch.float32 and found_BCHW.is_contiguous(memory_format=torch.channels_last)
+    of_graph_BCHW = to_network_input_of_graph(torch.from_numpy(images_BHWC), preprocessing)
+    np.testing.assert_allclose(
+        of_graph_BCHW.permute(0, 2, 3, 1), expected_BHWC, rtol=1e-6, atol=1e-6 * np.abs(expected_BHWC).max()
+    )
 
 
 @pytest.mark.parametrize(("overrides", "oracle"), MODES, ids=("caffe", "tf", "torch"))

@@ -14,7 +14,7 @@ from tlray.extraction.extract import extract
 from tlray.lake.image.decode import decode_image
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
-from tlray.models.backbones.images import to_network_input
+from tlray.models.backbones.network_input import to_network_input
 from tlray.recipe import Preprocessing
 
 RECIPE = {

@@ -11,7 +11,8 @@ from PIL import Image
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.lake.image.resize import apply_preprocessing
-from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.libraries.names import _OURS, full_name
 from tlray.models.libraries.timm import Timm
 from tlray.models.libraries.torchvision import Torchvision

@@ -12,7 +12,8 @@ import torchvision
 from tlray.config import RecipeConfig
 from tlray.errors import ConfigError
 from tlray.models.backbones.classifier import own_classifier
-from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.libraries.timm import Timm
 from tlray.models.libraries.torchvision import Torchvision

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError
-from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.network.network import Network

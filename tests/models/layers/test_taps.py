@@ -12,7 +12,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from tlray.config import PreprocessingConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError
-from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.layers.pooling import Layout, Pooling
 from tlray.models.layers.taps import TapRunner, find_default_tap

@@ -14,7 +14,8 @@ from torch import nn
 from tests.models import oracles
 from tlray.errors import ConfigError, WeightsError
 from tlray.models.backbones.classifier import own_classifier
-from tlray.models.backbones.images import Backbone, load_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, load_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.recipe import RecipeFile, golden_images

@@ -1,6 +1,6 @@
 """Backbones: from what a user asks for to a full recipe and a module with weights, and back from the recipe on a worker.
 
-Shape legend: B images, H height, W width, C channels, R values of a row of pixels.
+Shape legend: B images, H height, W width, C channels.
 """
 
 import logging
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import tlray.models.process.vision_libraries  # noqa: F401  # before any other module imports timm or torchvision, in its own way
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.backbones.preparation import given_by, override
 from tlray.models.layers.pooling import NO_TOKENS, Layout, Pooling
 from tlray.models.layers.taps import TapRunner, find_default_tap, find_layer, has_layer
@@ -20,7 +21,7 @@ from tlray.models.libraries.library import Library, Pretrained, Request
 from tlray.models.libraries.names import full_name, libraries_with, split_name
 from tlray.models.libraries.text_tower import OpenTextTower
 from tlray.models.weights.spec import FetchFile
-from tlray.recipe import UNIT_SCALE, Compute, Precision, Preprocessing, Recipe, golden_images
+from tlray.recipe import Compute, Precision, Preprocessing, Recipe, golden_images
 
 _log = logging.getLogger(__name__)
 
@@ -266,31 +267,3 @@ def _probe(backbone: Backbone, classifiers: Sequence[nn.Module] | None) -> Backb
 def probe_of(preprocessing: Preprocessing) -> Tensor:
     """One golden image as the network takes it, images_BCHW: to see what the network makes of an image."""
     return to_network_input(torch.from_numpy(golden_images(*preprocessing.crop)[:1]), preprocessing)
-
-
-def to_network_input(images_BHWC: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Bring pixels to what the network takes, on their own device, in fp32: (x * scale - mean) / std.
-
-    Args:
-        images_BHWC: uint8, RGB.
-        preprocessing: for channels, scale, mean and std.
-
-    Returns:
-        images_BCHW, float32, channels in the recipe's order; from contiguous images in channels_last layout.
-    """
-    if preprocessing.channels == "bgr":
-        images_BHWC = images_BHWC.flip(3)
-    # Whole rows at a time: torch has no vector instructions for three values that repeat.
-    width = images_BHWC.shape[2]
-    mean_R = torch.tensor(preprocessing.mean, device=images_BHWC.device).repeat(width)
-    std_R = torch.tensor(preprocessing.std, device=images_BHWC.device).repeat(width)
-    rows_BHR = _scaled(images_BHWC.flatten(2), preprocessing.scale)
-    return rows_BHR.sub_(mean_R).div_(std_R).view(images_BHWC.shape).permute(0, 3, 1, 2)
-
-
-def _scaled(rows_BHR: Tensor, scale: tuple[float, float]) -> Tensor:
-    """Levels in 0..255 as float32 in a scale; a tensor of its own."""
-    low, high = scale
-    if scale == UNIT_SCALE:
-        return rows_BHR / 255
-    return (rows_BHR * ((high - low) / 255)).add_(low)

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from tlray.config import RecipeConfig
-from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.engines.compiled import COMPILE_SECONDS, CompiledCache, pays
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.network.network import Network

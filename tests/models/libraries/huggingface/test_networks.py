@@ -13,7 +13,8 @@ from transformers import AutoModel
 from tests.models.libraries.huggingface.tiny import CONFIGS, PROCESSORS, make, save
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
-from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.weights.digest import hash_weights
 from tlray.recipe import Precision, golden_images

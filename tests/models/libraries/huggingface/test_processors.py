@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor
 from tests.models.libraries.huggingface.tiny import PROCESSORS
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import apply_preprocessing
-from tlray.models.backbones.images import to_network_input
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.libraries.huggingface.checkpoint.files import folder_files
 from tlray.models.libraries.huggingface.processor import read_preprocessing
 from tlray.recipe import Preprocessing, golden_images

@@ -15,7 +15,8 @@ from PIL import Image
 from tests.models.libraries.keras.oracle import application, cosines, enliven, keras, loaded, outputs, preprocess_input, resolve
 from tlray.errors import ConfigError, WeightsError
 from tlray.lake.image.resize import apply_preprocessing
-from tlray.models.backbones.images import load_backbone, to_network_input
+from tlray.models.backbones.images import load_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.libraries.keras.applications import APPLICATIONS, preparation
 from tlray.recipe import golden_images

@@ -17,7 +17,7 @@ from torch import nn
 from tests.models.libraries.onnx.test_formats import encode, resolve
 from tests.models.lively import enliven
 from tlray.models.backbones.classifier import own_classifier
-from tlray.models.backbones.images import to_network_input
+from tlray.models.backbones.network_input import to_network_input
 from tlray.recipe import golden_images
 
 

@@ -15,7 +15,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from tests.models.libraries.onnx.networks import SIDE, by_torch, network, save
 from tlray.config import RecipeConfig
 from tlray.models.backbones.classifier import own_classifier
-from tlray.models.backbones.images import Backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.recipe import golden_images

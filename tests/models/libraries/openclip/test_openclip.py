@@ -16,7 +16,8 @@ from tests.models.libraries.openclip.tiny import CONFIGS, save
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.lake.image.resize import apply_preprocessing
-from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone, to_network_input
+from tlray.models.backbones.images import Backbone, load_backbone, resolve_backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.encoder import Encoder
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.text import open_text_encoder

@@ -24,7 +24,7 @@ from tlray.models.layers.taps import Tappable
 from tlray.models.process.device import check_batch_size, choose_device, computes_as
 from tlray.recipe import Compute, golden_images
 
-FORMAT = 3
+FORMAT = 4
 """Of the files that are kept; another one where graphs are made in another way."""
 
 TRIAL_SECONDS = 15.0

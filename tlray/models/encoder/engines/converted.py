@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tlray.errors import TlrayError, first_line
 from tlray.models.backbones.images import Backbone
+from tlray.models.backbones.network_input import to_network_input, to_network_input_of_graph
 from tlray.models.encoder.engines.node_files import only_one, read_whole, write_whole
 from tlray.models.encoder.engines.onnxruntime.export import EXPORT_ERRORS
 from tlray.models.encoder.lanes import Forward
@@ -137,11 +138,14 @@ class ConvertedCache:
             raise NotConvertedError("it runs in another runtime already")
         # A copy: torch's encoder, which shares the module's tensors, has them laid out otherwise.
         module = copy.deepcopy(backbone.module).to(memory_format=torch.contiguous_format)
-        network = Network(module, self._recipe, "fp32", backbone.pooling, _CPU)
+        network, of_graph = (
+            Network(module, self._recipe, "fp32", backbone.pooling, _CPU, prepare)
+            for prepare in (to_network_input, to_network_input_of_graph)
+        )
         probes_BHWC = probe_images(*self._recipe.preprocessing.crop)
         with precision(_CPU, "fp32"), torch.inference_mode():
             expected = [features_BD.numpy() for features_BD in network(torch.from_numpy(probes_BHWC))]
-        graph = self._runtime.convert(network, torch.zeros((self._batch_size, *probes_BHWC.shape[1:]), dtype=torch.uint8))
+        graph = self._runtime.convert(of_graph, torch.zeros((self._batch_size, *probes_BHWC.shape[1:]), dtype=torch.uint8))
         compute = self._compute
         bound = GOLDEN_TOLERANCE["fp32"] if compute == "fp32" else CLOSE_COSINE
         made: dict[int, bytes] = {}

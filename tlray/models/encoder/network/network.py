@@ -4,20 +4,21 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tlray.models.backbones.images import Backbone, probe_of, to_network_input
+from tlray.models.backbones.images import Backbone, probe_of
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.network.folding import fold_batch_norms, share_copy
 from tlray.models.encoder.network.packing import Packable, find_packable, pack
 from tlray.models.encoder.network.precision import lower
 from tlray.models.layers.pooling import Pooling
 from tlray.models.layers.taps import TapRunner
 from tlray.models.process.device import autocast, computes_as, precision
-from tlray.recipe import NORM_FLOOR, Compute, Recipe
+from tlray.recipe import NORM_FLOOR, Compute, Preprocessing, Recipe
 
 
 class Network(nn.Module):
@@ -29,15 +30,25 @@ class Network(nn.Module):
         compute: what `module` was lowered to.
         pooling: of the recipe, for this backbone.
         device: where the module is.
+        prepare: what brings pixels to what the module takes.
     """
 
-    def __init__(self, module: nn.Module, recipe: Recipe, compute: Compute, pooling: Pooling, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        recipe: Recipe,
+        compute: Compute,
+        pooling: Pooling,
+        device: torch.device,
+        prepare: Callable[[Tensor, Preprocessing], Tensor] = to_network_input,
+    ) -> None:
         super().__init__()
         self.module = module
         self._recipe = recipe
         self._compute = compute
         self._pooling = pooling
         self._device = device
+        self._prepare = prepare
         self._run = TapRunner(module, recipe.taps, pooling)
 
     @classmethod
@@ -53,12 +64,13 @@ class Network(nn.Module):
 
     def again(self) -> "Network":
         """Another one for another thread, or for tracing; both hold the same tensors."""
-        return Network(share_copy(self.module), self._recipe, self._compute, self._pooling, self._device)
+        module = share_copy(self.module)
+        return Network(module, self._recipe, self._compute, self._pooling, self._device, self._prepare)
 
     def forward(self, images_BHWC: Tensor) -> tuple[Tensor, ...]:
         """One forward pass up to the last tap."""
         with autocast(self._device, self._compute):
-            features = self._run(to_network_input(images_BHWC, self._recipe.preprocessing))
+            features = self._run(self._prepare(images_BHWC, self._recipe.preprocessing))
             rows: Sequence[Tensor] = [features[tap].flatten(1) for tap in self._recipe.taps]
             if self._recipe.normalize:
                 rows = [rows_BD / rows_BD.norm(dim=1, keepdim=True).clamp(min=NORM_FLOOR) for rows_BD in rows]

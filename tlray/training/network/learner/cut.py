@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tlray.errors import ConfigError, RecipeMismatchError
 from tlray.lake.table.table import Table
-from tlray.models.backbones.images import Backbone, to_network_input
+from tlray.models.backbones.images import Backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.layers.freezing import Anatomy, examine
 from tlray.models.layers.suffix import Suffix, split_suffix
 from tlray.models.layers.taps import TapRunner

@@ -8,7 +8,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from tlray.models.backbones.images import Backbone, to_network_input
+from tlray.models.backbones.images import Backbone
+from tlray.models.backbones.network_input import to_network_input
 from tlray.models.layers.freezing import Anatomy, Frozen
 from tlray.models.layers.heads import Head
 from tlray.models.layers.suffix import Suffix
