@@ -28,7 +28,7 @@ from tlray.models.encoder.engines.compiled import CompiledCache
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.encoder.network.network import Network
-from tlray.models.process.device import choose_device
+from tlray.models.process.device import choose_device, computes_as
 from tlray.recipe import Precision, golden_images
 
 BACKBONES = ("torchvision:resnet50", "torchvision:vit_b_16", "timm:tf_efficientnet_lite0")
@@ -92,6 +92,8 @@ def variants(name: str, folder: Path, *, compiled: bool) -> dict[str, Variant]:
         "ours bf16": lambda: Encoder(load(name, "bf16"), exact_below=0, lanes=os.cpu_count()).encode,
         "ours compiled bf16": lambda: ours_compiled(load(name, "bf16"), folder),
     }
+    if computes_as(choose_device("auto"), "bf16") == "fp32":
+        del ways["amp bf16"], ways["compiled bf16"]  # torch would emulate it, an image or two a second
     return {way: make() for way, make in ways.items() if compiled or "compiled" not in way}
 
 

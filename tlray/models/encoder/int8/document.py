@@ -19,6 +19,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones.images import Backbone
+from tlray.models.backbones.network_input import to_network_input_of_graph
 from tlray.models.encoder.engines.onnxruntime.export import EXPORT_ERRORS, export
 from tlray.models.encoder.engines.onnxruntime.runtime import INPUT, OnnxRuntime
 from tlray.models.encoder.network.network import Folded, Network
@@ -61,7 +62,7 @@ class Int8Document:
         folded, self._name = Folded.of(backbone), backbone.recipe.backbone
         # A copy: torch's encoder, which shares the module's tensors, has them laid out otherwise.
         module = copy.deepcopy(folded.module).to(memory_format=torch.contiguous_format)
-        network = Network(module, backbone.recipe, "fp32", backbone.pooling, _CPU)
+        network = Network(module, backbone.recipe, "fp32", backbone.pooling, _CPU, to_network_input_of_graph)
         example_BHWC = torch.zeros((1, *backbone.recipe.preprocessing.crop, 3), dtype=torch.uint8)
         with _refused(self._name):
             self._model = onnx.shape_inference.infer_shapes(export(network.eval(), example_BHWC, INPUT))
