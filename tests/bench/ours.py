@@ -7,7 +7,7 @@ workers write, as seen from outside in the files of the table.
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +27,8 @@ from tlray.recipe import Preprocessing
 
 MAX_PIXELS = 2**28
 ENCODE_IMAGES = 64
+TURNS = 4
+"""Times that the images are embedded between two looks at the clock, as threads wait for the last one there."""
 
 
 def tlray(job: Job, *, local: bool) -> dict[str, Any]:
@@ -91,7 +93,10 @@ def _decode_rate(paths: list[str], *, preprocessing: Preprocessing, seconds: flo
 
 
 def encode(job: Job) -> dict[str, Any]:
-    """Our encoder alone, on all cores or the accelerator, from decoded images in memory; by the engine that `tlray` takes."""
+    """Our encoder alone, on all cores or the accelerator, from decoded images in memory.
+
+    By the engine that `tlray` takes, and as its workers call it: each thread with a core for a turn of images.
+    """
     keep_freed_memory()
     backbone = load(job)
     encoder = open_encoder(backbone, lanes=os.cpu_count(), engine="auto", images=len(job.paths))
@@ -101,7 +106,15 @@ def encode(job: Job) -> dict[str, Any]:
         decode_image(path.read_bytes(), backbone.recipe.preprocessing, max_pixels=MAX_PIXELS).pixels_HWC for path in paths
     ]
     images_BHWC = np.stack(images)
-    rate = repeated_rate(lambda: encoder.encode(images_BHWC), len(images_BHWC), job.seconds)
+    size = encoder.turn_images or len(images_BHWC)
+    turns = TURNS * [images_BHWC[start : start + size] for start in range(0, len(images_BHWC), size)]
+
+    def turn(turn_BHWC: np.ndarray) -> None:
+        with encoder.turn():
+            encoder.encode(turn_BHWC)
+
+    with ThreadPoolExecutor(os.cpu_count() if encoder.turn_images else 1) as threads:
+        rate = repeated_rate(lambda: list(threads.map(turn, turns)), sum(map(len, turns)), job.seconds)
     return {"images_per_second": rate, "gpus": gpus(), "computed_by": encoder.computed_by}
 
 
