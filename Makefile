@@ -11,7 +11,7 @@ help:
 	@echo "make bench  images per second of extract, of the model alone and of decoding alone"
 	@echo "make docs   the documentation as a site, in site/index.html"
 	@echo "make light  like make venv, without FAISS's GPU build (1.4 GB less to download)"
-	@echo "make sweep  the tests over every model of torchvision and the large ones of Keras, and of more clusters that grow"
+	@echo "make sweep  the tests over every model of torchvision and the large ones of Keras, of more clusters that grow, and of nodes out of memory"
 	@echo "make prometheus  Debian's Prometheus into .venv, for the tests of cluster/monitoring, which skip without it"
 	@echo "make venv | lint | types | layers | clusters | hosts | unit | pins | clean"
 

@@ -17,7 +17,7 @@ from typing import Any
 from tlray.demo.s3_server import is_free
 
 START_SECONDS = 600
-START_ATTEMPTS = 3
+START_ATTEMPTS = 5
 GAVE_UP = "timed out during startup"
 """What `ray start` says where a node was not there within 30 s, which cannot be set; on a busy machine that happens."""
 OBJECT_STORE_BYTES = 512 * 2**20

@@ -110,6 +110,7 @@ def test_a_full_disk_below_a_full_object_store_is_named_and_else_it_spills(
     lake.assert_exact("spilled")
 
 
+@pytest.mark.sweep
 def test_a_node_whose_shared_memory_is_full_is_done_without(lake: Lake, way: Way, env: dict[str, str], tmp_path: Path) -> None:
     """Of its own, as pixels go through it where encoders have GPUs; once another node is there, that one does all again."""
     way.photo_seconds = 1  # nothing is decoded before it is full, as what Ray has had of it once it has for good

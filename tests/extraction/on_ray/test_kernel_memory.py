@@ -17,7 +17,7 @@ from tests.fault_proxy import Request
 from tests.ray_cluster import RayCluster
 from tlray.demo.s3_server import S3Server
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.sweep]
 
 LARGE, SIDE = 150, 3000
 """The number of the photo that is large, and its height and width: decoded, a PNG takes four bytes a pixel."""
