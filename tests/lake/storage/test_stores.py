@@ -177,7 +177,7 @@ def test_calls_with_other_stores_are_not_mixed() -> None:
 
 def test_workers_that_cannot_be_told_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setattr("tlray.ray_cluster.session._check_nodes", lambda: None)  # of which there are none
+    monkeypatch.setattr("tlray.ray_cluster.session.check_nodes", lambda: None)  # of which there are none
     with using(["s3://photos/ region=one"]), pytest.raises(ConfigError, match="joined Ray already"), joined():
         pass
     with joined() as is_own:

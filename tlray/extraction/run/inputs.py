@@ -38,6 +38,8 @@ class Inputs:
         table: as it was found; None where it is yet to be made.
         target: the network, and what the table keeps of its output.
         read_spec: how the source's items become pixels for the network.
+        late_columns: those that the table does not have as it was found, and that are in tar and Parquet files, which are not
+            all read again.
     """
 
     source: Source
@@ -45,6 +47,7 @@ class Inputs:
     table: Table | None
     target: "Target"
     read_spec: ReadSpec
+    late_columns: tuple[str, ...]
 
     @classmethod
     def open(
@@ -80,7 +83,7 @@ class Inputs:
         recipe = target.backbone.recipe
         if table is not None:
             check_recipe(table.recipe_file, recipe, table_uri, output=target.output)
-        inputs = cls(source, table_uri, table, target, _read_spec(source, table, recipe))
+        inputs = cls(source, table_uri, table, target, _read_spec(source, table, recipe), _late_columns(source, table))
         if late := inputs.late_columns:
             say(
                 f"{', '.join(late)}: null for {source.config.things} of files that the table has and that have not changed, as "
@@ -103,19 +106,19 @@ class Inputs:
         if others or (table is None and self.table is not None):
             changed = f"got {', '.join(others)} with other types" if others else "was removed"
             raise ConcurrentWriteError(f"{self.table_uri} {changed} while this run began; run the same command again")
-        return replace(self, table=table, read_spec=_read_spec(self.source, table, recipe))
-
-    @property
-    def late_columns(self) -> list[str]:
-        """Columns that the table does not have yet, and that are in tar and Parquet files, which are not all read again."""
-        if self.table is None or self.source.kind == "images":
-            return []
-        return [column.name for column in self.source.columns if column not in self.table.carried]
+        read_spec, late_columns = _read_spec(self.source, table, recipe), _late_columns(self.source, table)
+        return replace(self, table=table, read_spec=read_spec, late_columns=late_columns)
 
     @property
     def ids(self) -> dict[str, str]:
         """The table and its fingerprints, as the result begins."""
         return {"table": self.table_uri, **self.target.ids}
+
+
+def _late_columns(source: Source, table: Table | None) -> tuple[str, ...]:
+    if table is None or source.kind == "images":
+        return ()
+    return tuple(column.name for column in source.columns if column not in table.carried)
 
 
 def _read_spec(source: Source, table: Table | None, recipe: AnyRecipe) -> ReadSpec:
