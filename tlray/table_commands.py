@@ -1,6 +1,5 @@
 """The commands that look after a table: show, alias, verify, vacuum, optimize."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from tlray.lake.table import maintenance
 from tlray.lake.table.row_identities import diff as contrast
 from tlray.lake.table.row_identities.arrow_memory import keep_freed_buffers
 from tlray.lake.table.table import Table
+from tlray.machine.capacity import usable_cores
 from tlray.progress import say
 
 
@@ -69,6 +69,6 @@ def vacuum(config: VacuumConfig) -> dict[str, Any]:
 def optimize(config: OptimizeConfig) -> dict[str, Any]:
     """Join small parts of a table into larger ones, on all cores of this machine."""
     table = Table.open(to_uri(config.table))
-    with hold(table.uri, "optimize", tell=say), ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="join") as threads:
+    with hold(table.uri, "optimize", tell=say), ThreadPoolExecutor(usable_cores(), thread_name_prefix="join") as threads:
         table.refresh()
         return maintenance.optimize(table, submit=threads.submit, tell=say)

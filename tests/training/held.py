@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tlray.lake.place.lease import hold
-from tlray.machine import repeated
+from tlray.machine.timers import repeated
 
 LEASE_SECONDS = 60.0
 RENEWAL_SECONDS = 0.05

@@ -1,6 +1,5 @@
 """Extraction in one process, without Ray: the worker that does it, with a lane for every core."""
 
-import os
 from collections.abc import Callable, Generator
 from functools import partial
 
@@ -12,6 +11,7 @@ from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
+from tlray.machine.capacity import usable_cores
 from tlray.models.backbones.any_backbone import AnyBackbone
 from tlray.models.encoder.golden import make_encoder
 
@@ -43,7 +43,7 @@ def engine_in_process(
     Raises:
         GoldenMismatchError: this machine computes other numbers than the table holds.
     """
-    lanes = os.cpu_count() or 1
+    lanes = usable_cores()
     file, where = table.recipe_file, "this machine"
     encoder = make_encoder(file, local_copy, where=where, backbone=backbone, lanes=lanes, engine=computed_by, images=images)
     scoring = with_head(encoder, table.recipe_file, table.uri)

@@ -23,7 +23,7 @@ from tlray.lake.storage.open import open_store
 from tlray.lake.storage.uri import to_uri
 from tlray.lake.table.schema import STATUS_FIELD
 from tlray.lake.table.table import Table
-from tlray.machine import memory_budget_bytes
+from tlray.machine.capacity import memory_budget_bytes
 from tlray.predictor import Output
 
 FILE_ENDINGS = (".csv", ".parquet")

@@ -8,7 +8,7 @@ import ray.exceptions
 from ray._private import state
 from ray.core.generated import common_pb2, gcs_pb2
 
-from tlray.machine import repeated
+from tlray.machine.timers import repeated
 
 LOOK_SECONDS = 5.0
 

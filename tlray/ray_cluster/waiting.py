@@ -7,7 +7,7 @@ from typing import TypeVar
 import ray
 import ray.exceptions
 
-from tlray.machine import repeated
+from tlray.machine.timers import repeated
 from tlray.progress import readable_seconds, say
 
 SILENT_SECONDS = 30.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from tlray.errors import GO_ON
-from tlray.machine import repeated
+from tlray.machine.timers import repeated
 from tlray.progress import say
 from tlray.ray_cluster.address import is_listening
 

@@ -1,6 +1,5 @@
 """`tlray extract --local` from S3 to S3 behind a proxy that fails on purpose, with a server that is killed twice."""
 
-import os
 import random
 import threading
 import time
@@ -150,8 +149,8 @@ def test_a_run_of_which_most_images_fail_ends_at_once_and_loses_nothing(
 ) -> None:
     server, bucket = lake
     monkeypatch.setattr(read_spec, "BATCH_BYTES", 20 * 160 * 160 * 3)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # so many units and one are fetched at once
-
+    for module in ("run.workplace", "in_process"):  # so many units and one are fetched at once
+        monkeypatch.setattr(f"tlray.extraction.{module}.usable_cores", lambda: 2)
     odd = ("1.jpg", "3.jpg", "4.jpg", "5.jpg", "7.jpg", "9.jpg")
 
     def deny_odd(request: Request) -> Fault | None:

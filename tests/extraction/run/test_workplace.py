@@ -18,7 +18,7 @@ def laptop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("tlray.ray_cluster.address.answers", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(workplace.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(workplace, "usable_cores", lambda: 2)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
 
 
@@ -41,7 +41,7 @@ def test_a_cluster_a_gpu_or_many_cores_are_used(monkeypatch: pytest.MonkeyPatch)
     for owner, name, found in (
         ("tlray.ray_cluster.address", "answers", lambda: True),
         ("torch.cuda", "is_available", lambda: True),
-        ("tlray.extraction.run.workplace.os", "cpu_count", lambda: 9),
+        ("tlray.extraction.run.workplace", "usable_cores", lambda: 9),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"{owner}.{name}", found)

@@ -3,7 +3,6 @@
 Shape legend: N images, H height, W width, C channels, D length of a vector, Z classes of a network's own.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from tlray.config import AdviseConfig, RecipeConfig
 from tlray.errors import BackboneError, ConfigError, WeightsError, first_line
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.storage.local_copy import local_copy
+from tlray.machine.capacity import usable_cores
 from tlray.models.backbones.classifier import own_classifier
 from tlray.models.backbones.images import Backbone, resolve_backbone, with_taps
 from tlray.models.encoder.encoder import Encoder, default_batch_size, recipe_at_fp32
@@ -104,7 +104,7 @@ class Embedder:
 
     def __init__(self, candidate: Candidate, images_NHWC: np.ndarray) -> None:
         self.candidate, self._images_NHWC = candidate, images_NHWC
-        backbone, self._lanes = candidate.backbone, os.cpu_count() or 1
+        backbone, self._lanes = candidate.backbone, usable_cores()
         if len(images_NHWC) < FEW:
             backbone = replace(backbone, recipe=recipe_at_fp32(backbone.recipe))
         batch_size = min(BATCH_IMAGES, default_batch_size(backbone.recipe, choose_device("auto")))

@@ -15,7 +15,7 @@ import torch
 
 from tlray.advice.inputs.sample import FOLDS, take_examples
 from tlray.config import GridConfig, HeadConfig
-from tlray.machine import memory_budget_bytes
+from tlray.machine.capacity import memory_budget_bytes
 from tlray.scoring import nearest_votes, probabilities_of
 from tlray.training.examples.examples import Examples, Split
 from tlray.training.examples.metrics import Estimate, wilson_of_share

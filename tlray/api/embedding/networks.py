@@ -4,7 +4,6 @@ Shape legend: B images, H height, W width, C channels, D length of a vector.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from tlray.config.commands.extraction import Engine
 from tlray.errors import ConfigError
 from tlray.lake.image.resize import check_preprocessing
 from tlray.lake.storage.local_copy import local_copy
+from tlray.machine.capacity import usable_cores
 from tlray.recipe import Recipe, RecipeFile
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Placement:
         where: dict[str, Any] = {
             "device": self.device,
             "batch_size": self.batch_size,
-            "lanes": os.cpu_count() or 1,
+            "lanes": usable_cores(),
             "engine": self.engine,
         }
         if file is None:

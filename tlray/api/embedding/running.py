@@ -4,7 +4,6 @@ Shape legend: B images, H height, W width, C channels, D length of a vector, N a
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from tlray.errors import ConfigError, ImageError, ImageErrorCode
+from tlray.machine.capacity import usable_cores
 from tlray.recipe import AnyRecipe, kind_of
 
 OnError = Literal["raise", "nan"]
@@ -103,7 +103,7 @@ class Runner:
 
     def _decoded(self, images: Iterator[Any]) -> Iterator[list[tuple[Any, "Future[Any]"]]]:
         """Chunks of images and their pixels, of which the next one is under way."""
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as threads:
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as threads:
 
             def chunk() -> list[tuple[Any, Future[Any]]]:
                 return [(each, threads.submit(self.inputs.prepare, each)) for each in islice(images, self.chunk_images)]

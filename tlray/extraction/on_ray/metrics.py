@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from ray.util import metrics as of_ray
 
-from tlray.machine import repeated
+from tlray.machine.timers import repeated
 from tlray.metrics import Metric
 
 UPDATE_SECONDS = 5.0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import ray
 import ray.exceptions
 
-from tlray.machine import repeated
+from tlray.machine.timers import repeated
 from tlray.progress import say
 
 LOOK_SECONDS = 5.0

@@ -26,7 +26,7 @@ from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.extraction.worker.unit_worker import THREADS_AHEAD
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.table.table import Table
-from tlray.machine import late_timers
+from tlray.machine.timers import late_timers
 from tlray.progress import readable_seconds
 from tlray.ray_cluster.errors import unwrapped
 from tlray.ray_cluster.waiting import said_while_waiting

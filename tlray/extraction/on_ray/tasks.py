@@ -18,7 +18,7 @@ from tlray.extraction.plan.plan import Unit
 from tlray.extraction.worker.pieces import EncodedRows, Piece, write_piece
 from tlray.lake.source.read_images import DecodedImages, read_images
 from tlray.lake.source.read_spec import ReadSpec
-from tlray.machine import is_past
+from tlray.machine.timers import is_past
 
 
 def unit_rows(units: Sequence[Unit]) -> list[pa.Table]:

@@ -17,7 +17,7 @@ from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
-from tlray.machine import is_past
+from tlray.machine.timers import is_past
 from tlray.models.encoder.memory import keep_freed_memory
 
 

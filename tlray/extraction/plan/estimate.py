@@ -1,6 +1,5 @@
 """How long a plan would take, from a few of its images that are really embedded."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from tlray.extraction.plan.plan import Plan
 from tlray.lake.source.fetch import fetch_images
 from tlray.lake.source.read_images import decode_images
 from tlray.lake.source.read_spec import ReadSpec
+from tlray.machine.capacity import usable_cores
 from tlray.models.backbones.any_backbone import AnyBackbone
 from tlray.models.encoder.golden import open_encoder
 from tlray.progress import readable_seconds, say
@@ -65,7 +65,7 @@ def estimate_seconds(
     units, todo, todo_bytes, unsized = 0, 0, 0, 0
     sample, started = Sample(), 0.0
     for backlog in backlogs:
-        plan = backlog.cut(unit_images=spec.batch_images, slots=os.cpu_count() or 1)
+        plan = backlog.cut(unit_images=spec.batch_images, slots=usable_cores())
         if plan.units and not sample.images:
             sample = take_sample(plan, spec, backbone, SAMPLE_IMAGES)
             started = start_seconds() - sample.seconds

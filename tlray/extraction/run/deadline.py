@@ -16,7 +16,7 @@ from typing import Any
 from tlray.config.commands.extraction import moment_of
 from tlray.errors import GO_ON, ConfigError, StoppedError, StorageError, TlrayError
 from tlray.extraction.run.stop import Stop, stopped
-from tlray.machine import repeated
+from tlray.machine.timers import repeated
 from tlray.progress import readable_seconds, say
 
 GRACE_SECONDS = 30.0

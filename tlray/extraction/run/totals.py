@@ -1,7 +1,6 @@
 """What a run has done so far, for its result and for the table's log."""
 
 import contextlib
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 from tlray.extraction.run.report import Resources, report
 from tlray.extraction.worker.pieces import Piece, WrittenParts
 from tlray.lake.source.listing.report import ListingReport
+from tlray.machine.capacity import usable_cores
 from tlray.progress import say
 
 NOTES_SHOWN = 10
@@ -50,7 +50,7 @@ class Totals:
     seconds: Counter[str] = field(default_factory=Counter)
     computed_by: Counter[str] = field(default_factory=Counter)
     trials: set[str] = field(default_factory=set)
-    resources: Resources = field(default_factory=lambda: Resources(os.cpu_count() or 1, 0))
+    resources: Resources = field(default_factory=lambda: Resources(usable_cores(), 0))
     commits: int = 0
     committed_rows: int = 0
     written_bytes: int = 0

@@ -1,6 +1,5 @@
 """Where a run works: in this process or on a Ray cluster, which is joined when it is first needed."""
 
-import os
 import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.source.source import Source
 from tlray.lake.storage.uri import to_path
 from tlray.lake.table.table import Table
+from tlray.machine.capacity import usable_cores
 from tlray.progress import say
 from tlray.ray_cluster.address import is_there, named, starts_own
 
@@ -87,13 +87,13 @@ class Workplace:
     @property
     def slots(self) -> int:
         """Units that can be worked on at once."""
-        return self._cluster.workers.slots if self._cluster else os.cpu_count() or 1
+        return self._cluster.workers.slots if self._cluster else usable_cores()
 
     @property
     def resources(self) -> Resources:
         """Processors and GPUs of the workers, as many as there were on average so far."""
         if self._cluster is None:
-            return Resources(os.cpu_count() or 1, 0)
+            return Resources(usable_cores(), 0)
         return Resources(*self._cluster.mean_capacity())
 
     def while_it_starts(self, make: Callable[[], Made]) -> Made:
@@ -217,7 +217,7 @@ def works_here(local: bool | None) -> bool:
     """
     if local is not None:
         return local
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if has_joined() or is_there() or cores > LANES_PER_PROCESS:
         return False
     import torch  # takes seconds

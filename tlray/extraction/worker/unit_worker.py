@@ -30,7 +30,7 @@ from tlray.lake.source.containers.fetched_image import FetchedImage
 from tlray.lake.source.fetch import fetch_images
 from tlray.lake.source.read_images import decode_images
 from tlray.lake.source.read_spec import ReadSpec
-from tlray.machine import is_past
+from tlray.machine.timers import is_past
 from tlray.recipe import RecipeFile
 
 LANES_PER_PROCESS = 8

@@ -28,7 +28,7 @@ from tlray.errors import GO_ON, ObjectNotFoundError, StorageError, TableLockedEr
 from tlray.lake.storage.open import open_store
 from tlray.lake.storage.store import Store
 from tlray.lake.storage.uri import join
-from tlray.machine import repeated
+from tlray.machine.timers import repeated
 
 LEASE_SECONDS = 30.0
 """How long a dead run keeps others out; a store that is away for less does not cost a run its table."""

@@ -17,7 +17,7 @@ from tlray.config import IndexConfig
 from tlray.errors import TableError
 from tlray.lake.table.parts import Part
 from tlray.lake.table.table import Table
-from tlray.machine import memory_budget_bytes
+from tlray.machine.capacity import memory_budget_bytes
 from tlray.progress import say
 from tlray.search.build.in_process import VectorsInProcess
 from tlray.search.build.remeasure import outlier_nearness

@@ -12,7 +12,7 @@ from tlray.config import ExamplesConfig, FitConfig, TrainConfig
 from tlray.errors import ConfigError
 from tlray.lake.place.lease import Lease
 from tlray.lake.table.table import Table
-from tlray.machine import memory_budget_bytes
+from tlray.machine.capacity import memory_budget_bytes
 from tlray.models.layers.heads import Head
 from tlray.progress import LINE_INTERVAL_SECONDS, say
 from tlray.scoring import knn_accuracy, near_duplicate_groups

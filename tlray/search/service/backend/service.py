@@ -6,7 +6,6 @@ stores (thumbnails, new versions of the index) has threads of its own, so that a
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ import numpy as np
 from tlray.config import ServeConfig
 from tlray.errors import QueryError
 from tlray.lake.storage.uri import to_uri
+from tlray.machine.capacity import usable_cores
 from tlray.progress import say
 from tlray.search.neighbours.faiss_index import set_threads
 from tlray.search.query.hits import Hits
@@ -56,7 +56,7 @@ class Service:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         self._limits = config
         self.metrics = Metrics()
         # FAISS counts its threads for each calling thread by itself.

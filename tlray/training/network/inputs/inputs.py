@@ -3,7 +3,6 @@
 Shape legend: N examples, B of a batch, H height, W width, C channels, D floats of one activation.
 """
 
-import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from tlray.errors import ExamplesError
 from tlray.lake.source.read_images import read_images
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.table.table import Table
-from tlray.machine import memory_budget_bytes
+from tlray.machine.capacity import memory_budget_bytes, usable_cores
 from tlray.training.examples.table_vectors import read_rows, read_vectors
 from tlray.training.network.inputs.augment import Kind, augment, canvas_of, centre
 
@@ -143,7 +142,7 @@ class ImageRows:
         self._kept_NHWC = make_room((len(items), *self._shape_HWC), np.uint8, memory_bytes, scratch, sharers)
         self._known_N = np.zeros(len(items), bool)
         self.failed_N = np.zeros(len(items), bool)
-        self._threads = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._threads = ThreadPoolExecutor(usable_cores(), "decode")
         self.notes: list[str] = []
 
     def close(self) -> None:

@@ -1,24 +1,14 @@
-"""What this process has of its machine: memory, a clock, and threads beside its own."""
+"""A clock, threads beside the caller's, and how late what they wait for may end."""
 
 import ctypes
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_MEMORY_FRACTION = 0.5
-"""The share of the machine's memory that an index, vectors or images may take by default; the rest is for the network and the
-system."""
-
 _PR_SET_TIMERSLACK = 29
 """Number of prctl's operation in Linux's prctl.h."""
-
-
-def memory_budget_bytes() -> int:
-    """Bytes of memory that a command may fill with data unless its config says otherwise: half of this machine's."""
-    return int(_MEMORY_FRACTION * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def is_past(moment: float | None) -> bool:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tlray.machine import late_timers
+from tlray.machine.timers import late_timers
 
 PR_GET_TIMERSLACK = 30
 
