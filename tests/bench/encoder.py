@@ -40,9 +40,12 @@ Variant = Callable[[np.ndarray], object]
 
 
 def load(name: str, compute: str) -> Backbone:
-    """A backbone with seeded weights."""
-    precision = Precision.model_validate({"compute": compute})
-    return resolve_backbone(RecipeConfig(backbone=name, weights="random:0", precision=precision), local_copy)
+    """A backbone with seeded weights; of a name that ends in `@224`, say, for images of that side in place of its own."""
+    backbone, _, side = name.partition("@")
+    wishes = {"backbone": backbone, "weights": "random:0", "precision": Precision.model_validate({"compute": compute})}
+    if side:
+        wishes["preprocessing"] = {"resize": int(side), "crop": int(side)}
+    return resolve_backbone(RecipeConfig.model_validate(wishes), local_copy)
 
 
 def pictures(crop: tuple[int, int], count: int) -> np.ndarray:

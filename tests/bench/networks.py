@@ -17,6 +17,7 @@ from tlray.lake.image.resize import apply_preprocessing
 from tlray.lake.storage.local_copy import local_copy
 from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.golden import open_encoder
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.recipe import Precision, Preprocessing
 
@@ -58,11 +59,12 @@ class EagerNetwork:
 
 
 class OurNetwork:
-    """Our encoder as our own extraction uses it: a lane on each core, whatever the engine left it."""
+    """Our encoder as our own extraction uses it: a lane on each core, whatever the engine left it, by what `auto` takes."""
 
     def __init__(self, job: Job) -> None:
         keep_freed_memory()
-        self.encoder = Encoder(load(job), lanes=os.cpu_count())
+        self.encoder = open_encoder(load(job), lanes=os.cpu_count(), engine="auto", images=len(job.paths))
+        assert isinstance(self.encoder, Encoder)
         self.log = job.batch_log
 
     def __call__(self, images_BHWC: torch.Tensor) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from tests.bench.encoder import pictures
+from tests.bench.encoder import load, pictures
 from tests.bench.harness import finish, rates_in_turn, ratio
 from tlray.config import RecipeConfig
 from tlray.lake.storage.local_copy import local_copy
@@ -39,7 +39,7 @@ Encode = Callable[[np.ndarray], object]
 
 def export(name: str, path: Path) -> Preprocessing:
     """A backbone of torch as an ONNX file that takes any number of images and says how they are prepared."""
-    backbone = resolve_backbone(RecipeConfig(backbone=name, weights="random:0"), local_copy)
+    backbone = load(name, "fp32")
     preprocessing = backbone.recipe.preprocessing
     example = torch.zeros(2, 3, *preprocessing.crop)
     with warnings.catch_warnings(), torch.no_grad():

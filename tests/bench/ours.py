@@ -30,6 +30,9 @@ ENCODE_IMAGES = 64
 TURNS = 4
 """Times that the images are embedded between two looks at the clock, as threads wait for the last one there."""
 
+LONG_RUN_IMAGES = 10**6
+"""So many that a trial of the engines pays."""
+
 
 def tlray(job: Job, *, local: bool) -> dict[str, Any]:
     """The `extract` command, with a table in the scratch folder."""
@@ -95,11 +98,12 @@ def _decode_rate(paths: list[str], *, preprocessing: Preprocessing, seconds: flo
 def encode(job: Job) -> dict[str, Any]:
     """Our encoder alone, on all cores or the accelerator, from decoded images in memory.
 
-    By the engine that `tlray` takes, and as its workers call it: each thread with a core for a turn of images.
+    By the engine that `tlray` takes in a long run, and as its workers call it: each thread with a core for a turn of images.
+    What a trial finds is kept, so that all that come later take the same.
     """
     keep_freed_memory()
     backbone = load(job)
-    encoder = open_encoder(backbone, lanes=os.cpu_count(), engine="auto", images=len(job.paths))
+    encoder = open_encoder(backbone, lanes=os.cpu_count(), engine="auto", images=LONG_RUN_IMAGES)
     assert isinstance(encoder, Encoder)
     paths = job.paths[: max(ENCODE_IMAGES, 2 * encoder.batch_size)]
     images = [

@@ -20,7 +20,7 @@ DOCUMENTED = ("dataloader", "ray_data", "daft")
 SAME_ENCODER = tuple(f"{name}+encoder" for name in DOCUMENTED)
 SAME_RESIZE = tuple(f"{name}+resize" for name in SAME_ENCODER)
 PEERS = DOCUMENTED + SAME_ENCODER + SAME_RESIZE
-MODULES = dict.fromkeys(OURS + ALONE, "tests.bench.ours") | dict.fromkeys(PEERS, "tests.bench.peers")
+MODULES = dict.fromkeys(ALONE + OURS, "tests.bench.ours") | dict.fromkeys(PEERS, "tests.bench.peers")
 
 DOCUMENTED_PART = 8
 """The documented peers get every so many-th part of the photos: they take as much longer, and a steady rate needs no more."""

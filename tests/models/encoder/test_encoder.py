@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.models.encoder.engines.opened import at_an_odd_address
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones.images import Backbone, resolve_backbone
@@ -91,6 +92,17 @@ def test_read_only_and_strided_images_work_without_warnings(backbone: Backbone, 
         np.testing.assert_array_equal(
             encoder.encode(images_BHWC[::-1])["embedding"], encoder.encode(images_BHWC[::-1].copy())["embedding"]
         )
+
+
+@pytest.mark.parametrize("lanes", [None, 2])
+def test_images_at_an_odd_address_are_embedded_and_stay_as_they_are(
+    backbone: Backbone, images_BHWC: np.ndarray, lanes: int | None
+) -> None:
+    encoder = Encoder(backbone, device="cpu", batch_size=2, lanes=lanes)
+    moved_BHWC = at_an_odd_address(images_BHWC)
+    expected = encoder.encode(images_BHWC)["embedding"]
+    np.testing.assert_array_equal(encoder.encode(moved_BHWC)["embedding"], expected)
+    np.testing.assert_array_equal(moved_BHWC, images_BHWC)
 
 
 def test_wrong_images_are_refused(backbone: Backbone) -> None:

@@ -29,7 +29,7 @@ from tlray.models.process.device import (
     settle_compute,
     threads_of_one_core,
 )
-from tlray.recipe import GOLDEN_IMAGE_COUNT, Precision, Recipe
+from tlray.recipe import GOLDEN_IMAGE_COUNT, Compute, Precision, Recipe
 
 _BATCH_PIXELS = {"cuda": 256 * 224**2, "mps": 64 * 224**2, "cpu": 8 * 224**2}
 """Pixels in a batch: 256, 64 and 8 images of 224 pixels. On GPUs a rule of thumb: enough to keep the device busy, few enough
@@ -39,6 +39,10 @@ caches; 8 was the fastest of 2, 4, 8 and 16 (docs/benchmarks.md)."""
 TURN_IMAGES = 32
 """Images that a thread decodes and embeds in one turn on a core. Larger turns were no faster (docs/benchmarks.md), and hold
 more pixels: 5 MB at this size, for images of 224 pixels."""
+
+SHARE_IMAGES = 8
+"""Images that a lane takes at a time of a call that no thread keeps a lane for: to hand them out one by one costs a part of
+what small networks take (docs/benchmarks.md)."""
 
 Keep = Callable[[int, list[np.ndarray]], None]
 """Takes the features_BD of a batch, one array a tap, and the number of its first image."""
@@ -63,6 +67,7 @@ class Encoder:
         exact_below: the table's (`RecipeFile.exact_below`); None chooses by `choose_exact_below`.
         lanes: on a CPU, batches that run at once, one core each; None for one batch at a time on all cores. Lanes make more of
             the cores: threads that share each layer wait for each other after it, all the more beside threads that decode.
+        computes: the number format, the recipe's or fp32; None for the recipe's where the device has arithmetic for it.
 
     Attributes:
         engine: what computes: `torch`, `openvino` or `onnxruntime` (`tlray.models.encoder.engines.choice`).
@@ -81,16 +86,17 @@ class Encoder:
         batch_size: int | None = None,
         exact_below: int | None = None,
         lanes: int | None = None,
+        computes: Compute | None = None,
     ) -> None:
         recipe = backbone.recipe
         chosen = choose_device(device)
         check_batch_size(batch_size)
         if recipe.precision.compute == "int8":
             raise ConfigError(f"torch does not compute {recipe.backbone} at int8; use recipe.precision.compute fp32 or bf16")
-        compute = settle_compute(chosen, recipe.precision.compute)
+        self.computes = computes or settle_compute(chosen, recipe.precision.compute)
         if exact_below is None:
-            exact_below = 0 if compute == "fp32" else choose_exact_below(backbone, chosen)
-        network = Folded.of(backbone, packed=True).network(chosen, compute, exact_below)
+            exact_below = 0 if self.computes == "fp32" else choose_exact_below(backbone, chosen)
+        network = Folded.of(backbone, packed=True).network(chosen, self.computes, exact_below)
         threads = lanes if lanes is not None and chosen.type == "cpu" else 0
         forwards = [network, *(network.again() for _ in range(threads - 1))]
         self._start(recipe, backbone.shapes, chosen, batch_size or default_batch_size(recipe, chosen), forwards, threads)
@@ -106,6 +112,7 @@ class Encoder:
         *,
         threads: int = 0,
         engine: str = "torch",
+        computes: Compute | None = None,
     ) -> "Encoder":
         """An encoder whose network is a function, as compiled code is.
 
@@ -117,8 +124,10 @@ class Encoder:
             batch_size: fixed.
             threads: lanes; 0 for one batch at a time.
             engine: that computes; another one than torch has threads of its own.
+            computes: see `Encoder`.
         """
         encoder = cls.__new__(cls)
+        encoder.computes = computes or computes_as(device, recipe.precision.compute)
         encoder._start(recipe, shapes, device, batch_size, forwards, threads)
         if engine != "torch":
             encoder.engine, encoder._clock = engine, time.perf_counter
@@ -136,14 +145,14 @@ class Encoder:
         self.engine, self.trial = "torch", ""
         self.device = device
         self.batch_size = batch_size
-        self.computes = computes_as(device, recipe.precision.compute)
-        self._clock = time.thread_time
+        self._clock = time.thread_time if threads else time.perf_counter
         self._recipe = recipe
         self._shapes = shapes
         shape_BHWC = (batch_size, *recipe.preprocessing.crop, 3)
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
         for forward in forwards:
             self._lanes.put(make_lane(forward, device, shape_BHWC))
+        self._threads = threads
         self._pool = threads_of_one_core(threads, "encode") if threads else None
         self._held = threading.local()  # `lane`: of a thread whose turn it is
 
@@ -173,24 +182,29 @@ class Encoder:
             for column_BD, rows_BD in zip(rows_of_taps, rows, strict=True):
                 column_BD[start : start + len(rows_BD)] = rows_BD
 
-        def run_one(start: int) -> float:
+        def run(lane: Lane, start: int, stop: int) -> float:
             began = self._clock()
-            with self._lane() as lane:
-                keep(start, lane.submit(images_BHWC[start : start + self.batch_size], self.batch_size)())
+            self._run_in_turn(lane, images_BHWC[:stop], start, keep)
             return self._clock() - began
+
+        def run_share(start: int) -> float:
+            with self._lane() as lane:
+                return run(lane, start, start + share)
 
         with precision(self.device, self.computes):
             held: Lane | None = getattr(self._held, "lane", None)
             if held is not None:
-                began = self._clock()
-                self._run_in_turn(held, images_BHWC, keep)
-                return columns, self._clock() - began
+                return columns, run(held, 0, count)
             if self._pool is not None:
-                return columns, sum(self._pool.map(run_one, range(0, count, self.batch_size)))
+                share = self._share(count)
+                return columns, sum(self._pool.map(run_share, range(0, count, share)))
             with self._lane() as lane:
-                began = time.perf_counter()
-                self._run_in_turn(lane, images_BHWC, keep)
-                return columns, time.perf_counter() - began
+                return columns, run(lane, 0, count)
+
+    def _share(self, count: int) -> int:
+        """Images that a lane takes at a time: whole batches, at least one, so that every lane has some."""
+        batches = max(-(-count // self.batch_size), 1)
+        return self.batch_size * min(-(-batches // self._threads), -(-SHARE_IMAGES // self.batch_size))
 
     @property
     def computed_by(self) -> str:
@@ -227,10 +241,9 @@ class Encoder:
         finally:
             self._lanes.put(lane)
 
-    def _run_in_turn(self, lane: Lane, images_BHWC: np.ndarray, keep: Keep) -> None:
-        """One batch after the other, as many of them under way as the lane can hold."""
+    def _run_in_turn(self, lane: Lane, images_BHWC: np.ndarray, start: int, keep: Keep) -> None:
+        """One batch after the other from an image on, as many of them under way as the lane can hold."""
         under_way: deque[tuple[int, Results]] = deque()
-        start = 0
         while start < len(images_BHWC) or under_way:
             if start < len(images_BHWC) and len(under_way) < lane.depth:
                 batch_BHWC = images_BHWC[start : start + self.batch_size]

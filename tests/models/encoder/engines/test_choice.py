@@ -5,12 +5,13 @@ import logging
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.models.encoder.engines.opened import opened, resolve
+from tests.models.encoder.engines.opened import opened, pictures, resolve
 from tests.models.encoder.engines.test_compiled import Untraceable
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder
@@ -70,7 +71,7 @@ def test_the_faster_one_is_taken_and_remembered(
     with caplog.at_level(logging.INFO):
         assert opened(backbone, tmp_path, "auto", images=10**6).engine == expected
     assert (
-        f"{expected} computes timm:test_resnet on this machine; images a second: torch by 2 {torchs:.3g}, openvino"
+        f"{expected} computes timm:test_resnet on this machine; images a second: torch at fp32 by 2 {torchs:.3g}, openvino"
         in caplog.text
     )
     tried = paced.turns
@@ -89,14 +90,14 @@ def test_the_batch_that_was_the_fastest_is_taken(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def pace_of(encoder: Encoder, _images_BHWC: np.ndarray, _cores: int) -> Pace:
-        return Pace(3.0 if encoder.batch_size == 1 else 2.0 if encoder.engine == "torch" else 1.0, 1.0)
+        return Pace(3.0 if encoder.batch_size == 2 else 2.0 if encoder.engine == "torch" else 1.0, 1.0)
 
     monkeypatch.setattr(choice, "pace_of", pace_of)
     monkeypatch.setattr(trial, "pace_of", pace_of)
     for images in (10**6, 0):
         encoder = opened(backbone, tmp_path, "auto", batch_size=None, images=images)
-        assert (encoder.engine, encoder.batch_size) == ("openvino", 1)
-    assert opened(backbone, tmp_path, "auto", images=10**6).engine == "torch"  # two at a time are asked for
+        assert (encoder.engine, encoder.batch_size) == ("openvino", 2)
+    assert opened(backbone, tmp_path, "auto", batch_size=4, images=10**6).engine == "torch"  # four at a time are asked for
 
 
 def test_what_a_busy_machine_shows_is_soon_tried_again(
@@ -105,7 +106,8 @@ def test_what_a_busy_machine_shows_is_soon_tried_again(
     paced = Paced(0.3, torch=[2.0], openvino=[1.0]).put_in(monkeypatch)
     with caplog.at_level(logging.INFO):
         assert opened(backbone, tmp_path, "auto", images=10**6).engine == "torch"
-    assert "as the machine was busy: torch by 2 6.67, openvino by 2 3.33; a later run tries again" in caplog.text
+    rates = "torch at fp32 by 2 6.67, openvino at fp32 by 2 3.33"
+    assert f"as the machine was busy: {rates}; a later run tries again" in caplog.text
     paced.rates, paced.share, tried = {"torch": [1.0], "openvino": [2.0]}, 1.0, paced.turns
     assert opened(backbone, tmp_path, "auto", images=10**6).engine == "torch"  # other workers of the same run
     assert paced.turns == tried
@@ -119,9 +121,9 @@ def test_what_a_busy_machine_shows_is_soon_tried_again(
 def test_the_best_of_several_turns_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other work slows a turn down, and makes none faster."""
     Paced(torch=[5.0, 1.0, 1.0, 1.0, 1.0], openvino=[3.0, 4.0, 4.0, 4.0, 4.0]).put_in(monkeypatch)
-    ways = [trial.Way("torch", 1), trial.Way("openvino", 1)]
+    ways = [trial.Way("torch", 1, "fp32"), trial.Way("openvino", 1, "fp32")]
     encoders: dict = {way: Named(way.engine) for way in ways}
-    assert trial.try_all(encoders, np.zeros((1, 2, 2, 3), np.uint8), 1).engine == "torch"
+    assert trial.try_all(encoders, np.zeros((1, 2, 2, 3), np.uint8), 1).way == ways[0]
 
 
 class Named:
@@ -163,7 +165,7 @@ def test_a_turn_tells_what_share_of_its_cores_it_got() -> None:
 IN_ANOTHER_PROCESS = """
 import logging, sys
 from pathlib import Path
-from tests.models.encoder.engines.opened import opened, resolve
+from tests.models.encoder.engines.opened import opened, pictures, resolve
 from tlray.models.encoder.engines import choice, trial
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 choice._OTHERS = {"openvino": choice._OTHERS["openvino"]}
@@ -194,4 +196,78 @@ def test_it_remembers_what_cannot_be_converted(backbone: Backbone, tmp_path: Pat
     (verdict,) = tmp_path.glob("*.json")
     began = time.monotonic()
     assert opened(odd, tmp_path, "auto", images=10**6).engine == "torch"
-    assert time.monotonic() - began < 60 and "openvino cannot: " in verdict.read_text()
+    assert time.monotonic() - began < 60 and "openvino cannot at fp32: " in verdict.read_text()
+
+
+class PacedByFormat:
+    """What encoders are said to make, by the engine and number format; those that are not named may not be tried."""
+
+    def __init__(self, **rates: float) -> None:
+        self.rates = rates
+
+    def __call__(self, encoder: Encoder, _images_BHWC: np.ndarray, _cores: int) -> Pace:
+        return Pace(self.rates[f"{encoder.engine}_{encoder.computes}"], 1.0)
+
+    put_in = Paced.put_in
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_recipe_of_16_bits_is_computed_at_fp32_where_that_is_faster(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "computes_as", lambda _device, compute: compute)
+    if not installed:
+        monkeypatch.setattr(choice, "_OTHERS", {})
+    reduced, exact = resolve("timm:test_resnet", "bf16"), resolve("timm:test_resnet")
+    images_BHWC = pictures(reduced)
+    expected = Encoder(exact, device="cpu", batch_size=2, lanes=2).encode(images_BHWC)["embedding"]
+    PacedByFormat(torch_bf16=1.0, torch_fp32=2.0, openvino_fp32=1.5).put_in(monkeypatch)
+    for images in (10**6, 0):
+        encoder = opened(reduced, tmp_path, "auto", images=images)
+        assert (encoder.computed_by, encoder.computes) == ("torch at fp32", "fp32")
+        assert ("bf16 by openvino was not tried, as torch shows it slow here" in encoder.trial) == installed
+        np.testing.assert_array_equal(encoder.encode(images_BHWC)["embedding"], expected)
+    assert opened(reduced, tmp_path, "torch").computed_by == "torch"
+
+
+def test_a_recipe_of_16_bits_by_another_engine_at_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "computes_as", lambda _device, compute: compute)
+    reduced, exact = resolve("timm:test_resnet", "bf16"), resolve("timm:test_resnet")
+    images_BHWC = pictures(reduced)
+    expected = opened(exact, tmp_path, "openvino").encode(images_BHWC)["embedding"]
+    PacedByFormat(torch_bf16=1.0, torch_fp32=2.0, openvino_fp32=3.0).put_in(monkeypatch)
+    encoder = opened(reduced, tmp_path, "auto", images=10**6)
+    assert encoder.computed_by == "openvino at fp32"
+    np.testing.assert_array_equal(encoder.encode(images_BHWC)["embedding"], expected)
+
+
+def test_fp32_is_not_tried_by_others_where_16_bits_are_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "computes_as", lambda _device, compute: compute)
+    monkeypatch.setattr(choice, "_OTHERS", {"openvino": replace(choice._OTHERS["openvino"], computes=("fp32",))})
+    PacedByFormat(torch_bf16=3.0, torch_fp32=1.0).put_in(monkeypatch)
+    assert opened(resolve("timm:test_resnet", "bf16"), tmp_path, "auto", images=10**6).computed_by == "torch"
+
+
+def test_fp32_by_torch_is_tried_where_other_engines_do_not_pay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "computes_as", lambda _device, compute: compute)
+    reduced = resolve("timm:test_resnet", "bf16")
+    PacedByFormat(torch_bf16=100.0, torch_fp32=200.0, openvino_fp32=300.0).put_in(monkeypatch)
+    few, many = 3_000, 30_000
+    assert opened(reduced, tmp_path, "auto", images=1_000).computed_by == "torch"
+    for images in (few, 0):
+        encoder = opened(reduced, tmp_path, "auto", images=images)
+        assert encoder.computed_by == "torch at fp32" and "openvino" not in encoder.trial
+    assert opened(reduced, tmp_path, "auto", images=many).computed_by == "openvino at fp32"
+    assert opened(reduced, tmp_path, "auto", images=few).computed_by == "openvino at fp32"
+
+
+def test_ways_that_are_far_behind_get_no_second_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = [trial.Way("torch", 8, "fp32"), trial.Way("openvino", 8, "fp32"), trial.Way("onnxruntime", 8, "fp32")]
+    encoders: dict = {way: Named(way.engine) for way in ways}
+    paced = Paced(torch=[1.0], openvino=[3.0], onnxruntime=[2.9]).put_in(monkeypatch)
+    images_BHWC = np.zeros((1, 2, 2, 3), np.uint8)
+    assert trial.try_all(encoders, images_BHWC, 1).way == ways[1]
+    assert paced.turns == 1 + 2 * trial.TURNS
+    paced.turns, paced.rates["onnxruntime"] = 0, [1.0]
+    assert trial.try_all(encoders, images_BHWC, 1).way == ways[1]
+    assert paced.turns == len(ways)

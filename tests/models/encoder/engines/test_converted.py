@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.encoder.engines.opened import opened, pictures, resolve
+from tests.models.encoder.engines.opened import at_an_odd_address, opened, pictures, resolve
 from tests.models.encoder.engines.test_compiled import Untraceable
 from tlray.errors import ConfigError, GoldenMismatchError
 from tlray.models.backbones.images import Backbone
@@ -55,6 +57,9 @@ def test_an_embedding_depends_on_its_image_alone(engine: str, backbone: Backbone
         alone = encoder.encode(images_BHWC[position : position + 1])["embedding"]
         np.testing.assert_array_equal(alone, together[position : position + 1])
     assert encoder.encode(images_BHWC[:0])["embedding"].shape == (0, together.shape[1])
+    moved_BHWC = at_an_odd_address(images_BHWC)
+    np.testing.assert_array_equal(encoder.encode(moved_BHWC)["embedding"], together)
+    np.testing.assert_array_equal(moved_BHWC, images_BHWC)
     with encoder.turn():
         np.testing.assert_array_equal(encoder.encode(images_BHWC)["embedding"], together)
     with pytest.raises(ConfigError, match="uint8"):
@@ -80,6 +85,23 @@ def test_many_threads_at_once(engine: str, backbone: Backbone, folder: Path) -> 
         np.testing.assert_array_equal(features_BD, expected)
 
 
+def test_threads_that_take_turns_wait_for_no_other_and_give_the_same(engine: str, backbone: Backbone, folder: Path) -> None:
+    """Some keep a lane while others, who keep none, wait for it."""
+    images_BHWC, encoder = pictures(backbone), opened(backbone, folder, engine)
+    expected = encoder.encode(images_BHWC)["embedding"]
+
+    def in_a_turn(_number: int) -> np.ndarray:
+        with encoder.turn():
+            time.sleep(0.02)  # the others find no lane
+            return encoder.encode(images_BHWC)["embedding"]
+
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(in_a_turn, number) for number in range(20)]
+        asked += [threads.submit(lambda: encoder.encode(images_BHWC)["embedding"]) for _ in range(20)]
+        for future in asked:
+            np.testing.assert_array_equal(future.result(60), expected)
+
+
 def test_it_leaves_the_process_as_it_was(engine: str, backbone: Backbone, tmp_path: Path) -> None:
     def state() -> tuple[object, ...]:
         tiny = float(torch.tensor(1e-40) * 1)  # what a flush of small numbers to zero would change
@@ -102,7 +124,7 @@ def test_it_leaves_the_process_as_it_was(engine: str, backbone: Backbone, tmp_pa
 SIGNALLED = """
 import os, signal, sys, time
 from pathlib import Path
-from tests.models.encoder.engines.opened import opened, pictures, resolve
+from tests.models.encoder.engines.opened import at_an_odd_address, opened, pictures, resolve
 backbone = resolve("timm:test_resnet")
 encoders = [opened(backbone, Path(sys.argv[1]), sys.argv[2]) for _ in range(3)]
 del encoders[0], encoders[0]  # not in the order in which they were made
@@ -132,9 +154,19 @@ def test_a_network_that_cannot_be_converted_is_torchs(
 
 
 @pytest.mark.usefixtures("any_arithmetic")
-def test_fp16_is_torchs(engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert opened(resolve("timm:test_resnet", "fp16"), tmp_path, engine).engine == "torch"
-    assert f"{choice._runtime(engine).title} does not compute fp16" in caplog.text
+@pytest.mark.parametrize("compute", ["bf16", "fp16"])
+def test_what_it_has_no_arithmetic_for_is_computed_at_fp32(
+    engine: str, compute: Compute, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if compute in choice._OTHERS[engine].computes:
+        pytest.skip(f"{engine} has arithmetic for {compute}")
+    with caplog.at_level(logging.INFO):
+        encoder = opened(resolve("timm:test_resnet", compute), tmp_path, engine)
+    assert f"{engine} does not compute {compute} here, so timm:test_resnet is computed at fp32" in caplog.text
+    assert encoder.computed_by == f"{engine} at fp32"
+    images_BHWC = pictures(resolve("timm:test_resnet"))
+    expected = opened(resolve("timm:test_resnet"), tmp_path, engine).encode(images_BHWC)["embedding"]
+    np.testing.assert_array_equal(encoder.encode(images_BHWC)["embedding"], expected)
 
 
 def test_numbers_that_are_not_the_tables_are_torchs(

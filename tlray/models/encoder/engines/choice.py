@@ -1,10 +1,15 @@
-"""Which engine computes a network on a CPU: torch as this package runs it, or another one that is installed and faster here."""
+"""Which engine computes a network on a CPU: torch as this package runs it, or another one that is installed and faster here.
+
+Recipes of 16 bits are computed at fp32 where that is faster, as processors differ: some have instructions for 16 bits that do
+half as many multiplications a cycle, and libraries lack kernels of 16 bits for some layers (docs/benchmarks.md has figures).
+The numbers of fp32 are closer to what the recipe stands for than any rounding of theirs.
+"""
 
 import hashlib
 import json
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,25 +19,33 @@ import torch
 
 from tlray.config.commands.extraction import Engine
 from tlray.extras import require
+from tlray.machine.capacity import usable_cores
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder, default_batch_size
 from tlray.models.encoder.engines.converted import ConvertedCache, NotConvertedError, Runtime
 from tlray.models.encoder.engines.node_files import cache_folder, cpu_flags, only_one
-from tlray.models.encoder.engines.trial import Verdict, Way, pace_of, try_all, usable_cores
+from tlray.models.encoder.engines.trial import Verdict, Way, pace_of, try_all
 from tlray.models.encoder.network.exactness import choose_exact_below
 from tlray.models.layers.taps import Tappable
 from tlray.models.process.device import check_batch_size, choose_device, computes_as
 from tlray.recipe import Compute, golden_images
 
-FORMAT = 4
+FORMAT = 5
 """Of the files that are kept; another one where graphs are made in another way."""
 
 TRIAL_SECONDS = 15.0
 """What a conversion and a trial are taken to cost, for each engine beside torch; a generous assumption (docs/benchmarks.md has
 what was seen)."""
 
+FORMAT_SECONDS = 3.0
+"""What a trial of fp32 by torch is taken to cost for a recipe of 16 bits: to make the network again, and have it compute."""
+
 TRIAL_GAIN = 0.15
-"""The part of the encoding time that the fastest engine is taken to save: less than was seen of most networks."""
+"""The part of the encoding time that the fastest way is taken to save: less than was seen of most networks."""
+
+WORTH_SHARE = 0.75
+"""Of torch's speed at its faster number format, what it must make at another one for other engines to be tried at that too.
+Conversions at 16 bits take the longest, as layers are chosen for them."""
 
 LEAST_IMAGES = 1000
 """Fewer are not even timed, so that short runs start as soon as they would without a choice."""
@@ -64,8 +77,8 @@ class _Other:
 
 
 _OTHERS: Mapping[Engine, _Other] = {
-    "openvino": _Other("openvino", ("openvino",), ("fp32", "bf16"), (1,)),
-    "onnxruntime": _Other("onnx", ("onnxruntime", "onnx", "onnxscript"), ("fp32",)),
+    "openvino": _Other("openvino", ("openvino",), ("fp32", "bf16"), (2,)),
+    "onnxruntime": _Other("onnx", ("onnxruntime", "onnx", "onnxscript"), ("fp32",), (2,)),
 }
 
 _CPU = torch.device("cpu")
@@ -113,13 +126,14 @@ def open_image_encoder(backbone: Backbone, wanted: Wanted) -> Encoder:
         return _torchs(backbone, wanted)
 
 
-def _torchs(backbone: Backbone, wanted: Wanted) -> Encoder:
+def _torchs(backbone: Backbone, wanted: Wanted, computes: Compute | None = None) -> Encoder:
     return Encoder(
         backbone,
         device=wanted.device,
         batch_size=wanted.batch_size,
         exact_below=wanted.exact_below,
         lanes=wanted.lanes,
+        computes=computes,
     )
 
 
@@ -127,85 +141,122 @@ class _Choice:
     """Engines for one backbone on this machine's CPU."""
 
     def __init__(self, backbone: Backbone, wanted: Wanted) -> None:
-        self._compute = compute = computes_as(_CPU, backbone.recipe.precision.compute)
+        compute = computes_as(_CPU, backbone.recipe.precision.compute)
         if wanted.exact_below is None or compute == "fp32":
             wanted = replace(wanted, exact_below=0 if compute == "fp32" else choose_exact_below(backbone, _CPU))
         self._backbone, self._wanted = backbone, wanted
+        self._formats: tuple[Compute, ...] = tuple(dict.fromkeys((compute, "fp32")))
         self._batch_size = wanted.batch_size or default_batch_size(backbone.recipe, _CPU)
-        self._others = [name for name, other in _OTHERS.items() if other.versions is not None and compute in other.computes]
+        self._others = [name for name, other in _OTHERS.items() if other.versions is not None]
         self._folder = wanted.folder or cache_folder("engines")
 
     def open(self) -> Encoder:
         """Open the encoder that is wanted; see `open_image_encoder`."""
-        if self._wanted.engine != "auto":
-            return self._by(self._wanted.engine, self._batch_size)
-        if isinstance(self._backbone.module, Tappable) or not self._others:  # there is nothing to choose from
+        if (engine := self._wanted.engine) != "auto":
+            computes = next(each for each in self._formats if each in _OTHERS[engine].computes)
+            if computes != (compute := self._formats[0]):
+                what = f"so {self._backbone.recipe.backbone} is computed at {computes}"
+                _log.info("%s does not compute %s here, %s", engine, compute, what)
+            return self._by(Way(engine, self._batch_size, computes))
+        if isinstance(self._backbone.module, Tappable):
             return self._torchs()
         verdict, ours = self._verdict()
         if verdict is None:
             return ours or self._torchs()
-        encoder = (ours if verdict.engine == "torch" else None) or self._by(verdict.engine, verdict.batch_size)
+        encoder = (ours if verdict.way == self._usual else None) or self._by(verdict.way)
         _log.info("%s computes %s on this machine; %s", encoder.computed_by, self._backbone.recipe.backbone, verdict.why)
         encoder.trial = verdict.why
         return encoder
 
-    def _by(self, engine: Engine, batch_size: int) -> Encoder:
-        """An engine's encoder; torch's where that one cannot, which is said."""
-        if engine == "torch":
-            return self._torchs()
+    @property
+    def _usual(self) -> Way:
+        """What computes without a trial."""
+        return Way("torch", self._batch_size, self._formats[0])
+
+    def _by(self, way: Way) -> Encoder:
+        """The encoder of a way; torch's usual one where its engine cannot, which is said."""
+        if way.engine == "torch":
+            return self._torchs(way.computes)
         try:
-            return self._converted(engine, batch_size)
+            return self._converted(way)
         except NotConvertedError as error:
             if self._wanted.engine != "auto" and isinstance(error.__cause__, ImportError):
-                require(_OTHERS[engine].extra, *_OTHERS[engine].packages, what=f"engine {engine}")
-            _log.warning("torch computes %s, as %s does not: %s", self._backbone.recipe.backbone, engine, error)
+                require(_OTHERS[way.engine].extra, *_OTHERS[way.engine].packages, what=f"engine {way.engine}")
+            _log.warning("torch computes %s, as %s does not: %s", self._backbone.recipe.backbone, way.engine, error)
             return self._torchs()
 
-    def _torchs(self) -> Encoder:
-        return _torchs(self._backbone, self._wanted)
+    def _torchs(self, computes: Compute | None = None) -> Encoder:
+        return _torchs(self._backbone, self._wanted, computes)
 
     def _verdict(self) -> tuple[Verdict | None, Encoder | None]:
         """What this machine found, or finds now where that pays; with torch's encoder where it was made for that.
 
-        One process of a machine tries, while the others wait and leave the cores alone.
+        Where other engines do not pay, number formats may, which need no conversion. One process of a machine tries, while the
+        others wait and leave the cores alone.
         """
-        path = self._path(self._wanted.batch_size, self._wanted.lanes or 0, *map(_identity, self._others)).with_suffix(".json")
-        if (verdict := Verdict.read(path)) is not None or self._wanted.images < LEAST_IMAGES:
-            return verdict, None
-        with only_one(path.with_suffix(".lock"), wait=True):
-            if (verdict := Verdict.read(path)) is not None:
-                return verdict, None
-            ours = self._torchs()
-            return (self._try(ours).keep(path) if self._pays(ours) else None), ours
+        ours: Encoder | None = None
+        for others in dict.fromkeys((tuple(self._others), ())):
+            path = self._path(self._wanted.batch_size, self._wanted.lanes or 0, *map(_identity, others)).with_suffix(".json")
+            if (verdict := Verdict.read(path)) is None and self._wanted.images >= LEAST_IMAGES:
+                with only_one(path.with_suffix(".lock"), wait=True):
+                    if (verdict := Verdict.read(path)) is None:
+                        ours = ours or self._torchs()
+                        verdict = self._try(ours, others).keep(path) if self._pays(ours, others) else None
+            if verdict is not None:
+                return verdict, ours
+        return None, ours
 
-    def _pays(self, ours: Encoder) -> bool:
+    def _pays(self, ours: Encoder, others: Sequence[Engine]) -> bool:
         """Whether a trial saves more time than it costs, by torch's own speed."""
-        images_BHWC = self._trial_images()
-        ours.encode(images_BHWC)
-        seconds = self._wanted.images / pace_of(ours, images_BHWC, self._cores).rate
-        return seconds * TRIAL_GAIN > TRIAL_SECONDS * len(self._others)
+        if not others and len(self._formats) == 1:
+            return False
+        cost_seconds = TRIAL_SECONDS * len(others) + FORMAT_SECONDS * (len(self._formats) - 1)
+        return self._wanted.images / self._rate(ours) * TRIAL_GAIN > cost_seconds
 
-    def _try(self, ours: Encoder) -> Verdict:
-        """Have all engines embed that can, and find the fastest."""
-        encoders = {Way("torch", self._batch_size): ours}
-        cannot = []
-        for engine in self._others:
-            more = _OTHERS[engine].batch_sizes if self._wanted.batch_size is None else ()
-            try:
-                for batch_size in sorted({self._batch_size, *more}):
-                    encoders[Way(engine, batch_size)] = self._converted(engine, batch_size)
-            except NotConvertedError as error:
-                cannot.append(f"{engine} cannot: {error}")
+    def _try(self, ours: Encoder, others: Sequence[Engine]) -> Verdict:
+        """Have all ways embed that are worth a try, and find the fastest."""
+        encoders = {replace(self._usual, computes=computes): self._torchs(computes) for computes in self._formats[1:]}
+        encoders[self._usual] = ours
+        rates = {way.computes: self._rate(encoder) for way, encoder in encoders.items()}
+        notes = []
+        for computes in self._formats:
+            able = [engine for engine in others if computes in _OTHERS[engine].computes]
+            if able and rates[computes] < WORTH_SHARE * max(rates.values()):
+                notes.append(f"{computes} by {' and '.join(able)} was not tried, as torch shows it slow here")
+                continue
+            for engine in able:
+                more = _OTHERS[engine].batch_sizes if self._wanted.batch_size is None else ()
+                try:
+                    for batch_size in sorted({self._batch_size, *more}):
+                        way = Way(engine, batch_size, computes)
+                        encoders[way] = self._converted(way)
+                except NotConvertedError as error:
+                    notes.append(f"{engine} cannot at {computes}: {error}")
         verdict = try_all(encoders, self._trial_images(), self._cores)
-        return replace(verdict, why="; ".join([verdict.why, *cannot]))
+        return replace(verdict, why="; ".join([verdict.why, *notes]))
 
-    def _converted(self, engine: Engine, batch_size: int) -> Encoder:
+    def _rate(self, encoder: Encoder) -> float:
+        """Images a second of a first short turn."""
+        images_BHWC = self._trial_images()
+        encoder.encode(images_BHWC)
+        return pace_of(encoder, images_BHWC, self._cores).rate
+
+    def _converted(self, way: Way) -> Encoder:
         backbone, lanes = self._backbone, self._wanted.lanes or 0
-        path = self._path(batch_size, *_identity(engine)).with_suffix(".blob")
-        exact_below = self._wanted.exact_below or 0
-        cache = ConvertedCache(path, _runtime(engine), backbone.recipe, self._compute, batch_size, exact_below)
-        forwards = cache.open(backbone, lanes)
-        return Encoder.of_forwards(forwards, backbone.recipe, backbone.shapes, _CPU, batch_size, threads=lanes, engine=engine)
+        exact_below = 0 if way.computes == "fp32" else self._wanted.exact_below or 0
+        path = self._path(way.batch_size, way.computes, *_identity(way.engine)).with_suffix(".blob")
+        runtime = _runtime(way.engine)
+        cache = ConvertedCache(path, runtime, backbone.recipe, way.computes, way.batch_size, exact_below)
+        return Encoder.of_forwards(
+            cache.open(backbone, lanes),
+            backbone.recipe,
+            backbone.shapes,
+            _CPU,
+            way.batch_size,
+            threads=lanes,
+            engine=way.engine,
+            computes=way.computes,
+        )
 
     @property
     def _cores(self) -> int:

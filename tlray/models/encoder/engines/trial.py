@@ -9,9 +9,8 @@ Shape legend: B images, H height, W width, C channels.
 
 import json
 import logging
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -20,10 +19,14 @@ import numpy as np
 
 from tlray.config.commands.extraction import Engine
 from tlray.models.encoder.encoder import Encoder
+from tlray.recipe import Compute
 
 TURNS = 5
 TURN_SECONDS = 0.3
 """How long each engine computes in a turn."""
+
+PROMISING_SHARE = 0.75
+"""Of the fastest one's speed, what a way must have made to get another turn: turns differ by less on a calm machine."""
 
 CALM_SHARE = 0.7
 """Of the cores' time that each engine's best turn must have got for a verdict to be kept. On a machine that does nothing else
@@ -60,13 +63,15 @@ class Way:
     Attributes:
         engine: that computes.
         batch_size: images in a pass.
+        computes: the number format.
     """
 
     engine: Engine
     batch_size: int
+    computes: Compute
 
     def __str__(self) -> str:
-        return f"{self.engine} by {self.batch_size}"
+        return f"{self.engine} at {self.computes} by {self.batch_size}"
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,12 @@ class Verdict:
     """What a trial of the engines found.
 
     Attributes:
-        engine: the fastest.
-        batch_size: with which it was.
+        way: the fastest.
         why: for people.
         until: seconds since 1970 from when on it counts no more; None for ever.
     """
 
-    engine: Engine
-    batch_size: int
+    way: Way
     why: str
     until: float | None = None
 
@@ -89,11 +92,14 @@ class Verdict:
     def read(cls, path: Path) -> "Verdict | None":
         """What was kept, if it is one and still counts."""
         try:
-            verdict = cls(**json.loads(path.read_bytes()))
+            kept = json.loads(path.read_bytes())
+            verdict = cls(Way(**kept.pop("way")), **kept)
             is_current = verdict.until is None or time.time() < verdict.until
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        return verdict if verdict.engine in get_args(Engine) and is_current else None
+        way = verdict.way
+        is_known = way.engine in get_args(Engine) and way.computes in get_args(Compute)
+        return verdict if is_known and is_current else None
 
     def keep(self, path: Path) -> "Verdict":
         """Write it for other processes; returns itself."""
@@ -115,20 +121,26 @@ def try_all(encoders: Mapping[Way, Encoder], images_BHWC: np.ndarray, cores: int
     for encoder in encoders.values():
         encoder.encode(images_BHWC)
     for _ in range(TURNS):
-        for way, encoder in encoders.items():
-            turns[way].append(pace_of(encoder, images_BHWC, cores))
+        for way in _promising(turns):
+            turns[way].append(pace_of(encoders[way], images_BHWC, cores))
     is_calm = all(max(paces, key=lambda pace: pace.rate).share >= CALM_SHARE for paces in turns.values())
     rates = {way: max(pace.rate if is_calm else pace.full_rate for pace in paces) for way, paces in turns.items()}
     fastest = max(rates, key=rates.__getitem__)
     said = ", ".join(f"{way} {rate:.3g}" for way, rate in rates.items())
     if is_calm:
-        return Verdict(fastest.engine, fastest.batch_size, f"images a second: {said}")
+        return Verdict(fastest, f"images a second: {said}")
     return Verdict(
-        fastest.engine,
-        fastest.batch_size,
+        fastest,
         f"images a second by the processor's time, as the machine was busy: {said}; a later run tries again",
         time.time() + BUSY_VERDICT_SECONDS,
     )
+
+
+def _promising(turns: Mapping[Way, Sequence[Pace]]) -> list[Way]:
+    """The ways that may be the fastest by their turns so far; none where only one of several is left."""
+    rates = {way: max((pace.full_rate for pace in paces), default=0.0) for way, paces in turns.items()}
+    left = [way for way, rate in rates.items() if rate >= PROMISING_SHARE * max(rates.values())]
+    return left if len(left) > 1 or len(turns) == 1 else []
 
 
 def pace_of(encoder: Encoder, images_BHWC: np.ndarray, cores: int) -> Pace:
@@ -139,8 +151,3 @@ def pace_of(encoder: Encoder, images_BHWC: np.ndarray, cores: int) -> Pace:
         calls += 1
     share = (time.process_time() - processor_began) / (elapsed * cores)
     return Pace(calls * len(images_BHWC) / elapsed, share)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
