@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tlray.machine import capacity
-from tlray.machine.capacity import memory_budget_bytes, usable_cores, usable_memory_bytes
+from tlray.machine.capacity import memory_budget_bytes, usable_core_time, usable_cores, usable_memory_bytes
 
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
 """Of version 1."""
@@ -54,6 +54,7 @@ def test_without_control_groups_all_is_usable(groups: Groups) -> None:
 def test_a_containers_limits_of_version_2(groups: Groups, quota: str, cores: int) -> None:
     groups.write("0::/\n", cpu_dot_max=f"{quota} 100000", memory_dot_max="8589934592")
     assert (usable_cores(), usable_memory_bytes(), memory_budget_bytes()) == (cores, 2**33, 2**32)
+    assert usable_core_time() == (int(quota) / 10**5 if cores < 64 else 64)
 
 
 def test_the_tightest_of_nested_groups_counts(groups: Groups) -> None:
@@ -66,6 +67,11 @@ def test_the_tightest_of_nested_groups_counts(groups: Groups) -> None:
         elsewhere__cpu_dot_max="100000 100000",
     )
     assert (usable_cores(), usable_memory_bytes()) == (3, 2**32)
+
+
+def test_memory_above_which_processes_are_slowed_down(groups: Groups) -> None:
+    groups.write("0::/\n", memory_dot_max="8589934592", memory_dot_high="4294967296")
+    assert usable_memory_bytes() == 2**32
 
 
 def test_version_1_and_a_path_that_the_container_does_not_see(groups: Groups) -> None:

@@ -1,7 +1,7 @@
 """Cores and memory that this process may use: of its machine, or less where a container, a service or its starter limits it.
 
 Linux limits processes by control groups; see cgroups(7), and the kernel's documents of their versions for the names of files:
-admin-guide/cgroup-v2.rst (cpu.max, memory.max), scheduler/sched-bwc.rst (cpu.cfs_quota_us) and
+admin-guide/cgroup-v2.rst (cpu.max, memory.max, memory.high), scheduler/sched-bwc.rst (cpu.cfs_quota_us) and
 admin-guide/cgroup-v1/memory.rst (memory.limit_in_bytes).
 """
 
@@ -18,10 +18,14 @@ _GROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process can keep busy: those that it may run on, or fewer where its time on them is limited."""
+    """Cores that this process can keep busy: `usable_core_time`, rounded up."""
+    return max(1, math.ceil(usable_core_time()))
+
+
+def usable_core_time() -> float:
+    """Cores that this process may run on, or less where its time on them is limited, as to half of one."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = (math.ceil(quota) for folder in _groups("cpu") if (quota := _cores_of(folder)) is not None)
-    return max(1, min([allowed, *quotas]))
+    return min([allowed, *(quota for folder in _groups("cpu") if (quota := _cores_of(folder)) is not None)])
 
 
 def usable_memory_bytes() -> int:
@@ -64,13 +68,13 @@ def _cores_of(folder: Path) -> float | None:
 
 
 def _memory_bytes_of(folder: Path) -> int | None:
-    """Bytes that a group's processes may have together; None without a limit."""
-    limits = (_read(folder / name).strip() for name in ("memory.max", "memory.limit_in_bytes"))
-    return next((int(limit) for limit in limits if limit.isdecimal()), None)
+    """Bytes that a group's processes may have together, or before they are slowed down; None without a limit."""
+    limits = (_read(folder / name).strip() for name in ("memory.max", "memory.high", "memory.limit_in_bytes"))
+    return min((int(limit) for limit in limits if limit.isdecimal()), default=None)
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""

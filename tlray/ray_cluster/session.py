@@ -16,6 +16,7 @@ from ray._private import worker as ray_worker
 
 from tlray.config.sections.stores import stores_in_use, use_stores
 from tlray.errors import ConfigError
+from tlray.machine.capacity import usable_cores
 from tlray.progress import say
 from tlray.ray_cluster.address import starts_own
 from tlray.ray_cluster.heard import heard, shortened
@@ -64,8 +65,11 @@ def joined(workers_env: Mapping[str, str] | None = None) -> Iterator[bool]:
     is_own = starts_own()
     # Ray takes SIGTERM for itself, and leaves its handler behind.
     handler = signal.getsignal(signal.SIGTERM) if threading.current_thread() is threading.main_thread() else None
-    # One of our own ends with the run and does without a dashboard, whose processes would share its cores.
-    own: dict[str, Any] = {"address": "local", "include_dashboard": False} if is_own else {}
+    # One of our own ends with the run and does without a dashboard, whose processes would share its cores. Ray itself looks at
+    # a container's quota alone, rounds it down, and not at what else limits a process.
+    own: dict[str, Any] = {}
+    if is_own:
+        own = {"address": "local", "include_dashboard": False, "num_cpus": usable_cores()}
     if stores:
 
         def tell_worker() -> None:

@@ -1,5 +1,6 @@
 """Batches, devices, precision and the recipe file."""
 
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -10,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.models.encoder.engines.opened import at_an_odd_address
 from tlray.config import RecipeConfig
 from tlray.errors import BackboneError, ConfigError
 from tlray.models.backbones.images import Backbone, resolve_backbone
 from tlray.models.backbones.network_input import to_network_input
-from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.encoder import SHARE_IMAGES, Encoder
 from tlray.models.encoder.golden import make_recipe_file
 from tlray.models.encoder.network.network import Network
 from tlray.recipe import Compute, Precision, RecipeFile, check_golden, golden_images
@@ -94,15 +94,22 @@ def test_read_only_and_strided_images_work_without_warnings(backbone: Backbone, 
         )
 
 
-@pytest.mark.parametrize("lanes", [None, 2])
-def test_images_at_an_odd_address_are_embedded_and_stay_as_they_are(
-    backbone: Backbone, images_BHWC: np.ndarray, lanes: int | None
+@pytest.mark.parametrize(
+    ("count", "batch_size", "lanes", "most"), [(64, 1, 7, 10), (64, 2, 7, 6), (72, 1, 8, 10), (9, 4, 2, 2)]
+)
+def test_lanes_share_a_call_evenly(
+    count: int, batch_size: int, lanes: int, most: int, backbone: Backbone, images_BHWC: np.ndarray
 ) -> None:
-    encoder = Encoder(backbone, device="cpu", batch_size=2, lanes=lanes)
-    moved_BHWC = at_an_odd_address(images_BHWC)
-    expected = encoder.encode(images_BHWC)["embedding"]
-    np.testing.assert_array_equal(encoder.encode(moved_BHWC)["embedding"], expected)
-    np.testing.assert_array_equal(moved_BHWC, images_BHWC)
+    """No lane has much more to do than its part, in batches."""
+    encoder = Encoder(backbone, device="cpu", batch_size=batch_size, lanes=lanes)
+    share = encoder._share(count)
+    rounds = math.ceil(math.ceil(count / share) / lanes)
+    assert share % batch_size == 0 and share <= max(SHARE_IMAGES, batch_size)
+    assert rounds * share <= most * batch_size
+    found = encoder.encode(images_BHWC)["embedding"]
+    np.testing.assert_array_equal(
+        found, Encoder(backbone, device="cpu", batch_size=batch_size).encode(images_BHWC)["embedding"]
+    )
 
 
 def test_wrong_images_are_refused(backbone: Backbone) -> None:

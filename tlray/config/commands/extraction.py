@@ -72,7 +72,7 @@ class RunConfig(WithStores):
     engine: Engine = Field(
         "auto",
         description="what computes on CPUs: torch, openvino or onnxruntime (extras openvino, onnx), or auto: the fastest, by a "
-        "trial where that pays",
+        "trial where that pays, at fp32 where 16 bits are no faster",
     )
     lease_seconds: float = Field(
         30.0, ge=2, description="how long a killed run keeps the next one out; a store may be away for less without harm"

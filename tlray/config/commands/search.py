@@ -21,7 +21,9 @@ class IndexConfig(WithStores):
         None, description="candidates that a node of an HNSW graph is linked from; default FAISS's 40; more: slower to build"
     )
     recall_target: float = Field(0.95, gt=0, le=1, description="recall at 10 that searches must reach")
-    memory_bytes: PositiveInt | None = Field(None, description="what the index may take; default half of this machine's or container's")
+    memory_bytes: PositiveInt | None = Field(
+        None, description="what the index may take; default half of the machine's or container's"
+    )
     rerank: Literal["auto", "always", "never"] = Field(
         "auto", description="keep the vectors beside a compressed index and compare again; auto: where codes miss the target"
     )

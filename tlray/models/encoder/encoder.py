@@ -41,8 +41,8 @@ TURN_IMAGES = 32
 more pixels: 5 MB at this size, for images of 224 pixels."""
 
 SHARE_IMAGES = 8
-"""Images that a lane takes at a time of a call that no thread keeps a lane for: to hand them out one by one costs a part of
-what small networks take (docs/benchmarks.md)."""
+"""Images that a lane takes at a time, at most, where no thread keeps one: to hand them out one by one costs a part of what
+small networks take (docs/benchmarks.md)."""
 
 Keep = Callable[[int, list[np.ndarray]], None]
 """Takes the features_BD of a batch, one array a tap, and the number of its first image."""
@@ -56,7 +56,8 @@ class Encoder:
     with these as oneDNN runs them best (`tlray.models.encoder.network.packing`). The
     recipe's precision.compute means: `fp32`, all of it, without TF32; `bf16` and `fp16`, what `torch.autocast` computes so,
     with weights rounded once and kernel by kernel (`tlray.models.encoder.network.precision`). Where the device has no
-    arithmetic for these, all of it is computed at fp32 (`tlray.models.process.device.computes_as`), which is logged.
+    arithmetic for these, all of it is computed at fp32 (`tlray.models.process.device.computes_as`), which is logged; and so
+    it is where `computes` says so.
 
     Args:
         backbone: on the CPU the copy shares its tensors (their memory layout becomes channels_last); their values stay.
@@ -202,9 +203,11 @@ class Encoder:
                 return columns, run(lane, 0, count)
 
     def _share(self, count: int) -> int:
-        """Images that a lane takes at a time: whole batches, at least one, so that every lane has some."""
+        """Images that a lane takes at a time: whole batches, at least one, in as many shares for each lane."""
         batches = max(-(-count // self.batch_size), 1)
-        return self.batch_size * min(-(-batches // self._threads), -(-SHARE_IMAGES // self.batch_size))
+        most = -(-SHARE_IMAGES // self.batch_size)
+        shares = self._threads * -(-batches // (self._threads * most))
+        return self.batch_size * -(-batches // shares)
 
     @property
     def computed_by(self) -> str:

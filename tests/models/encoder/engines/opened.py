@@ -27,12 +27,3 @@ def opened(backbone: Backbone, folder: Path, engine: str, **wishes: object) -> E
     """By two lanes of two images each, where nothing else is wished."""
     given: dict = {"engine": engine, "lanes": 2, "batch_size": 2, "folder": folder} | wishes
     return open_image_encoder(backbone, Wanted(**given))
-
-
-def at_an_odd_address(images_BHWC: np.ndarray) -> np.ndarray:
-    """A copy that is contiguous and begins at an odd byte, as images of odd sizes do within their batch."""
-    held = np.empty(images_BHWC.nbytes + 64, np.uint8)
-    start = 1 - held.ctypes.data % 2
-    moved_BHWC = held[start : start + images_BHWC.nbytes].reshape(images_BHWC.shape)
-    moved_BHWC[:] = images_BHWC
-    return moved_BHWC

@@ -15,7 +15,7 @@ from tests.models.encoder.engines.opened import opened, pictures, resolve
 from tests.models.encoder.engines.test_compiled import Untraceable
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.encoder.engines import choice, trial
+from tlray.models.encoder.engines import choice, converted, trial
 from tlray.models.encoder.engines.trial import Pace
 
 pytest.importorskip("tlray.models.encoder.engines.openvino.model", exc_type=ImportError)
@@ -29,7 +29,7 @@ def backbone() -> Backbone:
 @pytest.fixture(autouse=True)
 def two_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversions by one of the others are enough here."""
-    monkeypatch.setattr(choice, "_OTHERS", {"openvino": choice._OTHERS["openvino"]})
+    monkeypatch.setattr(choice, "OTHERS", {"openvino": choice.OTHERS["openvino"]})
 
 
 class Paced:
@@ -166,9 +166,9 @@ IN_ANOTHER_PROCESS = """
 import logging, sys
 from pathlib import Path
 from tests.models.encoder.engines.opened import opened, pictures, resolve
-from tlray.models.encoder.engines import choice, trial
+from tlray.models.encoder.engines import choice, converted, trial
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-choice._OTHERS = {"openvino": choice._OTHERS["openvino"]}
+choice.OTHERS = {"openvino": choice.OTHERS["openvino"]}
 choice.TRIAL_SECONDS = 0.0
 tried = trial.try_all
 def told(*arguments):
@@ -217,7 +217,7 @@ def test_a_recipe_of_16_bits_is_computed_at_fp32_where_that_is_faster(
 ) -> None:
     monkeypatch.setattr(choice, "computes_as", lambda _device, compute: compute)
     if not installed:
-        monkeypatch.setattr(choice, "_OTHERS", {})
+        monkeypatch.setattr(choice, "OTHERS", {})
     reduced, exact = resolve("timm:test_resnet", "bf16"), resolve("timm:test_resnet")
     images_BHWC = pictures(reduced)
     expected = Encoder(exact, device="cpu", batch_size=2, lanes=2).encode(images_BHWC)["embedding"]
@@ -243,7 +243,7 @@ def test_a_recipe_of_16_bits_by_another_engine_at_fp32(tmp_path: Path, monkeypat
 
 def test_fp32_is_not_tried_by_others_where_16_bits_are_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "computes_as", lambda _device, compute: compute)
-    monkeypatch.setattr(choice, "_OTHERS", {"openvino": replace(choice._OTHERS["openvino"], computes=("fp32",))})
+    monkeypatch.setattr(choice, "OTHERS", {"openvino": replace(choice.OTHERS["openvino"], computes=("fp32",))})
     PacedByFormat(torch_bf16=3.0, torch_fp32=1.0).put_in(monkeypatch)
     assert opened(resolve("timm:test_resnet", "bf16"), tmp_path, "auto", images=10**6).computed_by == "torch"
 
@@ -271,3 +271,32 @@ def test_ways_that_are_far_behind_get_no_second_turn(monkeypatch: pytest.MonkeyP
     paced.turns, paced.rates["onnxruntime"] = 0, [1.0]
     assert trial.try_all(encoders, images_BHWC, 1).way == ways[1]
     assert paced.turns == len(ways)
+
+
+@pytest.mark.parametrize(("batch_size", "lanes", "expected"), [(8, 2, 16), (3, 2, 12), (1, 4, 4), (5, None, 10)])
+def test_a_trial_gives_every_lane_whole_batches(batch_size: int, lanes: int | None, expected: int, backbone: Backbone) -> None:
+    tried = choice._Choice(backbone, choice.Wanted("auto", lanes=lanes))
+    tried._batch_size = batch_size
+    assert len(tried._trial_images()) == expected
+
+
+def test_slow_networks_are_tried_where_there_is_far_more_to_do(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial has each way compute for several calls, which take a slow network long."""
+    paced = Paced(torch=[0.5], openvino=[5.0]).put_in(monkeypatch)
+    assert opened(backbone, tmp_path, "auto", images=200).engine == "torch" and paced.turns == 0
+    monkeypatch.setattr(choice, "LEAST_IMAGES", 10)
+    assert opened(backbone, tmp_path, "auto", images=200).engine == "torch" and paced.turns == 1
+    assert opened(backbone, tmp_path, "auto", images=2000).engine == "openvino"
+
+
+def test_an_engine_that_drifts_at_16_bits_computes_at_fp32_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(choice, "computes_as", lambda _device, compute: compute)
+    monkeypatch.setattr(converted, "CLOSE_COSINE", 1.1)
+    with caplog.at_level(logging.INFO):
+        encoder = opened(resolve("timm:test_resnet", "bf16"), tmp_path, "openvino")
+    assert encoder.computed_by == "openvino at fp32"
+    assert "openvino computes timm:test_resnet at fp32: " in caplog.text

@@ -53,7 +53,7 @@ def test_what_another_version_made_is_not_read(
 ) -> None:
     (there,) = folder.glob("*.blob")
     write_whole(tmp_path / there.name, b"of another version")
-    monkeypatch.setattr(choice, "version", lambda package: f"{package} of another year")
+    monkeypatch.setattr(others, "version", lambda package: f"{package} of another year")
     encoder = opened(backbone, tmp_path, engine)
     expected = Encoder(backbone, device="cpu").encode(pictures(backbone))["embedding"]
     np.testing.assert_allclose(encoder.encode(pictures(backbone))["embedding"], expected, rtol=1e-3, atol=1e-4)

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -25,7 +25,7 @@ TURNS = 5
 TURN_SECONDS = 0.3
 """How long each engine computes in a turn."""
 
-PROMISING_SHARE = 0.75
+LEADING_SHARE = 0.75
 """Of the fastest one's speed, what a way must have made to get another turn: turns differ by less on a calm machine."""
 
 CALM_SHARE = 0.7
@@ -81,11 +81,13 @@ class Verdict:
     Attributes:
         way: the fastest.
         why: for people.
+        usual_rate: images a second without a trial, by torch at the recipe's number format.
         until: seconds since 1970 from when on it counts no more; None for ever.
     """
 
     way: Way
     why: str
+    usual_rate: float = 0.0
     until: float | None = None
 
     @classmethod
@@ -101,6 +103,10 @@ class Verdict:
         is_known = way.engine in get_args(Engine) and way.computes in get_args(Compute)
         return verdict if is_known and is_current else None
 
+    def for_a_while(self) -> "Verdict":
+        """The same, as of a busy machine."""
+        return replace(self, until=time.time() + BUSY_VERDICT_SECONDS)
+
     def keep(self, path: Path) -> "Verdict":
         """Write it for other processes; returns itself."""
         unfinished = path.with_suffix(".part")
@@ -109,8 +115,8 @@ class Verdict:
         return self
 
 
-def try_all(encoders: Mapping[Way, Encoder], images_BHWC: np.ndarray, cores: int) -> Verdict:
-    """Let all ways embed in turns.
+def try_all(encoders: Mapping[Way, Encoder], images_BHWC: np.ndarray, cores: float) -> Verdict:
+    """Let all ways embed in turns, those that are far behind in one alone.
 
     Args:
         encoders: one a way.
@@ -121,29 +127,28 @@ def try_all(encoders: Mapping[Way, Encoder], images_BHWC: np.ndarray, cores: int
     for encoder in encoders.values():
         encoder.encode(images_BHWC)
     for _ in range(TURNS):
-        for way in _promising(turns):
+        leading = _leading(turns)
+        if len(leading) == 1 < len(turns):
+            break
+        for way in leading:
             turns[way].append(pace_of(encoders[way], images_BHWC, cores))
-    is_calm = all(max(paces, key=lambda pace: pace.rate).share >= CALM_SHARE for paces in turns.values())
+    is_calm = all(max(turns[way], key=lambda pace: pace.rate).share >= CALM_SHARE for way in _leading(turns))
     rates = {way: max(pace.rate if is_calm else pace.full_rate for pace in paces) for way, paces in turns.items()}
     fastest = max(rates, key=rates.__getitem__)
     said = ", ".join(f"{way} {rate:.3g}" for way, rate in rates.items())
     if is_calm:
         return Verdict(fastest, f"images a second: {said}")
-    return Verdict(
-        fastest,
-        f"images a second by the processor's time, as the machine was busy: {said}; a later run tries again",
-        time.time() + BUSY_VERDICT_SECONDS,
-    )
+    busy = "images a second by the processor's time, as the machine was busy"
+    return Verdict(fastest, f"{busy}: {said}; a later run tries again").for_a_while()
 
 
-def _promising(turns: Mapping[Way, Sequence[Pace]]) -> list[Way]:
-    """The ways that may be the fastest by their turns so far; none where only one of several is left."""
+def _leading(turns: Mapping[Way, Sequence[Pace]]) -> list[Way]:
+    """The ways that may be the fastest by their turns so far."""
     rates = {way: max((pace.full_rate for pace in paces), default=0.0) for way, paces in turns.items()}
-    left = [way for way, rate in rates.items() if rate >= PROMISING_SHARE * max(rates.values())]
-    return left if len(left) > 1 or len(turns) == 1 else []
+    return [way for way, rate in rates.items() if rate >= LEADING_SHARE * max(rates.values())]
 
 
-def pace_of(encoder: Encoder, images_BHWC: np.ndarray, cores: int) -> Pace:
+def pace_of(encoder: Encoder, images_BHWC: np.ndarray, cores: float) -> Pace:
     """Embed some images, by as many calls as it takes to tell."""
     began, processor_began, calls = time.perf_counter(), time.process_time(), 0
     while (elapsed := time.perf_counter() - began) < TURN_SECONDS or not calls:

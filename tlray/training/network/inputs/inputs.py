@@ -71,7 +71,7 @@ def make_room(
     Args:
         shape: of the array.
         dtype: likewise.
-        memory_bytes: what it may take; default half of this machine's.
+        memory_bytes: what it may take; default half of this machine's or container's.
         scratch: folder of the file.
         sharers: processes on this machine that each make one; memory and disk are divided among them.
     """
@@ -190,7 +190,7 @@ class ActivationRows:
         table: at the version that is trained on.
         column: of the cut.
         uris: of the N examples.
-        memory_bytes: what they may take in memory; default half of this machine's.
+        memory_bytes: what they may take in memory; default half of this machine's or container's.
         scratch: folder for a file where they take more.
         sharers: see `make_room`.
 
