@@ -11,7 +11,7 @@ import pytest
 from tests.models.encoder.engines.opened import opened, pictures
 from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import Encoder
-from tlray.models.encoder.engines import choice, converted
+from tlray.models.encoder.engines import converted, others
 from tlray.models.encoder.engines.node_files import read_whole, write_whole
 
 
