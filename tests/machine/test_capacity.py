@@ -25,11 +25,11 @@ class Groups:
     def __init__(self, folder: Path) -> None:
         self.root, self.of_process = folder / "cgroup", folder / "of_process"
 
-    def write(self, of_process: str, **files: str) -> None:
-        """What the process is in, and files with `__` for a slash and `_dot_` for a dot."""
+    def write(self, of_process: str, files: dict[str, str]) -> None:
+        """What the process is in, and files of the tree."""
         self.of_process.write_text(of_process)
         for name, content in files.items():
-            path = self.root / name.replace("__", "/").replace("_dot_", ".")
+            path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content + "\n")
 
@@ -52,7 +52,7 @@ def test_without_control_groups_all_is_usable(groups: Groups) -> None:
 
 @pytest.mark.parametrize(("quota", "cores"), [("400000", 4), ("150000", 2), ("20000", 1), ("max", 64), ("6400000000", 64)])
 def test_a_containers_limits_of_version_2(groups: Groups, quota: str, cores: int) -> None:
-    groups.write("0::/\n", cpu_dot_max=f"{quota} 100000", memory_dot_max="8589934592")
+    groups.write("0::/\n", {"cpu.max": f"{quota} 100000", "memory.max": "8589934592"})
     assert (usable_cores(), usable_memory_bytes(), memory_budget_bytes()) == (cores, 2**33, 2**32)
     assert usable_core_time() == (int(quota) / 10**5 if cores < 64 else 64)
 
@@ -60,32 +60,38 @@ def test_a_containers_limits_of_version_2(groups: Groups, quota: str, cores: int
 def test_the_tightest_of_nested_groups_counts(groups: Groups) -> None:
     groups.write(
         "0::/system.slice/nightly.service\n",
-        system_dot_slice__cpu_dot_max="300000 100000",
-        system_dot_slice__memory_dot_max="max",
-        system_dot_slice__nightly_dot_service__cpu_dot_max="800000 100000",
-        system_dot_slice__nightly_dot_service__memory_dot_max="4294967296",
-        elsewhere__cpu_dot_max="100000 100000",
+        {
+            "system.slice/cpu.max": "300000 100000",
+            "system.slice/memory.max": "max",
+            "system.slice/nightly.service/cpu.max": "800000 100000",
+            "system.slice/nightly.service/memory.max": "4294967296",
+            "elsewhere/cpu.max": "100000 100000",
+        },
     )
     assert (usable_cores(), usable_memory_bytes()) == (3, 2**32)
 
 
 def test_memory_above_which_processes_are_slowed_down(groups: Groups) -> None:
-    groups.write("0::/\n", memory_dot_max="8589934592", memory_dot_high="4294967296")
+    groups.write("0::/\n", {"memory.max": "8589934592", "memory.high": "4294967296"})
     assert usable_memory_bytes() == 2**32
 
 
 def test_version_1_and_a_path_that_the_container_does_not_see(groups: Groups) -> None:
     groups.write(
         "4:memory:/docker/1f2e\n3:cpu,cpuacct:/docker/1f2e\n1:name=systemd:/docker/1f2e\n",
-        cpu__cpu_dot_cfs_quota_us="250000",
-        cpu__cpu_dot_cfs_period_us="100000",
-        memory__memory_dot_limit_in_bytes="2147483648",
+        {
+            "cpu/cpu.cfs_quota_us": "250000",
+            "cpu/cpu.cfs_period_us": "100000",
+            "memory/memory.limit_in_bytes": "2147483648",
+        },
     )
     assert (usable_cores(), usable_memory_bytes()) == (3, 2**31)
     groups.write(
         "3:cpu,cpuacct:/\n4:memory:/\n",
-        cpu__cpu_dot_cfs_quota_us="-1",
-        memory__memory_dot_limit_in_bytes="9223372036854771712",
+        {
+            "cpu/cpu.cfs_quota_us": "-1",
+            "memory/memory.limit_in_bytes": "9223372036854771712",
+        },
     )
     assert (usable_cores(), usable_memory_bytes()) == (64, 2**38)
 
