@@ -1,5 +1,6 @@
 """A cluster that a run has joined, and how its nodes are shared out among workers, those of the moment and those to come."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,6 @@ from tlray.extraction.worker.unit_worker import LANES_PER_PROCESS
 from tlray.models.encoder.memory import as_environment
 from tlray.progress import say
 from tlray.ray_cluster.code import code_here
-from tlray.ray_cluster.nodes import call
 from tlray.ray_cluster.same_code import check_nodes
 from tlray.ray_cluster.session import address, joined, quiet_data
 
@@ -26,6 +26,8 @@ LEAST_CORE_IMAGES, LEAST_GPU_IMAGES = 128, 8_192
 """Images that are worth loading the network for, on a node that is there."""
 
 WAIT_SECONDS = 1.0
+
+HOLD_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,14 @@ class Cluster:
             return
         cores = int(min(max(1, plan.about_images // CORE_IMAGES), self._most, len(plan.units)))
         say(f"no node of the cluster can work yet: waiting for one; an autoscaler sees that {cores} cores are wanted")
-        wanted = [call.options(num_cpus=1).remote(int) for _ in range(cores)]
-        while not ray.wait(wanted, timeout=WAIT_SECONDS)[0]:  # between which a signal is heard
-            pass
+        # They do not end by themselves: Ray 2.60 ends the driver where a task is cancelled at the moment in which it returns.
+        held = ray.remote(num_cpus=1)(_hold)
+        wanted = [held.remote() for _ in range(cores)]
+        while not self.nodes.working:
+            time.sleep(WAIT_SECONDS)
+            self.nodes.look()
         for each in wanted:
             ray.cancel(each)
-        self.nodes.look()
 
     @property
     def needs(self) -> Needs | None:
@@ -160,6 +164,12 @@ class Cluster:
         cpus, gpus = self.nodes.mean()
         workers = self.workers
         return (cpus, min(gpus, self._most)) if workers.gpus else (min(cpus, self._most * workers.cpus), 0)
+
+
+def _hold() -> None:
+    """Hold a core until the task is cancelled, which one long sleep would not notice."""
+    while True:
+        time.sleep(HOLD_SECONDS)
 
 
 @contextmanager
