@@ -111,9 +111,19 @@ def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing, origin
         part_HWC = padded_HWC[max(0, -top) :, max(0, -left) :]
         part_HWC[: len(kept_HWC), : kept_HWC.shape[1]] = kept_HWC
         kept_HWC = padded_HWC
-    kept_HWC = np.ascontiguousarray(kept_HWC)
+    kept_HWC = _packed(kept_HWC)
     kept_HWC.flags.writeable = False
     return kept_HWC
+
+
+def _packed(pixels_HWC: np.ndarray) -> np.ndarray:
+    """The same pixels, C-contiguous: three of four channels one by one, as NumPy copies pixels of three levels one by one."""
+    if pixels_HWC.strides[1:] == (3, 1):
+        return np.ascontiguousarray(pixels_HWC)
+    packed_HWC = np.empty(pixels_HWC.shape, np.uint8)
+    for channel in range(3):
+        packed_HWC[..., channel] = pixels_HWC[..., channel]
+    return packed_HWC
 
 
 def _crop_offset(side: int, crop_side: int, offset: CropOffset) -> int:
