@@ -6,6 +6,7 @@ Shape legend: B photos, H height, W width, C channels, D embedding length.
 """
 
 import argparse
+import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,6 @@ from tlray.models.backbones.images import resolve_backbone
 from tlray.models.encoder.encoder import Encoder
 from tlray.recipe import Precision, Preprocessing
 
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
 try:
     from torchcodec import decoders as torchcodec
 except ImportError:
@@ -55,9 +52,9 @@ def with_scaled_decoding(data: bytes) -> np.ndarray:
     return decode_image(data, SCALED, max_pixels=MAX_PIXELS).pixels_HWC
 
 
-def with_simplejpeg(data: bytes) -> np.ndarray:
-    """simplejpeg, then our resize; it knows neither orientation nor other colours."""
-    return apply_preprocessing(Image.fromarray(simplejpeg.decode_jpeg(data)), PREPROCESSING)
+def with_pillow(data: bytes) -> np.ndarray:
+    """Pillow's decoding, then our resize, as before plain JPEGs were decoded without it."""
+    return apply_preprocessing(Image.open(io.BytesIO(data)).convert("RGB"), PREPROCESSING)
 
 
 def with_torchcodec(data: bytes) -> np.ndarray:
@@ -67,9 +64,7 @@ def with_torchcodec(data: bytes) -> np.ndarray:
 
 def decoders() -> dict[str, Decoder]:
     """Those that are installed, ours first."""
-    found: dict[str, Decoder] = {REFERENCE: with_tlray, "tlray scaled": with_scaled_decoding}
-    if simplejpeg is not None:
-        found["simplejpeg"] = with_simplejpeg
+    found: dict[str, Decoder] = {REFERENCE: with_tlray, "tlray scaled": with_scaled_decoding, "Pillow": with_pillow}
     if torchcodec is not None:
         found["torchcodec"] = with_torchcodec
     return found

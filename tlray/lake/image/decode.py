@@ -15,6 +15,7 @@ The rule, version `tlray.recipe.IMAGE_RULE`:
 - CMYK and YCCK follow Pillow's formula and Adobe's inversion in a JPEG; Lab goes to sRGB by Pillow's own built-in profiles.
 - ICC profiles are not applied: backbones were trained on pixels read without them.
 
+Sound JPEGs of grey and RGB are decoded without Pillow, into the same pixels (`tlray.lake.image.plain_jpeg`).
 With `preprocessing.scaled_decoding` large JPEGs are decoded at a fraction of their size (`tlray.lake.image.scaled_decoding`).
 
 Shape legend: H height, W width, C channels.
@@ -45,6 +46,8 @@ from tlray.lake.image.colour import rgb_on_white, sample_format
 from tlray.lake.image.containers import avif, gif, jpeg, others, png, tiff, webp
 from tlray.lake.image.containers.picture import Picture, Rectangle, truncated, unsupported
 from tlray.lake.image.formats import identify, known_but_not_read
+from tlray.lake.image.plain_jpeg import plain_pixels
+from tlray.lake.image.resample import RgbImage
 from tlray.lake.image.resize import Original, apply_preprocessing
 from tlray.lake.image.scaled_decoding import shrink_while_loading
 from tlray.recipe import IMAGE_RULE, ImageRule, Preprocessing
@@ -150,12 +153,13 @@ def to_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: and nothing else: `empty`, `not_an_image`, `unsupported`, `bomb`, `truncated` or `corrupt`.
     """
-    return _to_rgb(data, max_pixels, IMAGE_RULE, None)[0]
+    image, _ = _to_rgb(data, max_pixels, IMAGE_RULE, None)
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
 def _to_rgb(
     data: bytes, max_pixels: int, image_rule: ImageRule, preprocessing: Preprocessing | None
-) -> tuple[Image.Image, Original]:
+) -> tuple[RgbImage, Original]:
     if not data:
         raise ImageError(ImageErrorCode.EMPTY, "0 bytes")
     name = identify(data)
@@ -193,7 +197,7 @@ def _check_end(data: bytes, other_end: bytes, image_format: _Format) -> None:
         raise truncated("the file ends before the end of its image data")
 
 
-def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preprocessing | None) -> tuple[Image.Image, Original]:
+def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preprocessing | None) -> tuple[RgbImage, Original]:
     """Load a picture, and bring it to RGB as it is shown."""
     # Pillow gives AVIF's own rotation and mirroring as EXIF.
     of_avif = image.format == "AVIF"
@@ -202,6 +206,11 @@ def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preproce
     original = None
     if preprocessing is not None and preprocessing.scaled_decoding and picture.can_shrink:
         original = shrink_while_loading(image, orientation, preprocessing)
+    transpose = _TRANSPOSES.get(orientation)
+    if original is None and transpose is None:
+        pixels_HWC = plain_pixels(image, picture)
+        if pixels_HWC is not None:
+            return pixels_HWC, Original(image.size, (0.0, 0.0, *image.size))
     # Pillow copies what it has of a row with each block that it reads, which takes the square of a wide row's bytes.
     image.decodermaxblock = max(image.decodermaxblock, image.width * _ROW_BYTES_PER_PIXEL)
     image.load()
@@ -210,7 +219,6 @@ def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preproce
         rgb = _drawn_on_white(rgb, picture.drawn)
     if picture.shown is not None:
         rgb = rgb.crop(picture.shown)
-    transpose = _TRANSPOSES.get(orientation)
     if transpose is not None:
         rgb = rgb.transpose(transpose)
     return rgb, original or Original(rgb.size, (0.0, 0.0, *rgb.size))

@@ -17,6 +17,9 @@ from tlray.recipe import Interpolation, Preprocessing
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom of a part of a picture, in its pixels."""
 
+RgbImage = Image.Image | np.ndarray
+"""An RGB image of Pillow, or pixels_HWC, uint8 RGB, C-contiguous."""
+
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -29,11 +32,16 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 _OF_TORCH: tuple[Interpolation, ...] = ("bilinear", "bicubic")
 
 
-def resample(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> np.ndarray:
+def size_of(image: RgbImage) -> tuple[int, int]:
+    """Width and height, in pixels."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+
+
+def resample(image: RgbImage, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> np.ndarray:
     """Resample a box of an image to a size.
 
     Args:
-        image: of mode RGB.
+        image: to resample.
         size: (width, height) of the result, in pixels.
         box: the part of the image that is resampled; torch's filters only take the whole image.
         preprocessing: names the filter, and says whether it is widened when shrinking.
@@ -41,11 +49,14 @@ def resample(image: Image.Image, size: tuple[int, int], box: Box, preprocessing:
     Returns:
         pixels_HWC, uint8, 3 channels, not always contiguous.
     """
-    if image.size == size and box == (0, 0, *size):
+    is_whole = box == (0, 0, *size_of(image))
+    if size_of(image) == size and is_whole:
         return np.asarray(image)
     filter_, antialias = preprocessing.interpolation, preprocessing.antialias
-    if antialias and filter_ in _OF_TORCH and box == (0, 0, *image.size):
+    if antialias and filter_ in _OF_TORCH and is_whole:
         return _resample_by_torch(image, size, filter_)
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
     if antialias or filter_ == "nearest":
         return np.asarray(image.resize(size, _FILTERS[filter_], box))
     left, top, right, bottom = box
@@ -55,14 +66,17 @@ def resample(image: Image.Image, size: tuple[int, int], box: Box, preprocessing:
     return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, _FILTERS[filter_]))
 
 
-def _resample_by_torch(image: Image.Image, size: tuple[int, int], filter_: Interpolation) -> np.ndarray:
+def _resample_by_torch(image: RgbImage, size: tuple[int, int], filter_: Interpolation) -> np.ndarray:
     import torch  # at the first image: planning and the command line do without its seconds
     from torch.utils.dlpack import from_dlpack
 
-    try:
-        pixels_HWC = from_dlpack(pa.array(image).flatten()).view(image.height, image.width, 4)  # no copy
-    except ValueError:  # Pillow keeps pictures of over 16 MiB in pieces
-        pixels_HWC = torch.from_numpy(np.array(image))
+    if isinstance(image, np.ndarray):
+        pixels_HWC = torch.from_numpy(image)
+    else:
+        try:
+            pixels_HWC = from_dlpack(pa.array(image).flatten()).view(image.height, image.width, 4)  # no copy
+        except ValueError:  # Pillow keeps pictures of over 16 MiB in pieces
+            pixels_HWC = torch.from_numpy(np.array(image))
     # As a batch of one, before axes are moved: only so does torch see the order in memory that it is faster in.
     images_BCHW = pixels_HWC.view(1, *pixels_HWC.shape).permute(0, 3, 1, 2)
     resized_BCHW = torch.nn.functional.interpolate(

@@ -10,10 +10,9 @@ Shape legend: H height, W width, C channels.
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from tlray.errors import ConfigError
-from tlray.lake.image.resample import Box, resample
+from tlray.lake.image.resample import Box, RgbImage, resample, size_of
 from tlray.recipe import CropOffset, Interpolation, Preprocessing
 
 WITHOUT_ANTIALIAS: tuple[Interpolation, ...] = ("nearest", "bilinear")
@@ -84,11 +83,11 @@ def resized_size(width: int, height: int, preprocessing: Preprocessing) -> tuple
     return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
-def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing, original: Original | None = None) -> np.ndarray:
+def apply_preprocessing(image: RgbImage, preprocessing: Preprocessing, original: Original | None = None) -> np.ndarray:
     """Resize, then crop from the centre or pad.
 
     Args:
-        image: of mode RGB.
+        image: to bring to the crop's size.
         preprocessing: one that `check_preprocessing` accepts.
         original: of an image that was shrunk while it was decoded; it becomes what its original would.
 
@@ -96,7 +95,7 @@ def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing, origin
         pixels_HWC, uint8, C-contiguous, read-only, of the size of `preprocessing.crop`.
     """
     crop_height, crop_width = preprocessing.crop
-    original = original or Original(image.size, (0.0, 0.0, *image.size))
+    original = original or Original(size_of(image), (0.0, 0.0, *size_of(image)))
     width, height = resized_size(*original.size, preprocessing)
     offset = preprocessing.crop_offset
     left, top = _crop_offset(width, crop_width, offset), _crop_offset(height, crop_height, offset)
@@ -133,7 +132,7 @@ def _crop_offset(side: int, crop_side: int, offset: CropOffset) -> int:
     return round((side - crop_side) / 2.0) if offset == "round" else (side - crop_side) // 2
 
 
-def _resample_kept_part(image: Image.Image, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> np.ndarray:
+def _resample_kept_part(image: RgbImage, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> np.ndarray:
     """Bring the box of the image to `size` (width, height), but only compute what the crop keeps."""
     bounds, kept = [], []
     for low, high, resized_side, crop_side in zip(box[:2], box[2:], size, reversed(preprocessing.crop), strict=True):

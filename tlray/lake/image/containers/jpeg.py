@@ -104,6 +104,7 @@ def read_jpeg(data: bytes) -> Picture:
         frame.size,
         orientation_of(exif, xmp),
         other_ends=tuple(files[1:]),
+        ended=b"".join((*kept, scans, _END)) if len(files) == 1 else None,
         can_shrink=frame.marker != _LOSSLESS,
     )
 
