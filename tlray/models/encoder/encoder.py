@@ -69,6 +69,7 @@ class Encoder:
         lanes: on a CPU, batches that run at once, one core each; None for one batch at a time on all cores. Lanes make more of
             the cores: threads that share each layer wait for each other after it, all the more beside threads that decode.
         computes: the number format, the recipe's or fp32; None for the recipe's where the device has arithmetic for it.
+        folded: the same backbone, packed, where it is folded already, for a recipe of any precision.
 
     Attributes:
         engine: what computes: `torch`, `openvino` or `onnxruntime` (`tlray.models.encoder.engines.choice`).
@@ -88,6 +89,7 @@ class Encoder:
         exact_below: int | None = None,
         lanes: int | None = None,
         computes: Compute | None = None,
+        folded: Folded | None = None,
     ) -> None:
         recipe = backbone.recipe
         chosen = choose_device(device)
@@ -96,8 +98,9 @@ class Encoder:
             raise ConfigError(f"torch does not compute {recipe.backbone} at int8; use recipe.precision.compute fp32 or bf16")
         self.computes = computes or settle_compute(chosen, recipe.precision.compute)
         if exact_below is None:
-            exact_below = 0 if self.computes == "fp32" else choose_exact_below(backbone, chosen)
-        network = Folded.of(backbone, packed=True).network(chosen, self.computes, exact_below)
+            exact_below = 0 if self.computes == "fp32" else choose_exact_below(backbone, chosen, folded)
+        folded = folded or Folded.of(backbone, packed=True)
+        network = replace(folded, recipe=recipe).network(chosen, self.computes, exact_below)
         threads = lanes if lanes is not None and chosen.type == "cpu" else 0
         forwards = [network, *(network.again() for _ in range(threads - 1))]
         self._start(recipe, backbone.shapes, chosen, batch_size or default_batch_size(recipe, chosen), forwards, threads)
@@ -290,9 +293,10 @@ def default_batch_size(recipe: Recipe, device: torch.device) -> int:
     return max(1, _BATCH_PIXELS.get(device.type, _BATCH_PIXELS["cpu"]) // math.prod(recipe.preprocessing.crop))
 
 
-def at_fp32(backbone: Backbone) -> Encoder:
-    """An encoder of the same network at fp32 on the CPU, whatever the recipe's precision is."""
-    return Encoder(replace(backbone, recipe=recipe_at_fp32(backbone.recipe)), device="cpu", batch_size=GOLDEN_IMAGE_COUNT)
+def at_fp32(backbone: Backbone, folded: Folded | None = None) -> Encoder:
+    """An encoder of the same network at fp32 on the CPU, whatever the recipe's precision is; see `Encoder` for `folded`."""
+    fp32 = replace(backbone, recipe=recipe_at_fp32(backbone.recipe))
+    return Encoder(fp32, device="cpu", batch_size=GOLDEN_IMAGE_COUNT, folded=folded)
 
 
 def recipe_at_fp32(recipe: Recipe) -> Recipe:

@@ -17,6 +17,7 @@ from tlray.models.encoder.encoder import Encoder, at_fp32
 from tlray.models.encoder.engines.choice import Wanted, open_image_encoder
 from tlray.models.encoder.int8.encoder import open_int8_encoder
 from tlray.models.encoder.network.exactness import choose_exact_below
+from tlray.models.encoder.network.network import Folded
 from tlray.models.encoder.text import TextEncoder, golden_text_of
 from tlray.models.texts.encoder import TextRowEncoder
 from tlray.models.texts.text_model import TextBackbone
@@ -46,11 +47,12 @@ def make_recipe_file(backbone: AnyBackbone, text_encoder: TextEncoder | None = N
     if isinstance(backbone, TextBackbone):
         return _of_texts(backbone)
     recipe = backbone.recipe
-    golden = at_fp32(backbone).encode(golden_images(*recipe.preprocessing.crop))
+    folded = Folded.of(backbone, packed=True)
+    golden = at_fp32(backbone, folded).encode(golden_images(*recipe.preprocessing.crop))
     for column, features_BD in golden.items():
         if not np.isfinite(features_BD).all():
             raise BackboneError(f"{recipe.backbone} gives {column} that is not finite; use other weights or another layer")
-    quantization, exact_below = _rounding_of(backbone)
+    quantization, exact_below = _rounding_of(backbone, folded)
     return RecipeFile(
         recipe_id=recipe.recipe_id,
         recipe=recipe,
@@ -64,7 +66,7 @@ def make_recipe_file(backbone: AnyBackbone, text_encoder: TextEncoder | None = N
     )
 
 
-def _rounding_of(backbone: Backbone) -> tuple[Quantization | None, int]:
+def _rounding_of(backbone: Backbone, folded: Folded) -> tuple[Quantization | None, int]:
     """What a new table keeps of how its network is rounded: the quantization at int8, and the layers that stay at fp32."""
     if backbone.recipe.precision.compute == "int8":
         require_int8()
@@ -72,7 +74,7 @@ def _rounding_of(backbone: Backbone) -> tuple[Quantization | None, int]:
 
         return calibrate(backbone)
     try:
-        return None, choose_exact_below(backbone, torch.device("cpu"))
+        return None, choose_exact_below(backbone, torch.device("cpu"), folded)
     except ConfigError:  # not every CPU computes at 16 bits what the workers' devices do
         return None, 0
 

@@ -6,7 +6,7 @@ Shape legend: B images, H height, W width, C channels.
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -36,13 +36,14 @@ PROBE_NOISE = 40
 _log = logging.getLogger(__name__)
 
 
-def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
+def choose_exact_below(backbone: Backbone, device: torch.device, folded: Folded | None = None) -> int:
     """How many of the first layers `precision.lower` is to leave at fp32, by what it does to the probes.
 
     Args:
         backbone: of the recipe.
         device: to lower it on; where it has no arithmetic for the recipe's precision, that is emulated, as what is chosen is
             kept in the table, for other machines too.
+        folded: the same backbone, packed, where it is folded already.
 
     Returns:
         The least multiple of an eighth of all layers with which every probe keeps CLOSE_COSINE, found by bisection.
@@ -53,26 +54,29 @@ def choose_exact_below(backbone: Backbone, device: torch.device) -> int:
     compute = backbone.recipe.precision.compute
     if compute == "fp32":
         return 0
-    folded = Folded.of(backbone, packed=True)
-    probes_BHWC = torch.from_numpy(probe_images(*backbone.recipe.preprocessing.crop))
+    folded = folded or Folded.of(backbone, packed=True)
+    # Those on which rounding shows most come first: the others are not needed where these are not close.
+    parts_BHWC = [torch.from_numpy(part_BHWC) for part_BHWC in probe_parts(*backbone.recipe.preprocessing.crop)[::-1]]
 
-    def embed(device: torch.device, compute: Compute, exact_below: int) -> list[np.ndarray]:
+    def embed(device: torch.device, compute: Compute, exact_below: int) -> Iterator[list[np.ndarray]]:
         network = folded.network(device, compute, exact_below)  # tensors made in inference mode could not be traced later
         emulated = computes_as(device, compute) != compute
-        sums = SumsAtFp32() if emulated else nullcontext()  # type: ignore[no-untyped-call]
-        with precision(device, compute), torch.inference_mode(), sums:
-            features = network(probes_BHWC.to(device))
-        return [features_BD.cpu().numpy() for features_BD in features]
+        for part_BHWC in parts_BHWC:
+            sums = SumsAtFp32() if emulated else nullcontext()  # type: ignore[no-untyped-call]
+            with precision(device, compute), torch.inference_mode(), sums:
+                features = network(part_BHWC.to(device))
+            yield [features_BD.cpu().numpy() for features_BD in features]
 
     began = time.monotonic()
-    expected = embed(torch.device("cpu"), "fp32", 0)
+    expected = list(embed(torch.device("cpu"), "fp32", 0))
     if time.monotonic() - began >= LONG_SECONDS:
         _log.info("choosing which layers of %s stay at fp32", backbone.recipe.backbone)
     layers = count_layers(folded.module)
 
     def is_close(exact_below: int) -> bool:
         found = embed(device, compute, exact_below)
-        return all(least_cosine(*pair) >= CLOSE_COSINE for pair in zip(found, expected, strict=True))
+        pairs = (pair for parts in zip(found, expected, strict=True) for pair in zip(*parts, strict=True))
+        return all(least_cosine(*pair) >= CLOSE_COSINE for pair in pairs)
 
     return least_exact_below(layers, is_close)
 
@@ -95,6 +99,11 @@ def least_exact_below(layers: int, is_close: Callable[[int], bool], *, at_least:
 
 
 def probe_images(height: int, width: int) -> np.ndarray:
+    """All of `probe_parts` as one batch."""
+    return np.concatenate(probe_parts(height, width))
+
+
+def probe_parts(height: int, width: int) -> list[np.ndarray]:
     """Pictures on which rounding shows: the golden images, the same with noise, and even areas with sharp edges.
 
     In even areas, of which drawings and scans have most, rounding errors are everywhere the same: no pooling averages them out.
@@ -104,7 +113,7 @@ def probe_images(height: int, width: int) -> np.ndarray:
         width: likewise.
 
     Returns:
-        images_BHWC, uint8.
+        images_BHWC, uint8, of each of the three kinds.
     """
     golden_BHWC = golden_images(height, width)
     noise_BHWC = np.random.default_rng(0).integers(-PROBE_NOISE, PROBE_NOISE, golden_BHWC.shape)
@@ -114,4 +123,4 @@ def probe_images(height: int, width: int) -> np.ndarray:
         image_HWC[:] = ground
         image_HWC[height // 4 : height // 2, width // 3 : 2 * width // 3] = ink
         image_HWC[5 * height // 8 : 7 * height // 8, width // 12 : width // 4] = (ground + ink) // 2
-    return np.concatenate([golden_BHWC, noisy_BHWC, even_BHWC])
+    return [golden_BHWC, noisy_BHWC, even_BHWC]
