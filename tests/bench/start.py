@@ -5,6 +5,7 @@ torchvision's transforms and a DataLoader. Shape legend: B images, H height, W w
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -71,10 +72,11 @@ def python(code: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-def seconds_of(command: list[str]) -> float:
-    """Wall time of a whole process."""
+def seconds_of(command: list[str], home: Path | None = None) -> float:
+    """Wall time of a whole process, in the user's home folder or another one."""
+    env = os.environ | ({} if home is None else {"HOME": str(home)})
     began = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    subprocess.run(command, check=True, capture_output=True, timeout=600, env=env)
     return time.perf_counter() - began
 
 
@@ -115,7 +117,8 @@ def main() -> None:
         photos = write_photos(folder / "in", arguments.images)
         for number in range(arguments.repetitions):
             for name, command in jobs(photos, folder).items():
-                samples.setdefault(name, []).append(seconds_of(command(number)))
+                with tempfile.TemporaryDirectory(dir=scratch) as home:  # in which nothing is kept of earlier runs
+                    samples.setdefault(name, []).append(seconds_of(command(number), Path(home)))
             for name, seconds in compile_seconds(folder / f"compiled-{number}").items() if arguments.compiled else ():
                 samples.setdefault(name, []).append(seconds)
     seconds = {name: median(values) for name, values in samples.items()}
