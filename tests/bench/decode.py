@@ -43,7 +43,7 @@ Decoder = Callable[[bytes], np.ndarray]
 
 
 def with_tlray(data: bytes) -> np.ndarray:
-    """Our one path: Pillow, and all that we check."""
+    """Our one path, and all that we check."""
     return decode_image(data, PREPROCESSING, max_pixels=MAX_PIXELS).pixels_HWC
 
 
@@ -59,7 +59,7 @@ def with_pillow(data: bytes) -> np.ndarray:
 
 def with_torchcodec(data: bytes) -> np.ndarray:
     """torchcodec, then our resize; the tensor's memory is already in the order of rows, columns, channels."""
-    return apply_preprocessing(Image.fromarray(torchcodec.decode_jpeg(data).permute(1, 2, 0).numpy()), PREPROCESSING)
+    return apply_preprocessing(torchcodec.decode_jpeg(data).permute(1, 2, 0).numpy(), PREPROCESSING)
 
 
 def decoders() -> dict[str, Decoder]:

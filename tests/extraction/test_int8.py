@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests.photos import RECIPE, error_of, frame_of, result_of, tlray, write_photos
 from tlray.lake.storage.uri import to_uri
@@ -40,6 +41,22 @@ def test_a_table_is_extended_and_searched_at_int8(tmp_path: Path, monkeypatch: p
     rows = frame_of(tmp_path / "grown")
     of_first = [row["embedding"] for row in rows.to_dicts() if row["uri"].endswith(first[0].name)]
     np.testing.assert_array_equal(by_query_BD, np.array(of_first, np.float32))
+
+
+def test_a_head_is_trained_and_predicts_at_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_photos(tmp_path / "photos", 60)
+    source = ["--source.uri", tmp_path / "photos", "--source.labels", "folder"]
+    result_of(tlray("extract", "--local", *source, *INT8, "--table", tmp_path / "table"))
+    result_of(tlray("train", "--table", tmp_path / "table", "--out", tmp_path / "model"))
+    predict = ["predict", "--local", *source, "--model", tmp_path / "model", "--out", tmp_path / "p", "--embeddings"]
+    assert result_of(tlray(*predict))["computed_by"] == {"onnxruntime": 60}
+    rows, predicted = frame_of(tmp_path / "table"), frame_of(tmp_path / "p")
+    assert predicted["embedding"].to_list() == rows["embedding"].to_list()
+    head = safetensors.numpy.load_file(tmp_path / "model" / "head.safetensors")
+    features_BD = (np.array(rows["embedding"].to_list()) - head["mean_D"]) * head["scale_D"]
+    scores_BK = features_BD @ head["layers.0.weight"].T + head["layers.0.bias"]
+    assert predicted["prediction"].to_list() == [("cat", "dog")[best] for best in scores_BK.argmax(axis=1)]
 
 
 @pytest.mark.parametrize(

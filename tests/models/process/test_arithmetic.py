@@ -108,7 +108,7 @@ def test_the_layers_that_stay_exact_are_chosen_as_with_arithmetic(name: str, mon
     chosen = exactness.choose_exact_below(backbone, CPU)
     (emulated_BD, exact_BD), *_ = seen
     with devices.precision(CPU, "bf16"), torch.inference_mode():
-        probes_BHWC = torch.from_numpy(exactness.probe_images(*backbone.recipe.preprocessing.crop))
+        probes_BHWC = torch.from_numpy(exactness.probe_parts(*backbone.recipe.preprocessing.crop)[-1])
         native_BD = exactness.Folded.of(backbone, packed=True).network(CPU, "bf16", 0)(probes_BHWC)[0].float().numpy()
 
     def drift(one_BD: np.ndarray, other_BD: np.ndarray) -> float:

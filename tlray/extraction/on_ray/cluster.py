@@ -134,14 +134,22 @@ class Cluster:
             return
         cores = int(min(max(1, plan.about_images // CORE_IMAGES), self._most, len(plan.units)))
         say(f"no node of the cluster can work yet: waiting for one; an autoscaler sees that {cores} cores are wanted")
-        # They do not end by themselves: Ray 2.60 ends the driver where a task is cancelled at the moment in which it returns.
-        held = ray.remote(num_cpus=1)(_hold)
-        wanted = [held.remote() for _ in range(cores)]
-        while not self.nodes.working:
-            time.sleep(WAIT_SECONDS)
-            self.nodes.look()
-        for each in wanted:
-            ray.cancel(each)
+
+        # Ray 2.60 ends the driver where a task is cancelled at the moment in which it returns, so these never do. They are not
+        # of this module, which a worker would have to import first.
+        @ray.remote(num_cpus=1)
+        def hold() -> None:
+            while True:  # one long sleep would not notice that it is cancelled
+                time.sleep(HOLD_SECONDS)
+
+        wanted = [hold.remote() for _ in range(cores)]
+        try:
+            while not self.nodes.working:
+                time.sleep(WAIT_SECONDS)
+                self.nodes.look()
+        finally:
+            for each in wanted:
+                ray.cancel(each)
 
     @property
     def needs(self) -> Needs | None:
@@ -164,12 +172,6 @@ class Cluster:
         cpus, gpus = self.nodes.mean()
         workers = self.workers
         return (cpus, min(gpus, self._most)) if workers.gpus else (min(cpus, self._most * workers.cpus), 0)
-
-
-def _hold() -> None:
-    """Hold a core until the task is cancelled, which one long sleep would not notice."""
-    while True:
-        time.sleep(HOLD_SECONDS)
 
 
 @contextmanager

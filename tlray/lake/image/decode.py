@@ -15,7 +15,8 @@ The rule, version `tlray.recipe.IMAGE_RULE`:
 - CMYK and YCCK follow Pillow's formula and Adobe's inversion in a JPEG; Lab goes to sRGB by Pillow's own built-in profiles.
 - ICC profiles are not applied: backbones were trained on pixels read without them.
 
-Sound JPEGs of grey and RGB are decoded without Pillow, into the same pixels (`tlray.lake.image.plain_jpeg`).
+Sound JPEGs of grey and RGB that are not to be turned are decoded without Pillow, into the same pixels, where torch resizes them
+(`tlray.lake.image.plain_jpeg`).
 With `preprocessing.scaled_decoding` large JPEGs are decoded at a fraction of their size (`tlray.lake.image.scaled_decoding`).
 
 Shape legend: H height, W width, C channels.
@@ -47,7 +48,7 @@ from tlray.lake.image.containers import avif, gif, jpeg, others, png, tiff, webp
 from tlray.lake.image.containers.picture import Picture, Rectangle, truncated, unsupported
 from tlray.lake.image.formats import identify, known_but_not_read
 from tlray.lake.image.plain_jpeg import plain_pixels
-from tlray.lake.image.resample import RgbImage
+from tlray.lake.image.resample import RgbImage, is_by_torch
 from tlray.lake.image.resize import Original, apply_preprocessing
 from tlray.lake.image.scaled_decoding import shrink_while_loading
 from tlray.recipe import IMAGE_RULE, ImageRule, Preprocessing
@@ -154,7 +155,8 @@ def to_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
         ImageError: and nothing else: `empty`, `not_an_image`, `unsupported`, `bomb`, `truncated` or `corrupt`.
     """
     image, _ = _to_rgb(data, max_pixels, IMAGE_RULE, None)
-    return image if isinstance(image, Image.Image) else Image.fromarray(image)
+    assert isinstance(image, Image.Image)  # without a geometry
+    return image
 
 
 def _to_rgb(
@@ -207,7 +209,7 @@ def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preproce
     if preprocessing is not None and preprocessing.scaled_decoding and picture.can_shrink:
         original = shrink_while_loading(image, orientation, preprocessing)
     transpose = _TRANSPOSES.get(orientation)
-    if original is None and transpose is None:
+    if original is None and transpose is None and preprocessing is not None and is_by_torch(preprocessing):
         pixels_HWC = plain_pixels(image, picture)
         if pixels_HWC is not None:
             return pixels_HWC, Original(image.size, (0.0, 0.0, *image.size))

@@ -25,12 +25,12 @@ def plain_pixels(image: ImageFile.ImageFile, picture: Picture) -> np.ndarray | N
 
     Returns:
         pixels_HWC, uint8 RGB, C-contiguous, those of Pillow. None of another picture, and where libjpeg-turbo has so much as a
-        warning: Pillow then decides what is said of the file, and which pixels it has.
+        warning, which it tells once it is done: Pillow then decides what is said of the file, and which pixels it has.
     """
     if type(image) is not JpegImageFile or image.mode not in _MODES or picture.ended is None:
         return None
     try:
-        pixels_HWC: np.ndarray = simplejpeg.decode_jpeg(picture.ended)
+        pixels_HWC: np.ndarray = simplejpeg.decode_jpeg(picture.ended, strict=True)
     except ValueError:
         return None
     return pixels_HWC if pixels_HWC.shape == (image.height, image.width, 3) else None

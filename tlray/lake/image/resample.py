@@ -37,6 +37,11 @@ def size_of(image: RgbImage) -> tuple[int, int]:
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
+def is_by_torch(preprocessing: Preprocessing) -> bool:
+    """Whether whole images are resampled by torch."""
+    return preprocessing.antialias and preprocessing.interpolation in _OF_TORCH
+
+
 def resample(image: RgbImage, size: tuple[int, int], box: Box, preprocessing: Preprocessing) -> np.ndarray:
     """Resample a box of an image to a size.
 
@@ -53,7 +58,7 @@ def resample(image: RgbImage, size: tuple[int, int], box: Box, preprocessing: Pr
     if size_of(image) == size and is_whole:
         return np.asarray(image)
     filter_, antialias = preprocessing.interpolation, preprocessing.antialias
-    if antialias and filter_ in _OF_TORCH and is_whole:
+    if is_by_torch(preprocessing) and is_whole:
         return _resample_by_torch(image, size, filter_)
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)

@@ -116,7 +116,7 @@ def apply_preprocessing(image: RgbImage, preprocessing: Preprocessing, original:
 
 
 def _packed(pixels_HWC: np.ndarray) -> np.ndarray:
-    """The same pixels, C-contiguous: three of four channels one by one, as NumPy copies pixels of three levels one by one."""
+    """The same pixels, C-contiguous; three of four channels are copied one at a time, as NumPy is slow pixel by pixel."""
     if pixels_HWC.strides[1:] == (3, 1):
         return np.ascontiguousarray(pixels_HWC)
     packed_HWC = np.empty(pixels_HWC.shape, np.uint8)

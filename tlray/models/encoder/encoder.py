@@ -97,9 +97,9 @@ class Encoder:
         if recipe.precision.compute == "int8":
             raise ConfigError(f"torch does not compute {recipe.backbone} at int8; use recipe.precision.compute fp32 or bf16")
         self.computes = computes or settle_compute(chosen, recipe.precision.compute)
+        folded = folded or Folded.of(backbone, packed=True)
         if exact_below is None:
             exact_below = 0 if self.computes == "fp32" else choose_exact_below(backbone, chosen, folded)
-        folded = folded or Folded.of(backbone, packed=True)
         network = replace(folded, recipe=recipe).network(chosen, self.computes, exact_below)
         threads = lanes if lanes is not None and chosen.type == "cpu" else 0
         forwards = [network, *(network.again() for _ in range(threads - 1))]

@@ -72,7 +72,7 @@ def _rounding_of(backbone: Backbone, folded: Folded) -> tuple[Quantization | Non
         require_int8()
         from tlray.models.encoder.int8.calibration import calibrate  # needs an extra
 
-        return calibrate(backbone)
+        return calibrate(backbone, folded)
     try:
         return None, choose_exact_below(backbone, torch.device("cpu"), folded)
     except ConfigError:  # not every CPU computes at 16 bits what the workers' devices do

@@ -6,7 +6,8 @@ as long as libjpeg asks (jdmarker.c). The first picture of a file of several (MP
 Whether a file is complete is decided by its pixels and not by its end marker (EOI), which some cameras leave out before they
 append something. libjpeg itself takes zeros or junk in the place of a lost rest for image data. So:
 
-- What has all its data in one scan of Huffman codes is decoded without the EOI: if libjpeg asks for more, Pillow fails.
+- What has all its data in one scan of Huffman codes is decoded without the EOI: if libjpeg asks for more, Pillow fails. With it
+  libjpeg warns, which counts where it is heard (`Picture.ended`).
 - Without an EOI, filler at the end (one byte repeated, or printable text) is taken off, and the picture is decoded several
   times with different bytes behind it: if these change a pixel, image data are missing. All scans must be there, too.
 
@@ -104,7 +105,7 @@ def read_jpeg(data: bytes) -> Picture:
         frame.size,
         orientation_of(exif, xmp),
         other_ends=tuple(files[1:]),
-        ended=b"".join((*kept, scans, _END)) if len(files) == 1 else None,
+        ended=None if files[1:] else files[0] if ends == (_END,) else b"".join((*kept, scans, _END)),
         can_shrink=frame.marker != _LOSSLESS,
     )
 

@@ -13,6 +13,7 @@ from tlray.models.backbones.images import Backbone
 from tlray.models.encoder.encoder import at_fp32
 from tlray.models.encoder.int8.document import Int8Document
 from tlray.models.encoder.network.exactness import least_exact_below, probe_images
+from tlray.models.encoder.network.network import Folded
 from tlray.recipe import GOLDEN_IMAGE_COUNT, Quantization, digest_of, least_cosine
 
 LEAST_COSINE = 0.98
@@ -25,11 +26,12 @@ MOST_EXACT = 0.5
 _log = logging.getLogger(__name__)
 
 
-def calibrate(backbone: Backbone) -> tuple[Quantization, int]:
+def calibrate(backbone: Backbone, folded: Folded | None = None) -> tuple[Quantization, int]:
     """Find how a network is rounded, on the probe images, which begin with the golden ones.
 
     Args:
         backbone: of a recipe at int8.
+        folded: see `Encoder`.
 
     Returns:
         What the table keeps, and how many of the first layers stay at fp32 (`RecipeFile.exact_below`): the least multiple of an
@@ -40,7 +42,7 @@ def calibrate(backbone: Backbone) -> tuple[Quantization, int]:
     """
     recipe = backbone.recipe
     probes_BHWC = probe_images(*recipe.preprocessing.crop)
-    at_full = at_fp32(backbone).encode(probes_BHWC)
+    at_full = at_fp32(backbone, folded).encode(probes_BHWC)
     expected = [at_full[column] for column in recipe.columns.values()]
     document = Int8Document(backbone)
     ranges = document.ranges(probes_BHWC)
