@@ -1,12 +1,14 @@
 """Building a zoo's modules, and what is said of it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import nn
 
 from tlray.errors import ConfigError, first_line
+from tlray.models.libraries.zoo.undrawn import Undrawn
 from tlray.models.libraries.zoo.zoo import Variant, Zoo
 from tlray.models.weights.choose import Convert
 from tlray.models.weights.digest import State
@@ -17,7 +19,9 @@ _BUILD_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, ZeroDivisi
 """What constructors raise for image sizes that their networks cannot have."""
 
 
-def build(zoo: Zoo, model: str, entry: str, variant: Variant, *, for_crop_alone: bool = False) -> nn.Module:
+def build(
+    zoo: Zoo, model: str, entry: str, variant: Variant, *, for_crop_alone: bool = False, drawn: bool = False
+) -> nn.Module:
     """A module in eval mode and fp32; built for another image size only where it needs that.
 
     Args:
@@ -26,15 +30,19 @@ def build(zoo: Zoo, model: str, entry: str, variant: Variant, *, for_crop_alone:
         entry: whose configuration it has.
         variant: what of it is other.
         for_crop_alone: build it for the variant's crop, even if it takes all sizes.
+        drawn: with random weights; by default they are yet to be put in, see `Undrawn`.
 
     Raises:
         ConfigError: it cannot have that size.
     """
-    usual = zoo.build(model, entry, replace(variant, crop=None)).float().eval()
+    weights = nullcontext() if drawn else Undrawn()
+    with weights:
+        usual = zoo.build(model, entry, replace(variant, crop=None)).float().eval()
     if variant.crop is None or (zoo.takes(usual, variant.crop) and not for_crop_alone):
         return usual
     try:
-        return zoo.build(model, entry, variant).float().eval()
+        with weights:
+            return zoo.build(model, entry, variant).float().eval()
     except _BUILD_ERRORS as error:
         height, width = variant.crop
         raise ConfigError(

@@ -11,6 +11,7 @@ from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.zoo.file_weights import FileWeights
 from tlray.models.libraries.zoo.modules import build, converted, for_people, size_of
+from tlray.models.libraries.zoo.undrawn import Undrawn
 from tlray.models.libraries.zoo.zoo import Variant, Zoo
 from tlray.models.weights.candidates import Candidate
 from tlray.models.weights.choose import fit_of
@@ -56,7 +57,7 @@ class TorchLibrary:
                 entry = self._published(model, tagged, spec)
                 return self._sized(request, model, entry, spec, self._download(model, entry))
             entry = tagged if tagged is not None else self.zoo.default_entry(model)
-            return self._sized(request, model, entry, spec, build(self.zoo, model, entry, Variant()))
+            return self._sized(request, model, entry, spec, build(self.zoo, model, entry, Variant(), drawn=True))
 
     def _tagged(self, backbone: str, model: str, tag: str) -> str | None:
         """The entry that the backbone's own name has as a tag."""
@@ -87,7 +88,8 @@ class TorchLibrary:
 
     def _download(self, model: str, entry: str) -> nn.Module:
         try:
-            module = self.zoo.download(model, entry)
+            with Undrawn():
+                module = self.zoo.download(model, entry)
         except (*READ_ERRORS, safetensors.SafetensorError) as error:
             raise WeightsError(
                 f"weights {self.zoo.qualified(model, entry)} could not be had from {self.zoo.source(model, entry)}: {error}; "
