@@ -83,6 +83,6 @@ def test_a_driver_that_is_killed_goes_on(
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     result = result_of(tlray(*arguments(lake, "killed", "--local", *SHORT_LEASE)))
-    assert result["unchanged"] + result["ok"] == IMAGES and result["ok"] > 0
+    assert result["unchanged"] + result["ok"] == IMAGES
     assert_same(rows_of(lake, "killed"), reference)
     assert tlray("verify", f"{lake}/killed").returncode == 0

@@ -9,6 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
+from tests.models.oracles import resolve
+from tlray.errors import WeightsError
+from tlray.models.libraries.timm import Timm
 from tlray.models.libraries.zoo.undrawn import Undrawn
 
 OF_TIMM = (
@@ -59,3 +62,43 @@ def test_other_threads_draw_as_ever() -> None:
         thread.join()
         assert nn.Linear(3, 4).weight.isnan().all()
     assert not found[0] and not nn.Linear(3, 4).weight.isnan().any()
+
+
+@pytest.mark.parametrize("window", [(-2.0, 2.0), (0.9, 1.0)])  # torch draws again and again what is outside
+def test_narrow_distributions_end(window: tuple[float, float]) -> None:
+    with Undrawn():
+        layer = nn.Linear(3, 4)
+        nn.init.trunc_normal_(layer.weight, 0.0, 1.0, *window)
+    assert layer.weight.isnan().all()
+
+
+def test_what_is_not_drawn_is_changed_as_ever() -> None:
+    with Undrawn():
+        layer = nn.Linear(3, 4)
+        with torch.no_grad():
+            layer.weight.fill_(0.5).erfinv_()
+    assert torch.equal(layer.weight, torch.full((4, 3), 0.5).erfinv())
+
+
+def test_a_constructor_that_fails_leaves_nothing_behind() -> None:
+    within = Undrawn()
+    for _ in range(2):
+        with pytest.raises(RuntimeError), within:
+            nn.Linear(3, -4)
+        assert not nn.Linear(3, 4).weight.isnan().any()
+
+
+def test_published_weights_that_lack_a_tensor_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = built("test_resnet").state_dict()
+    del state["layer4.0.conv1.weight"]
+
+    def download(_: Timm, model: str, entry: str) -> nn.Module:
+        lacking = timm.create_model(model)
+        lacking.load_state_dict(state, strict=False)
+        return lacking
+
+    monkeypatch.setattr(Timm, "download", download)
+    with pytest.raises(WeightsError, match=r"timm:test_resnet\.r160_in1k has no values for layer4\.0\.conv1\.weight"):
+        resolve("timm:test_resnet", "default")
+    early = resolve("timm:test_resnet", "default", taps=("layer1",))
+    assert early.unfilled == ("layer4.0.conv1.weight",)

@@ -148,8 +148,9 @@ class Cluster:
                 time.sleep(WAIT_SECONDS)
                 self.nodes.look()
         finally:
-            for each in wanted:
-                ray.cancel(each)
+            with suppress(ray.exceptions.RayError):  # of a cluster that is gone
+                for each in wanted:
+                    ray.cancel(each)
 
     @property
     def needs(self) -> Needs | None:

@@ -11,11 +11,12 @@ from tlray.errors import BackboneError, ConfigError, WeightsError
 from tlray.models.libraries.library import Pretrained, Request
 from tlray.models.libraries.zoo.file_weights import FileWeights
 from tlray.models.libraries.zoo.modules import build, converted, for_people, size_of
-from tlray.models.libraries.zoo.undrawn import Undrawn
+from tlray.models.libraries.zoo.undrawn import Undrawn, without_values
 from tlray.models.libraries.zoo.zoo import Variant, Zoo
 from tlray.models.weights.candidates import Candidate
 from tlray.models.weights.choose import fit_of
 from tlray.models.weights.digest import hash_weights
+from tlray.models.weights.fit import shown
 from tlray.models.weights.pickles import READ_ERRORS
 from tlray.models.weights.spec import FetchFile, WeightsSpec
 
@@ -116,6 +117,7 @@ class TorchLibrary:
             fit.load(module)
             notes = for_people(f"{self.name}:{request.model}", fit.notes(len(native.state)))
         published = spec.kind == "library"
+        unfilled = without_values(module) if published else ()
         return Pretrained(
             backbone=f"{self.name}:{model if published else request.model}",
             weights=zoo.qualified(model, entry) if published else spec.text,
@@ -125,5 +127,7 @@ class TorchLibrary:
             layout=zoo.layout(module),
             classifiers=zoo.classifiers(module),
             classes=zoo.class_names(model, entry, module) if published else None,
+            unfilled=unfilled,
+            misfit=f"{zoo.qualified(model, entry)} has no values for {shown(unfilled)}; use other weights, or another layer",
             notes=notes,
         )

@@ -17,9 +17,9 @@ _OF_DRAWN = ("erfinv_",)
 class Undrawn(TorchFunctionMode):
     """Within it, in this thread, parameters become not a number where a network's constructor would draw them.
 
-    Drawing all that is then overwritten takes most of the time in which a network is built. A parameter that nothing overwrites
-    is not a number, and neither is what is computed of it, so that it cannot pass for weights. Other tensors, and parts of
-    parameters, are drawn as ever.
+    Drawing all that is then overwritten takes most of the time in which a network is built. What is computed of a parameter
+    that nothing overwrites is not a number either, so that it cannot pass for weights, and `without_values` names it.
+    Parameters that are drawn in parts or by way of other tensors are drawn as ever, and so are all other tensors.
     """
 
     def __torch_function__(
@@ -36,5 +36,13 @@ class Undrawn(TorchFunctionMode):
             tensor = args[0] if args else kwargs["tensor"]
             if isinstance(tensor, nn.Parameter):
                 with torch.no_grad():
-                    return tensor if name in _OF_DRAWN else tensor.fill_(torch.nan)
+                    if name in _DRAWS:
+                        return tensor.fill_(torch.nan)
+                    if tensor.numel() and bool(tensor.flatten()[0].isnan()):
+                        return tensor
         return func(*args, **kwargs)
+
+
+def without_values(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a network that are not numbers, as nothing was put into them."""
+    return tuple(name for name, parameter in module.named_parameters() if bool(parameter.detach().sum().isnan()))

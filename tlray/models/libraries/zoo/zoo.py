@@ -58,7 +58,7 @@ class Zoo(ABC):
 
     @abstractmethod
     def build(self, model: str, entry: str, variant: Variant) -> nn.Module:
-        """The model as the entry needs it, with the weights that its own initialisation draws."""
+        """The model as the entry needs it, with the weights that its own initialisation draws, or none within `Undrawn`."""
 
     @abstractmethod
     def download(self, model: str, entry: str) -> nn.Module:
