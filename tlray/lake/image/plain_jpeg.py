@@ -1,7 +1,6 @@
 """Plain JPEGs, decoded by libjpeg-turbo into pixels as torch resizes them.
 
-Pillow rests on the same library and makes the same pixels, but in four bytes each, copied row by row, for which it takes up to
-a half longer.
+Pillow rests on the same library and makes the same pixels, but takes longer, as it copies each row into four bytes a pixel.
 
 Shape legend: H height, W width, C channels.
 """
