@@ -109,13 +109,14 @@ print(encoder.engine, float(encoder.encode(pictures(backbone))["embedding"].sum(
 
 
 def test_one_that_is_killed_while_it_writes_leaves_nothing_that_is_read(engine: str, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tmp_path), engine]
+    arguments = [sys.executable, "-X", "faulthandler", "-c", IN_ANOTHER_PROCESS, str(tmp_path), engine]
     with subprocess.Popen([*arguments, "stop"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None
         assert killed.stdout.readline() == "written\n"
         waiting = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         killed.kill()
     found = [process.communicate(timeout=300)[0].split() for process in waiting]
+    assert [process.returncode for process in waiting] == [0, 0]
     assert [name for name, _ in found] == [engine, engine]
     assert found[0] == found[1]
     assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == [".blob"]
