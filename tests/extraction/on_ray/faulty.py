@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import polars as pl
 from tests.extraction.test_in_process import assert_same
 from tests.fault_proxy import Fault, FaultProxy, Request
 from tests.photos import RECIPE, SHORT_LEASE, complaints, frame_of, photo, result_of, s3_options, tlray
+from tests.ray_cluster import RayCluster
 from tlray.lake.storage.open import open_store
 
 IMAGES = 400
@@ -148,3 +151,38 @@ def slow_way(endpoint: str, way: Way) -> Iterator[dict[str, str]]:
     """A proxy in front of the lake's server; yields the environment that leads by it."""
     with FaultProxy(endpoint, way) as proxy:
         yield {"AWS_ENDPOINT_URL": proxy.endpoint}
+
+
+def objects_of(table: str) -> int:
+    """How many objects there are of a table: lease, recipe, log and parts."""
+    return sum(map(len, open_store(table).list(f"{table}/")))
+
+
+def wait_for_objects(process: subprocess.Popen[str], table: str, count: int) -> bool:
+    """Until a run has written so many objects of its table, and has not ended."""
+    while process.poll() is None:
+        if objects_of(table) >= count:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@contextmanager
+def workers_killed(cluster: RayCluster, table: str, least: int) -> Iterator[list[int]]:
+    """Kill all workers in the middle of the work, each time that they have written some objects, until `least` are killed."""
+    killed, has_ended = list[int](), threading.Event()
+
+    def kill() -> None:
+        while len(killed) < least and not has_ended.wait(0.05):
+            if objects_of(table) >= 4 * (len(killed) + 1):
+                for pid in cluster.pids("UnitActor"):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield killed
+    finally:
+        has_ended.set()
+        killer.join()

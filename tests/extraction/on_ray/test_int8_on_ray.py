@@ -1,14 +1,12 @@
 """Tables at int8 on a Ray cluster, and after kills: the very rows of one process that nobody disturbs."""
 
-import os
 import signal
-import threading
-import time
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from tests.extraction.on_ray.faulty import wait_for_objects, workers_killed
 from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, result_of, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster
@@ -38,10 +36,6 @@ def rows_of(lake: str, table: str) -> pl.DataFrame:
     return frame_of(f"{lake}/{table}", s3_options())
 
 
-def objects_of(lake: str, table: str) -> int:
-    return sum(map(len, open_store(lake).list(f"{lake}/{table}/")))
-
-
 @pytest.fixture(scope="module")
 def reference(lake: str, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     with pytest.MonkeyPatch.context() as patch:
@@ -51,22 +45,8 @@ def reference(lake: str, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFra
 
 
 def test_workers_that_are_killed_are_replaced(lake: str, reference: pl.DataFrame, ray_cluster: RayCluster) -> None:
-    killed, has_ended = list[int](), threading.Event()
-
-    def kill_one() -> None:
-        while not killed and not has_ended.wait(0.05):
-            if objects_of(lake, "on-ray") >= 4:  # it is in the middle of the work
-                for pid in ray_cluster.pids("UnitActor"):
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
+    with workers_killed(ray_cluster, f"{lake}/on-ray", 1) as killed:
         result = result_of(tlray(*arguments(lake, "on-ray", "--no-local")))
-    finally:
-        has_ended.set()
-        killer.join()
     assert killed and result["ok"] == IMAGES and set(result["computed_by"]) == {"onnxruntime"}
     assert_same(rows_of(lake, "on-ray"), reference)
     assert tlray("verify", f"{lake}/on-ray").returncode == 0
@@ -77,8 +57,7 @@ def test_a_driver_that_is_killed_goes_on(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     process = start_tlray(*arguments(lake, "killed", "--local", *SHORT_LEASE))
-    while process.poll() is None and objects_of(lake, "killed") < 6:
-        time.sleep(0.02)
+    wait_for_objects(process, f"{lake}/killed", 6)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import threading
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.extraction.on_ray.faulty import stray_lines
+from tests.extraction.on_ray.faulty import objects_of, stray_lines, wait_for_objects, workers_killed
 from tests.extraction.test_in_process import assert_same
 from tests.photos import RECIPE, SHORT_LEASE, frame_of, photo, result_of, s3_options, start_tlray, tlray
 from tests.ray_cluster import RayCluster
@@ -68,22 +67,12 @@ def test_ray_makes_the_same_table(lake: str, reference: pl.DataFrame) -> None:
     assert "nothing to do" in again.stderr
 
 
-def wait_for_objects(process: subprocess.Popen[str], table: str, count: int) -> bool:
-    """Until a run has written so many objects of its table, and has not ended."""
-    store = open_store(table)
-    while process.poll() is None:
-        if sum(map(len, store.list(f"{table}/"))) >= count:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 @pytest.mark.parametrize("mode", MOMENTS)
 def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFrame, mode: str) -> None:
     """Runs are killed after random numbers of objects (lease, recipe, log, parts), each followed by the same command."""
     rng, table, seen = random.Random(11), f"killed{mode}", []
     for moment in MOMENTS[mode]:
-        before = sum(map(len, open_store(lake).list(f"{lake}/{table}/")))
+        before = objects_of(f"{lake}/{table}")
         more = rng.randint(1, 3) if moment == "begun" else rng.randint(4, 10)
         process = start_tlray(*arguments(lake, table), *SHORT_LEASE, mode)
         if wait_for_objects(process, f"{lake}/{table}", before + more):
@@ -99,24 +88,8 @@ def test_a_driver_killed_at_any_moment_goes_on(lake: str, reference: pl.DataFram
 
 
 def test_a_killed_encoder_is_replaced(lake: str, reference: pl.DataFrame, ray_cluster: RayCluster) -> None:
-    killed, has_ended = list[int](), threading.Event()
-
-    def kill_two() -> None:
-        store = open_store(lake)
-        while len(killed) < 2 and not has_ended.wait(0.05):
-            # It has written some objects: it is in the middle of the work.
-            if sum(map(len, store.list(f"{lake}/actor-killed/"))) >= 4 * (len(killed) + 1):
-                for pid in ray_cluster.pids("UnitActor"):
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-
-    killer = threading.Thread(target=kill_two)
-    killer.start()
-    try:
+    with workers_killed(ray_cluster, f"{lake}/actor-killed", 2) as killed:
         outcome = tlray(*arguments(lake, "actor-killed"))
-    finally:
-        has_ended.set()
-        killer.join()
     assert killed and result_of(outcome)["ok"] == IMAGES
     assert_same(rows_of(lake, "actor-killed"), reference)
 

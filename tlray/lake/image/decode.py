@@ -212,7 +212,7 @@ def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preproce
     if original is None and transpose is None and preprocessing is not None and is_by_torch(preprocessing):
         pixels_HWC = plain_pixels(image, picture)
         if pixels_HWC is not None:
-            return pixels_HWC, Original(image.size, (0.0, 0.0, *image.size))
+            return pixels_HWC, Original.unshrunk(image.size)
     # Pillow copies what it has of a row with each block that it reads, which takes the square of a wide row's bytes.
     image.decodermaxblock = max(image.decodermaxblock, image.width * _ROW_BYTES_PER_PIXEL)
     image.load()
@@ -223,7 +223,7 @@ def _shown(image: ImageFile.ImageFile, picture: Picture, preprocessing: Preproce
         rgb = rgb.crop(picture.shown)
     if transpose is not None:
         rgb = rgb.transpose(transpose)
-    return rgb, original or Original(rgb.size, (0.0, 0.0, *rgb.size))
+    return rgb, original or Original.unshrunk(rgb.size)
 
 
 def _drawn_on_white(rgb: Image.Image, drawn: Rectangle) -> Image.Image:

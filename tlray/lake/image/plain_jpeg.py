@@ -10,6 +10,7 @@ import simplejpeg
 from PIL import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
+from tlray.lake.image.containers.jpeg import with_end
 from tlray.lake.image.containers.picture import Picture
 
 _MODES = ("RGB", "L")
@@ -26,10 +27,10 @@ def plain_pixels(image: ImageFile.ImageFile, picture: Picture) -> np.ndarray | N
         pixels_HWC, uint8 RGB, C-contiguous, those of Pillow. None of another picture, and where libjpeg-turbo has so much as a
         warning, which it tells once it is done: Pillow then decides what is said of the file, and which pixels it has.
     """
-    if type(image) is not JpegImageFile or image.mode not in _MODES or picture.ended is None:
+    if type(image) is not JpegImageFile or image.mode not in _MODES or (data := with_end(picture)) is None:
         return None
     try:
-        pixels_HWC: np.ndarray = simplejpeg.decode_jpeg(picture.ended, strict=True)
+        pixels_HWC: np.ndarray = simplejpeg.decode_jpeg(data, strict=True)
     except ValueError:
         return None
     return pixels_HWC if pixels_HWC.shape == (image.height, image.width, 3) else None

@@ -36,6 +36,11 @@ class Original:
     size: tuple[int, int]
     box: Box
 
+    @classmethod
+    def unshrunk(cls, size: tuple[int, int]) -> "Original":
+        """Of an image that is its own original."""
+        return cls(size, (0.0, 0.0, *size))
+
 
 def check_preprocessing(preprocessing: Preprocessing) -> None:
     """Refuse a geometry that cannot be carried out; called once, before any image.
@@ -95,7 +100,7 @@ def apply_preprocessing(image: RgbImage, preprocessing: Preprocessing, original:
         pixels_HWC, uint8, C-contiguous, read-only, of the size of `preprocessing.crop`.
     """
     crop_height, crop_width = preprocessing.crop
-    original = original or Original(size_of(image), (0.0, 0.0, *size_of(image)))
+    original = original or Original.unshrunk(size_of(image))
     width, height = resized_size(*original.size, preprocessing)
     offset = preprocessing.crop_offset
     left, top = _crop_offset(width, crop_width, offset), _crop_offset(height, crop_height, offset)

@@ -7,7 +7,7 @@ Whether a file is complete is decided by its pixels and not by its end marker (E
 append something. libjpeg itself takes zeros or junk in the place of a lost rest for image data. So:
 
 - What has all its data in one scan of Huffman codes is decoded without the EOI: if libjpeg asks for more, Pillow fails. With it
-  libjpeg warns, which counts where it is heard (`Picture.ended`).
+  libjpeg warns, which counts where it is heard (`with_end`).
 - Without an EOI, filler at the end (one byte repeated, or printable text) is taken off, and the picture is decoded several
   times with different bytes behind it: if these change a pixel, image data are missing. All scans must be there, too.
 
@@ -105,9 +105,17 @@ def read_jpeg(data: bytes) -> Picture:
         frame.size,
         orientation_of(exif, xmp),
         other_ends=tuple(files[1:]),
-        ended=None if files[1:] else files[0] if ends == (_END,) else b"".join((*kept, scans, _END)),
         can_shrink=frame.marker != _LOSSLESS,
     )
+
+
+def with_end(picture: Picture) -> bytes | None:
+    """The file of a picture with its EOI, by which a decoder tells whether data are missing; None where the file has none."""
+    if picture.other_ends:
+        return None
+    if picture.data.endswith(_READ_AHEAD):
+        return b"".join((memoryview(picture.data)[: -len(_READ_AHEAD)], _END))
+    return picture.data
 
 
 def is_cut(data: bytes) -> bool:

@@ -24,8 +24,6 @@ class Picture:
         drawn: the part of the canvas that the first frame of an animation draws; the rest is transparent. None is all of it.
         other_ends: the same file with other ends, which must give the same pixels if none is missing; none where the file says
             itself that it is complete.
-        ended: the same file with its format's end marker, for a decoder that tells by it whether data are missing; None where
-            the file itself has none.
         can_shrink: whether the decoder can make it smaller while it decodes.
         too_slow: why a picture of this size and kind is not decoded; None where it is.
     """
@@ -36,7 +34,6 @@ class Picture:
     shown: Rectangle | None = None
     drawn: Rectangle | None = None
     other_ends: tuple[bytes, ...] = ()
-    ended: bytes | None = None
     can_shrink: bool = False
     too_slow: str | None = None
 
