@@ -15,6 +15,7 @@ from tests.ray_cluster import RayCluster
 from tlray.cli.command import end_process
 from tlray.demo.s3_server import S3Server, find_weed
 from tlray.errors import StorageError
+from tlray.machine.threads import yield_cores
 
 # Neither an unlucky draw nor a machine that stands still for a while fails a change: examples are the same each time, and take
 # what they take. `--hypothesis-profile default` draws others.
@@ -31,6 +32,7 @@ def pytest_configure() -> None:
 
     Of several test processes each keeps to one core: torch's threads of two of them would fight for all.
     """
+    yield_cores()
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None and hasattr(os, "sched_setaffinity"):

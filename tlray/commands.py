@@ -26,6 +26,7 @@ from tlray.config import (
 )
 from tlray.config.sections.stores import using
 from tlray.extras import require
+from tlray.machine.garbage import without_collecting
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Command:
         if self.extra:
             require(self.extra, *self.packages, what=f"tlray {self.extra}")
         module, _, name = self.function.partition(":")
-        function: Callable[[BaseModel], dict[str, Any]] = getattr(import_module(module), name)
+        with without_collecting():
+            function: Callable[[BaseModel], dict[str, Any]] = getattr(import_module(module), name)
         with using(getattr(config, "stores", ())):
             return function(config)
 

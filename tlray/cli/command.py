@@ -19,6 +19,7 @@ from tlray.cli.summary import summary
 from tlray.commands import COMMANDS, Command, check_report, write_report
 from tlray.config_reader import read_config, to_yaml
 from tlray.errors import DISK_FULL, GO_ON, ConfigError, TlrayError
+from tlray.machine.threads import yield_cores
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.progress import stamped
 from tlray.version import __version__
@@ -108,6 +109,7 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
         return 0
     if line.report is not None:
         check_report(line.report)
+    yield_cores()
     if command.computes:
         keep_freed_memory()
     # Ray prints what its workers say to stdout; there, nobody but the result may speak.

@@ -17,6 +17,7 @@ from tlray.extraction.worker.unit_worker import UnitWorker
 from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
+from tlray.machine.garbage import without_collecting
 from tlray.machine.timers import is_past
 from tlray.models.encoder.memory import keep_freed_memory
 
@@ -55,8 +56,9 @@ class UnitActor:
         with self._lock:
             if self._worker is None:
                 # Not above, as the driver imports this module to name the actor, before it starts Ray: torch takes seconds.
-                from tlray.extraction.worker.scoring_encoder import with_head
-                from tlray.models.encoder.golden import make_encoder
+                with without_collecting():
+                    from tlray.extraction.worker.scoring_encoder import with_head
+                    from tlray.models.encoder.golden import make_encoder
 
                 require(self._needs)
                 recipe_file = Table.open(self._table_uri).recipe_file.with_weights(self._weights)

@@ -17,6 +17,7 @@ from tlray.lake.source.source import Source
 from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.schema import table_schema
 from tlray.lake.table.table import Table
+from tlray.machine.garbage import without_collecting
 from tlray.progress import say
 from tlray.recipe import AnyRecipe, Recipe
 from tlray.recipe.texts import is_of_texts
@@ -77,7 +78,8 @@ class Inputs:
         if (table is None or source.columns) and next(source.pages(), None) is None and table is None:
             raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
         starts_soon = table is None and not is_dry_run
-        target = workplace.while_it_starts(make_target) if starts_soon else make_target()
+        with without_collecting():  # as it imports torch
+            target = workplace.while_it_starts(make_target) if starts_soon else make_target()
         if table is not None:
             target = target.under_rule_of(table.recipe_file.recipe)
         recipe = target.backbone.recipe

@@ -41,7 +41,7 @@ def fold(module: nn.Module, *taps: str, size: int = 16) -> tuple[nn.Module, Tens
     def embed(one: nn.Module) -> dict[str, Tensor]:
         return TapRunner(one, taps, Pooling("none", size, size, Layout()))(images_BCHW)
 
-    return fold_batch_norms(module, taps, images_BCHW, embed), images_BCHW
+    return fold_batch_norms(module, taps, embed), images_BCHW
 
 
 def norms(module: nn.Module) -> list[str]:

@@ -43,7 +43,7 @@ def packed(module: nn.Module, *taps: str, size: tuple[int, int] = (16, 13)) -> t
         return TapRunner(one, taps, Pooling("none", *size, Layout()))(images_BCHW)
 
     copy = share_copy(module)
-    pack(copy, find_packable(module, taps, images_BCHW, embed))
+    pack(copy, find_packable(module, taps, embed))
 
     def features(one: nn.Module) -> Tensor:
         with torch.inference_mode():
@@ -179,7 +179,7 @@ def test_each_layer_computes_in_the_type_of_its_weights() -> None:
     images_BCHW = torch.randn(2, 3, 16, 13).to(memory_format=torch.channels_last)
     expected = module.eval()(images_BCHW)
     with torch.inference_mode():
-        found = find_packable(module, ["act2"], images_BCHW, lambda one: {"act2": one(images_BCHW)})
+        found = find_packable(module, ["act2"], lambda one: {"act2": one(images_BCHW)})
         module.second.to(torch.bfloat16)
         pack(module, found)
     assert module.first.packed.dtype == torch.float32

@@ -1,11 +1,8 @@
-"""Folding batch norms into the convolutions before them: the same numbers in exact arithmetic, fewer passes over memory.
-
-Shape legend: B images, C channels, H height, W width.
-"""
+"""Folding batch norms into the convolutions before them: the same numbers in exact arithmetic, fewer passes over memory."""
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -15,7 +12,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tlray.models.encoder.network.pairs import find_pairs
+from tlray.models.encoder.network.pairs import Embed, find_pairs
 
 FOLD_TOLERANCE = 1e-4
 """Largest relative L2 distance of a tap's features after folding to those before, at fp32. Chosen, not derived: room for
@@ -33,9 +30,7 @@ def share_copy(module: _ModuleT) -> _ModuleT:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())})
 
 
-def fold_batch_norms(
-    module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, embed: Callable[[nn.Module], dict[str, Tensor]]
-) -> nn.Module:
+def fold_batch_norms(module: nn.Module, taps: Sequence[str], embed: Embed) -> nn.Module:
     """Fold every batch norm that follows a convolution into it: W' = W g / sqrt(v + e), b' = (b - m) g / sqrt(v + e) + beta.
 
     Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018 (arXiv
@@ -47,8 +42,7 @@ def fold_batch_norms(
     Args:
         module: in eval mode, fp32; not changed.
         taps: the recipe's.
-        images_BCHW: a few normalised images.
-        embed: the taps' features of these images, by a module like this one.
+        embed: the taps' features of a few images, by a module like this one.
 
     Returns:
         A copy, which shares with `module` all tensors but those of the folded layers.
@@ -57,10 +51,10 @@ def fold_batch_norms(
     if not any(_is_foldable(layer) for layer in module.modules()):
         return folded
     with torch.no_grad():
-        pairs = find_pairs(module, taps, images_BCHW, _is_convolution, _is_foldable).pairs
-        for convolution, batch_norm in pairs:
+        seen = find_pairs(module, taps, embed, _is_convolution, _is_foldable)
+        for convolution, batch_norm in seen.pairs:
             _fold(folded, convolution, batch_norm)
-        if not pairs or gives_the_same(module, folded, embed):
+        if not seen.pairs or gives_the_same(seen.features, folded, embed):
             return folded
     return share_copy(module)
 
@@ -83,11 +77,10 @@ def _fold(module: nn.Module, convolution: str, batch_norm: str) -> None:
     module.set_submodule(batch_norm, rest.eval())
 
 
-def gives_the_same(module: nn.Module, folded: nn.Module, embed: Callable[[nn.Module], dict[str, Tensor]]) -> bool:
-    """Whether a changed copy runs and gives the same features, to FOLD_TOLERANCE."""
+def gives_the_same(before: Mapping[str, Tensor], folded: nn.Module, embed: Embed) -> bool:
+    """Whether a changed copy runs and gives the same features as before, to FOLD_TOLERANCE."""
     try:
         after = embed(folded)
     except (AttributeError, RuntimeError, TypeError):  # the network reads an attribute of a batch norm that is gone
         return False
-    before = embed(module)
     return all(bool((after[tap] - before[tap]).norm() <= FOLD_TOLERANCE * before[tap].norm()) for tap in before)

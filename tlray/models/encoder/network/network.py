@@ -110,8 +110,8 @@ class Folded:
             return TapRunner(module, recipe.taps, pooling)(probe_BCHW)
 
         with precision(torch.device("cpu"), "fp32"):
-            module = fold_batch_norms(backbone.module, recipe.taps, probe_BCHW, embed)
-            packable = find_packable(module, recipe.taps, probe_BCHW, embed) if packed else []
+            module = fold_batch_norms(backbone.module, recipe.taps, embed)
+            packable = find_packable(module, recipe.taps, embed) if packed else []
         return cls(module, packable, recipe, pooling)
 
     def network(self, device: torch.device, compute: Compute, exact_below: int) -> Network:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tlray.models.encoder.network.folding import CONVOLUTIONS, gives_the_same, share_copy
-from tlray.models.encoder.network.pairs import find_pairs
+from tlray.models.encoder.network.pairs import Embed, find_pairs
 
 Activation = tuple[str, list[float], str]
 """As oneDNN's operations take it: name, numbers, algorithm."""
@@ -114,21 +114,18 @@ class Packable:
     activation: str | None
 
 
-def find_packable(
-    module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, embed: Callable[[nn.Module], dict[str, Tensor]]
-) -> list[Packable]:
+def find_packable(module: nn.Module, taps: Sequence[str], embed: Embed) -> list[Packable]:
     """The layers that `pack` can pack; none where the features then come out differently.
 
     Args:
         module: on the CPU, in eval mode, folded, fp32: at 16 bits rounding would hide a difference.
         taps: the recipe's.
-        images_BCHW: normalised, one or more.
-        embed: the taps' features of these images, by a module like this one.
+        embed: the taps' features of one image or more, by a module like this one.
     """
     if not torch.backends.mkldnn.is_available() or not any(map(_is_packable, module.modules())):  # type: ignore[no-untyped-call]
         return []
     with torch.inference_mode():
-        seen = find_pairs(module, taps, images_BCHW, _is_packable, lambda layer: type(layer) in _ACTIVATIONS)
+        seen = find_pairs(module, taps, embed, _is_packable, lambda layer: type(layer) in _ACTIVATIONS)
         activations = dict(seen.pairs)
         found = [Packable(name, shape, activations.get(name)) for name, shape in seen.input_shapes.items()]
         # Where a function uses what comes before an activation too, all of them alone; where one uses the weights of a linear
@@ -139,7 +136,7 @@ def find_packable(
         for some in dict.fromkeys(map(tuple, ways)):  # in a network of convolutions alone two are what the others are
             packed = share_copy(module)
             pack(packed, some)
-            if gives_the_same(module, packed, embed):
+            if gives_the_same(seen.features, packed, embed):
                 return list(some)
         return []
 

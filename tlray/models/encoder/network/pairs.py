@@ -13,6 +13,9 @@ from tlray.models.layers.taps import INPUT_SUFFIX
 
 IsKind = Callable[[nn.Module], bool]
 
+Embed = Callable[[nn.Module], dict[str, Tensor]]
+"""The taps' features of a few images, by a module."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -21,10 +24,12 @@ class Seen:
     Attributes:
         pairs: names of layers of the first kind and of the only layer that uses their output, of the second kind.
         input_shapes: of each layer of the first kind that runs exactly once.
+        features: what the pass gave.
     """
 
     pairs: list[tuple[str, str]]
     input_shapes: dict[str, tuple[int, ...]]
+    features: dict[str, Tensor]
 
 
 class _Watch:
@@ -63,7 +68,7 @@ class _Watch:
             self.tapped.add(self._makers[id(output)][0])
 
 
-def find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, is_first: IsKind, is_second: IsKind) -> Seen:
+def find_pairs(module: nn.Module, taps: Sequence[str], embed: Embed, is_first: IsKind, is_second: IsKind) -> Seen:
     """Find the layers of two kinds that can become one, by watching a forward pass.
 
     A pair is two layers that both run once, where what the first puts out goes into the second alone, unchanged (timm's ResNets
@@ -73,7 +78,7 @@ def find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, is_f
     Args:
         module: in eval mode; it has its hooks for this pass only.
         taps: the recipe's.
-        images_BCHW: normalised.
+        embed: the taps' features, by such a module.
         is_first: whether a layer can be a pair's first.
         is_second: likewise.
     """
@@ -86,7 +91,7 @@ def find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, is_f
         handles.append(layer.register_forward_hook(partial(watch.leave, name, is_user)))
     try:
         with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode have no versions
-            module(images_BCHW)
+            features = embed(module)
     finally:
         for handle in handles:
             handle.remove()
@@ -95,4 +100,5 @@ def find_pairs(module: nn.Module, taps: Sequence[str], images_BCHW: Tensor, is_f
     return Seen(
         [(one, two) for one, two in once if is_second(layers[two])],
         {name: shape for name, shape in watch.input_shapes.items() if watch.calls[name] == 1},
+        features,
     )
