@@ -47,7 +47,7 @@ def test_what_the_user_says_counts(given: dict[str, str], expected: str | None, 
     assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
-@pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="two cores, and processes that are held to them")
+@pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="two cores; taskset")
 def test_beside_other_work_threads_leave_their_cores_to_whom_they_wait_for() -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
 
