@@ -1,8 +1,9 @@
 """A GPU machine measured in one command of less than six minutes, without Ray; on a CPU it runs the same steps, small.
 
 Steps: the encoder (eager, autocast, compiled, a CUDA graph of the autocast network, ours), whether decoding keeps up with it,
-FAISS's k-means and exact search on the GPU against the CPU, and training the last block of a ResNet-50 as we do it against a
-plain loop. Each step is given a share of the time, and says in the result when it was left out for want of it.
+decoding by the device (nvJPEG on GPUs) with how far its pixels and their embeddings are from ours, FAISS's k-means and exact
+search on the GPU against the CPU, and training the last block of a ResNet-50 as we do it against a plain loop. Each step is
+given a share of the time, and says in the result when it was left out for want of it.
 
 Shape legend: B images, H height, W width, C channels, N vectors, D dimensions, K neighbours.
 """
@@ -21,15 +22,18 @@ import faiss
 import numpy as np
 import torch
 from torch import nn
+from torchvision.io import decode_jpeg
+from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
 from tests.bench import encoder as encoders
-from tests.bench.decode import with_tlray
+from tests.bench.decode import PREPROCESSING, trained_encoder, with_tlray
 from tests.bench.harness import finish, rates_in_turn, ratio, repeated_rate
 from tests.bench.photos import photo_bytes
 from tlray.models.backbones.network_input import to_network_input
 from tlray.models.encoder.memory import keep_freed_memory
 from tlray.models.layers.heads import Head, HeadSpec
 from tlray.models.process.device import choose_device
+from tlray.recipe import least_cosine
 from tlray.training.network.learner.transfer_network import TransferNetwork
 from tlray.training.network.worker import anatomy_of
 
@@ -92,6 +96,36 @@ def decode_step(seconds: float) -> Found:
         with ThreadPoolExecutor(cores) as threads:
             found[label] = repeated_rate(lambda: list(threads.map(with_tlray, photos)), len(photos), seconds)  # noqa: B023
     return {"images_per_second": found, "cores": cores}
+
+
+def device_decode_step(seconds: float) -> Found:
+    """Images a second that the device decodes, resizes and crops, as torchvision does it (nvJPEG on GPUs), and their drift.
+
+    Levels are of uint8; the least cosine is of EfficientNet-Lite0's trained embeddings at fp32, to those of our pixels.
+    """
+    device = choose_device("auto")
+    encode = trained_encoder()
+    found: Found = {"device": str(device)}
+    for label, size in PHOTO_SIZES.items():
+        photos = [photo_bytes(seed, size) for seed in range(32)]
+        encoded = [torch.frombuffer(bytearray(photo), dtype=torch.uint8) for photo in photos]
+        ours_BHWC = np.stack([with_tlray(photo) for photo in photos])
+
+        def decode() -> np.ndarray:
+            images = decode_jpeg(encoded, mode="RGB", device=device)  # noqa: B023
+            side, crop = min(PREPROCESSING.resize or ()), list(PREPROCESSING.crop)
+            resized = [resize(image, [side], InterpolationMode.BICUBIC, antialias=True) for image in images]
+            return torch.stack([center_crop(image, crop) for image in resized]).permute(0, 2, 3, 1).cpu().numpy()
+
+        theirs_BHWC = decode()
+        levels_BHWC = np.abs(theirs_BHWC.astype(int) - ours_BHWC)
+        found[label] = {
+            "images_per_second": repeated_rate(decode, len(photos), seconds),
+            "most_levels_off": int(levels_BHWC.max()),
+            "mean_levels_off": float(levels_BHWC.mean()),
+            "least_cosine": least_cosine(encode(ours_BHWC), encode(theirs_BHWC)),
+        }
+    return found
 
 
 def faiss_step(rows: int, lists: int, dimensions: int = 512, k: int = 10, queries: int = 1000) -> Found:
@@ -181,6 +215,7 @@ def main() -> None:
         names, rows, lists, arguments.seconds, arguments.batch_size = names[-1:], 5_000, 16, 0.1, 4
     steps: dict[str, Callable[[], Found]] = {
         "decode": lambda: decode_step(arguments.seconds),
+        "decode by the device": lambda: device_decode_step(arguments.seconds),
         "faiss": lambda: faiss_step(rows, lists),
         "suffix": lambda: suffix_step(arguments.batch_size, arguments.seconds),
         **{f"encoder {name}": lambda name=name: encoder_step(name, arguments) for name in names},  # type: ignore[misc]

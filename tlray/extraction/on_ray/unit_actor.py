@@ -18,6 +18,7 @@ from tlray.lake.source.read_spec import ReadSpec
 from tlray.lake.storage.local_copy import local_copy
 from tlray.lake.table.table import Table
 from tlray.machine.garbage import without_collecting
+from tlray.machine.threads import yield_cores
 from tlray.machine.timers import is_past
 from tlray.models.encoder.memory import keep_freed_memory
 
@@ -40,6 +41,7 @@ class UnitActor:
         images: int = 0,
         needs: Needs | None = None,
     ) -> None:
+        yield_cores()
         keep_freed_memory()
         self._table_uri, self._weights = table_uri, weights
         self._spec = ReadSpec.model_validate_json(spec_json)
