@@ -39,8 +39,18 @@ def test_what_is_loaded_is_not_looked_at_again_soon() -> None:
     gc.collect()
     with without_collecting():
         kept = [[] for _ in range(100_000)]
-    assert gc.get_count()[0] < gc.get_threshold()[0] or gc.get_count()[0] < len(kept)
     assert sum(len(gc.get_objects(generation)) for generation in (0, 1)) < len(kept)
+
+
+def test_what_the_program_has_frozen_stays_so() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with without_collecting():
+            pass
+        assert gc.isenabled() and gc.get_freeze_count() > 0.9 * frozen
+    finally:
+        gc.unfreeze()
 
 
 def test_an_error_within_another_block_and_a_process_that_collects_nothing() -> None:

@@ -20,6 +20,7 @@ def without_collecting() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()  # both together make all objects old ones, without a look at them
-        gc.unfreeze()
+        if not gc.get_freeze_count():  # else unfreezing would take back what the program has frozen
+            gc.freeze()  # both together make all objects old ones, without a look at them
+            gc.unfreeze()
         gc.enable()
