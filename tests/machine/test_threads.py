@@ -1,33 +1,15 @@
 """How threads that share a computation wait for each other."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.bench.photos import photo_bytes
 from tlray.machine.threads import SPINS, yield_cores
-
-BUSY = "while True: pass"
-
-COMPUTE = """
-import sys, time
-if sys.argv[1] == "yielding":
-    from tlray.machine.threads import yield_cores
-    yield_cores()
-import torch
-torch.set_num_threads(2)
-x = torch.rand(512, 512)
-def rounds(seconds):
-    count, until = 0, time.monotonic() + seconds
-    while time.monotonic() < until:
-        for _ in range(20):
-            torch.relu_(x)
-        count += 1
-    return count
-rounds(0.2)
-print(rounds(2))
-"""
 
 
 @pytest.mark.parametrize(
@@ -47,21 +29,18 @@ def test_what_the_user_says_counts(given: dict[str, str], expected: str | None, 
     assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
-@pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="two cores; taskset")
-def test_beside_other_work_threads_leave_their_cores_to_whom_they_wait_for() -> None:
-    env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
-
-    def started(code: str, *arguments: str) -> subprocess.Popen[str]:
-        command = ["taskset", "--cpu-list", "0,1", sys.executable, "-c", code, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-
-    def rounds(how: str) -> int:
-        return int(started(COMPUTE, how).communicate(timeout=120)[0])
-
-    others = [started(BUSY) for _ in range(2)]
-    try:
-        assert rounds("yielding") > 2 * rounds("as it is")
-    finally:
-        for other in others:
-            other.kill()
-            other.communicate()
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP is torch's on Linux")
+@pytest.mark.parametrize("command", ["extract", "train"])
+def test_a_command_has_said_so_when_torch_is_loaded(command: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(photo_bytes(1, (32, 24)))
+    arguments = {
+        "extract": [str(tmp_path), str(tmp_path / "table"), "--backbone", "timm:there-is-no-such-network", "--local"],
+        "train": [str(tmp_path / "no-table"), str(tmp_path / "model"), "--labels", "no-labels.csv"],
+    }[command]
+    said = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tlray", command, *arguments],
+        capture_output=True, text=True, check=False, env=said | {"OMP_DISPLAY_ENV": "VERBOSE"}, timeout=600,
+    )  # fmt: skip
+    read = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)  # by each copy of the library that was loaded
+    assert done.returncode == 2 and read and set(read) == {str(SPINS)}, done.stderr

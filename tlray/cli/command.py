@@ -102,6 +102,7 @@ def _help_of(name: str, *, everything: bool) -> str:
 
 
 def _run_command(name: str, command: Command, arguments: list[str]) -> int:
+    yield_cores()  # first, as checking a report's place imports libraries
     line = parse(name, command, arguments)
     config = read_config(command.config, line.given, file=line.config, spelling=spelling_of(name, command))
     if line.print_config:
@@ -109,7 +110,6 @@ def _run_command(name: str, command: Command, arguments: list[str]) -> int:
         return 0
     if line.report is not None:
         check_report(line.report)
-    yield_cores()
     if command.computes:
         keep_freed_memory()
     # Ray prints what its workers say to stdout; there, nobody but the result may speak.

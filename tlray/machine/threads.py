@@ -3,7 +3,7 @@
 import os
 
 SPINS = 10_000
-"""Rounds that a thread of GNU's OpenMP waits in before it sleeps; some ten microseconds. Chosen by measurement: without other
+"""Rounds that a thread of GNU's OpenMP waits in before it sleeps; 0.1 to 0.3 ms. Chosen by measurement: without other
 work as fast as its own number, which is 30 times this one, and with it seven times as fast (docs/benchmarks.md)."""
 
 

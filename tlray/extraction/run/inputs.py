@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tlray.columns.column import Column
@@ -78,8 +79,8 @@ class Inputs:
         if (table is None or source.columns) and next(source.pages(), None) is None and table is None:
             raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
         starts_soon = table is None and not is_dry_run
-        with without_collecting():  # as it imports torch
-            target = workplace.while_it_starts(make_target) if starts_soon else make_target()
+        make = partial(_with_libraries_loaded, make_target)
+        target = workplace.while_it_starts(make) if starts_soon else make()
         if table is not None:
             target = target.under_rule_of(table.recipe_file.recipe)
         recipe = target.backbone.recipe
@@ -121,6 +122,12 @@ def _late_columns(source: Source, table: Table | None) -> tuple[str, ...]:
     if table is None or source.kind == "images":
         return ()
     return tuple(column.name for column in source.columns if column not in table.carried)
+
+
+def _with_libraries_loaded(make_target: Callable[[], "Target"]) -> "Target":
+    with without_collecting():
+        import tlray.extraction.target  # noqa: F401  # imports torch, which takes seconds
+    return make_target()
 
 
 def _read_spec(source: Source, table: Table | None, recipe: AnyRecipe) -> ReadSpec:
