@@ -17,7 +17,7 @@ from tlray.demo.s3_server import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
 
-IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "30"}
+IMPATIENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
 """Of a driver, that it does not wait for its head for a whole minute."""
 
 
