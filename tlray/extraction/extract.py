@@ -49,8 +49,12 @@ def extract(config: ExtractConfig, stop: Stop | None = None) -> dict[str, Any]:
     def make_target() -> "Target":
         from tlray.extraction.target import Target  # imports torch
         from tlray.models.backbones.any_backbone import resolve_any_backbone
+        from tlray.models.backbones.images import Backbone
+        from tlray.models.encoder.network.network import FoldedOnce
 
-        return Target(resolve_any_backbone(config.recipe, local_copy))
+        backbone = resolve_any_backbone(config.recipe, local_copy)
+        # A new table's golden vectors and, in this process, its encoder.
+        return Target(FoldedOnce.of(backbone) if isinstance(backbone, Backbone) else backbone)
 
     return bring_up_to_date(config, config.table, make_target, stop)
 

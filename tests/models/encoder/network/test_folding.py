@@ -1,7 +1,8 @@
 """Batch norms folded into convolutions: what is folded, what is not, and that the numbers and the original stay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -9,9 +10,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from tests.models.lively import enliven
+from tlray.config import RecipeConfig
+from tlray.lake.storage.local_copy import local_copy
+from tlray.models.backbones.images import resolve_backbone, with_taps
+from tlray.models.encoder.encoder import Encoder
+from tlray.models.encoder.golden import make_recipe_file
+from tlray.models.encoder.network import network
 from tlray.models.encoder.network.folding import fold_batch_norms
+from tlray.models.encoder.network.pairs import Embed
 from tlray.models.layers.pooling import Layout, Pooling
 from tlray.models.layers.taps import TapRunner
+from tlray.recipe import Precision, golden_images
 
 
 class Net(nn.Module):
@@ -109,3 +118,28 @@ def test_timms_batch_norm_keeps_its_activation() -> None:
     assert isinstance(folded.get_submodule("bn2.act"), nn.Module)
     with torch.no_grad():
         torch.testing.assert_close(folded(images_BCHW), module(images_BCHW), rtol=1e-3, atol=1e-4)
+
+
+def test_a_backbone_is_folded_once_for_its_golden_vectors_and_its_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the numbers of one that is folded anew each time; another layer of it is folded for itself."""
+    folds: list[tuple[str, ...]] = []
+
+    def counted(module: nn.Module, taps: Sequence[str], embed: Embed) -> nn.Module:
+        folds.append(tuple(taps))
+        return fold_batch_norms(module, taps, embed)
+
+    monkeypatch.setattr(network, "fold_batch_norms", counted)
+    config = RecipeConfig(backbone="timm:test_efficientnet", weights="random:1", precision=Precision(compute="bf16"))
+    anew = resolve_backbone(config, local_copy)
+    once = network.FoldedOnce.of(anew)
+    images_BHWC = golden_images(*anew.recipe.preprocessing.crop)
+    found = []
+    for backbone, expected in ((anew, 2), (once, 1)):
+        folds.clear()
+        file = make_recipe_file(backbone)
+        found.append((file, Encoder(backbone, exact_below=file.exact_below, lanes=2).encode(images_BHWC)["embedding"]))
+        assert len(folds) == expected
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    Encoder(with_taps(once, ["blocks.0"]))
+    assert folds[-1] == ("blocks.0",)

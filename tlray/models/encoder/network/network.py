@@ -5,7 +5,8 @@ Shape legend: B images, H height, W width, C channels, D embedding length.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -95,13 +96,17 @@ class Folded:
 
     @classmethod
     def of(cls, backbone: Backbone, *, packed: bool = False) -> "Folded":
-        """Fold a backbone, which stays as it is.
+        """Fold a backbone, which stays as it is; a `FoldedOnce` is packed once alone.
 
         Args:
             backbone: shares its tensors where they need not change.
             packed: whether networks on a CPU run their layers as oneDNN runs them best
                 (`tlray.models.encoder.network.packing`); such networks cannot be traced.
         """
+        return backbone.packed if packed and isinstance(backbone, FoldedOnce) else cls._made(backbone, packed=packed)
+
+    @classmethod
+    def _made(cls, backbone: Backbone, *, packed: bool) -> "Folded":
         recipe = backbone.recipe
         pooling = backbone.pooling
         probe_BCHW = probe_of(recipe.preprocessing)
@@ -123,3 +128,20 @@ class Folded:
         if device.type == "cpu":
             pack(module, self.packable)
         return Network(module, self.recipe, compute, self.pooling, device)
+
+
+class FoldedOnce(Backbone):
+    """A backbone of which several encoders are made: what they have in common is made once, and kept as long as this is.
+
+    Its tensors must stay as they are.
+    """
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> "FoldedOnce":
+        """The same backbone."""
+        return cls(**{each.name: getattr(backbone, each.name) for each in fields(backbone)})
+
+    @cached_property
+    def packed(self) -> Folded:
+        """This backbone folded, and what can be packed in it."""
+        return Folded._made(self, packed=True)
