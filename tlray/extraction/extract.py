@@ -53,7 +53,7 @@ def extract(config: ExtractConfig, stop: Stop | None = None) -> dict[str, Any]:
         from tlray.models.encoder.network.network import FoldedOnce
 
         backbone = resolve_any_backbone(config.recipe, local_copy)
-        # A new table's golden vectors and, in this process, its encoder.
+        # Folded once for a new table's golden vectors and, in one process, for its encoder.
         return Target(FoldedOnce.of(backbone) if isinstance(backbone, Backbone) else backbone)
 
     return bring_up_to_date(config, config.table, make_target, stop)
