@@ -26,7 +26,6 @@ from tlray.config import (
 )
 from tlray.config.sections.stores import using
 from tlray.extras import require
-from tlray.machine.garbage import without_collecting
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ class Command:
         if self.extra:
             require(self.extra, *self.packages, what=f"tlray {self.extra}")
         module, _, name = self.function.partition(":")
-        with without_collecting():
-            function: Callable[[BaseModel], dict[str, Any]] = getattr(import_module(module), name)
+        function: Callable[[BaseModel], dict[str, Any]] = getattr(import_module(module), name)
         with using(getattr(config, "stores", ())):
             return function(config)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from tlray.columns.column import Column
@@ -18,7 +17,6 @@ from tlray.lake.source.source import Source
 from tlray.lake.table.recipe_check import check_recipe
 from tlray.lake.table.schema import table_schema
 from tlray.lake.table.table import Table
-from tlray.machine.garbage import without_collecting
 from tlray.progress import say
 from tlray.recipe import AnyRecipe, Recipe
 from tlray.recipe.texts import is_of_texts
@@ -79,8 +77,7 @@ class Inputs:
         if (table is None or source.columns) and next(source.pages(), None) is None and table is None:
             raise SourceError(f"{source.uri} has no name from source.keys_from on and before source.keys_to; expected one")
         starts_soon = table is None and not is_dry_run
-        make = partial(_with_libraries_loaded, make_target)
-        target = workplace.while_it_starts(make) if starts_soon else make()
+        target = workplace.while_it_starts(make_target) if starts_soon else make_target()
         if table is not None:
             target = target.under_rule_of(table.recipe_file.recipe)
         recipe = target.backbone.recipe
@@ -122,12 +119,6 @@ def _late_columns(source: Source, table: Table | None) -> tuple[str, ...]:
     if table is None or source.kind == "images":
         return ()
     return tuple(column.name for column in source.columns if column not in table.carried)
-
-
-def _with_libraries_loaded(make_target: Callable[[], "Target"]) -> "Target":
-    with without_collecting():
-        import tlray.extraction.target  # noqa: F401  # imports torch, which takes seconds
-    return make_target()
 
 
 def _read_spec(source: Source, table: Table | None, recipe: AnyRecipe) -> ReadSpec:
